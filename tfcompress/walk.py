@@ -1,0 +1,71 @@
+"""The one way to name a layer at any depth: the path of layer names."""
+
+import keras
+from keras.src.models.functional import Functional
+
+
+def walk(model) -> dict[str, tuple[keras.layers.Layer, keras.layers.Layer]]:
+    """Lists the layers of a model at any depth.
+
+    A path is the names of the layers from the model down, joined by `/`: `"conv"`, `"block/conv"`
+    (in a nested model), `"attention/query"` (a part of a composite layer). Variable paths are not
+    used, since after `clone_model` two layers in different nested models can have the same one.
+
+    Args:
+        model: a `keras.Model`, of any kind.
+
+    Returns:
+        A dict `{path: (layer, owner)}` in the order of the model's graph. `owner` is the model or
+        composite layer that holds the layer. Nested models and input layers are not listed, their
+        layers are. A layer that is used in several places is listed once, where it comes first.
+
+    Raises:
+        TypeError: `model` is not a Keras 3 model.
+
+    Example:
+
+    >>> block = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="fc")], name="block")
+    >>> model = keras.Sequential([keras.Input((4,)), block, keras.layers.Dense(2, name="out")])
+    >>> list(walk(model))
+    ['block/fc', 'out']
+    """
+    check_keras_3(model)
+    found = {}
+    _collect(model, "", found, seen=set())
+    return found
+
+
+def _collect(owner, prefix, found, seen):
+    for layer in parts(owner):
+        if id(layer) in seen or isinstance(layer, keras.layers.InputLayer):
+            continue
+        seen.add(id(layer))
+        path = prefix + layer.name
+        while path in found:  # two unnamed parts of one composite layer
+            path += "'"
+        if not isinstance(layer, keras.Model):
+            found[path] = (layer, owner)
+        _collect(layer, path + "/", found, seen)
+
+
+def parts(layer) -> list[keras.layers.Layer]:
+    """The layers directly below a model or a composite layer, in graph order for a model."""
+    if isinstance(layer, keras.Model):
+        return layer.layers
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
+def is_graph(model) -> bool:
+    """Whether the model is a Sequential or Functional one, whose layers can be replaced."""
+    return isinstance(model, (keras.Sequential, Functional))
+
+
+def check_keras_3(model) -> None:
+    """Raises `TypeError` unless `model` is a Keras 3 model."""
+    if any(base.__module__.split(".")[0] == "tf_keras" for base in type(model).__mro__):
+        raise TypeError(
+            "Expected a Keras 3 model, and this one comes from tf_keras (Keras 2). Build it again "
+            f"with `import keras` and copy the weights with `set_weights`. Received: {model!r}"
+        )
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Expected a `keras.Model`. Received: {model!r} of type {type(model)}")
