@@ -1,0 +1,3 @@
+"""Callbacks for `fit`."""
+
+from .prune import Prune as Prune

@@ -1,0 +1,144 @@
+"""Arrays to bytes and back, exactly: what `bits` counts and what an archive holds.
+
+A codec has `encode(array) -> Packed | None` (None: this codec cannot hold the array exactly) and
+`decode(packed) -> ndarray`. This file needs NumPy only and is the specification of the format.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+
+class Codec(Protocol):
+    def encode(self, array: np.ndarray) -> "Packed | None": ...
+
+    def decode(self, packed: "Packed") -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One array in its packed form.
+
+    Attributes:
+        codec: the codec that wrote it.
+        shape, dtype: of the array.
+        payload: its bytes.
+    """
+
+    codec: Codec
+    shape: tuple[int, ...]
+    dtype: str
+    payload: bytes = field(repr=False)
+
+    @property
+    def bits(self) -> int:
+        """Stored size in bits: eight times the payload's bytes."""
+        return 8 * len(self.payload)
+
+    def decode(self) -> np.ndarray:
+        return self.codec.decode(self)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """The array's own bytes, little-endian. Holds any array of numbers."""
+
+    def encode(self, array):
+        return _packed(self, array, array.astype(array.dtype.newbyteorder("<")).tobytes())
+
+    def decode(self, packed):
+        dtype = np.dtype(packed.dtype).newbyteorder("<")
+        return np.frombuffer(packed.payload, dtype).astype(packed.dtype).reshape(packed.shape)
+
+
+@dataclass(frozen=True)
+class Signs:
+    """One bit per entry for arrays of -1 and +1: a set bit is +1, the first entry the low bit."""
+
+    def encode(self, array):
+        if not np.all(np.abs(array) == 1):
+            return None
+        return _packed(self, array, np.packbits(array > 0, bitorder="little").tobytes())
+
+    def decode(self, packed):
+        bits = np.unpackbits(
+            np.frombuffer(packed.payload, np.uint8), count=_count(packed), bitorder="little"
+        )
+        return (2 * bits.astype(np.int8) - 1).astype(packed.dtype).reshape(packed.shape)
+
+
+@dataclass(frozen=True)
+class Integers:
+    """`bits` bits per entry, two's complement for a signed dtype, the first entry the low bits."""
+
+    bits: int
+
+    def encode(self, array):
+        if array.dtype.kind not in "iu":
+            return None
+        low, high = self.range(array.dtype)
+        if array.size and (array.min() < low or array.max() > high):
+            return None
+        codes = array.ravel().astype(np.int64) & ((1 << self.bits) - 1)
+        lanes = (codes[:, None] >> np.arange(self.bits)) & 1
+        return _packed(
+            self, array, np.packbits(lanes.astype(np.uint8), bitorder="little").tobytes()
+        )
+
+    def decode(self, packed):
+        count = _count(packed)
+        lanes = np.unpackbits(
+            np.frombuffer(packed.payload, np.uint8), count=count * self.bits, bitorder="little"
+        ).reshape(count, self.bits)
+        codes = lanes.astype(np.int64) @ (1 << np.arange(self.bits, dtype=np.int64))
+        _, high = self.range(np.dtype(packed.dtype))
+        codes = np.where(codes > high, codes - (1 << self.bits), codes)
+        return codes.astype(packed.dtype).reshape(packed.shape)
+
+    def range(self, dtype) -> tuple[int, int]:
+        """Smallest and largest value that fits."""
+        if dtype.kind == "u":
+            return 0, (1 << self.bits) - 1
+        return -(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1
+
+
+def pack(array) -> Packed:
+    """Packs an array with the smallest codec that holds it exactly.
+
+    Args:
+        array: an array of floats or integers, any shape.
+
+    Returns:
+        A `Packed`, whose `decode()` is equal to the array in every bit.
+
+    Example:
+
+    >>> import numpy as np
+    >>> pack(np.array([1, -1, -1, 1], "int8")).bits
+    8
+    >>> pack(np.array([3, 0, 7], "uint8")).decode()
+    array([3, 0, 7], dtype=uint8)
+    """
+    array = np.asarray(array)
+    if array.dtype.kind in "iu":
+        for codec in (Signs(), *map(Integers, range(1, 8 * array.dtype.itemsize))):
+            packed = codec.encode(array)
+            if packed is not None:
+                return packed
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"Expected an array of floats or integers. Received: dtype {array.dtype}")
+    return Raw().encode(array)
+
+
+def unpack(packed: dict[str, Packed]) -> dict[str, np.ndarray]:
+    """Gives back the arrays of a layer's `pack()`, equal in every bit to its `stored()`."""
+    return {name: part.decode() for name, part in packed.items()}
+
+
+def _packed(codec, array, payload):
+    return Packed(codec, array.shape, array.dtype.name, payload)
+
+
+def _count(packed):
+    return int(np.prod(packed.shape))

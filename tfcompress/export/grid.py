@@ -1,0 +1,63 @@
+"""Finds the small integers behind a float32 kernel: exact, up to a scale per row, or not at all."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+# A row counts as a multiple of small integers when it is so up to the float32 rounding of its
+# scales (a batch normalization's factor was multiplied in), relative to its largest entry.
+ROUNDING = 1e-6
+RANGES = {2: (-2, 1), 4: (-7, 7), 8: (-127, 127)}  # int4 -8 and int8 -128 give wrong results
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Integers `values[o, i]` and a scale per row, so that the row is `scale[o] * values[o]`."""
+
+    values: np.ndarray = field(repr=False)  # int8 [out, in]
+    scale: np.ndarray = field(repr=False)  # float32 [out]
+    bits: int
+
+    def decode(self) -> np.ndarray:
+        return self.scale[:, None] * self.values.astype(np.float32)
+
+
+def find_grid(rows) -> Grid | None:
+    """The grid of fewest bits (2, 4 or 8) that holds a matrix up to float32 rounding, or None.
+
+    The scale of a row is its largest entry divided by the smallest `k` in 1..127 for which each
+    entry is a multiple of it. A row of zeros has scale 1.
+
+    Args:
+        rows: float32 matrix [out, in].
+
+    Example:
+
+    >>> grid = find_grid(np.float32([[0.3, -0.3, 0.3], [0.5, 0.0, -0.5]]))
+    >>> grid.bits, grid.values.tolist(), grid.scale.tolist()[1]
+    (2, [[1, -1, 1], [1, 0, -1]], 0.5)
+    """
+    values, scale = np.empty(rows.shape, np.int8), np.empty(len(rows), np.float32)
+    for index, row in enumerate(rows):
+        peak = float(np.abs(row).max(initial=0.0))
+        steps = _steps(row, peak) if peak else 1
+        if steps is None:
+            return None
+        scale[index] = peak / steps if peak else 1.0
+        values[index] = np.rint(row * (steps / peak if peak else 1.0))
+    low, high = (int(values.min(initial=0)), int(values.max(initial=0)))
+    bits = next(b for b, (least, most) in RANGES.items() if least <= low and high <= most)
+    return Grid(values, scale, bits)
+
+
+def _steps(row, peak) -> int | None:
+    """The smallest k up to 127 for which `row / peak * k` is all integers."""
+    levels = np.unique(np.abs(row)) / peak
+    levels = levels[np.diff(levels, prepend=-1.0) > ROUNDING]
+    if len(levels) > 128:
+        return None
+    steps = np.arange(1, 128)
+    multiples = steps[:, None] * levels.astype(np.float64)
+    errors = np.abs(multiples - np.rint(multiples)).max(axis=1)
+    exact = np.flatnonzero(errors <= ROUNDING * steps)
+    return int(steps[exact[0]]) if len(exact) else None

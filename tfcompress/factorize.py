@@ -1,0 +1,211 @@
+"""Low-rank forms of an array: truncated SVD and CP. NumPy in and out.
+
+Legend of the index letters: i in, o out, r rank, h w space.
+"""
+
+import numpy as np
+
+SMALL = 1024  # up to this size a full LAPACK SVD is as fast as the Gram matrix
+
+
+def svd(w, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """Best rank-r factors of a matrix in the Frobenius norm: `w ~ u @ v`.
+
+    The singular values are split evenly between both factors. Matrices with both sides above
+    1024 go through the eigenvectors of their smaller Gram matrix: `min(i, o)^2` float64 numbers of
+    memory, and singular values that are exact to about 1e-8 of the largest one.
+
+    Args:
+        w: `(i, o)`.
+        rank: from 1 to `min(i, o)`.
+
+    Returns:
+        `u` of shape `(i, r)` and `v` of shape `(r, o)`, float64.
+    """
+    w = np.asarray(w, np.float64)
+    if not 1 <= rank <= min(w.shape):
+        raise ValueError(
+            f"`rank` must be from 1 to {min(w.shape)}, the full rank of a {w.shape[0]} x "
+            f"{w.shape[1]} matrix. Received: rank={rank}"
+        )
+    if w.shape[0] < w.shape[1]:
+        u, v = svd(w.T, rank)
+        return v.T, u.T
+    if w.shape[1] <= SMALL:
+        u, s, v = np.linalg.svd(w, full_matrices=False)
+        root = np.sqrt(s[:rank])
+        return u[:, :rank] * root, root[:, None] * v[:rank]
+    import scipy.linalg
+
+    n = w.shape[1]
+    values, vectors = scipy.linalg.eigh(w.T @ w, subset_by_index=[n - rank, n - 1])
+    root = np.maximum(values, 1e-300) ** 0.25  # square root of the singular values
+    return (w @ vectors) / root, root[:, None] * vectors.T
+
+
+def singular_values(w) -> np.ndarray:
+    """Singular values of a matrix, largest first."""
+    w = np.asarray(w, np.float64)
+    if min(w.shape) <= SMALL:
+        return np.linalg.svd(w, compute_uv=False)
+    gram = w.T @ w if w.shape[0] >= w.shape[1] else w @ w.T
+    return np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0))
+
+
+def energy_rank(w, share: float = 0.9) -> int:
+    """Smallest rank whose truncated SVD keeps `share` of the sum of squares."""
+    energy = np.cumsum(singular_values(w) ** 2)
+    return int(np.searchsorted(energy, share * energy[-1]) + 1)
+
+
+def max_cp_rank(shape: tuple[int, ...]) -> int:
+    """A rank at which every array of that 3-way shape is represented exactly."""
+    return int(np.prod(shape) // max(shape))
+
+
+def cp(w, rank: int, iterations: int = 100, seed: int = 0) -> list[np.ndarray]:
+    """CP factors of a 3-way array, by alternating least squares: `w[s,i,o] ~ sum_r a b c`.
+
+    tensorly finds the factors, from random starts (its SVD start pads with random columns once the
+    rank passes the smallest side). The norms are then spread evenly over the three factors, which
+    keeps fine-tuning stable: CP's diverging components show as unbalanced norms.
+
+    Args:
+        w: `(s, i, o)`, for a convolution kernel with `s = h * w`.
+        rank: from 1 to `max_cp_rank(w.shape)`.
+        iterations: at most this many sweeps; fewer when the error stops falling by 1e-6 of the norm.
+        seed: of the random start.
+
+    Returns:
+        Three float64 arrays `(s, r)`, `(i, r)`, `(o, r)`.
+
+    Raises:
+        ValueError: the rank is out of range.
+
+    Reference: V. Lebedev, Y. Ganin, M. Rakhuba, I. Oseledets, V. Lempitsky, "Speeding-up
+    Convolutional Neural Networks Using Fine-tuned CP-Decomposition", 2015. There the kernel is
+    4-way; joining height and width fits better at the same rank and runs as one depthwise layer.
+    """
+    from tensorly import backend_context
+    from tensorly.decomposition import parafac
+
+    w = np.asarray(w, np.float64)
+    if not 1 <= rank <= max_cp_rank(w.shape):
+        raise ValueError(
+            f"`rank` must be from 1 to {max_cp_rank(w.shape)} for an array of shape {w.shape}. "
+            f"Received: rank={rank}"
+        )
+    norm = np.linalg.norm(w)
+    if norm == 0:
+        return [np.zeros((side, rank)) for side in w.shape]
+    with backend_context("numpy"):
+        weights, factors = parafac(
+            w / norm, rank, n_iter_max=iterations, init="random", tol=1e-6, random_state=seed
+        )
+    factors[0] = factors[0] * (weights * norm)
+    return balance(factors)
+
+
+def balance(factors: list[np.ndarray]) -> list[np.ndarray]:
+    """Gives the factors of each component the same norm; the product stays."""
+    norms = np.array([np.linalg.norm(factor, axis=0) for factor in factors])
+    target = np.prod(norms, axis=0) ** (1 / len(factors))
+    return [f * (target / np.where(n == 0, 1, n)) for f, n in zip(factors, norms, strict=True)]
+
+
+def least_squares(apply, expand, collect, w, start, steps=50):
+    """Parameters p for which `expand(p)` is nearest to `w` in a second-order form.
+
+    Solves `E^T H E p = E^T H w` by conjugate gradients, without forming any matrix.
+
+    Args:
+        apply: `H e` for an array like `w`, as `tfcompress.metric.Kronecker.apply`.
+        expand: the linear map E from parameters to an array like `w`.
+        collect: its transpose.
+        w: the target.
+        start: first parameters, of any shape.
+        steps: at most this many steps.
+
+    Returns:
+        Parameters like `start`, at least as good as it.
+    """
+    from scipy.sparse.linalg import LinearOperator, cg
+
+    def matvec(p):
+        return collect(apply(expand(p.reshape(start.shape)))).ravel()
+
+    operator = LinearOperator((start.size, start.size), matvec=matvec, dtype=np.float64)
+    right = collect(apply(np.asarray(w, np.float64))).ravel()
+    found, _ = cg(operator, right, x0=np.ravel(start).astype(np.float64), rtol=1e-5, maxiter=steps)
+    return found.reshape(start.shape)
+
+
+def svd_in_metric(w, rank: int, metric) -> tuple[np.ndarray, np.ndarray]:
+    """Best rank-r factors of a matrix in a second-order form, in closed form.
+
+    In the whitened coordinates `L^T w g^(1/2)`, with `A = L L^T`, the form is a sum of squares.
+
+    Args:
+        w: `(i, o)`.
+        rank: from 1 to `min(i, o)`.
+        metric: a `tfcompress.metric.Kronecker`, whose form is exact; or a `Diagonal` or array `d`
+            like `w`, which has no closed form: `d` is then replaced by the product of its row and
+            column means.
+
+    Returns:
+        `u` of shape `(i, r)` and `v` of shape `(r, o)`, float64.
+    """
+    w = np.asarray(w, np.float64)
+    if hasattr(metric, "whiten"):
+        g = np.ones(w.shape[1]) if metric.g is None else metric.g
+        columns = np.sqrt(np.maximum(g, 1e-6 * max(g.max(), 1e-30)))
+        u, v = svd(metric.whiten(w) * columns, rank)
+        return metric.unwhiten(u), v / columns
+    d = np.asarray(getattr(metric, "d", metric), np.float64)
+    mean = max(d.mean(), 1e-30)
+    rows = np.sqrt(np.maximum(d.mean(1), 1e-6 * mean))
+    columns = np.sqrt(np.maximum(d.mean(0), 1e-6 * mean) / mean)
+    u, v = svd(rows[:, None] * w * columns, rank)
+    return u / rows[:, None], v / columns
+
+
+def cp_in_metric(w, factors: list[np.ndarray], metric, sweeps: int = 10) -> list[np.ndarray]:
+    """Refines CP factors of a convolution kernel in a second-order form.
+
+    Alternating least squares: the kernel is linear in each factor while the others stand still,
+    and each is solved for by a few conjugate gradient steps, so the form never rises.
+
+    Args:
+        w: `(h, w, i, o)`.
+        factors: `(h * w, r)`, `(i, r)`, `(o, r)`, as from `cp`.
+        metric: a `tfcompress.metric.Kronecker` or `Diagonal` for `w`.
+        sweeps: over the three factors.
+
+    Returns:
+        Three float64 arrays like `factors`, balanced.
+    """
+    shape = (-1, *w.shape[2:])  # (s, i, o)
+    target = np.asarray(w, np.float64).reshape(shape)
+    patterns = (
+        ("sr,ir,or->sio", "sio,ir,or->sr"),
+        ("ir,sr,or->sio", "sio,sr,or->ir"),
+        (
+            "or,sr,ir->sio",
+            "sio,sr,ir->or",
+        ),
+    )
+    factors = [np.asarray(factor, np.float64) for factor in factors]
+    for _ in range(sweeps):
+        for mode in (2, 1, 0):
+            forward, backward = patterns[mode]
+            others = [factor for k, factor in enumerate(factors) if k != mode]
+            factors[mode] = least_squares(
+                lambda e: metric.apply(e.reshape(w.shape)).reshape(shape),
+                lambda p, f=forward, o=others: np.einsum(f, p, *o, optimize=True),
+                lambda v, b=backward, o=others: np.einsum(b, v, *o, optimize=True),
+                target,
+                factors[mode],
+                steps=10,
+            )
+        factors = balance(factors)
+    return factors

@@ -1,0 +1,455 @@
+"""The layer protocol: a compressed layer is an ordinary kernel stored differently.
+
+An author of a layer writes `build_kernel`, `kernel`, `fit_kernel` and, where the stored form is not
+simply the layer's own variables, `stored` and `restore`. The forms below (Dense, Conv1D, Conv2D)
+give the rest. A concrete layer joins a method with a form:
+`class BinaryDense(BinaryKernel, CompressedDense)`.
+"""
+
+import math
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from keras import ops
+
+from ..codecs import Packed, pack
+
+
+class CompressedLayer(keras.layers.Layer):
+    """An ordinary layer whose kernel is stored in a compressed form.
+
+    Attributes:
+        ordinary: class attribute, the Keras layer it stands for.
+        arguments: class attribute, the constructor arguments that it shares with `ordinary`.
+        options: class attribute, the constructor arguments of the method.
+        parts: own variables of the kernel, by name (set by `add_part`).
+
+    Args:
+        activation, use_bias, bias_initializer, bias_regularizer, bias_constraint,
+            activity_regularizer: as in Keras' own layers.
+        kernel_regularizer: a penalty on the effective `kernel`, whatever it is stored as. It
+            materialises the kernel in every step.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    A fresh kernel is drawn with Glorot's variance (X. Glorot, Y. Bengio, 2010); there is no
+    `kernel_initializer`, because most forms have no kernel to initialise. A `kernel_constraint`
+    cannot hold on a compressed kernel and is refused.
+    """
+
+    ordinary: type
+    arguments: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    takes_groups = True
+
+    def __init__(
+        self,
+        activation=None,
+        use_bias=True,
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        bias_constraint=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.activation = keras.activations.get(activation)
+        self.use_bias = use_bias
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.bias = None
+        self.parts = {}
+
+    # What a method writes.
+
+    def build_kernel(self, shape: tuple[int, ...]) -> None:
+        """Adds the variables of a kernel of this shape (layout of the ordinary layer)."""
+        raise TypeError(f"{type(self).__name__} must define `build_kernel`.")
+
+    @property
+    def kernel(self):
+        """The inference kernel, in the layout of the ordinary layer and the variable dtype."""
+        raise TypeError(f"{type(self).__name__} must define `kernel`.")
+
+    def fit_kernel(self, w: np.ndarray, metric=None) -> None:
+        """Sets the variables to the nearest stored form of a trained kernel.
+
+        Args:
+            w: array of the shape of `kernel`.
+            metric: what "nearest" means: an array like `w`, a `tfcompress.metric.Diagonal` or
+                `Kronecker`, or None for the sum of squares.
+        """
+        raise TypeError(f"{type(self).__name__} must define `fit_kernel`.")
+
+    def stored(self) -> dict[str, np.ndarray]:
+        """The arrays that inference needs to rebuild the kernel; `restore` is the exact inverse."""
+        return {name: to_numpy(variable) for name, variable in self.parts.items()}
+
+    def restore(self, stored: dict[str, np.ndarray]) -> None:
+        """Sets the kernel from `stored()`; the kernel is then equal in every bit."""
+        self._check_stored(stored, self.parts)
+        for name, variable in self.parts.items():
+            variable.assign(stored[name])
+
+    # What a method may write.
+
+    @classmethod
+    def resolve(cls, shape: tuple[int, ...], w=None, metric=None, **options) -> dict:
+        """Turns automatic options into plain ones; `shape` is the kernel's, `w` may be None."""
+        return options
+
+    def apply_kernel(self, x, training=None):
+        """The linear map on inputs `x` in the compute dtype."""
+        return self.multiply(x, ops.cast(self.kernel, self.compute_dtype))
+
+    def to_ordinary(self) -> list[keras.layers.Layer]:
+        """The same function as built Keras layers in a chain; the last one keeps the name."""
+        return [self.make_ordinary(to_numpy(self.kernel))]
+
+    @property
+    def prunable(self) -> list:
+        """The variables that a pruner may zero."""
+        return []
+
+    # What every layer gets.
+
+    @classmethod
+    def from_layer(cls, layer, metric=None, **options):
+        """Makes the compressed layer from an ordinary one, with its name, dtype policy and bias.
+
+        Args:
+            layer: an instance of `ordinary` or a compressed layer of the same form. If it is not
+                built yet, neither is the result.
+            metric: see `fit_kernel`.
+            **options: of the method.
+
+        Raises:
+            ValueError: the layer cannot be taken; the message tells why.
+        """
+        refuse(cls, layer)
+        arguments = {name: getattr(layer, name) for name in (*cls.arguments, *COMMON)}
+        arguments |= {"name": layer.name, "dtype": layer.dtype_policy}
+        if not layer.built:
+            return cls(**arguments, **options, trainable=layer.trainable)
+        w = to_numpy(layer.kernel)
+        if not np.all(np.isfinite(w)):
+            raise ValueError(f"The kernel of layer '{layer.name}' holds NaN or infinite values.")
+        new = cls(**arguments, **cls.resolve(w.shape, w=w, metric=metric, **options))
+        new.build(layer.get_build_config()["input_shape"])
+        new.fit_kernel(w, metric)
+        if layer.bias is not None:
+            new.bias.assign(layer.bias)
+        new.trainable = layer.trainable
+        return new
+
+    @classmethod
+    def using(cls, **options) -> "Maker":
+        """A maker for `tfcompress.swap`: the class with its options, waiting for a layer."""
+        unknown = set(options) - set(cls.options)
+        if unknown:
+            raise TypeError(
+                f"{cls.__name__} has no option {sorted(unknown)}. Its options: {cls.options}"
+            )
+        return Maker(cls, options)
+
+    def build(self, input_shape):
+        shape = self.kernel_shape(input_shape)
+        self.build_kernel(shape)
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=shape[-1:],
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+        self.input_spec = keras.layers.InputSpec(min_ndim=self.min_ndim, axes={-1: input_shape[-1]})
+        self.built = True
+
+    def call(self, inputs, training=None):
+        outputs = self.apply_kernel(inputs, training)
+        if self.kernel_regularizer is not None:
+            self.add_loss(self.kernel_regularizer(self.kernel))
+        if self.bias is not None:
+            outputs = ops.add(outputs, ops.cast(self.bias, outputs.dtype))
+        return self.activation(outputs)
+
+    def pack(self) -> dict[str, Packed]:
+        """The stored arrays as bytes; `tfcompress.codecs.unpack` is the exact inverse."""
+        return {name: pack(array) for name, array in self.stored().items()}
+
+    @property
+    def bits(self) -> int:
+        """Stored size of the kernel in bits, without the bias."""
+        return sum(packed.bits for packed in self.pack().values())
+
+    def add_part(self, name, shape, initializer, **kwargs):
+        """Adds an own variable of the kernel, in the variable dtype whatever the compute dtype."""
+        self.parts[name] = self.add_weight(
+            name=name, shape=shape, initializer=initializer, autocast=False, **kwargs
+        )
+        return self.parts[name]
+
+    def method_options(self) -> dict:
+        return {name: getattr(self, name) for name in self.options}
+
+    def get_config(self):
+        config = super().get_config()
+        config |= {name: getattr(self, name) for name in self.arguments}
+        config |= {
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
+        }
+        return config | self.method_options()
+
+    def _check_stored(self, stored, expected):
+        if set(stored) != set(expected):
+            raise ValueError(
+                f"Layer '{self.name}' stores {sorted(expected)}. Received: {sorted(stored)}"
+            )
+
+
+COMMON = (
+    "activation",
+    "use_bias",
+    "bias_initializer",
+    "kernel_regularizer",
+    "bias_regularizer",
+    "bias_constraint",
+    "activity_regularizer",
+)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A compressed layer class with its options: called with a layer, it makes the new one."""
+
+    layer_class: type[CompressedLayer]
+    options: dict
+
+    def __call__(self, layer, metric=None):
+        return self.layer_class.from_layer(layer, metric, **self.options)
+
+    def __repr__(self):
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"{self.layer_class.__name__}.using({options})"
+
+
+class CompressedDense(CompressedLayer):
+    """The form of `keras.layers.Dense`: kernel `(i, o)`, inputs `(..., i)`, outputs `(..., o)`."""
+
+    ordinary = keras.layers.Dense
+    arguments = ("units",)
+    min_ndim = 2
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = positive_int(units, "units")
+
+    def kernel_shape(self, input_shape):
+        if input_shape[-1] is None:
+            raise ValueError(
+                f"The last axis of the inputs of {type(self).__name__} must have a known size. "
+                f"Received: input_shape={input_shape}"
+            )
+        return (input_shape[-1], self.units)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units)
+
+    def multiply(self, x, kernel):
+        return ops.matmul(x, kernel)
+
+    def macs(self, input_shape) -> int:
+        """Multiply-accumulates per sample."""
+        return positions(input_shape[1:-1]) * input_shape[-1] * self.units
+
+    def make_ordinary(self, kernel):
+        return ordinary_layer(self, {"units": self.units}, kernel)
+
+
+class CompressedConv(CompressedLayer):
+    """The form of `keras.layers.Conv1D` and `Conv2D`: kernel `(*space, i / groups, o)`."""
+
+    arguments = ("filters", "kernel_size", "strides", "padding", "dilation_rate", "groups")
+    space: int  # how many axes the kernel slides along
+    paddings = ("valid", "same")
+    takes_groups = True
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        strides=1,
+        padding="valid",
+        dilation_rate=1,
+        groups=1,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.filters = positive_int(filters, "filters")
+        self.kernel_size = positive_tuple(kernel_size, self.space, "kernel_size")
+        self.strides = positive_tuple(strides, self.space, "strides")
+        self.dilation_rate = positive_tuple(dilation_rate, self.space, "dilation_rate")
+        self.groups = positive_int(groups, "groups")
+        self.padding = padding
+        if padding not in self.paddings:
+            raise ValueError(f"`padding` must be one of {self.paddings}. Received: {padding!r}")
+        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
+            raise ValueError(
+                "Strides above 1 do not go with a dilation rate above 1. Received: "
+                f"strides={self.strides}, dilation_rate={self.dilation_rate}"
+            )
+        if self.filters % self.groups:
+            raise ValueError(
+                f"`filters` must be divisible by `groups`. Received: {filters}, {groups}"
+            )
+        if self.groups > 1 and not self.takes_groups:
+            raise ValueError(
+                f"{type(self).__name__} takes no grouped convolution, whose kernel is several "
+                f"small ones. Received: groups={groups}"
+            )
+
+    @property
+    def min_ndim(self):
+        return self.space + 2
+
+    def kernel_shape(self, input_shape):
+        channels = input_shape[-1]
+        if channels is None or channels % self.groups:
+            raise ValueError(
+                "The channels (last axis) of the inputs must be known and divisible by `groups`. "
+                f"Received: input_shape={input_shape}, groups={self.groups}"
+            )
+        return (*self.kernel_size, channels // self.groups, self.filters)
+
+    def compute_output_shape(self, input_shape):
+        space = [
+            output_length(n, k, self.padding, s, d)
+            for n, k, s, d in zip(
+                input_shape[1:-1], self.kernel_size, self.strides, self.dilation_rate, strict=True
+            )
+        ]
+        return (input_shape[0], *space, self.filters)
+
+    def multiply(self, x, kernel):
+        padding = self.padding
+        if padding == "causal":
+            x = ops.pad(x, [[0, 0], [self.dilation_rate[0] * (self.kernel_size[0] - 1), 0], [0, 0]])
+            padding = "valid"
+        return ops.conv(
+            x,
+            kernel,
+            strides=list(self.strides),
+            padding=padding,
+            dilation_rate=self.dilation_rate,
+            data_format="channels_last",
+        )
+
+    def macs(self, input_shape) -> int:
+        """Multiply-accumulates per sample."""
+        space = self.compute_output_shape(input_shape)[1:-1]
+        return positions(space) * math.prod(self.kernel_shape(input_shape))
+
+    def make_ordinary(self, kernel):
+        arguments = {name: getattr(self, name) for name in self.arguments}
+        return ordinary_layer(self, arguments, kernel)
+
+
+class CompressedConv1D(CompressedConv):
+    """The form of `keras.layers.Conv1D`: inputs `(b, steps, i)`."""
+
+    ordinary = keras.layers.Conv1D
+    space = 1
+    paddings = ("valid", "same", "causal")
+
+
+class CompressedConv2D(CompressedConv):
+    """The form of `keras.layers.Conv2D`: inputs `(b, h, w, i)`."""
+
+    ordinary = keras.layers.Conv2D
+    space = 2
+
+
+def refuse(cls, layer) -> None:
+    """Raises `ValueError` with the reason if the class cannot take the layer."""
+    reason = None
+    takes = type(layer) is cls.ordinary or (
+        isinstance(layer, CompressedLayer) and layer.ordinary is cls.ordinary
+    )
+    if not takes:
+        reason = f"it takes {cls.ordinary.__name__} layers only, not {type(layer).__name__}"
+        if isinstance(layer, cls.ordinary):
+            reason += ", a subclass whose `call` may differ"
+    elif getattr(layer, "kernel_constraint", None) is not None:
+        reason = "its kernel_constraint cannot hold on a compressed kernel"
+    elif getattr(layer, "data_format", "channels_last") != "channels_last":
+        reason = "it has data_format='channels_first'"
+    elif getattr(layer, "quantization_mode", None) is not None:
+        reason = f"Keras has already quantized it ({layer.quantization_mode})"
+    elif getattr(layer, "groups", 1) > 1 and not cls.takes_groups:
+        reason = f"it is a grouped convolution (groups={layer.groups})"
+    if reason:
+        raise ValueError(f"{cls.__name__} cannot take layer '{layer.name}': {reason}.")
+
+
+def ordinary_layer(layer, arguments, kernel, cls=None, name=None, last=True):
+    """A built Keras layer with this kernel; the last of a chain has the bias and the activation."""
+    new = (cls or layer.ordinary)(
+        **arguments,
+        **({name: getattr(layer, name) for name in COMMON} if last else {"use_bias": False}),
+        name=name or layer.name,
+        dtype=layer.dtype_policy,
+        trainable=layer.trainable,
+    )
+    depthwise = isinstance(new, keras.layers.DepthwiseConv2D)
+    channels = kernel.shape[-2] * (1 if depthwise else getattr(new, "groups", 1))
+    new.build((*[None] * (kernel.ndim - 1), channels))
+    new.kernel.assign(kernel)
+    if last and new.use_bias:
+        new.bias.assign(layer.bias)
+    return new
+
+
+def glorot_variance(shape: tuple[int, ...]) -> float:
+    """`2 / (fan_in + fan_out)` of a kernel of this shape."""
+    space = math.prod(shape[:-2])
+    return 2.0 / (space * (shape[-2] + shape[-1]))
+
+
+def to_numpy(variable) -> np.ndarray:
+    return ops.convert_to_numpy(variable)
+
+
+def positions(space) -> int:
+    if any(n is None for n in space):
+        raise ValueError(f"MACs need a known input size. Received: {tuple(space)}")
+    return math.prod(space)
+
+
+def output_length(n, kernel, padding, stride, dilation):
+    if n is None:
+        return None
+    if padding == "valid":
+        n -= dilation * (kernel - 1)
+    return -(-n // stride)
+
+
+def positive_int(value, name) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value!r}")
+    return int(value)
+
+
+def positive_tuple(value, length, name) -> tuple[int, ...]:
+    values = value if isinstance(value, (tuple, list)) else (value,) * length
+    if len(values) != length:
+        raise ValueError(f"`{name}` must be an integer or {length} of them. Received: {value!r}")
+    return tuple(positive_int(v, name) for v in values)

@@ -1,0 +1,203 @@
+"""Schedules: registered callable classes, step -> float."""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Mapping
+
+import keras
+
+
+class _Schedule:
+    def get_config(self):
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+@dataclasses.dataclass(frozen=True)
+class Constant(_Schedule):
+    """The same value at every step.
+
+    >>> Constant(0.8)(100)
+    0.8
+
+    Args:
+        value: a finite number.
+    """
+
+    value: float
+
+    def __post_init__(self):
+        _check_number("value", self.value)
+
+    def __call__(self, step) -> float:
+        return float(self.value)
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+@dataclasses.dataclass(frozen=True)
+class Polynomial(_Schedule):
+    """From `start` to `end` in `steps` steps, fast at first and slower towards the end.
+
+    `start * q + end * (1 - q)` with `q = (1 - p) ** power` and `p = (step - begin) / steps` clipped
+    to [0, 1]: `start` up to step `begin`, `end` from step `begin + steps` on.
+
+    >>> schedule = Polynomial(0.0, 0.8, steps=1000)
+    >>> [round(schedule(step), 3) for step in (0, 500, 1000, 2000)]
+    [0.0, 0.7, 0.8, 0.8]
+
+    Args:
+        start, end: finite numbers.
+        steps: how many steps the way takes, at least 1.
+        begin: the step at which it starts.
+        power: above 0. 1 is a straight line, 3 the cubic of "To prune, or not to prune"
+            (Zhu, Gupta, 2017).
+    """
+
+    start: float
+    end: float
+    steps: int
+    begin: int = 0
+    power: float = 3
+
+    def __post_init__(self):
+        _check_number("start", self.start)
+        _check_number("end", self.end)
+        _check_step("steps", self.steps, least=1)
+        _check_step("begin", self.begin)
+        _check_number("power", self.power)
+        if self.power <= 0:
+            raise ValueError(f"Expected `power` above 0. Received: power={self.power}")
+
+    def __call__(self, step) -> float:
+        left = (1 - min(max((step - self.begin) / self.steps, 0.0), 1.0)) ** self.power
+        return float(self.start * left + self.end * (1 - left))
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+@dataclasses.dataclass(frozen=True)
+class Linear(_Schedule):
+    """From `start` to `end` in `steps` steps, in a straight line: `Polynomial` with power 1.
+
+    >>> Linear(1.0, 0.0, steps=10, begin=5)(10)
+    0.5
+
+    Args:
+        start, end: finite numbers.
+        steps: how many steps the way takes, at least 1.
+        begin: the step at which it starts.
+    """
+
+    start: float
+    end: float
+    steps: int
+    begin: int = 0
+
+    def __post_init__(self):
+        Polynomial(self.start, self.end, self.steps, self.begin, power=1)
+
+    def __call__(self, step) -> float:
+        return Polynomial(self.start, self.end, self.steps, self.begin, power=1)(step)
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+@dataclasses.dataclass(frozen=True)
+class Piecewise(_Schedule):
+    """The value of the last key that is not after the step.
+
+    >>> schedule = Piecewise({0: 0.0, 100: 0.5, 200: 0.8})
+    >>> schedule(99), schedule(100), schedule(1000)
+    (0.0, 0.5, 0.8)
+
+    Args:
+        values: `{step: value}` (or pairs), steps whole numbers with 0 among them.
+    """
+
+    values: Mapping
+
+    def __post_init__(self):
+        try:
+            values = dict(self.values)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"Expected a mapping {{step: value}}. Received: values={self.values!r}"
+            ) from None
+        for step, value in values.items():
+            _check_step("step", step)
+            _check_number(f"value of step {step}", value)
+        if 0 not in values:
+            raise ValueError(
+                "Expected a value for step 0, where the schedule begins. "
+                f"Received: values={self.values!r}"
+            )
+        object.__setattr__(self, "values", tuple(sorted(values.items())))
+
+    def __call__(self, step) -> float:
+        return float([value for key, value in self.values if key <= step][-1])
+
+
+def check_schedule(schedule):
+    """Returns `schedule`, or raises `TypeError` if it cannot be called on a step."""
+    if callable(schedule) and not isinstance(schedule, type):
+        return schedule
+    raise TypeError(
+        "Expected a schedule: an object called on a step, like `tfc.schedules.Constant(0.8)`. "
+        f"Received: {schedule!r}"
+    )
+
+
+def value_at(schedule, step, since=None) -> float | None:
+    """The value of any schedule at a step.
+
+    The schedules of `tensorflow_model_optimization` return a pair (whether this is a step at which
+    to act, value). For these it is the value of the last such step after `since` and up to `step`,
+    and None where there is none, whatever rhythm the schedule and its caller have.
+
+    >>> value_at(Constant(0.5), 3)
+    0.5
+    >>> value_at(lambda step: (step % 2 == 0, 0.1 * step), 3, since=0)
+    0.2
+
+    Args:
+        schedule: a callable: step -> number, or step -> (bool, number).
+        step: how many training steps are done, from 0.
+        since: the step of the last call, by default the step before.
+
+    Raises:
+        TypeError: the schedule returns neither a number nor a pair.
+    """
+    since = step - 1 if since is None else since
+    for candidate in range(step, since, -1):
+        value = schedule(candidate)
+        if not isinstance(value, (tuple, list)):
+            return _number(schedule, value)
+        if len(value) != 2:
+            _number(schedule, value)
+        if bool(value[0]):
+            return _number(schedule, value[1])
+    return None
+
+
+def _number(schedule, value):
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"Expected the schedule {schedule!r} to return a number. Received: {value!r}"
+        ) from None
+
+
+def _check_number(name, value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ValueError(f"Expected `{name}` to be a finite number. Received: {name}={value!r}")
+
+
+def _check_step(name, value, least=0):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(
+            f"Expected `{name}` to be a whole number, at least {least}. Received: {name}={value!r}"
+        )
