@@ -300,9 +300,7 @@ def test_a_resumed_fit_goes_on_with_the_same_masks(tmp_path):
     before = zeros(model)
     model, watch = compiled(), Watch()
     prune = Prune(schedule, every=3)
-    history = model.fit(
-        X, Y, batch_size=16, epochs=4, callbacks=[prune, backup, watch], verbose=0
-    )
+    history = model.fit(X, Y, batch_size=16, epochs=4, callbacks=[prune, backup, watch], verbose=0)
     assert len(history.history["sparsity"]) == 2
     assert share(before) == pytest.approx(schedule(12), abs=1e-3)
     assert all((watch.seen[0][path] >= mask).all() for path, mask in before.items())

@@ -32,7 +32,7 @@ def weight_only(graph: Graph, operator, kernel: Kernel, bits):
     weight = kernel.as_is(graph, bits)
     unpacked = graph.tensor(graph.shape(weight), name=f"{graph.name(weight)}/float32")
     operator.inputs[1] = unpacked
-    version = 3 if graph.type(weight) == "FLOAT16" else 5  # 5: a scale per channel
+    version = {16: 3, 8: 5, 4: 6}[bits]  # 5: a scale per channel
     return [graph.operator("DEQUANTIZE", [weight], unpacked, version), operator]
 
 
@@ -45,32 +45,55 @@ def digits(graph: Graph, operator, kernel: Kernel, bits):
     """
     weight = kernel.as_matrix(graph, bits, extra=len(PINS))  # o i+4
     units, width = graph.shape(weight)
-    fan_in, out = width - len(PINS), operator.outputs[0]
-    write = Writer(graph, f"{graph.name(weight)}/digits")
-    x = write.reshape(operator.inputs[0], (-1, fan_in))
+    write, out = Writer(graph, f"{graph.name(weight)}/digits"), operator.outputs[0]
+    rows, scale = _digit_rows(write, operator.inputs[0], width)
+    # INT2 is fastest a row at a time, INT8 with all rows at once (see docs/export-benchmark.md).
+    sum_digits = _one_by_one if bits == 2 else _stacked
+    y = sum_digits(write, rows, weight, units)
+    y = write("MUL", [y, scale], (-1, units))
+    y = write.reshape(y, graph.shape(out))
+    bias = _bias(operator) if _bias(operator) >= 0 else write.float32(0.0)
+    write("ADD", [y, bias], out, fusedActivationFunction=_activation(operator))
+    return write.operators
+
+
+def _digit_rows(write, x, width):
+    fan_in, rows = width - len(PINS), []
+    x = write.reshape(x, (-1, fan_in))
     peak = write("ABS", [x], (-1, fan_in))
     peak = write("REDUCE_MAX", [peak, write.int32([1])], (-1, 1), keepDims=True)
     scale = write("MUL", [peak, write.float32(1 / 127)], (-1, 1))
     scale = write("MAXIMUM", [scale, write.float32(SMALLEST)], (-1, 1))
     pins = write("MUL", [scale, write.float32(np.zeros((1, len(PINS))))], (-1, len(PINS)))
     pins = write("ADD", [pins, write.float32(PINS)], (-1, len(PINS)))  # a row per sample
-    rest, parts = write("DIV", [x, scale], (-1, fan_in)), []
+    digit = rest = write("DIV", [x, scale], (-1, fan_in))
     for place in range(DIGITS):
-        digit = rest if place == DIGITS - 1 else write("ROUND", [rest], (-1, fan_in))
-        row = write("CONCATENATION", [digit, pins], (-1, width), axis=1)
-        parts.append(_fully_connected(write, [row, weight, -1], (-1, units)))
         if place < DIGITS - 1:
+            digit = write("ROUND", [rest], (-1, fan_in))
             rest = write("SUB", [rest, digit], (-1, fan_in))
             rest = write("MUL", [rest, write.float32(DIGIT)], (-1, fan_in))
-    y = parts.pop()
+        rows.append(write("CONCATENATION", [digit, pins], (-1, width), axis=1))
+        digit = rest
+    return rows, scale
+
+
+def _one_by_one(write, rows, weight, units):
+    *parts, y = [_fully_connected(write, [row, weight, -1], (-1, units)) for row in rows]
     for part in reversed(parts):
         y = write("MUL", [y, write.float32(1 / DIGIT)], (-1, units))
         y = write("ADD", [y, part], (-1, units))
-    y = write("MUL", [y, scale], (-1, units))
-    y = write.reshape(y, graph.shape(out))
-    bias = _bias(operator) if _bias(operator) >= 0 else write.float32(0.0)
-    write("ADD", [y, bias], out, fusedActivationFunction=_activation(operator))
-    return write.operators
+    return y
+
+
+def _stacked(write, rows, weight, units):
+    width = write.graph.shape(weight)[1]
+    rows = write("CONCATENATION", rows, (-1, DIGITS * width), axis=1)
+    rows = write.reshape(rows, (-1, width))  # bd i
+    y = _fully_connected(write, [rows, weight, -1], (-1, units))
+    y = write.reshape(y, (-1, DIGITS, units))
+    places = np.reshape(DIGIT ** -np.arange(DIGITS), (1, DIGITS, 1))
+    y = write("MUL", [y, write.float32(places)], (-1, DIGITS, units))
+    return write("SUM", [y, write.int32([1])], (-1, units))
 
 
 def pointwise(graph: Graph, operator, kernel: Kernel, bits):
@@ -136,43 +159,54 @@ def affine(low, high):
     return per_channel(scale, zero_point=int(np.clip(np.rint(-128 - low / scale), -128, 127)))
 
 
-def patch_index(size, out, taps, options):
-    """Padding before and after, and the index of each output pixel's taps in the padded image.
+def padding(size, out, taps, options):
+    """Zeros (before, after) along each axis of space, for `same` and `valid` alike."""
+    steps = zip(size, out, taps, _strides(options), _rates(options), strict=True)
+    needs = [max((m - 1) * s + (k - 1) * r + 1 - n, 0) for n, m, k, s, r in steps]
+    return [(need // 2, need - need // 2) for need in needs]
+
+
+def patch_index(width, out, taps, options):
+    """The place of each output pixel's taps in the padded image, in two parts to be added.
 
     Args:
-        size, out: (h, w) of the input and of the output.
+        width: of the padded image.
+        out: (h, w) of the output.
         taps: (h, w) of the filter.
-        options: the operator's `Conv2DOptionsT`.
 
     Returns:
-        `([(before, after), (before, after)], index)`; index int [p, t].
+        Two int32 arrays [p, 1] and [1, t].
     """
-    strides = options.strideH, options.strideW
-    rates = options.dilationHFactor, options.dilationWFactor
-    pads, places = [], []
-    for n, m, k, stride, rate in zip(size, out, taps, strides, rates, strict=True):
-        need = max((m - 1) * stride + (k - 1) * rate + 1 - n, 0)
-        pads.append((need // 2, need - need // 2))
-        places.append(np.arange(m)[:, None] * stride + np.arange(k) * rate)  # pixel, tap
-    width = size[1] + sum(pads[1])
-    rows, columns = places
-    index = rows[:, None, :, None] * width + columns[None, :, None, :]  # p_h p_w t_h t_w
-    return pads, index.reshape(out[0] * out[1], taps[0] * taps[1])
+
+    def places(counts, steps):
+        rows, columns = (np.arange(n) * step for n, step in zip(counts, steps, strict=True))
+        return (rows[:, None] * width + columns).astype(np.int32).ravel()
+
+    return places(out, _strides(options))[:, None], places(taps, _rates(options))[None, :]
+
+
+def _strides(options):
+    return options.strideH, options.strideW
+
+
+def _rates(options):
+    return options.dilationHFactor, options.dilationWFactor
 
 
 def _patches(write, operator, x, taps):
-    graph, like = write.graph, x
+    graph, like, options = write.graph, x, operator.builtinOptions
     (_, *size, channels), (_, *out, _) = graph.shape(x), graph.shape(operator.outputs[0])
-    pads, index = patch_index(size, out, taps, operator.builtinOptions)
+    pads = padding(size, out, taps, options)
     if np.any(pads):
         size = [n + sum(pad) for n, pad in zip(size, pads, strict=True)]
         table = write.int32([(0, 0), *pads, (0, 0)])
         x = write("PAD", [x, table], (-1, *size, channels), version=2, like=like)
     x = write.reshape(x, (-1, size[0] * size[1], channels), like=like)
-    index = index.astype(np.int16 if index.max() < 2**15 else np.int32)
-    shape = (-1, *index.shape, channels)
-    x = write("GATHER", [x, write.constant(index)], shape, version=2, like=like, axis=1)
-    return write.reshape(x, (-1, index.shape[1] * channels), like=like)
+    first, step = (write.constant(part) for part in patch_index(size[1], out, taps, options))
+    shape = graph.shape(first)[0], graph.shape(step)[1]  # p t
+    index = write("ADD", [first, step], shape, like=first)
+    x = write("GATHER", [x, index], (-1, *shape, channels), version=2, like=like, axis=1)
+    return write.reshape(x, (-1, shape[1] * channels), like=like)
 
 
 def _fully_connected(write, inputs, output, **options):

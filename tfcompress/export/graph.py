@@ -30,6 +30,11 @@ class Graph:
         shape = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
         return () if shape is None else tuple(int(size) for size in shape)
 
+    def static_space(self, operator) -> bool:
+        """Whether the input and output of a convolution have a known height and width."""
+        shapes = self.shape(operator.inputs[0]), self.shape(operator.outputs[0])
+        return all(size > 0 for shape in shapes for size in shape[1:])
+
     def name(self, index) -> str:
         return self.tensors[index].name.decode()
 

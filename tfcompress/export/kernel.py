@@ -1,5 +1,6 @@
 """A low-bit kernel of an operator, and the constants that hold it."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,21 +13,40 @@ CHANNEL_AXIS = {"FULLY_CONNECTED": 0, "CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}
 
 @dataclass(frozen=True)
 class Kernel:
-    """The constant kernel of one operator, on its grid of small integers.
+    """The constant kernel of one operator, on its grid of small integers or in float16.
 
     Attributes:
         code: the operator's name.
         tensor: the index of the float32 constant.
         shape: of the constant, as the operator wants it.
-        grid: its integers [o, i] and scales, a row per output channel.
         layer: the path of the Keras layer that it belongs to, or the constant's own name.
+        grid: its integers [o, i] and scales, a row per output channel, or None.
+        half: where there is no grid, its values, which float16 holds exactly.
     """
 
     code: str
     tensor: int
     shape: tuple[int, ...]
-    grid: Grid = field(repr=False)
     layer: str
+    grid: Grid | None = field(repr=False)
+    half: np.ndarray | None = field(repr=False, default=None)
+
+    @property
+    def bits(self) -> int:
+        """The fewest bits that hold the kernel: 2, 4, 8 or 16."""
+        return 16 if self.grid is None else self.grid.bits
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def units(self) -> int:
+        return self.shape[CHANNEL_AXIS[self.code]]
+
+    @property
+    def fan_in(self) -> int:
+        return self.size // self.units
 
     @property
     def taps(self) -> tuple[int, int]:
@@ -34,6 +54,8 @@ class Kernel:
 
     def as_is(self, graph: Graph, bits) -> int:
         """The constant of `bits` bits in the operator's own layout."""
+        if bits == 16:
+            return graph.constant(self.half, f"{self.layer}/kernel")
         axis = CHANNEL_AXIS[self.code]
         rest = [size for place, size in enumerate(self.shape) if place != axis]
         values = np.moveaxis(self.grid.values.reshape(-1, *rest), 0, axis)
@@ -52,7 +74,7 @@ class Kernel:
 
 
 def find_kernel(graph: Graph, operator, code, layer) -> Kernel | None:
-    """The kernel of an operator if it is a float32 constant that lies on a grid.
+    """The kernel of an operator if it is a float32 constant that fewer bits hold exactly.
 
     Args:
         code: the operator's name.
@@ -64,11 +86,13 @@ def find_kernel(graph: Graph, operator, code, layer) -> Kernel | None:
     if values is None or values.size == 0:
         return None
     rows = kernel_rows(values, code)
-    grid = find_grid(rows)
+    grid, half = find_grid(rows), None
     if grid is None:
-        return None
+        half = values.astype(np.float16)
+        if not np.array_equal(half, values):
+            return None
     name = layer(rows, graph.name(operator.inputs[1]))
-    return Kernel(code, int(operator.inputs[1]), values.shape, grid, name)
+    return Kernel(code, operator.inputs[1], values.shape, name, grid, half)
 
 
 def kernel_rows(values, code) -> np.ndarray:

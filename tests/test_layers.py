@@ -1,0 +1,174 @@
+"""The contract, over every layer and option."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfcompress as tfc
+from tfcompress import checks
+
+layers = tfc.layers
+
+DENSE = {
+    "binary": layers.BinaryDense.using(),
+    "binary-fixed": layers.BinaryDense.using(scale=False),
+    "ternary": layers.TernaryDense.using(),
+    "quantized-3": layers.QuantizedDense.using(bits=3),
+    "quantized-8": layers.QuantizedDense.using(),
+    "hashed": layers.HashedDense.using(ratio=4),
+    "hashed-buckets": layers.HashedDense.using(buckets=11, seed=3),
+    "circulant": layers.CirculantDense.using(),
+    "circulant-block": layers.CirculantDense.using(block=5, seed=1),
+    "circulant-plain": layers.CirculantDense.using(signs=False),
+    "low-rank": layers.LowRankDense.using(rank=3),
+    "low-rank-share": layers.LowRankDense.using(rank=0.5),
+}
+CONV1D = {
+    "binary": layers.BinaryConv1D.using(),
+    "ternary": layers.TernaryConv1D.using(),
+    "quantized": layers.QuantizedConv1D.using(bits=4),
+}
+CONV2D = {
+    "binary": layers.BinaryConv2D.using(),
+    "ternary": layers.TernaryConv2D.using(),
+    "quantized": layers.QuantizedConv2D.using(bits=4),
+    "cp": layers.CPConv2D.using(rank=4),
+    "cp-share": layers.CPConv2D.using(rank=0.4),
+}
+
+
+def case(ordinary, maker, *shape):
+    def make():
+        x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+        layer = type(ordinary).from_config(ordinary.get_config())
+        layer.build(shape)
+        layer.bias.assign(np.linspace(-0.5, 0.5, layer.bias.shape[0]))
+        return layer, maker, x
+
+    return make
+
+
+def all_cases():
+    dense, conv1d, conv2d = keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D
+    cases = {
+        f"dense-{key}": case(dense(12, activation="relu", name="fc"), maker, 6, 20)
+        for key, maker in DENSE.items()
+    }
+    cases |= {
+        f"conv1d-{key}": case(conv1d(8, 3, padding="causal", name="c"), maker, 4, 9, 6)
+        for key, maker in CONV1D.items()
+    }
+    cases |= {
+        f"conv2d-{key}": case(conv2d(8, 3, padding="same", name="c"), maker, 3, 8, 7, 6)
+        for key, maker in CONV2D.items()
+    }
+    cases["dense-wide-circulant"] = case(dense(33, name="fc"), DENSE["circulant"], 5, 20)
+    cases["dense-3d-circulant"] = case(dense(7, name="fc"), DENSE["circulant-block"], 2, 3, 17)
+    cases["dense-3d-low-rank"] = case(dense(7, name="fc"), DENSE["low-rank"], 2, 3, 16)
+    cases["conv2d-strided-cp"] = case(conv2d(8, (2, 5), strides=2), CONV2D["cp"], 2, 9, 10, 6)
+    cases["conv2d-dilated-cp"] = case(conv2d(8, 4, dilation_rate=2), CONV2D["cp"], 2, 9, 10, 6)
+    cases["conv2d-grouped"] = case(conv2d(8, 3, groups=2), CONV2D["binary"], 2, 8, 8, 6)
+    return cases
+
+
+CASES = all_cases()
+
+
+@pytest.mark.parametrize("check", checks.LAYER_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", CASES)
+def test_contract(name, check):
+    check(*CASES[name]())
+
+
+def test_reload_in_a_fresh_process():
+    checks.check_reload([make() for make in CASES.values()])
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="LiteRT converts from TensorFlow")
+@pytest.mark.parametrize("name", CASES)
+def test_export(name):
+    checks.check_export(*CASES[name]())
+
+
+def test_a_check_sees_a_broken_layer():
+    class Forgetful(layers.LowRankDense):
+        def stored(self):
+            return {name: array.round(2) for name, array in super().stored().items()}
+
+    ordinary, _, x = CASES["dense-low-rank"]()
+    with pytest.raises(checks.ContractError, match="restore"):
+        checks.check_stored(ordinary, Forgetful.using(rank=3), x)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: layers.LowRankDense(4, rank=0), "rank"),
+        (lambda: layers.LowRankDense(4, rank=1.5), "rank"),
+        (lambda: layers.LowRankDense(4, rank="auto").build((None, 8)), "trained kernel"),
+        (lambda: layers.LowRankDense(4, rank=5).build((None, 8)), "full rank"),
+        (lambda: layers.CPConv2D(4, 3, rank=0), "rank"),
+        (lambda: layers.CPConv2D(4, 3, rank=99).build((None, 8, 8, 2)), "at most 8"),
+        (lambda: layers.CPConv2D(4, 1, rank=2), "1x1"),
+        (lambda: layers.CPConv2D(4, 3, strides=(1, 2), rank=2), "equal strides"),
+        (lambda: layers.CPConv2D(4, 3, groups=2, rank=2), "grouped"),
+        (lambda: layers.HashedDense(4, ratio=0.5), "ratio"),
+        (lambda: layers.HashedDense(4, buckets=33).build((None, 8)), "buckets"),
+        (lambda: layers.HashedDense(2**15).build((None, 2**15)), "virtual weights"),
+        (lambda: layers.CirculantDense(4, block=9).build((None, 8)), "block"),
+        (lambda: layers.QuantizedDense(4, bits=1), "bits"),
+        (lambda: layers.BinaryDense(0), "units"),
+        (lambda: layers.BinaryDense(4).build((None, None)), "known size"),
+        (lambda: layers.BinaryConv2D(4, 3, padding="causal"), "padding"),
+        (lambda: layers.BinaryConv2D(4, 3, strides=2, dilation_rate=2), "dilation"),
+        (lambda: layers.BinaryConv2D(4, (3, 3, 3)), "kernel_size"),
+    ],
+)
+def test_bad_options(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_unknown_option_of_using():
+    with pytest.raises(TypeError, match="ratoi"):
+        layers.HashedDense.using(ratoi=3)
+
+
+def test_refused_layers():
+    def build(layer, *shape):
+        layer.build(shape)
+        return layer
+
+    class Mine(keras.layers.Dense):
+        pass
+
+    refused = [
+        (build(keras.layers.Dense(4, kernel_constraint="non_neg"), 2, 8), "kernel_constraint"),
+        (build(Mine(4), 2, 8), "subclass"),
+        (build(keras.layers.EinsumDense("ab,bc->ac", 4), 2, 8), "EinsumDense"),
+    ]
+    for layer, message in refused:
+        with pytest.raises(ValueError, match=message):
+            layers.BinaryDense.from_layer(layer)
+    broken = build(keras.layers.Dense(4), 2, 8)
+    broken.kernel.assign(np.full((8, 4), np.nan))
+    with pytest.raises(ValueError, match="NaN"):
+        layers.BinaryDense.from_layer(broken)
+    grouped = build(keras.layers.Conv2D(4, 3, groups=2), 2, 8, 8, 4)
+    with pytest.raises(ValueError, match="grouped"):
+        layers.CPConv2D.from_layer(grouped, rank=2)
+
+
+def test_regularizers_are_carried():
+    dense = keras.layers.Dense(
+        4, kernel_regularizer="l2", bias_regularizer="l1", activity_regularizer="l2"
+    )
+    x = np.ones((2, 8), "float32")
+    dense(x)
+    dense.bias.assign(np.ones(4))
+    layer = layers.BinaryDense.from_layer(dense)
+    model = keras.Sequential([keras.Input((8,)), layer])
+    y = model(x)
+    kernel = keras.ops.convert_to_numpy(layer.kernel)
+    expected = 0.01 * np.sum(kernel**2) + 0.01 * 4 + 0.01 * np.sum(np.square(y)) / 2
+    np.testing.assert_allclose(sum(map(float, model.losses)), expected, rtol=1e-5)

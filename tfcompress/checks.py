@@ -1,0 +1,206 @@
+"""The layer contract, one `check_*` per promise. For the tests of any compressed layer.
+
+Each check takes a built ordinary layer, a maker (`LayerClass.using(...)`) and inputs, and raises
+`ContractError` where the promise is broken:
+
+>>> import keras, numpy as np, tfcompress as tfc
+>>> dense = keras.layers.Dense(8)
+>>> x = np.ones((4, 16), "float32")
+>>> _ = dense(x)
+>>> for check in tfc.checks.LAYER_CHECKS:
+...     check(dense, tfc.layers.BinaryDense.using(), x)
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import keras
+import numpy as np
+
+from .codecs import unpack
+from .layers.base import to_numpy
+
+
+class ContractError(AssertionError):
+    """A layer breaks its contract."""
+
+
+def check_identity(ordinary, maker, inputs):
+    """Name, trainable flag, dtype policy and output shape are the ordinary layer's."""
+    layer = maker(ordinary)
+    for name in ("name", "trainable", "compute_dtype", "variable_dtype"):
+        _equal(getattr(layer, name), getattr(ordinary, name), name)
+    expected, received = ordinary(inputs), layer(inputs)
+    _equal(tuple(received.shape), tuple(expected.shape), "output shape")
+    _equal(received.dtype, expected.dtype, "output dtype")
+    shape = layer.compute_output_shape((None, *inputs.shape[1:]))
+    _equal(tuple(shape), (None, *expected.shape[1:]), "compute_output_shape")
+
+
+def check_kernel(ordinary, maker, inputs):
+    """The output is the ordinary layer's with `layer.kernel` in it."""
+    layer = maker(ordinary)
+    _equal(tuple(layer.kernel.shape), tuple(ordinary.kernel.shape), "kernel shape")
+    plain = type(ordinary).from_config(ordinary.get_config())
+    plain.build(inputs.shape)
+    plain.set_weights([to_numpy(layer.kernel), *ordinary.get_weights()[1:]])
+    _close(layer(inputs), plain(inputs), "output with `kernel` in the ordinary layer")
+
+
+def check_stored(ordinary, maker, inputs):
+    """`restore(stored())` and `unpack(pack())` are exact; the stored bits are fewer."""
+    layer = maker(ordinary)
+    kernel, stored = to_numpy(layer.kernel), layer.stored()
+    unpacked = unpack(layer.pack())
+    for name, array in stored.items():
+        _same(unpacked[name], array, f"unpack(pack()) of '{name}'")
+    other = type(layer).from_config(layer.get_config())
+    other.build(inputs.shape)
+    other.restore(unpacked)
+    _same(to_numpy(other.kernel), kernel, "the kernel after restore(unpack(pack()))")
+    layer.restore(stored)
+    _same(to_numpy(layer.kernel), kernel, "the kernel after restore(stored())")
+    before = 32 * kernel.size
+    if not 0 < layer.bits < before:
+        raise ContractError(f"`bits` must be in (0, {before}), the float layer's. Got {layer.bits}")
+
+
+def check_gradients(ordinary, maker, inputs):
+    """A training step changes every trainable variable, of a fitted and of a fresh layer."""
+    for layer in (maker(ordinary), _fresh(maker(ordinary))):
+        layer.activation = keras.activations.linear
+        model = keras.Sequential([keras.Input(inputs.shape[1:]), layer])
+        before = [to_numpy(variable) for variable in model.trainable_variables]
+        model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=True)
+        model.fit(inputs, np.ones(model(inputs).shape), epochs=1, verbose=0)
+        for variable, old in zip(model.trainable_variables, before, strict=True):
+            if np.array_equal(to_numpy(variable), old):
+                raise ContractError(f"No gradient reaches the trainable variable {variable.path}")
+
+
+def check_config(ordinary, maker, inputs):
+    """The config is JSON and makes an equal layer."""
+    layer = maker(ordinary)
+    config = json.loads(json.dumps(layer.get_config()))
+    other = type(layer).from_config(config)
+    _equal(other.get_config(), layer.get_config(), "the config after a round trip")
+    other.build(inputs.shape)
+    other.set_weights(layer.get_weights())
+    _same(to_numpy(other(inputs)), to_numpy(layer(inputs)), "output of the layer from the config")
+
+
+def check_training(ordinary, maker, inputs):
+    """Thirty steps of Adam(0.003) towards another layer's outputs take 5% off the squared error."""
+    model = keras.Sequential([keras.Input(inputs.shape[1:]), maker(ordinary)])
+    model.compile(keras.optimizers.Adam(3e-3), "mse")
+    other = _fresh(ordinary)
+    other.kernel_initializer = keras.initializers.GlorotUniform(seed=1)
+    target = to_numpy(other(inputs))
+    before = model.evaluate(inputs, target, verbose=0)
+    model.fit(inputs, target, epochs=30, batch_size=len(inputs), verbose=0)
+    after = model.evaluate(inputs, target, verbose=0)
+    if not after < 0.95 * before:
+        raise ContractError(f"Training does not lower the loss: {before:.4g} to {after:.4g}")
+
+
+def check_mixed_precision(ordinary, maker, inputs):
+    """The layer works under `mixed_float16` and `mixed_bfloat16`, with its float32 kernel."""
+    for policy, tolerance in (("mixed_float16", 0.01), ("mixed_bfloat16", 0.06)):
+        config = ordinary.get_config() | {"dtype": policy}
+        plain = type(ordinary).from_config(config)
+        plain.build(inputs.shape)
+        plain.set_weights(ordinary.get_weights())
+        layer = maker(plain)
+        _same(to_numpy(layer.kernel), to_numpy(maker(ordinary).kernel), f"kernel under {policy}")
+        _equal(
+            keras.backend.standardize_dtype(layer(inputs).dtype), layer.compute_dtype, "output dtype"
+        )
+        exact = to_numpy(maker(ordinary)(inputs))
+        _close(keras.ops.cast(layer(inputs), "float32"), exact, f"output under {policy}", tolerance)
+
+
+def check_to_ordinary(ordinary, maker, inputs):
+    """`to_ordinary()` is a chain of Keras layers that computes the same; the last has the name."""
+    layer = maker(ordinary)
+    chain = layer.to_ordinary()
+    _equal(chain[-1].name, layer.name, "the name of the last ordinary layer")
+    outputs = inputs
+    for part in chain:
+        if not type(part).__module__.startswith("keras."):
+            raise ContractError(f"`to_ordinary` must give Keras layers. Got {part!r}")
+        outputs = part(outputs)
+    _close(outputs, layer(inputs), "output of `to_ordinary()`")
+
+
+LAYER_CHECKS = (
+    check_identity,
+    check_kernel,
+    check_stored,
+    check_gradients,
+    check_config,
+    check_training,
+    check_mixed_precision,
+    check_to_ordinary,
+)
+
+
+def check_export(ordinary, maker, inputs):
+    """The exported file agrees with the layer under both LiteRT resolvers (TensorFlow only)."""
+    from .export import to_tflite
+
+    layer = maker(ordinary)
+    model = keras.Sequential([keras.Input(inputs.shape[1:]), layer])
+    to_tflite(model, check=inputs)  # raises ExportError where it does not agree
+
+
+def check_reload(cases):
+    """Layers saved in `.keras` files compute the same in a fresh process.
+
+    Args:
+        cases: list of `(ordinary, maker, inputs)`; one process loads them all.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for k, (ordinary, maker, inputs) in enumerate(cases):
+            model = keras.Sequential([keras.Input(inputs.shape[1:]), maker(ordinary)])
+            model.save(pathlib.Path(folder, f"{k}.keras"))
+            np.savez(pathlib.Path(folder, f"{k}.npz"), x=inputs, y=model.predict(inputs, verbose=0))
+        command = [sys.executable, "-c", _RELOAD, folder, str(len(cases))]
+        run = subprocess.run(command, capture_output=True, text=True)
+        if run.returncode:
+            raise ContractError(f"Loading in a fresh process failed:\n{run.stderr[-3000:]}")
+
+
+_RELOAD = """
+import sys
+import keras, numpy as np, tfcompress
+folder, count = sys.argv[1], int(sys.argv[2])
+for k in range(count):
+    model = keras.saving.load_model(f"{folder}/{k}.keras")
+    saved = np.load(f"{folder}/{k}.npz")
+    if not np.array_equal(model.predict(saved["x"], verbose=0), saved["y"]):
+        sys.exit(f"{model.layers[-1]!r} computes something else after loading")
+"""
+
+
+def _fresh(layer):
+    return type(layer).from_config(layer.get_config())
+
+
+def _equal(received, expected, what):
+    if received != expected:
+        raise ContractError(f"{what}: expected {expected!r}, got {received!r}")
+
+
+def _same(received, expected, what):
+    if received.dtype != expected.dtype or not np.array_equal(received, expected):
+        raise ContractError(f"{what} must be equal in every bit")
+
+
+def _close(received, expected, what, tolerance=1e-5):
+    received, expected = to_numpy(received), to_numpy(expected)
+    error = np.max(np.abs(received - expected)) / max(np.sqrt(np.mean(expected**2)), 1e-12)
+    if not error <= tolerance:
+        raise ContractError(f"{what}: off by {error:.3g} of the rms, allowed is {tolerance:.3g}")

@@ -1,0 +1,108 @@
+"""Which form a kernel takes: the smallest one whose operator is at least as fast as float32.
+
+Measured on x86-64 with AVX512-VNNI, one thread, batch 1, as ratios to the stock float32 file (see
+docs/export-benchmark.md for the larger table):
+
+| FULLY_CONNECTED [i, o]   | INT8 | INT4 | INT2 | INT8 digits | INT2 digits |
+|---|---|---|---|---|---|
+| 2048, 2048               | 7.0  | 9.8  | 5.7  | 3.5 | 2.2 |
+| 1024, 1024               | 3.6  | 6.3  | 2.8  | 1.7 | 0.9 |
+| 512, 512                 | 4.0  | 5.1  | 2.6  | 1.5 | 0.85 |
+| 256, 256                 | 2.3  | 2.6  | 1.6  | 0.94 | 0.6 |
+| 128, 64                  | 1.3  | 1.3  | 1.1  | 0.55 | 0.4 |
+| 64, 10                   | 0.95 | 1.0  | 0.95 | 0.4 | 0.4 |
+
+| CONV_2D                  | INT8 | INT4 im2col (int8) | INT2 im2col (int8) |
+|---|---|---|---|
+| 3x3 256-256, 28x28       | 4.3  | 2.7 (3.5)  | 1.35 (1.6) |
+| 3x3 64-64, 14x14         | 3.9  | 1.9 (2.8)  | 1.2 (1.4) |
+| 3x3 32-32, 14x14         | 3.6  | 1.1 (1.8)  | 0.8 (1.1) |
+| 5x5 32-64, 14x14         | 4.1  | 2.0 (2.7)  | 1.2 (1.4) |
+| 3x3 3-32, 32x32          | 1.4  | | |
+| 3x3 2-32, 28x28          | 1.0  | | |
+| 3x3 1-32, 28x28          | 0.57 | | |
+| 1x1 256-64, 28x28        | 2.3  | 2.2 | 1.2 |
+| 1x1 64-256, 14x14        | 2.4  | 2.0 | 1.1 |
+| 1x1 64-64, 14x14         | 1.4  | 1.3 | 0.8 |
+| 1x1 32-128, 28x28        | 1.5  | 1.3 | 0.8 |
+| 1x1 128-32, 14x14        | 0.96 | 1.3 | 0.8 |
+| 1x1 32-32, 14x14         | 0.56 | 0.65 | 0.46 |
+| depthwise 3x3 64, 28x28  | 0.23 | | |
+| depthwise 5x5 256, 14x14 | 0.5  | | |
+
+INT8 or FLOAT16 that is unpacked when the file is loaded runs at 1.0 everywhere. 4-bit digits are
+wrong without the delegate (the builtin INT4 kernel quantizes in its own way).
+"""
+
+import math
+from functools import partial
+
+from . import forms
+from .graph import Graph
+from .kernel import Kernel
+
+LEAST = 1024  # entries; the operator's own overhead hides the gain of smaller kernels
+ROW_BYTES = 12  # a float32 scale and an int64 zero point
+IM2COL_CHANNELS = 64
+
+
+def choose(graph: Graph, operator, kernel: Kernel, activations, store, int2, ranges=None):
+    """The form of one kernel.
+
+    Args:
+        activations: `"int8"` or `"float32"`.
+        store: `"fast"` or `"small"`.
+        int2: whether the oldest runtime to serve knows INT2.
+        ranges: `{tensor: (low, high)}` measured on data, or None.
+
+    Returns:
+        `(form, bits)`: a function of `forms` and the bits of the constant; or None: leave it.
+    """
+    if kernel.size < LEAST:
+        return None
+    bits = kernel.bits
+    if bits == 2 and (not int2 or kernel.code == "FULLY_CONNECTED" and kernel.fan_in % 4):
+        bits = 4  # XNNPACK takes INT2 rows of whole bytes only
+    if bits == 4 and kernel.fan_in % 2:
+        bits = 8
+    if kernel.code == "FULLY_CONNECTED":
+        choice = _fully_connected(kernel, bits, activations, store)
+    elif kernel.code == "CONV_2D":
+        choice = _convolution(graph, operator, kernel, bits, activations, store, ranges)
+    else:
+        choice = forms.weight_only, max(bits, 8), 220
+    form, bits, overhead = choice
+    size = kernel.size * bits / 8 + ROW_BYTES * kernel.units + overhead
+    return (form, bits) if size < 4 * kernel.size else None
+
+
+def _fully_connected(kernel, bits, activations, store):
+    if bits == 16:
+        return forms.weight_only, 16, 220
+    if activations == "int8":
+        return forms.hybrid, bits, 0
+    if bits == 2 and kernel.size >= (2**13 if store == "small" else 2**21):
+        return forms.digits, 2, 6000
+    if store == "small" and bits == 4:
+        return forms.weight_only, 4, 220
+    return (forms.digits, 8, 6000) if kernel.size >= 200_000 else (forms.weight_only, 8, 220)
+
+
+def _convolution(graph, operator, kernel, bits, activations, store, ranges):
+    channels, options = graph.shape(operator.inputs[0])[-1], operator.builtinOptions
+    grouped = kernel.fan_in != channels * math.prod(kernel.taps)
+    if bits == 16 or activations == "float32" or grouped:
+        return forms.weight_only, max(bits, 8), 220
+    pointwise = math.prod(kernel.taps) == 1
+    if store == "small" and bits < 8 and channels >= IM2COL_CHANNELS:
+        if pointwise and options.strideH == options.strideW == 1:
+            return forms.pointwise, bits, 0
+        x, y = operator.inputs[0], operator.outputs[0]
+        index = 4 * math.prod(graph.shape(y)[1:3])
+        if graph.static_space(operator) and ranges:
+            return partial(forms.im2col_int8, ranges=(ranges[x], ranges[y])), bits, 5000 + index
+        if graph.static_space(operator):
+            return forms.im2col, bits, 4000 + index
+    units = kernel.units
+    faster = channels * units >= 26 * (channels + units) if pointwise else channels >= 3
+    return (forms.hybrid, 8, 0) if faster else (forms.weight_only, 8, 220)

@@ -1,0 +1,111 @@
+"""The stock converter: a Keras model of ordinary layers to a float32 .tflite file."""
+
+import re
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from ..flatbuffer import operator_name, read, schema
+from .errors import ExportError
+
+SIGNATURE = "serving_default"
+
+
+def convert(model, **settings):
+    """Converts a model with the stock converter and gives its inputs and outputs their names.
+
+    The function is handed over without a `trackable`, so that the converter freezes the variables
+    in memory; with one it leaves them out of the file without an error.
+
+    Args:
+        model: a built Sequential or Functional model.
+        **settings: attributes of `tf.lite.TFLiteConverter`.
+
+    Returns:
+        The file as a `ModelT`, see `tfcompress.flatbuffer.read`.
+
+    Raises:
+        ExportError: the model needs an operator that is not a builtin one.
+    """
+    function = tf.function(lambda *inputs: _call(model, inputs))
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
+    concrete = function.get_concrete_function(*specs)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete])
+    for name, value in settings.items():
+        setattr(converter, name, value)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        blob = converter.convert()
+    except Exception as error:  # the converter raises its own and plain ones
+        raise ExportError(_explain(model, str(error))) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    file = read(blob)
+    _check_builtin(file)
+    _name(file, input_names(model), output_names(model))
+    return file
+
+
+def input_names(model) -> list[str]:
+    """The names of the inputs: those of the `keras.Input`s."""
+    return _unique([tensor.name for tensor in model.inputs])
+
+
+def output_names(model) -> list[str]:
+    """The names of the outputs: the keys of a dict, else those of the layers."""
+    if isinstance(model.output, dict):
+        return sorted(model.output)
+    return _unique([tensor._keras_history.operation.name for tensor in model.outputs])
+
+
+def _unique(names):
+    return [f"{n}_{names[:i].count(n)}" if n in names[:i] else n for i, n in enumerate(names)]
+
+
+def _call(model, inputs):
+    inputs = keras.tree.pack_sequence_as(model.input, inputs)
+    return keras.tree.flatten(model(inputs, training=False))
+
+
+def _explain(model, text):
+    operators = sorted(set(re.findall(r"'(tf\.\w+)' op", text)))
+    if operators:
+        reason = f"no builtin LiteRT operators express {', '.join(operators)}"
+    else:
+        reason = f"it stopped with: {text.strip()[-400:]}"
+    return (
+        f"The stock converter cannot take model '{model.name}': {reason}. Replace the layer that "
+        "needs it, or, for a recurrent layer, give the batch size a number: "
+        "`keras.Input(shape, batch_size=1)`."
+    )
+
+
+def _check_builtin(file):
+    for graph in file.subgraphs:
+        for operator in graph.operators or []:
+            name = operator_name(file, operator)
+            if not hasattr(schema().BuiltinOperator, name):
+                raise ExportError(
+                    f"The file would need the operator '{name}', which stock LiteRT does not have."
+                )
+
+
+def _name(file, inputs, outputs):
+    """Names the tensors and writes the signature, which this converter route leaves out."""
+    graph, signature = file.subgraphs[0], schema().SignatureDefT()
+    signature.signatureKey, signature.subgraphIndex = SIGNATURE.encode(), 0
+    signature.inputs = _entries(graph, graph.inputs, inputs)
+    signature.outputs = _entries(graph, graph.outputs, outputs)
+    file.signatureDefs = [signature]
+
+
+def _entries(graph, indices, names):
+    entries = []
+    for index, name in zip(indices, names, strict=True):
+        entry = schema().TensorMapT()
+        entry.name, entry.tensorIndex = name.encode(), int(index)
+        graph.tensors[index].name = name.encode()
+        entries.append(entry)
+    return entries

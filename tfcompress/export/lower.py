@@ -1,0 +1,112 @@
+"""Lowers a model to plain float32 Keras layers that the stock converter takes well."""
+
+from functools import singledispatch
+
+import keras
+import numpy as np
+
+from ..layers.base import CompressedLayer, to_numpy
+from ..rewrite import is_graph, rebuild
+
+_FOLDED = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
+
+
+@singledispatch
+def lower_layer(layer) -> list[keras.layers.Layer] | None:
+    """The layers to write in place of a layer; None leaves it as it is.
+
+    A structured layer registers its own function here, which writes plain operations on the
+    activations and never the full kernel: the converter would fold that to float32 constants.
+    """
+    return None
+
+
+@lower_layer.register
+def _(layer: CompressedLayer):
+    return layer.to_ordinary()
+
+
+def lower(model):
+    """A new model of ordinary float32 layers, each batch normalization folded into its layer.
+
+    So each kernel in the file is a layer's kernel up to one factor per output channel. Nothing is
+    folded where the layer has an activation, other users, or is used twice.
+    """
+    lowered = rebuild(model, lambda layer, _: lower_layer(layer))
+    for layer in lowered._flatten_layers():
+        layer.dtype_policy = "float32"
+    pairs = _foldable(lowered)
+    norms = {id(norm) for _, norm in pairs.values()}
+
+    def replace(layer, _):
+        if id(layer) in pairs:
+            return [_fold(*pairs[id(layer)])]
+        return [keras.layers.Activation("linear", name=layer.name)] if id(layer) in norms else None
+
+    return rebuild(lowered, replace) if pairs else lowered
+
+
+def _foldable(model) -> dict:
+    """`{id of a layer: (layer, the batch normalization behind it)}`."""
+    nodes, uses = _graph_nodes(model), {}
+    for node in nodes:
+        uses[id(node.operation)] = uses.get(id(node.operation), 0) + 1
+    readers = {}
+    for node in nodes:
+        for tensor in node.input_tensors:
+            readers.setdefault(id(tensor), []).append(node.operation)
+    pairs = {}
+    for node in nodes:
+        layer, (output, *_) = node.operation, node.outputs
+        norm, *others = readers.get(id(output), [None])
+        once = not others and uses[id(layer)] == uses.get(id(norm)) == 1
+        if once and _takes_fold(layer, norm) and id(output) not in _outputs(model):
+            pairs[id(layer)] = (layer, norm)
+    return pairs
+
+
+def _graph_nodes(model) -> list:
+    """The nodes of a graph and of the models nested in it, each model once."""
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    nodes = [node for node in graph._nodes if not node.is_input]
+    nested = {id(n.operation): n.operation for n in nodes if is_graph(n.operation)}
+    return nodes + [node for inner in nested.values() for node in _graph_nodes(inner)]
+
+
+def _outputs(model) -> set[int]:
+    return {id(tensor) for tensor in model.outputs} | {
+        id(tensor)
+        for layer in model._flatten_layers(include_self=False)
+        if is_graph(layer)
+        for tensor in layer.outputs
+    }
+
+
+def _takes_fold(layer, norm) -> bool:
+    return (
+        type(norm) is keras.layers.BatchNormalization
+        and norm.axis in (-1, len(layer.output.shape) - 1)
+        and type(layer) in (*_FOLDED, keras.layers.DepthwiseConv2D)
+        and layer.activation is keras.activations.linear
+        and getattr(layer, "data_format", "channels_last") == "channels_last"
+    )
+
+
+def _fold(layer, norm) -> keras.layers.Layer:
+    """The layer with `factor * kernel` and the bias that the normalization leaves."""
+    mean, variance = (to_numpy(v).astype(np.float64) for v in (norm.moving_mean, norm.moving_variance))
+    factor = 1.0 / np.sqrt(variance + norm.epsilon)
+    if norm.gamma is not None:
+        factor = factor * to_numpy(norm.gamma)
+    bias = -mean if layer.bias is None else to_numpy(layer.bias) - mean
+    bias = bias * factor
+    if norm.beta is not None:
+        bias = bias + to_numpy(norm.beta)
+    kernel = to_numpy(layer.kernel)
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    folded = kernel * (factor.reshape(kernel.shape[-2:]) if depthwise else factor)
+    new = type(layer).from_config(layer.get_config() | {"use_bias": True})
+    new.build(layer.get_build_config()["input_shape"])
+    new.kernel.assign(folded.astype(np.float32))
+    new.bias.assign(bias.astype(np.float32))
+    return new

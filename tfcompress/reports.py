@@ -1,0 +1,305 @@
+"""What a model takes: bits as stored, bytes as shipped, multiply-accumulates; data first."""
+
+import dataclasses
+import gzip
+import io
+import json
+import math
+
+import numpy as np
+
+from .costs import macs
+from .flatbuffer import load, stored_tensors
+from .layers.base import CompressedLayer, to_numpy
+from .walk import walk
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRow:
+    """One layer with a kernel (a matrix or a larger array of weights).
+
+    Attributes:
+        path: of the layer (see `tfcompress.walk`).
+        method: its class.
+        kernel_shape: of the kernel; several of them for a separable or a recurrent layer.
+        bits: what the kernel takes as stored, without the bias.
+        float_bits: what it takes in float32 (with a baseline: its layer of that path).
+        macs: multiply-accumulates per sample, None if unknown.
+        nonzero: the share of its stored numbers that are not zero.
+        file_bytes: what the constants of this layer take in the .tflite file; None without a
+            file, or if no constant in it bears the layer's name.
+        encodings: the types of these constants, the largest first.
+        full_size: whether it is compressed, and a constant as large as its ordinary float32 kernel
+            sits in the file all the same.
+    """
+
+    path: str
+    method: str
+    kernel_shape: tuple
+    bits: int
+    float_bits: int
+    macs: int | None
+    nonzero: float
+    file_bytes: int | None = None
+    encodings: tuple[str, ...] = ()
+    full_size: bool = False
+
+    @property
+    def ratio(self) -> float:
+        """How many times fewer bits than in float32."""
+        return self.float_bits / max(self.bits, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class FileFacts:
+    """A .tflite file.
+
+    Attributes:
+        bytes, gzip_bytes: of the file as it is, and after `gzip -9`.
+        latency_ratio: its time per run over that of the baseline's float32 file (below 1 is
+            faster), None without a baseline.
+    """
+
+    bytes: int
+    gzip_bytes: int
+    latency_ratio: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelReport:
+    """The result of `report`: `print(report)` shows tables, `to_json()` gives the data.
+
+    Attributes:
+        name: of the model.
+        rows: the layers with a kernel, in the order of the model.
+        left: `{path: reason}` of the layers that are not compressed.
+        other_bits: biases, norms and everything else that is no kernel, in bits as stored.
+        float_bits: all kernels of the baseline (without one: of the model itself) in float32.
+        macs: of the whole model per sample, None if a layer's are unknown.
+        file: a `FileFacts`, or None.
+    """
+
+    name: str
+    rows: tuple[LayerRow, ...]
+    left: dict[str, str]
+    other_bits: int
+    float_bits: int
+    macs: int | None
+    file: FileFacts | None = None
+
+    @property
+    def bits(self) -> int:
+        """All kernels as stored."""
+        return sum(row.bits for row in self.rows)
+
+    @property
+    def ratio(self) -> float:
+        """How many times fewer bits all kernels take than in float32."""
+        return self.float_bits / max(self.bits, 1)
+
+    def to_json(self, indent=2) -> str:
+        """All data as a JSON text."""
+        data = dataclasses.asdict(self) | {"bits": self.bits, "ratio": self.ratio}
+        for row, source in zip(data["rows"], self.rows, strict=True):
+            row["ratio"] = source.ratio
+        return json.dumps(data, indent=indent)
+
+    def print(self, print_fn=print) -> None:
+        """Shows the tables, as one string handed to `print_fn`."""
+        print_fn(str(self))
+
+    def __str__(self):
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=110)
+        for part in _tables(self):
+            console.print(part, highlight=False)
+        return console.file.getvalue().rstrip()
+
+
+def report(model, baseline=None, tflite=None) -> ModelReport:
+    """Tells what each layer of a model takes, and the whole.
+
+    Stored bits (what the kernel needs) and bytes of a .tflite file (what it takes there) are two
+    things, and each has its own columns.
+
+    Args:
+        model: a built `keras.Model`.
+        baseline: the model that it was made from. Ratios then refer to its kernels, and the
+            latency to its float32 .tflite file, which is made on the spot.
+        tflite: the model's .tflite file, as bytes or as a path.
+
+    Returns:
+        A `ModelReport`.
+
+    Raises:
+        ValueError: the model is not built; the file is truncated or no .tflite file.
+        OSError: there is no such file.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="fc")])
+    >>> row = report(model).rows[0]
+    >>> row.path, row.bits, row.macs
+    ('fc', 1024, 32)
+    """
+    if not model.built:
+        raise ValueError(
+            f"Model '{model.name}' is not built, so that its kernels have no sizes. Call it on "
+            "data or `build` it first."
+        )
+    layers = {path: layer for path, (layer, _) in walk(model).items()}
+    before = {} if baseline is None else float_kernels(baseline)
+    costs = macs(model)
+    rows = [
+        _row(path, layer, costs[path], before) for path, layer in layers.items() if _kernels(layer)
+    ]
+    kernels = {id(v) for layer in layers.values() for v in _kernels(layer)}
+    made = ModelReport(
+        name=model.name,
+        rows=tuple(rows),
+        left={path: reason for path, layer in layers.items() if (reason := _why_left(layer))},
+        other_bits=sum(_bits(v) for v in model.weights if id(v) not in kernels),
+        float_bits=sum((before or {row.path: row.float_bits for row in rows}).values()),
+        macs=None if None in costs.values() else sum(costs.values()),
+    )
+    return made if tflite is None else _with_file(made, baseline, tflite)
+
+
+def float_kernels(model) -> dict[str, int]:
+    """What the kernel of each layer takes in float32, in bits."""
+    return {path: 32 * _count(layer) for path, (layer, _) in walk(model).items() if _kernels(layer)}
+
+
+def _row(path, layer, cost, before):
+    if isinstance(layer, CompressedLayer):
+        bits, arrays = layer.bits, list(layer.stored().values())
+        shape = layer.kernel_shape(layer.get_build_config()["input_shape"])
+    else:
+        bits = sum(_bits(v) for v in _kernels(layer))
+        arrays = [to_numpy(v) for v in _kernels(layer)]
+        shape = _only([tuple(v.shape) for v in _kernels(layer)])
+    return LayerRow(
+        path=path,
+        method=type(layer).__name__,
+        kernel_shape=shape,
+        bits=bits,
+        float_bits=before.get(path, 32 * _count(layer)),
+        macs=cost,
+        nonzero=sum(np.count_nonzero(a) for a in arrays) / sum(a.size for a in arrays),
+    )
+
+
+def _kernels(layer):
+    """The weights of a layer itself that make its kernel: those with at least two axes."""
+    if isinstance(layer, CompressedLayer):
+        return list(layer.parts.values())
+    nested = {id(v) for part in layer._flatten_layers(include_self=False) for v in part.weights}
+    return [v for v in layer.weights if len(v.shape) > 1 and id(v) not in nested]
+
+
+def _count(layer) -> int:
+    """How many numbers the ordinary kernel has."""
+    if isinstance(layer, CompressedLayer):
+        return math.prod(layer.kernel_shape(layer.get_build_config()["input_shape"]))
+    return sum(math.prod(v.shape) for v in _kernels(layer))
+
+
+def _bits(variable) -> int:
+    bits = {"bool": 8, "bfloat16": 16}.get(variable.dtype) or 8 * np.dtype(variable.dtype).itemsize
+    return bits * math.prod(variable.shape)
+
+
+def _only(items):
+    return items[0] if len(items) == 1 else tuple(items)
+
+
+def _why_left(layer) -> str | None:
+    if isinstance(layer, CompressedLayer):
+        return None
+    dtypes = {v.dtype for v in _kernels(layer)}
+    return f"ordinary {', '.join(sorted(dtypes))}" if dtypes else "no kernel"
+
+
+def _with_file(made, baseline, tflite):
+    blob = load(tflite)
+    stored = stored_tensors(blob)
+    rows = []
+    for row in made.rows:
+        mine = [t for t in stored if t.layer == row.path or t.layer.startswith(row.path + "/")]
+        full = [t for t in mine if t.encoding == "FLOAT32" and 8 * t.bytes >= row.float_bits]
+        if mine:
+            row = dataclasses.replace(
+                row,
+                file_bytes=sum(t.bytes for t in mine),
+                encodings=tuple(dict.fromkeys(t.encoding for t in sorted(mine, key=_by_size))),
+                full_size=bool(full) and row.bits < row.float_bits,
+            )
+        rows.append(row)
+    facts = FileFacts(len(blob), len(gzip.compress(blob, 9)), _latency_ratio(baseline, blob))
+    return dataclasses.replace(made, rows=tuple(rows), file=facts)
+
+
+def _by_size(tensor):
+    return -tensor.bytes
+
+
+def _latency_ratio(baseline, blob):
+    if baseline is None:
+        return None
+    from .benchmark import bench
+    from .export import to_tflite
+
+    timed = bench({"float32": to_tflite(baseline, activations="float32"), "model": blob})
+    return timed["model"] / timed["float32"]
+
+
+def _tables(made):
+    """The tables as rich sees them: the layers, the totals, the layers left alone."""
+    from rich.table import Table
+
+    table = Table(title=f"Model {made.name}", title_justify="left", box=None, pad_edge=False)
+    names = ["layer", "method", "kernel", "stored bits", "float bits", "ratio", "MACs", "nonzero"]
+    names += ["in the file"] if made.file else []
+    for name in names:
+        text = name in ("layer", "method", "kernel", "in the file")
+        table.add_column(name, justify="left" if text else "right", overflow="fold")
+    for row in made.rows:
+        cells = [row.path, row.method, _shape(row.kernel_shape), f"{row.bits:,}"]
+        cells += [f"{row.float_bits:,}", f"{row.ratio:.1f}x", _number(row.macs)]
+        cells += [f"{row.nonzero:.0%}"] + ([_in_file(row)] if made.file else [])
+        table.add_row(*cells)
+    table.add_section()
+    total = ["all kernels", "", "", f"{made.bits:,}", f"{made.float_bits:,}", f"{made.ratio:.1f}x"]
+    table.add_row(*total, _number(made.macs), "", *([""] if made.file else []))
+    return [table, *_notes(made)]
+
+
+def _notes(made):
+    yield f"Biases, norms and other weights: {made.other_bits:,} bits"
+    if made.file:
+        ratio = made.file.latency_ratio
+        speed = "" if ratio is None else f", {ratio:.2f} of the float32 file's time"
+        yield f".tflite file: {made.file.bytes:,} bytes, {made.file.gzip_bytes:,} gzipped{speed}"
+    reasons = {}
+    for path, reason in made.left.items():
+        reasons.setdefault(reason, []).append(path)
+    for reason, paths in reasons.items():
+        yield f"Left as they are ({reason}): {', '.join(paths)}"
+
+
+def _in_file(row):
+    if row.file_bytes is None:
+        return "not found"
+    size = ", FULL SIZE" if row.full_size else ""
+    return f"{row.file_bytes:,} B {'+'.join(row.encodings)}{size}"
+
+
+def _shape(shape):
+    if shape and isinstance(shape[0], tuple):
+        return " ".join(map(_shape, shape))
+    return "x".join(map(str, shape))
+
+
+def _number(value):
+    return "unknown" if value is None else f"{value:,}"
