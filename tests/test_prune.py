@@ -356,7 +356,7 @@ def test_it_runs_twice_alike():
     "arguments, error, message",
     [
         ({"schedule": 0.5}, TypeError, "called on a step"),
-        ({"score": "size"}, ValueError, "'magnitude', 'obd'.*'size'"),
+        ({"score": "size"}, ValueError, "A score is one of.*'size'"),
         ({"score": "obd"}, ValueError, "needs `data`"),
         ({"scope": "model"}, ValueError, "scope"),
         ({"floor": 1.0}, ValueError, "`floor`"),

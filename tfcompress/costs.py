@@ -53,8 +53,8 @@ def macs(model) -> dict[str, int | None]:
 
 def layer_macs(layer, input_shape) -> int | None:
     """Multiply-accumulates of one use of a layer; see `macs`."""
-    matrices = any(len(weight.shape) > 1 for weight in layer.weights)
-    if isinstance(layer, keras.layers.Embedding) or not (matrices or hasattr(layer, "macs")):
+    free = not matrices(layer) and not hasattr(layer, "macs")
+    if free or isinstance(layer, keras.layers.Embedding):
         return 0
     try:
         if hasattr(layer, "macs"):
@@ -70,7 +70,13 @@ def layer_macs(layer, input_shape) -> int | None:
             return _space(layer, layer.compute_output_shape(input_shape)) * taps
     except (TypeError, ValueError):  # a size in the shape is None
         return None
-    return 0 if list(layer._flatten_layers(include_self=False)) else None
+    return None
+
+
+def matrices(layer) -> list[keras.Variable]:
+    """The weights of a layer itself, not of its parts, that have at least two axes."""
+    nested = {id(v) for part in layer._flatten_layers(include_self=False) for v in part.weights}
+    return [v for v in layer.weights if len(v.shape) > 1 and id(v) not in nested]
 
 
 def _space(layer, shape):

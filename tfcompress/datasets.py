@@ -36,7 +36,7 @@ def fashion_mnist(folder=DEBIAN):
             )
             for part in ("train", "t10k")
         )
-        return _prepare(train, test, f"Fashion-MNIST ({folder})")
+        return _prepare(train, test, "Fashion-MNIST (Debian package)")
     try:
         import keras
 

@@ -1,7 +1,8 @@
 """Read, change and write .tflite files, and list what they store.
 
-A file is read into the object form of its schema (`ai_edge_litert.schema_py_generated`): `model.subgraphs`,
-`.tensors`, `.operators`, `.buffers`. Reading checks the file, so that what comes later can trust it.
+A file is read into the object form of its schema (`ai_edge_litert.schema_py_generated`):
+`model.subgraphs`, `.tensors`, `.operators`, `.buffers`. Reading checks the file, so that what
+comes later can trust it.
 """
 
 import hashlib
@@ -265,7 +266,7 @@ def unpack(raw, bits, count) -> np.ndarray:
 
 
 def stored_tensors(source) -> list[StoredTensor]:
-    """Lists what a .tflite file stores; the last row is the rest, so that the sum is the file's size.
+    """Lists what a .tflite file stores; the last row is the rest: the sum is the file's size.
 
     Args:
         source: the file's bytes, or its path.

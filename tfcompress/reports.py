@@ -2,15 +2,16 @@
 
 import dataclasses
 import gzip
-import io
 import json
 import math
 
 import numpy as np
 
-from .costs import macs
-from .flatbuffer import load, stored_tensors
+from .constants import constants_of
+from .costs import macs, matrices
+from .flatbuffer import load
 from .layers.base import CompressedLayer, to_numpy
+from .report_text import text
 from .walk import walk
 
 
@@ -109,12 +110,7 @@ class ModelReport:
         print_fn(str(self))
 
     def __str__(self):
-        from rich.console import Console
-
-        console = Console(file=io.StringIO(), width=110)
-        for part in _tables(self):
-            console.print(part, highlight=False)
-        return console.file.getvalue().rstrip()
+        return text(self)
 
 
 def report(model, baseline=None, tflite=None) -> ModelReport:
@@ -143,12 +139,12 @@ def report(model, baseline=None, tflite=None) -> ModelReport:
     >>> row.path, row.bits, row.macs
     ('fc', 1024, 32)
     """
+    layers = {path: layer for path, (layer, _) in walk(model).items()}
     if not model.built:
         raise ValueError(
             f"Model '{model.name}' is not built, so that its kernels have no sizes. Call it on "
             "data or `build` it first."
         )
-    layers = {path: layer for path, (layer, _) in walk(model).items()}
     before = {} if baseline is None else float_kernels(baseline)
     costs = macs(model)
     rows = [
@@ -163,7 +159,7 @@ def report(model, baseline=None, tflite=None) -> ModelReport:
         float_bits=sum((before or {row.path: row.float_bits for row in rows}).values()),
         macs=None if None in costs.values() else sum(costs.values()),
     )
-    return made if tflite is None else _with_file(made, baseline, tflite)
+    return made if tflite is None else _with_file(made, model, baseline, tflite)
 
 
 def float_kernels(model) -> dict[str, int]:
@@ -191,11 +187,7 @@ def _row(path, layer, cost, before):
 
 
 def _kernels(layer):
-    """The weights of a layer itself that make its kernel: those with at least two axes."""
-    if isinstance(layer, CompressedLayer):
-        return list(layer.parts.values())
-    nested = {id(v) for part in layer._flatten_layers(include_self=False) for v in part.weights}
-    return [v for v in layer.weights if len(v.shape) > 1 and id(v) not in nested]
+    return list(layer.parts.values()) if isinstance(layer, CompressedLayer) else matrices(layer)
 
 
 def _count(layer) -> int:
@@ -221,27 +213,26 @@ def _why_left(layer) -> str | None:
     return f"ordinary {', '.join(sorted(dtypes))}" if dtypes else "no kernel"
 
 
-def _with_file(made, baseline, tflite):
+def _with_file(made, model, baseline, tflite):
     blob = load(tflite)
-    stored = stored_tensors(blob)
-    rows = []
+    rows, constants = [], constants_of(model, blob)
     for row in made.rows:
-        mine = [t for t in stored if t.layer == row.path or t.layer.startswith(row.path + "/")]
-        full = [t for t in mine if t.encoding == "FLOAT32" and 8 * t.bytes >= row.float_bits]
-        if mine:
+        tensors = sorted(constants.get(row.path, []), key=lambda t: -t.bytes)
+        if tensors:
             row = dataclasses.replace(
                 row,
-                file_bytes=sum(t.bytes for t in mine),
-                encodings=tuple(dict.fromkeys(t.encoding for t in sorted(mine, key=_by_size))),
-                full_size=bool(full) and row.bits < row.float_bits,
+                file_bytes=sum(t.bytes for t in tensors),
+                encodings=tuple(dict.fromkeys(t.encoding for t in tensors)),
+                full_size=row.bits < row.float_bits and any(_is_full(t, row) for t in tensors),
             )
         rows.append(row)
     facts = FileFacts(len(blob), len(gzip.compress(blob, 9)), _latency_ratio(baseline, blob))
     return dataclasses.replace(made, rows=tuple(rows), file=facts)
 
 
-def _by_size(tensor):
-    return -tensor.bytes
+def _is_full(tensor, row):
+    sizes = row.kernel_shape if isinstance(row.kernel_shape[0], tuple) else [row.kernel_shape]
+    return tensor.encoding == "FLOAT32" and math.prod(tensor.shape) in map(math.prod, sizes)
 
 
 def _latency_ratio(baseline, blob):
@@ -250,56 +241,5 @@ def _latency_ratio(baseline, blob):
     from .benchmark import bench
     from .export import to_tflite
 
-    timed = bench({"float32": to_tflite(baseline, activations="float32"), "model": blob})
-    return timed["model"] / timed["float32"]
-
-
-def _tables(made):
-    """The tables as rich sees them: the layers, the totals, the layers left alone."""
-    from rich.table import Table
-
-    table = Table(title=f"Model {made.name}", title_justify="left", box=None, pad_edge=False)
-    names = ["layer", "method", "kernel", "stored bits", "float bits", "ratio", "MACs", "nonzero"]
-    names += ["in the file"] if made.file else []
-    for name in names:
-        text = name in ("layer", "method", "kernel", "in the file")
-        table.add_column(name, justify="left" if text else "right", overflow="fold")
-    for row in made.rows:
-        cells = [row.path, row.method, _shape(row.kernel_shape), f"{row.bits:,}"]
-        cells += [f"{row.float_bits:,}", f"{row.ratio:.1f}x", _number(row.macs)]
-        cells += [f"{row.nonzero:.0%}"] + ([_in_file(row)] if made.file else [])
-        table.add_row(*cells)
-    table.add_section()
-    total = ["all kernels", "", "", f"{made.bits:,}", f"{made.float_bits:,}", f"{made.ratio:.1f}x"]
-    table.add_row(*total, _number(made.macs), "", *([""] if made.file else []))
-    return [table, *_notes(made)]
-
-
-def _notes(made):
-    yield f"Biases, norms and other weights: {made.other_bits:,} bits"
-    if made.file:
-        ratio = made.file.latency_ratio
-        speed = "" if ratio is None else f", {ratio:.2f} of the float32 file's time"
-        yield f".tflite file: {made.file.bytes:,} bytes, {made.file.gzip_bytes:,} gzipped{speed}"
-    reasons = {}
-    for path, reason in made.left.items():
-        reasons.setdefault(reason, []).append(path)
-    for reason, paths in reasons.items():
-        yield f"Left as they are ({reason}): {', '.join(paths)}"
-
-
-def _in_file(row):
-    if row.file_bytes is None:
-        return "not found"
-    size = ", FULL SIZE" if row.full_size else ""
-    return f"{row.file_bytes:,} B {'+'.join(row.encodings)}{size}"
-
-
-def _shape(shape):
-    if shape and isinstance(shape[0], tuple):
-        return " ".join(map(_shape, shape))
-    return "x".join(map(str, shape))
-
-
-def _number(value):
-    return "unknown" if value is None else f"{value:,}"
+    files = {"float32": to_tflite(baseline, activations="float32"), "model": blob}
+    return 1 / bench(files, memory=False)["model"].ratio

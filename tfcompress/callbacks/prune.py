@@ -26,7 +26,8 @@ class Prune(keras.callbacks.Callback):
         schedule: step -> sparsity in [0, 1), never falling: one of `tfcompress.schedules`, any
             callable, or a schedule of `tensorflow_model_optimization`.
         score: which weights matter: `"magnitude"`, |w|; `"obd"`, d w^2 / 2 with the curvature d
-            measured anew each time; or a callable `(w, d) -> array like w`.
+            measured anew each time; or a callable `(w, d) -> array like w`, such as the patterns of
+            `tfcompress.score`.
         data: what the curvature is measured on (see `tfcompress.curvature.gauss_newton`). Needed by
             `"obd"`; a callable score gets `d=None` without it.
         layers: a name, path or glob, or a list of these.
@@ -191,10 +192,7 @@ class Prune(keras.callbacks.Callback):
 
 
 def _check_score(score, data):
-    named = {"magnitude": scores_of.magnitude, "obd": scores_of.obd}
-    if not callable(score) and score not in named:
-        raise ValueError(f"Expected a callable or one of {list(named)}. Received: score={score!r}")
-    score = named.get(score, score) if isinstance(score, str) else score
+    score = scores_of.get(score)
     if score is scores_of.obd and data is None:
         raise ValueError("score='obd' needs `data` to measure the curvature on.")
     return score

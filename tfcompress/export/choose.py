@@ -35,7 +35,6 @@ wrong without the delegate (the builtin INT4 kernel quantizes in its own way).
 """
 
 import math
-from functools import partial
 
 from . import forms
 from .graph import Graph
@@ -46,29 +45,24 @@ ROW_BYTES = 12  # a float32 scale and an int64 zero point
 IM2COL_CHANNELS = 64
 
 
-def choose(graph: Graph, operator, kernel: Kernel, activations, store, int2, ranges=None):
+def choose(graph: Graph, operator, kernel: Kernel, activations, store, int2):
     """The form of one kernel.
 
     Args:
         activations: `"int8"` or `"float32"`.
         store: `"fast"` or `"small"`.
         int2: whether the oldest runtime to serve knows INT2.
-        ranges: `{tensor: (low, high)}` measured on data, or None.
 
     Returns:
         `(form, bits)`: a function of `forms` and the bits of the constant; or None: leave it.
     """
     if kernel.size < LEAST:
         return None
-    bits = kernel.bits
-    if bits == 2 and (not int2 or kernel.code == "FULLY_CONNECTED" and kernel.fan_in % 4):
-        bits = 4  # XNNPACK takes INT2 rows of whole bytes only
-    if bits == 4 and kernel.fan_in % 2:
-        bits = 8
+    bits = kernel.bits_for(int2)
     if kernel.code == "FULLY_CONNECTED":
         choice = _fully_connected(kernel, bits, activations, store)
     elif kernel.code == "CONV_2D":
-        choice = _convolution(graph, operator, kernel, bits, activations, store, ranges)
+        choice = _convolution(graph, operator, kernel, bits, activations, store)
     else:
         choice = forms.weight_only, max(bits, 8), 220
     form, bits, overhead = choice
@@ -88,7 +82,7 @@ def _fully_connected(kernel, bits, activations, store):
     return (forms.digits, 8, 6000) if kernel.size >= 200_000 else (forms.weight_only, 8, 220)
 
 
-def _convolution(graph, operator, kernel, bits, activations, store, ranges):
+def _convolution(graph, operator, kernel, bits, activations, store):
     channels, options = graph.shape(operator.inputs[0])[-1], operator.builtinOptions
     grouped = kernel.fan_in != channels * math.prod(kernel.taps)
     if bits == 16 or activations == "float32" or grouped:
@@ -97,12 +91,9 @@ def _convolution(graph, operator, kernel, bits, activations, store, ranges):
     if store == "small" and bits < 8 and channels >= IM2COL_CHANNELS:
         if pointwise and options.strideH == options.strideW == 1:
             return forms.pointwise, bits, 0
-        x, y = operator.inputs[0], operator.outputs[0]
-        index = 4 * math.prod(graph.shape(y)[1:3])
-        if graph.static_space(operator) and ranges:
-            return partial(forms.im2col_int8, ranges=(ranges[x], ranges[y])), bits, 5000 + index
         if graph.static_space(operator):
-            return forms.im2col, bits, 4000 + index
+            pixels = math.prod(graph.shape(operator.outputs[0])[1:3])
+            return forms.im2col, bits, 4500 + 4 * pixels
     units = kernel.units
     faster = channels * units >= 26 * (channels + units) if pointwise else channels >= 3
     return (forms.hybrid, 8, 0) if faster else (forms.weight_only, 8, 220)

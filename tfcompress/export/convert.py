@@ -28,7 +28,7 @@ def convert(model, **settings):
     Raises:
         ExportError: the model needs an operator that is not a builtin one.
     """
-    function = tf.function(lambda *inputs: _call(model, inputs))
+    function = tf.function(lambda *inputs: call(model, inputs), autograph=False)
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
     concrete = function.get_concrete_function(*specs)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete])
@@ -55,8 +55,9 @@ def input_names(model) -> list[str]:
 
 def output_names(model) -> list[str]:
     """The names of the outputs: the keys of a dict, else those of the layers."""
-    if isinstance(model.output, dict):
-        return sorted(model.output)
+    structure = functional(model).output
+    if isinstance(structure, dict):
+        return sorted(structure)
     return _unique([tensor._keras_history.operation.name for tensor in model.outputs])
 
 
@@ -64,22 +65,26 @@ def _unique(names):
     return [f"{n}_{names[:i].count(n)}" if n in names[:i] else n for i, n in enumerate(names)]
 
 
-def _call(model, inputs):
-    inputs = keras.tree.pack_sequence_as(model.input, inputs)
+def call(model, inputs) -> list:
+    """The outputs of a model for a flat list of inputs, in inference mode."""
+    inputs = keras.tree.pack_sequence_as(functional(model).input, list(inputs))
     return keras.tree.flatten(model(inputs, training=False))
+
+
+def functional(model):
+    """The graph of a model: a Sequential one keeps it inside."""
+    return model._functional if isinstance(model, keras.Sequential) else model
 
 
 def _explain(model, text):
     operators = sorted(set(re.findall(r"'(tf\.\w+)' op", text)))
+    reason = f"it stopped with: {text.strip()[-400:]}"
+    advice = "Replace the layer that needs it."
     if operators:
-        reason = f"no builtin LiteRT operators express {', '.join(operators)}"
-    else:
-        reason = f"it stopped with: {text.strip()[-400:]}"
-    return (
-        f"The stock converter cannot take model '{model.name}': {reason}. Replace the layer that "
-        "needs it, or, for a recurrent layer, give the batch size a number: "
-        "`keras.Input(shape, batch_size=1)`."
-    )
+        reason = f"no builtin LiteRT operator does {', '.join(operators)}"
+    if "TensorList" in text:
+        advice = "A recurrent layer needs a known batch size: `keras.Input(shape, batch_size=1)`."
+    return f"The stock converter cannot take model '{model.name}': {reason}. {advice}"
 
 
 def _check_builtin(file):

@@ -30,8 +30,11 @@ def hybrid(graph: Graph, operator, kernel: Kernel, bits):
 def weight_only(graph: Graph, operator, kernel: Kernel, bits):
     """INT8 or FLOAT16 kernel, unpacked once when the file is loaded: exact, at float32 speed."""
     weight = kernel.as_is(graph, bits)
+    if (weight, "float32") in graph.added:  # an operator before this one has unpacked it
+        operator.inputs[1] = graph.added[weight, "float32"]
+        return [operator]
     unpacked = graph.tensor(graph.shape(weight), name=f"{graph.name(weight)}/float32")
-    operator.inputs[1] = unpacked
+    operator.inputs[1] = graph.added[weight, "float32"] = unpacked
     version = {16: 3, 8: 5, 4: 6}[bits]  # 5: a scale per channel
     return [graph.operator("DEQUANTIZE", [weight], unpacked, version), operator]
 

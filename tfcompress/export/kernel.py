@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..flatbuffer import operator_name
 from .graph import Graph, per_channel
 from .grid import Grid, find_grid
 
@@ -21,8 +22,7 @@ class Kernel:
         shape: of the constant, as the operator wants it.
         layer: the path of the Keras layer that it belongs to, or the constant's own name.
         grid: its integers [o, i] and scales, a row per output channel, or None.
-        half: where there is no grid, its values, which float16 holds exactly.
-    """
+        half: where there is no grid, its values, which float16 holds exactly."""
 
     code: str
     tensor: int
@@ -35,6 +35,16 @@ class Kernel:
     def bits(self) -> int:
         """The fewest bits that hold the kernel: 2, 4, 8 or 16."""
         return 16 if self.grid is None else self.grid.bits
+
+    def bits_for(self, int2) -> int:
+        """The fewest bits of a matrix product: the delegate takes rows of whole bytes only.
+
+        `int2`: whether the oldest runtime to serve knows 2-bit kernels.
+        """
+        bits = self.bits
+        if bits == 2 and (self.fan_in % 4 or not int2):
+            bits = 4
+        return 8 if bits == 4 and self.fan_in % 2 else bits
 
     @property
     def size(self) -> int:
@@ -55,7 +65,7 @@ class Kernel:
     def as_is(self, graph: Graph, bits) -> int:
         """The constant of `bits` bits in the operator's own layout."""
         if bits == 16:
-            return graph.constant(self.half, f"{self.layer}/kernel")
+            return self._add(graph, self.half, 16, None)
         axis = CHANNEL_AXIS[self.code]
         rest = [size for place, size in enumerate(self.shape) if place != axis]
         values = np.moveaxis(self.grid.values.reshape(-1, *rest), 0, axis)
@@ -68,31 +78,30 @@ class Kernel:
     def _add(self, graph, values, bits, axis):
         key = (self.tensor, bits, values.shape)
         if key not in graph.added:  # operators that share a kernel share the new constant
-            name, scale = f"{self.layer}/kernel", per_channel(self.grid.scale, axis)
-            graph.added[key] = graph.integers(np.ascontiguousarray(values), bits, name, scale)
+            name = f"{self.layer}/kernel"
+            if bits == 16:
+                graph.added[key] = graph.constant(values, name)
+            else:
+                scale = per_channel(self.grid.scale, axis)
+                graph.added[key] = graph.integers(np.ascontiguousarray(values), bits, name, scale)
         return graph.added[key]
 
 
-def find_kernel(graph: Graph, operator, code, layer) -> Kernel | None:
-    """The kernel of an operator if it is a float32 constant that fewer bits hold exactly.
-
-    Args:
-        code: the operator's name.
-        layer: called with the constant's rows and name, gives the path of its layer.
-    """
+def find_kernel(graph: Graph, operator) -> Kernel | None:
+    """The kernel of an operator if it is a float32 constant that fewer bits hold exactly."""
+    code = operator_name(graph.model, operator)
     if code not in CHANNEL_AXIS or graph.type(operator.inputs[1]) != "FLOAT32":
         return None
     values = graph.values(operator.inputs[1])
     if values is None or values.size == 0:
         return None
-    rows = kernel_rows(values, code)
-    grid, half = find_grid(rows), None
+    grid, half = find_grid(kernel_rows(values, code)), None
     if grid is None:
         half = values.astype(np.float16)
         if not np.array_equal(half, values):
             return None
-    name = layer(rows, graph.name(operator.inputs[1]))
-    return Kernel(code, operator.inputs[1], values.shape, name, grid, half)
+    layer = graph.name(operator.inputs[1]).removesuffix("/kernel")
+    return Kernel(code, operator.inputs[1], values.shape, layer, grid, half)
 
 
 def kernel_rows(values, code) -> np.ndarray:

@@ -6,7 +6,9 @@ import keras
 import numpy as np
 
 from ..layers.base import CompressedLayer, to_numpy
-from ..rewrite import is_graph, rebuild
+from ..rewrite import rebuild
+from ..walk import is_graph
+from .convert import functional
 
 _FOLDED = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
 
@@ -41,9 +43,16 @@ def lower(model):
     def replace(layer, _):
         if id(layer) in pairs:
             return [_fold(*pairs[id(layer)])]
-        return [keras.layers.Activation("linear", name=layer.name)] if id(layer) in norms else None
+        return [_Same(name=layer.name)] if id(layer) in norms else None
 
     return rebuild(lowered, replace) if pairs else lowered
+
+
+class _Same(keras.layers.Layer):
+    """Stands where a batch normalization was, and takes what it takes."""
+
+    def call(self, inputs, training=None, mask=None):
+        return inputs
 
 
 def _foldable(model) -> dict:
@@ -67,8 +76,8 @@ def _foldable(model) -> dict:
 
 def _graph_nodes(model) -> list:
     """The nodes of a graph and of the models nested in it, each model once."""
-    graph = model._functional if isinstance(model, keras.Sequential) else model
-    nodes = [node for node in graph._nodes if not node.is_input]
+    levels = functional(model)._nodes_by_depth.values()
+    nodes = [node for level in levels for node in level if not node.is_input]
     nested = {id(n.operation): n.operation for n in nodes if is_graph(n.operation)}
     return nodes + [node for inner in nested.values() for node in _graph_nodes(inner)]
 
@@ -94,7 +103,9 @@ def _takes_fold(layer, norm) -> bool:
 
 def _fold(layer, norm) -> keras.layers.Layer:
     """The layer with `factor * kernel` and the bias that the normalization leaves."""
-    mean, variance = (to_numpy(v).astype(np.float64) for v in (norm.moving_mean, norm.moving_variance))
+    mean, variance = (
+        to_numpy(v).astype(np.float64) for v in (norm.moving_mean, norm.moving_variance)
+    )
     factor = 1.0 / np.sqrt(variance + norm.epsilon)
     if norm.gamma is not None:
         factor = factor * to_numpy(norm.gamma)

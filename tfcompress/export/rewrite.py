@@ -1,14 +1,14 @@
 """Rewrites a float32 .tflite graph: each low-bit kernel in its best form."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
-import numpy as np
-
-from ..flatbuffer import operator_name, read, write
+from ..flatbuffer import read, write
 from . import forms
 from .choose import choose
 from .graph import Graph
 from .kernel import Kernel, find_kernel
+from .run import Probe
 
 
 @dataclass(frozen=True)
@@ -27,28 +27,49 @@ class Site:
     inexact: tuple[int, ...]
 
 
-def find_sites(file, layer_of, activations, store, int2, ranges=None) -> list[Site]:
+def find_sites(file, activations, store, int2) -> list[Site]:
     """Finds the kernels that fewer bits hold exactly, and the form for each.
 
     Args:
         file: a float32 `ModelT`.
-        layer_of: see `kernel.find_kernel`.
-        activations, store, int2, ranges: see `choose.choose`.
+        activations, store, int2: see `choose.choose`.
     """
     graph, sites = Graph(file), []
     for place, operator in enumerate(graph.subgraph.operators):
-        kernel = find_kernel(graph, operator, operator_name(file, operator), layer_of)
+        kernel = find_kernel(graph, operator)
         if kernel is None:
             continue
-        choice = choose(graph, operator, kernel, activations, store, int2, ranges)
+        choice = choose(graph, operator, kernel, activations, store, int2)
         if choice is None:
             continue
         form, bits = choice
         inexact = () if form in (forms.digits, forms.weight_only) else (operator.inputs[0],)
-        if ranges and getattr(form, "func", None) is forms.im2col_int8:
-            inexact += (operator.outputs[0],)
         sites.append(Site(place, kernel, form, bits, inexact))
     return sites
+
+
+def calibrate(blob, sites, batches) -> list[Site]:
+    """Gives each im2col site its int8 form, with the ranges of its activations on `batches`."""
+    file = read(blob)
+    operators = file.subgraphs[0].operators
+    ends = {
+        site.place: (operators[site.place].inputs[0], operators[site.place].outputs[0])
+        for site in sites
+        if site.form is forms.im2col
+    }
+    probe, lows, highs = Probe(blob, {t for pair in ends.values() for t in pair}), {}, {}
+    for inputs in batches:
+        for t, values in probe.run(inputs)[1].items():
+            lows[t] = min(lows.get(t, 0.0), float(values.min()))
+            highs[t] = max(highs.get(t, 0.0), float(values.max()))
+    calibrated = []
+    for site in sites:
+        if site.place in ends:
+            ranges = [(lows[t], highs[t]) for t in ends[site.place]]
+            form = partial(forms.im2col_int8, ranges=ranges)
+            site = replace(site, form=form, inexact=ends[site.place])
+        calibrated.append(site)
+    return calibrated
 
 
 def apply(blob, sites) -> bytes:
@@ -65,26 +86,3 @@ def apply(blob, sites) -> bytes:
     if sites:  # the entry that the converter wrote speaks of the float32 file
         file.metadata = [m for m in file.metadata or [] if m.name != b"min_runtime_version"]
     return write(file)
-
-
-def layer_finder(kernels):
-    """A function from a constant's rows to the path of the layer whose kernel it is.
-
-    Args:
-        kernels: `{path: rows}`; rows [o, i] as the file holds them, up to a factor per row.
-    """
-    known = [(path, _normal(rows)) for path, rows in kernels.items()]
-
-    def layer_of(rows, name):
-        rows = _normal(rows)
-        for path, other in known:
-            if other.shape == rows.shape and np.allclose(rows, other, atol=1e-5):
-                return path
-        return name
-
-    return layer_of
-
-
-def _normal(rows):
-    peak = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
-    return rows / np.where(peak == 0, 1, peak)

@@ -3,8 +3,11 @@
 import numpy as np
 from keras import ops
 
-from ..metric import as_metric, compensate
+from ..metric import Kronecker, as_metric, compensate
 from .base import CompressedLayer, to_numpy
+
+ROUNDS = 12
+LARGE = 2**23  # weights; above, a round takes a minute and more
 
 
 class GridKernel(CompressedLayer):
@@ -35,11 +38,13 @@ class GridKernel(CompressedLayer):
         self.set_latent(codes * np.asarray(scale), codes, scale)
 
 
-def fit_grid(w, round_codes, scale, metric, refit=True, rounds=3):
+def fit_grid(w, round_codes, scale, metric, refit=True):
     """Codes and scales for which `w - scale * codes` is small in the metric.
 
     Alternates compensated rounding (`tfcompress.metric.compensate`) with the least-squares scale of
-    each output, and keeps the best of the rounds for each output.
+    each output, and keeps the best of the rounds for each output. The scale matters as much as the
+    codes: on the networks of `benchmarks/post_training.py` twelve rounds take binary weights from
+    81% to 88% (MLP) and from 73% to 87% (LeNet).
 
     Args:
         w: kernel `(..., o)`.
@@ -52,23 +57,27 @@ def fit_grid(w, round_codes, scale, metric, refit=True, rounds=3):
         codes, int8 like `w`, and the scale, float32.
     """
     w, metric = np.asarray(w, np.float64), as_metric(metric, w.shape)
-    axes = tuple(range(w.ndim - 1))
-    best_codes, best_scale, best = None, None, None
-    for _ in range(rounds if refit else 1):
+    rounds = 1
+    if refit and isinstance(metric, Kronecker):
+        rounds = ROUNDS if w.size <= LARGE else 2
+    best = (None, None, np.inf)
+    for _ in range(rounds):
         scale = np.broadcast_to(np.asarray(scale, np.float32).astype(np.float64), w.shape[-1:])
         unit = np.where(scale == 0, 1.0, scale)
-        rounded = compensate(w, lambda row, i, s=scale, u=unit: s * round_codes(row / u), metric)
-        codes = round_codes(rounded / unit)
+        rounded = compensate(
+            w, lambda row, i, s=scale, u=unit: s * round_codes(row / u), metric, sweeps=0
+        )
+        codes = np.where(scale == 0, round_codes(0 * w), round_codes(rounded / unit))
         if refit:
             scale = least_squares_scale(w, codes, metric, scale)
         error = w - scale * codes
-        damage = np.sum(error * metric.apply(error), axes)
-        if best is None:
-            best_codes, best_scale, best = codes, scale, damage
-        better = damage < best
-        best_codes = np.where(better, codes, best_codes)
-        best_scale, best = np.where(better, scale, best_scale), np.minimum(damage, best)
-    return best_codes.astype(np.int8), best_scale.astype(np.float32)
+        damage = np.sum(error * metric.apply(error), tuple(range(w.ndim - 1)))
+        better = damage < best[2]
+        best = tuple(
+            new if old is None else np.where(better, new, old)
+            for new, old in zip((codes, scale, damage), best, strict=True)
+        )
+    return best[0].astype(np.int8), best[1].astype(np.float32)
 
 
 def least_squares_scale(w, codes, metric, otherwise):

@@ -1,0 +1,5 @@
+"""`python -m tfcompress`."""
+
+from .cli import app
+
+app()

@@ -1,0 +1,106 @@
+"""The command line: `tfcompress report | export | bench | demo`."""
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Make Keras networks small and fast.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Model = Annotated[Path, typer.Argument(help="A Keras model: .keras, or .h5 of older versions.")]
+
+
+@app.command()
+def report(
+    model: Model,
+    tflite: Annotated[Path | None, typer.Option(help="Its .tflite file.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="The model it was made from, to compare with.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the data as JSON.")] = False,
+):
+    """Tell what each layer of a model takes: stored bits, MACs, bytes in its .tflite file."""
+    with errors_told():
+        from . import reports
+
+        before = None if baseline is None else load(baseline)
+        made = reports.report(load(model), before, tflite)
+        print(made.to_json() if json else made)
+
+
+@app.command()
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .tflite file to write.")],
+    activations: Annotated[
+        str, typer.Option(help="How low-bit layers compute: int8 or float32.")
+    ] = "int8",
+    store: Annotated[
+        str, typer.Option(help="fast, or small: fewest bytes, perhaps slower.")
+    ] = "fast",
+):
+    """Convert a model to a verified .tflite file."""
+    with errors_told():
+        from .export import to_tflite
+
+        blob = to_tflite(load(model), output, activations=activations, store=store)
+        print(f"{output}: {len(blob):,} bytes")
+
+
+@app.command()
+def bench(
+    files: Annotated[list[Path], typer.Argument(help=".tflite files; the first is the reference.")],
+    threads: Annotated[int, typer.Option(help="Threads of each run.")] = 1,
+    batch: Annotated[int, typer.Option(help="Samples in each run.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print the data as JSON.")] = False,
+):
+    """Time .tflite files against each other."""
+    with errors_told():
+        from . import benchmark
+
+        made = benchmark.bench({str(path): path for path in files}, threads=threads, batch=batch)
+        print(made.to_json() if json else made)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="The folder of the results.")] = Path("demo-results"),
+    quick: Annotated[bool, typer.Option("--quick", help="About a minute: less training.")] = False,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+):
+    """Train a small CNN, compress it in seven ways, and compare accuracy, bytes and time."""
+    with errors_told():
+        from .demo import demo as run
+
+        run(output, quick=quick, seed=seed)
+
+
+def load(path):
+    """Loads a Keras model from a `.keras` or a legacy `.h5` file, not compiled."""
+    import keras
+
+    from . import layers  # noqa: F401  registers the compressed layers
+
+    if not path.is_file():
+        raise ValueError(f"There is no such file: {path}")
+    if path.suffix not in (".keras", ".h5", ".hdf5"):
+        raise ValueError(f"Expected a .keras or .h5 file. Received: {path}")
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:  # zip, HDF5, JSON and Keras raise their own
+        raise ValueError(f"Keras cannot load {path}: {error}") from error
+
+
+@contextmanager
+def errors_told():
+    """Tells what went wrong in one message and ends with exit code 1, without a traceback."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        typer.secho(f"Error: {error}", err=True, fg="red")
+        raise typer.Exit(1) from None

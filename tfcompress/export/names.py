@@ -1,0 +1,62 @@
+"""Names the kernels of a .tflite file by the Keras layers that they belong to."""
+
+import keras
+import numpy as np
+
+from ..flatbuffer import operator_name
+from ..layers.base import to_numpy
+from ..walk import walk
+from .graph import Graph
+from .kernel import CHANNEL_AXIS, kernel_rows
+
+NEAR = 5e-3  # above the rounding to 8 bits, 1/254
+
+
+def name_kernels(file, model) -> None:
+    """Renames each constant kernel to `path/kernel` and its bias to `path/bias`.
+
+    A constant belongs to the layer whose kernel it equals up to a factor per output channel.
+    """
+    layers = {path: layer for path, (layer, _) in walk(model).items() if hasattr(layer, "kernel")}
+    graph = Graph(file)
+    for operator in graph.subgraph.operators:
+        code = operator_name(file, operator)
+        rows = _file_rows(graph, operator, code)
+        path = None if rows is None else _path(rows, layers)
+        if path is not None:
+            for index, name in zip(operator.inputs[1:], ("kernel", "bias"), strict=False):
+                if index >= 0:
+                    graph.tensors[index].name = f"{path}/{name}".encode()
+
+
+def _path(rows, layers) -> str | None:
+    for path, layer in layers.items():
+        if np.prod(layer.kernel.shape) == rows.size:
+            other = _layer_rows(layer)
+            if other.shape == rows.shape and np.allclose(_unit(rows), _unit(other), atol=NEAR):
+                return path
+    return None
+
+
+def _file_rows(graph, operator, code):
+    if code not in CHANNEL_AXIS:
+        return None
+    values, tensor = graph.values(operator.inputs[1]), graph.tensors[operator.inputs[1]]
+    if values is None:
+        return None
+    rows = kernel_rows(values, code).astype(np.float32)
+    if tensor.quantization is not None and tensor.quantization.scale is not None:
+        rows = rows * np.broadcast_to(tensor.quantization.scale, len(rows))[:, None]
+    return rows
+
+
+def _layer_rows(layer):
+    kernel = to_numpy(layer.kernel)
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        return kernel.reshape(-1, kernel.shape[-2] * kernel.shape[-1]).T
+    return np.moveaxis(kernel, -1, 0).reshape(kernel.shape[-1], -1)
+
+
+def _unit(rows):
+    peak = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
+    return rows / np.where(peak == 0, 1, peak)

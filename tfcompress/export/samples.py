@@ -1,0 +1,71 @@
+"""The inputs that a file is verified and calibrated with."""
+
+import keras
+import numpy as np
+
+SOME = 3  # samples of the second batch size, where the batch size is free
+CHUNK = 32
+
+
+def sample_arrays(model, check) -> list[np.ndarray]:
+    """One array of samples for each input of a model.
+
+    Args:
+        check: arrays in the structure of the model's inputs, or None for random ones.
+
+    Raises:
+        ValueError: `check` does not fit the model, or is None and a size other than the batch is
+            unknown.
+    """
+    if check is None:
+        return [_random(tensor) for tensor in model.inputs]
+    shapes = [tuple(tensor.shape) for tensor in model.inputs]
+    arrays = [np.asarray(array) for array in keras.tree.flatten(check)]
+    fits = len(arrays) == len(shapes) and all(map(_fits, arrays, shapes))
+    if not fits or len({len(array) for array in arrays}) != 1 or len(arrays[0]) == 0:
+        raise ValueError(
+            f"`check` must hold samples for the inputs of shapes {shapes}. "
+            f"Received: shapes {[array.shape for array in arrays]}"
+        )
+    return arrays
+
+
+def verify_batches(model, arrays) -> list[list[np.ndarray]]:
+    """A batch of one sample and one of a few, or one of the size that the model fixes."""
+    size = _fixed_size(model)
+    return [_take(arrays, 0, count) for count in ([1, SOME] if size is None else [size])]
+
+
+def all_batches(model, arrays) -> list[list[np.ndarray]]:
+    """All samples, in batches that the model takes."""
+    size = _fixed_size(model) or CHUNK
+    return [_take(arrays, start, size) for start in range(0, len(arrays[0]), size)]
+
+
+def _take(arrays, start, size):
+    """`size` samples; the first ones again where too few are left."""
+    places = np.arange(start, start + size) % len(arrays[0])
+    return [array[places] for array in arrays]
+
+
+def _fixed_size(model) -> int | None:
+    sizes = [tensor.shape[0] for tensor in model.inputs if len(tensor.shape)]
+    return next((size for size in sizes if size is not None), None)
+
+
+def _fits(array, shape) -> bool:
+    pairs = zip(array.shape[1:], shape[1:], strict=False)
+    return array.ndim == len(shape) and all(size in (None, got) for got, size in pairs)
+
+
+def _random(tensor):
+    if any(size is None for size in tensor.shape[1:]):
+        raise ValueError(
+            f"Input '{tensor.name}' has sizes that are not known: {tuple(tensor.shape)}. Give "
+            "sample inputs as `check`, or build the model with those sizes."
+        )
+    random, shape = np.random.default_rng(0), (SOME, *tensor.shape[1:])
+    if "float" in tensor.dtype:
+        return random.standard_normal(shape).astype(tensor.dtype)
+    high = 256 if tensor.dtype == "uint8" else 2
+    return random.integers(0, high, shape).astype(tensor.dtype)

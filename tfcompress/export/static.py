@@ -1,0 +1,89 @@
+"""Full-integer files: int8 activations with fixed ranges, exact low-bit kernels."""
+
+import numpy as np
+import tensorflow as tf
+
+from ..flatbuffer import operator_name, read, type_name
+from .convert import convert
+from .graph import Graph, per_channel
+from .kernel import CHANNEL_AXIS, Kernel, find_kernel, kernel_rows
+
+INTEGERS = {"float32": tf.float32, "int8": tf.int8}
+
+
+def convert_static(model, batches, io):
+    """The stock converter's full-integer file, a `ModelT`.
+
+    Args:
+        batches: lists of arrays, one for each input, on which the ranges are measured.
+        io: `"float32"` or `"int8"`, the type of the inputs and outputs.
+    """
+
+    return convert(
+        model,
+        optimizations=[tf.lite.Optimize.DEFAULT],
+        representative_dataset=lambda: iter(batches),
+        target_spec=tf.lite.TargetSpec(supported_ops=[tf.lite.OpsSet.TFLITE_BUILTINS_INT8]),
+        inference_input_type=INTEGERS[io],
+        inference_output_type=INTEGERS[io],
+    )
+
+
+def store_exact(file, float_blob, int2) -> None:
+    """Puts the exact integers of each low-bit kernel in place of the converter's rounded ones.
+
+    The converter divides a channel's largest weight by 127, which holds levels such as 1/7 of it
+    only nearly. FULLY_CONNECTED takes 2- and 4-bit kernels too, convolutions 8-bit ones.
+    """
+    graph, kernels = Graph(file), _low_bit_kernels(float_blob)
+    for operator in graph.subgraph.operators:
+        code = operator_name(file, operator)
+        if code not in CHANNEL_AXIS or graph.type(operator.inputs[1]) != "INT8":
+            continue
+        kernel = _same_kernel(graph, operator, code, kernels)
+        if kernel is None:
+            continue
+        bits = kernel.bits_for(int2) if code == "FULLY_CONNECTED" else 8
+        operator.inputs[1] = kernel.as_is(graph, bits)
+        version = {2: 14, 4: 10, 8: 4}[bits] if code == "FULLY_CONNECTED" else 3
+        graph.set_version(operator, code, version)
+        if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
+            operator.inputs[2] = _bias(graph, operator, kernel)
+
+
+def _low_bit_kernels(float_blob) -> list[Kernel]:
+    graph = Graph(read(float_blob))
+    found = [find_kernel(graph, operator) for operator in graph.subgraph.operators]
+    return [kernel for kernel in found if kernel is not None and kernel.grid is not None]
+
+
+def _same_kernel(graph, operator, code, kernels) -> Kernel | None:
+    """The low-bit kernel that the converter rounded to this operator's constant."""
+    weight = graph.tensors[operator.inputs[1]]
+    values = graph.values(operator.inputs[1])
+    if values is None:
+        return None
+    rows = kernel_rows(values, code)
+    scale = np.broadcast_to(weight.quantization.scale, len(rows))[:, None]
+    for kernel in kernels:
+        same = kernel.code == code and kernel.shape == values.shape
+        if same and np.all(np.abs(kernel.grid.decode() - rows * scale) <= 0.51 * scale):
+            return kernel
+    return None
+
+
+def _bias(graph, operator, kernel) -> int:
+    """The bias in the unit that goes with the new scales: input scale times kernel scale."""
+    old = graph.tensors[operator.inputs[2]]
+    unit = graph.tensors[operator.inputs[0]].quantization.scale[0] * kernel.grid.scale
+    values = graph.values(operator.inputs[2]) * np.float64(old.quantization.scale)
+    values = np.rint(values / unit).astype(np.int32)
+    return graph.constant(values, f"{kernel.layer}/bias", per_channel(unit))
+
+
+def activations(float_blob) -> set[int]:
+    """The float32 activations of a file, all of which a full-integer file rounds."""
+    graph = Graph(read(float_blob))
+    made = {index for operator in graph.subgraph.operators for index in operator.outputs}
+    tensors = made | {int(index) for index in graph.subgraph.inputs}
+    return {index for index in tensors if type_name(graph.tensors[index]) == "FLOAT32"}

@@ -1,0 +1,259 @@
+"""A model's loss as second-order estimators need it: by example, and with a root of its Hessian.
+
+Letters: b examples, e entries of an example (time steps, pixels), N = b e, C numbers per entry.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.losses.losses import LossFunctionWrapper
+
+from .walk import walk
+
+KERNELS = ("kernel", "embeddings", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel")
+
+
+def kernels(model) -> dict[str, keras.Variable]:
+    """The weights of a model that its layers multiply or look up, by path, frozen ones too.
+
+    A layer's `kernel` (or `embeddings`) has the layer's own path; any other is named after it:
+    `"lstm/lstm_cell"` and `"lstm/lstm_cell/recurrent_kernel"`, `"conv/pointwise_kernel"`.
+    Compressed layers, whose kernel is computed, are not listed.
+    """
+    found, seen = {}, set()
+    for path, (layer, _) in walk(model).items():
+        for name in KERNELS:
+            variable = getattr(layer, name, None)
+            if not isinstance(variable, keras.Variable) or id(variable) in seen:
+                continue
+            if keras.backend.is_float_dtype(variable.dtype):
+                seen.add(id(variable))
+                found[path if name in KERNELS[:2] else f"{path}/{name}"] = variable
+    if not found:
+        raise ValueError(
+            "The model has no kernels to take the curvature of; if it is not built yet, call it on "
+            f"an input first. Received: {model}"
+        )
+    return found
+
+
+class Objective:
+    """The loss of a model on batches, as a sum over examples, in inference mode.
+
+    An example counts with its sample weight and the mean over its entries, and outputs with their
+    loss weights; `sum over examples / number of examples` is what Keras calls the loss. Penalties
+    of regularizers and `add_loss` take no part.
+
+    Args:
+        model: a built model.
+        loss: as in `compile`, or None for the compiled one.
+    """
+
+    def __init__(self, model, loss=None):
+        self.kernels = kernels(model)
+        self.model = model
+        self.variables = [variable.value for variable in self.kernels.values()]
+        weights = None
+        if loss is None:
+            loss, weights = _compiled(model)
+        self.terms = [
+            None if one is None else Term(one, 1.0 if weight is None else weight)
+            for one, weight in zip(self._spread(loss), self._spread(weights), strict=True)
+        ]
+
+    def loss(self, x, y, weights):
+        """The loss summed over the examples of a batch."""
+        parts = self._parts(x, y, weights)
+        return tf.add_n([tf.reduce_sum(w * term.values(y, z)) for term, y, z, w in parts])
+
+    def projected(self, x, y, weights, draw):
+        """`sum_k u_k z_k` over the outputs, `u = S r` constant, `S S^T` their Hessian.
+
+        Its gradient is `J^T S r`: with `E[r r^T] = 1`, a draw of the square root of Gauss-Newton.
+
+        Args:
+            draw: called with the shape of the output as a table `(N, C)`; returns `r`,
+                `(..., N, C)`, whose leading axes are kept.
+        """
+        total = 0.0
+        for term, labels, z, w in self._parts(x, y, weights):
+            u = tf.sqrt(w)[:, None] * term.root(labels, tf.stop_gradient(z), draw(tf.shape(z)))
+            total += tf.reduce_sum(tf.stop_gradient(u) * z, [-2, -1])
+        return total
+
+    def _parts(self, x, y, weights):
+        """`(term, labels (N, ...), z (N, C), weight (N,))` of each output that has a loss."""
+        outputs = keras.tree.flatten(self.model(x, training=False))
+        spread = zip(self.terms, outputs, self._spread(y), self._spread(weights), strict=True)
+        for term, z, labels, w in spread:
+            if term is None:
+                continue
+            leading = max(len(z.shape) - 1, 1)  # axes that count entries
+            width = z.shape[-1] if len(z.shape) > 1 else 1
+            table = tf.reshape(tf.cast(z, "float32"), [-1, width])
+            if labels is not None:
+                labels = tf.convert_to_tensor(labels)
+                labels = tf.reshape(labels, tf.concat([[-1], tf.shape(labels)[leading:]], 0))
+            w = _entry_weights(w, z, tf.shape(table)[0])
+            yield term, labels, table, w * term.weight
+
+    def _spread(self, value) -> list:
+        """One value for each output."""
+        names = self._names()
+        if isinstance(value, dict):
+            return [value.get(name) for name in names]
+        if isinstance(value, (list, tuple)):
+            return list(value)
+        return [value] * len(names)
+
+    def _names(self):
+        output = getattr(self.model, "output", None)  # a subclassed model has no graph
+        if isinstance(output, dict):
+            return keras.tree.flatten({name: name for name in output})
+        return getattr(self.model, "output_names", ["output"])
+
+
+class Term:
+    """One loss on one output.
+
+    Args:
+        loss: a Keras loss, its name, or a function `(y, z)` with one value per entry.
+        weight: of this output among the others.
+    """
+
+    def __init__(self, loss, weight):
+        loss = keras.losses.get(loss)
+        self.weight = float(weight)
+        self.loss = loss if isinstance(loss, keras.losses.Loss) else LossFunctionWrapper(loss)
+        config = getattr(self.loss, "_fn_kwargs", {})
+        self.logits = config.get("from_logits", False)
+        root = ROOTS.get(getattr(self.loss, "fn", None), Term._general)
+        self._root = Term._general if config.get("ignore_class") is not None else root
+
+    def values(self, y, z):
+        """The loss of each entry, `(N,)`."""
+        if y is None:
+            raise ValueError(f"The loss {self.loss} needs labels: give `data` as `(x, y)`.")
+        values = tf.cast(self.loss.call(y, z), "float32")
+        if len(values.shape) != 1:
+            raise ValueError(
+                "A loss must give one value for each example (or each time step or pixel). "
+                f"Received: {self.loss}, which gives values of shape {values.shape} for an output "
+                f"of shape {z.shape}"
+            )
+        return values
+
+    def root(self, y, z, r):
+        """`S r`, like `z (N, C)` or with more leading axes; `S S^T` is the Hessian of the loss.
+
+        For probabilities it is the one expected under them, which is that of their logits.
+        """
+        return self._root(self, y, z, r)
+
+    def _softmax(self, y, z, r):
+        if not self.logits:
+            return r / tf.sqrt(tf.maximum(z, keras.backend.epsilon()))
+        p = tf.nn.softmax(z)
+        u = tf.sqrt(p) * r
+        return u - p * tf.reduce_sum(u, -1, keepdims=True)
+
+    def _sigmoid(self, y, z, r):
+        width = tf.cast(tf.shape(z)[-1], "float32")
+        p = tf.sigmoid(z) if self.logits else z
+        spread = tf.sqrt(tf.maximum(p * (1 - p), keras.backend.epsilon() ** 2) / width)
+        return spread * r if self.logits else r / (spread * width)
+
+    def _square(self, y, z, r):
+        return tf.sqrt(2.0 / tf.cast(tf.shape(z)[-1], "float32")) * r
+
+    def _general(self, y, z, r):
+        """From the Hessian itself, `C x C` for each entry; directions that curve down are left."""
+        with tf.GradientTape() as outer:
+            outer.watch(z)
+            with tf.GradientTape() as inner:
+                inner.watch(z)
+                total = tf.reduce_sum(self.values(y, z))
+            slope = inner.gradient(total, z, unconnected_gradients="zero")
+        hessian = outer.batch_jacobian(slope, z, unconnected_gradients="zero")
+        curved, axes = tf.linalg.eigh(hessian)
+        return tf.einsum("nij,...nj->...ni", axes, tf.sqrt(tf.maximum(curved, 0)) * r)
+
+
+ROOTS = {
+    keras.losses.sparse_categorical_crossentropy: Term._softmax,
+    keras.losses.categorical_crossentropy: Term._softmax,
+    keras.losses.binary_crossentropy: Term._sigmoid,
+    keras.losses.mean_squared_error: Term._square,
+}
+
+
+def batches(data, size, class_weight=None):
+    """Batches `(x, y, sample_weight)` of at most `size` examples.
+
+    Args:
+        data: inputs alone (an array, or a list or dict of arrays), a tuple `(x, y)` or
+            `(x, y, sample_weight)` of such, a `tf.data.Dataset`, a `PyDataset`, or a generator of
+            batches. Larger batches are cut.
+        size: examples per batch.
+        class_weight: dict `{class: weight}`, as in `fit`.
+    """
+    empty = True
+    for batch in _raw_batches(data):
+        x, y, weights, *_ = (*(batch if isinstance(batch, tuple) else (batch,)), None, None)
+        if class_weight is not None:
+            weights = _class_weights(y, weights, class_weight)
+        whole = keras.tree.map_structure(_array, (x, y, weights))
+        count = len(keras.tree.flatten(whole[0])[0])
+        for start in range(0, count, size):
+            empty = False
+            yield keras.tree.map_structure(
+                lambda a, s=start: a if a is None else a[s : s + size], whole
+            )
+    if empty:
+        raise ValueError("`data` holds no examples. A generator can be used only once.")
+
+
+def _raw_batches(data):
+    if isinstance(data, (tuple, list, dict)) or hasattr(data, "shape"):
+        return [data]
+    if isinstance(data, keras.utils.PyDataset):
+        if data.num_batches is None:
+            raise ValueError("`data` never ends. Give a PyDataset with `__len__`.")
+        return (data[index] for index in range(data.num_batches))
+    if isinstance(data, tf.data.Dataset) and data.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError("`data` never ends. Give `data.take(n)`.")
+    return data
+
+
+def _array(value):
+    return value if value is None or hasattr(value, "shape") else np.asarray(value)
+
+
+def _class_weights(y, weights, class_weight):
+    if y is None or isinstance(y, (list, tuple, dict)):
+        raise ValueError("`class_weight` needs the labels of a model with one output.")
+    y = np.asarray(y)
+    labels = y.argmax(-1) if y.ndim > 1 and y.shape[-1] > 1 else y.reshape(len(y)).astype(int)
+    table = np.vectorize(lambda label: class_weight.get(int(label), 1.0), otypes=["float32"])
+    return table(labels) * (1 if weights is None else np.asarray(weights))
+
+
+def _entry_weights(weights, z, entries):
+    """Sample weights and mask of an output by entry, `(N,)`; those of an example average 1."""
+    b = tf.shape(z)[0]
+    w = tf.ones([b, 1]) if weights is None else tf.cast(tf.reshape(weights, [b, -1]), "float32")
+    w = tf.reshape(tf.repeat(w, entries // tf.size(w), axis=1), [-1])
+    mask = getattr(z, "_keras_mask", None)
+    if mask is not None:  # as Keras does, the mean over what is left
+        mask = tf.reshape(tf.cast(mask, "float32"), [-1])
+        w *= mask * tf.math.divide_no_nan(tf.cast(entries, "float32"), tf.reduce_sum(mask))
+    return w * tf.cast(b, "float32") / tf.cast(entries, "float32")
+
+
+def _compiled(model):
+    if not getattr(model, "compiled", False) or model._compile_loss is None:
+        raise ValueError(
+            "The model is not compiled with a loss, so `loss` must be given, such as "
+            "`loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)`."
+        )
+    return model.loss, model._compile_loss._user_loss_weights

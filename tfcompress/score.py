@@ -1,0 +1,151 @@
+"""Saliencies: which weights of a kernel matter. Lowest scores are pruned first.
+
+A score is any callable `(w, d) -> array like w`; `d` is the curvature of the loss, like `w`, or
+None. Pruners settle equal scores by the order of the index, so that all of this is deterministic.
+"""
+
+import zlib
+
+import keras
+import numpy as np
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+def magnitude(w, d=None):
+    """`|w|`.
+
+    >>> magnitude(np.array([1.0, -2.0])).tolist()
+    [1.0, 2.0]
+    """
+    return np.abs(w)
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+def obd(w, d):
+    """`d w^2 / 2`, the increase of the loss when a weight goes alone.
+
+    >>> obd(np.array([1.0, -2.0]), np.array([4.0, 0.5])).tolist()
+    [2.0, 1.0]
+
+    LeCun, Denker, Solla, "Optimal Brain Damage", 1990.
+    """
+    if d is None:
+        raise ValueError('The score "obd" needs the curvature of the loss: give `data`.')
+    return np.asarray(d) * np.square(w) / 2
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+def random(w, d=None):
+    """Uniform in [0, 1), the same each time for the same weights: the control of any comparison."""
+    w = np.ascontiguousarray(w)
+    drawn = np.random.default_rng(zlib.crc32(w.tobytes())).random(w.shape)
+    return np.where(w == 0, 0.0, drawn)  # what is gone stays gone
+
+
+def block(score, shape):
+    """Whole blocks at a time: each weight gets the mean score of its block.
+
+    The kernel is seen as a matrix `(fan_in, out)` and cut from its first entry on; blocks at the
+    far edges may be smaller. A pruner that stops within a block leaves at most this one in part.
+
+    Args:
+        score: `"magnitude"`, `"obd"`, `"random"` or a callable `(w, d)`.
+        shape: `(rows, columns)` of a block.
+
+    >>> block("magnitude", (1, 2))(np.array([[1.0, 3.0, 5.0]])).tolist()
+    [[2.0, 2.0, 5.0]]
+    """
+    return Block(score, shape)
+
+
+def m_by_n(score, m, n):
+    """The m : n pattern: of each `n` weights in a row, the best `m` can not be pruned.
+
+    "In a row" is along the fan-in of one output (the last axis of a kernel counts the outputs), as
+    sparse hardware wants it. At a sparsity of `1 - m / n` exactly `m` of each `n` are left. A
+    remainder of the fan-in keeps its best `m` as well.
+
+    Args:
+        score: `"magnitude"`, `"obd"`, `"random"` or a callable `(w, d)`.
+        m: how many stay.
+        n: of how many.
+
+    >>> m_by_n("magnitude", 1, 2)(np.array([[1.0], [3.0], [5.0], [2.0]])).ravel().tolist()
+    [1.0, inf, inf, 2.0]
+
+    Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021.
+    """
+    return MByN(score, m, n)
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class Block:
+    """What `block` returns."""
+
+    def __init__(self, score, shape):
+        self.score = get(score)
+        self.shape = tuple(shape) if np.iterable(shape) else (shape,)
+        if len(self.shape) != 2 or not all(_whole(size) for size in self.shape):
+            raise ValueError(
+                f"`shape` must be a pair of positive whole numbers. Received: shape={shape!r}"
+            )
+
+    def __call__(self, w, d=None):
+        scores = np.asarray(self.score(w, d), "float64")
+        matrix = scores.reshape(-1, scores.shape[-1])
+        rows, columns = (np.arange(0, s, b) for s, b in zip(matrix.shape, self.shape, strict=True))
+        sizes = [np.diff([*at, s]) for at, s in zip((rows, columns), matrix.shape, strict=True)]
+        sums = np.add.reduceat(np.add.reduceat(matrix, rows, 0), columns, 1)
+        means = sums / np.multiply.outer(*sizes)
+        return means.repeat(sizes[0], 0).repeat(sizes[1], 1).reshape(scores.shape)
+
+    def get_config(self):
+        score = keras.saving.serialize_keras_object(self.score)
+        return {"score": score, "shape": list(self.shape)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config["score"]), config["shape"])
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class MByN:
+    """What `m_by_n` returns."""
+
+    def __init__(self, score, m, n):
+        self.score, self.m, self.n = get(score), m, n
+        if not (_whole(m) and _whole(n) and m < n):
+            raise ValueError(f"Expected whole numbers 0 < m < n. Received: m={m!r}, n={n!r}")
+
+    def __call__(self, w, d=None):
+        scores = np.asarray(self.score(w, d), "float64")
+        matrix = scores.reshape(-1, scores.shape[-1])
+        padded = np.pad(matrix, ((0, -len(matrix) % self.n), (0, 0)), constant_values=-np.inf)
+        rows = padded.reshape(-1, self.n, matrix.shape[1])
+        best = np.argsort(rows, axis=1, kind="stable")[:, self.n - self.m :]
+        np.put_along_axis(rows, best, np.inf, axis=1)
+        return padded[: len(matrix)].reshape(scores.shape)
+
+    def get_config(self):
+        score = keras.saving.serialize_keras_object(self.score)
+        return {"score": score, "m": self.m, "n": self.n}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config["score"]), config["m"], config["n"])
+
+
+def get(score):
+    """The callable of a name, or the callable itself."""
+    named = {"magnitude": magnitude, "obd": obd, "random": random}
+    if isinstance(score, str) and score in named:
+        return named[score]
+    if not callable(score):
+        raise ValueError(
+            f"A score is one of {list(named)} or a callable `(w, d)`. Received: {score!r}"
+        )
+    return score
+
+
+def _whole(value):
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
