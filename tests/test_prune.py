@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tfcompress import curvature, score
 from tfcompress.callbacks import Prune
+from tfcompress.layers import BinaryConv2D, HashedDense, LowRankDense
 from tfcompress.masks import lowest, prunable, tighten
+from tfcompress.rewrite import swap
 from tfcompress.schedules import Constant, Piecewise, Polynomial
 
 RNG = np.random.default_rng(0)
@@ -398,6 +401,70 @@ def test_a_kernel_of_zeros_is_refused():
     model.compile("adam", "mse")
     with pytest.raises(ValueError, match="'zero' is all zeros"):
         model.fit(X[:, 0, 0, :1].repeat(4, 1), X[:, 0, 0, :2], callbacks=[Prune(Constant(0.5))])
+
+
+# Curvature and patterns.
+
+
+def test_obd_takes_the_curvature_of_the_data_anew_at_each_scoring(monkeypatch):
+    calls = []
+    measured = curvature.gauss_newton
+
+    def spy(model, data):
+        calls.append(share(zeros(model)))
+        return measured(model, data)
+
+    monkeypatch.setattr(curvature, "gauss_newton", spy)
+    model = compiled()
+    run(model, Prune(Piecewise({0: 0.5, 6: 0.8}), "obd", data=(X, Y), every=3))
+    assert [round(value, 2) for value in calls] == [0, 0.5]
+    assert share(zeros(model)) == pytest.approx(0.8, abs=1e-3)
+
+
+def test_obd_removes_what_the_data_says_matters_least():
+    model = compiled(keras.optimizers.SGD(0.0))
+    weights = {path: keras.ops.convert_to_numpy(v) for path, v in prunable(model).items()}
+    d = curvature.gauss_newton(model, (X, Y))
+    saliency = np.concatenate([(d[path] * w**2).ravel() for path, w in weights.items()])
+    run(model, Prune(Constant(0.6), "obd", data=(X, Y)), epochs=1)
+    gone = np.concatenate([mask.ravel() for mask in zeros(model).values()])
+    assert gone.mean() == pytest.approx(0.6, abs=1e-3)
+    assert saliency[gone].max() <= saliency[~gone].min()
+    magnitude = np.concatenate([abs(w).ravel() for w in weights.values()])
+    assert magnitude[gone].max() > magnitude[~gone].min()  # another choice than by magnitude
+
+
+def test_patterns():
+    model = compiled()
+    run(model, Prune(Constant(0.5), score.m_by_n("magnitude", 2, 4), layers="fc"), epochs=1)
+    kernel = zeros(model)["fc"]
+    assert (kernel.reshape(-1, 4, kernel.shape[1]).sum(axis=1) == 2).all()
+    model = compiled()
+    prune = Prune(Constant(0.5), score.block("obd", (1, 8)), data=(X, Y), layers="fc")
+    run(model, prune, epochs=1)
+    blocks = zeros(model)["fc"].reshape(-1, 8).mean(axis=1)
+    assert ((blocks == 0) | (blocks == 1)).sum() >= len(blocks) - 1
+
+
+def test_factors_and_banks_of_compressed_layers_are_pruned():
+    rules = {"fc": LowRankDense.using(rank=4), "out": HashedDense.using(ratio=2)}
+    model = compiled(model=swap(net(), rules | {"conv": BinaryConv2D.using()}))
+    assert "conv" not in prunable(model)
+    with pytest.raises(ValueError, match="'conv' cannot be pruned: BinaryConv2D stores nothing"):
+        prunable(model, "conv")
+    watch, _ = run(model, Prune(Constant(0.5), layers=["fc", "out"], scope="layer"), epochs=1)
+    parts = [path for path in watch.seen[-1] if path.startswith(("fc", "out"))]
+    assert len(parts) == 3
+    assert all(watch.seen[-1][path].mean() == pytest.approx(0.5, abs=0.02) for path in parts)
+    with pytest.raises(ValueError, match="No curvature is known of .'fc/"):
+        run(compiled(model=model), Prune(Constant(0.9), "obd", data=(X, Y), layers=["fc", "out"]))
+
+
+def test_bad_data_of_the_curvature():
+    with pytest.raises(ValueError, match="needs the curvature"):
+        run(compiled(), Prune(Constant(0.5), score.block("obd", (1, 8))))
+    with pytest.raises(ValueError, match="holds NaN"):
+        run(compiled(), Prune(Constant(0.5), "obd", data=(X * np.nan, Y)))
 
 
 JAX_RUN = """

@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import numpy as np
 
 from .costs import matrices
@@ -11,11 +12,11 @@ from .walk import walk
 
 
 def constants_of(model, tflite) -> dict[str, list[StoredTensor]]:
-    """The constants that hold the kernel of each layer.
+    """The constants that hold the kernel of each layer; biases are left out.
 
-    A constant belongs to a layer whose path begins its name (the exporter names what it packs
-    `"<path>/kernel"`), or whose ordinary kernel it is, up to a factor per output (that of a batch
-    normalization folded into it).
+    A constant belongs to the layer whose path begins its name, as the exporter names it
+    (`"block/fc/kernel"`). In a file of another converter it belongs to the layer whose ordinary
+    kernel it is, up to a factor per output (that of a batch normalization folded into it).
 
     Args:
         model: a built `keras.Model`.
@@ -27,21 +28,42 @@ def constants_of(model, tflite) -> dict[str, list[StoredTensor]]:
     Raises:
         ValueError: the file is truncated or no .tflite file.
     """
-    values = _values(read(tflite))
-    free = [t for t in stored_tensors(tflite) if t.encoding != "graph"]
-    layers = {path: layer for path, (layer, _) in walk(model).items()}
-    found = {}
-    for path in layers:
-        found[path] = [t for t in free if t.layer.startswith(f"{path}/")]
-        free = [t for t in free if not t.layer.startswith(f"{path}/")]
-    for path, layer in layers.items():
-        kernels = [] if found[path] else _kernels(layer)
-        for kernel in kernels:
-            match = next((t for t in free if _is(kernel, values.get(t.layer))), None)
-            if match is not None:
-                found[path].append(match)
-                free.remove(match)
-    return {path: tensors for path, tensors in found.items() if tensors}
+    values, found = _values(read(tflite)), {}
+    chains = {path: _chain(layer) for path, (layer, _) in walk(model).items()}
+    owners = {_beside(path, p.name): path for path, chain in chains.items() for p in chain}
+    owners |= {path: path for path in chains}
+    for tensor in stored_tensors(tflite):
+        names = [name for name in owners if tensor.layer.startswith(f"{name}/")]
+        if not names and tensor.encoding != "graph":
+            path = _owner_by_value(chains, values.get(tensor.layer))
+        elif names and not tensor.layer.endswith("/bias"):
+            path = owners[max(names, key=len)]
+        else:
+            path = None
+        if path is not None:
+            found.setdefault(path, []).append(tensor)
+    return found
+
+
+def _chain(layer) -> list[keras.layers.Layer]:
+    """The ordinary layers that a layer becomes in a file."""
+    return layer.to_ordinary() if isinstance(layer, CompressedLayer) else [layer]
+
+
+def _beside(path, name):
+    """The path of a layer of that name where the layer of this path is."""
+    head, slash, _ = path.rpartition("/")
+    return head + slash + name
+
+
+def _owner_by_value(chains, array) -> str | None:
+    if array is None:
+        return None
+    for path, chain in chains.items():
+        for kernel in (v for layer in chain for v in matrices(layer)):
+            if math.prod(kernel.shape) == array.size and _is(to_numpy(kernel), array):
+                return path
+    return None
 
 
 def _values(file) -> dict[str, np.ndarray]:
@@ -49,22 +71,13 @@ def _values(file) -> dict[str, np.ndarray]:
     named = {}
     for tensor in (tensor for graph in file.subgraphs for tensor in graph.tensors or []):
         array = constant(file, tensor)
-        if array is not None and array.ndim > 1 and array.dtype.kind == "f":
-            named[tensor.name.decode()] = array.astype(np.float32)
+        if array is not None and array.ndim > 1 and array.size and array.dtype.kind == "f":
+            named[tensor.name.decode()] = array
     return named
-
-
-def _kernels(layer) -> list[np.ndarray]:
-    """The kernels of the ordinary layers that a layer becomes in a file."""
-    if isinstance(layer, CompressedLayer):
-        return [k for part in layer.to_ordinary() for k in _kernels(part)]
-    return [to_numpy(v).astype(np.float32) for v in matrices(layer)]
 
 
 def _is(kernel, array) -> bool:
     """Whether an array of a file is a kernel in one of the layouts that operators have."""
-    if array is None or array.size != kernel.size or array.size == 0:
-        return False
     ours = [_split(kernel, place).T for place in range(1, kernel.ndim)]
     ours.append(_split(np.moveaxis(kernel, -2, 0), 1))  # of a transposed convolution
     theirs = [_split(array, 1), _split(array, array.ndim - 1).T]

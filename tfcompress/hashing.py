@@ -34,12 +34,12 @@ def signed_codes(count: int, buckets: int, seed: int = 0) -> np.ndarray:
     Example:
 
     >>> signed_codes(6, buckets=4, seed=0).tolist()
-    [0, 4, 4, 1, 7, 6]
+    [4, 6, 4, 3, 0, 0]
     """
     if not 1 <= count <= MAX_WEIGHTS:
         raise ValueError(
-            f"A hashed kernel may have at most {MAX_WEIGHTS} virtual weights, since its index takes "
-            f"4 bytes for each. Split the layer. Received: {count} weights"
+            f"A hashed kernel may have at most {MAX_WEIGHTS} virtual weights: its index takes 4 "
+            f"bytes for each. Split the layer. Received: {count} weights"
         )
     if not 1 <= buckets <= count:
         raise ValueError(

@@ -1,11 +1,14 @@
 """Second moments of a layer's inputs, streamed: the `A` of `metric.Kronecker`.
 
-Letters: b batch, n fan-in, G groups, N = examples x positions.
+Letters: b batch, n fan-in, G groups, N = examples x positions, m outputs of a group.
 """
 
+import contextlib
+
+import keras
 import numpy as np
 
-from tfcompress.metric import Diagonal, Kronecker
+from .metric import Diagonal, Kronecker
 
 BLOCK = 4096  # a larger fan-in is cut into blocks on the diagonal
 CHUNK = 2**24  # numbers of patches held at a time, 64 MB
@@ -14,69 +17,161 @@ CHUNK = 2**24  # numbers of patches held at a time, 64 MB
 def measure(layer, inputs, g=None, block=BLOCK):
     """The metric of a layer's kernel from examples of the layer's own inputs.
 
-    Args:
-        layer: `Dense`, `Conv1D/2D/3D` (grouped too), `DepthwiseConv1D/2D`, `EinsumDense`,
-            `Embedding`, or a compressed form of these.
-        inputs: as in `second_moment`.
-        g: scale per output, `(out,)`, or None for ones.
-        block: as in `second_moment`.
+    `A = mean x x^T` over examples and positions, `x` the numbers that meet one output's weights.
 
-    Returns:
-        A `Kronecker`; for an `Embedding`, whose one-hot inputs are never on together, the
-        `Diagonal` of the frequencies, which is the same form without the zeros.
-
-    Raises:
-        ValueError: the layer is of another kind, or there are no inputs.
-
-    >>> layer = keras.layers.Dense(3)
-    >>> measure(layer, np.ones((5, 2)))
-    Kronecker(blocks=[2], groups=1, g=False)
-    """
-    if not hasattr(layer, "embeddings"):
-        return Kronecker(second_moment(layer, inputs, block=block), g)
-    counts, total = np.zeros(layer.input_dim), 0
-    for x in _arrays(inputs):
-        counts += np.bincount(x.astype("int64").reshape(-1), minlength=layer.input_dim)
-        total += x.size
-    outputs = np.ones(layer.output_dim) if g is None else np.asarray(g)
-    return Diagonal(np.outer(counts / _positive(total), outputs))
-
-
-def second_moment(layer, inputs, others=None, block=BLOCK) -> list[np.ndarray]:
-    """`A = mean x x^T` over examples and positions, `x` the numbers that meet one output's weights.
-
-    Cost: `N n^2` multiply-adds. Memory: 64 MB of patches, and `A` itself, `G n^2` numbers, in
+    Cost: `N n^2` multiply-adds. Memory: 64 MB of patches and `A` itself, `G n^2` numbers; in
     single precision when cut in blocks.
 
     Args:
-        layer: a layer that `patches` takes.
+        layer: `Dense`, `Conv1D/2D/3D` (grouped too), `DepthwiseConv1D/2D`, `EinsumDense`,
+            `Embedding`, or a compressed form of these.
         inputs: an array of the layer's inputs, `(b, ...)`, or an iterator of such arrays.
-        others: like `inputs`; if given, the cross moment `mean x y^T` with `y` of these.
-        block: the largest block; a larger fan-in is cut, and the rest of `A` is left out.
+        g: scale per output, `(out,)`, or None for ones.
+        block: the largest block of `A`; of a larger fan-in the blocks on the diagonal are kept.
 
     Returns:
-        The blocks on the diagonal, `[(G, n, n), ...]`, as `Kronecker` takes them.
+        A `Kronecker`; for an `Embedding`, whose one-hot inputs are never on together, the
+        `Diagonal` of their frequencies, which is the same form without the zeros.
 
     Raises:
         ValueError: the layer is of another kind, or there are no inputs.
+
+    >>> measure(keras.layers.Dense(3), np.ones((5, 2)))
+    Kronecker(blocks=[2], groups=1, g=False)
     """
-    sums, count = None, 0
-    pairs = ((x, x) for x in _arrays(inputs))
-    if others is not None:
-        pairs = zip(_arrays(inputs), _arrays(others), strict=True)
-    for x, y in pairs:
-        size = max(1, CHUNK // patches(layer, x[:1]).size)
+    moments = Moments(layer, block)
+    for x in [inputs] if hasattr(inputs, "shape") else inputs:
+        moments.add(x)
+    return moments.metric(g)
+
+
+class Moments:
+    """What a layer's inputs amount to, added up batch by batch: see `measure`.
+
+    With the inputs that the layer had `before` its predecessors were changed, `adapted` gives the
+    kernel that makes up for the change.
+    """
+
+    def __init__(self, layer, block=BLOCK):
+        check_measurable(layer)
+        self.layer, self.block = layer, block
+        self.sums, self.count, self.drift = None, 0, 0.0
+
+    def add(self, x, before=None):
+        """Adds inputs of the layer, `(b, ...)`, and those that it had before, of the same shape."""
+        x = np.asarray(x)
+        if hasattr(self.layer, "embeddings"):
+            ids = x.astype("int64").reshape(-1)
+            counted = np.bincount(ids, minlength=self.layer.input_dim).astype("float64")
+            self.sums = counted if self.sums is None else self.sums + counted
+            self.count += ids.size
+            return
+        size = max(1, CHUNK // max(1, patches(self.layer, x[:1]).size))
         for start in range(0, len(x), size):
-            rows = patches(layer, x[start : start + size])
-            columns = rows if y is x else patches(layer, y[start : start + size])
-            count += rows.shape[1]
-            cuts = [slice(i, i + block) for i in range(0, rows.shape[2], block)]
-            if sums is None:
-                dtype = "float64" if len(cuts) == 1 else "float32"
-                sums = [np.zeros((len(rows), *[rows[0, 0, c].size] * 2), dtype) for c in cuts]
-            for total, cut in zip(sums, cuts, strict=True):
-                total += np.swapaxes(rows[:, :, cut], 1, 2) @ columns[:, :, cut]
-    return [total / _positive(count) for total in sums or [np.zeros(())]]
+            part = slice(start, start + size)
+            rows = patches(self.layer, x[part])  # (G, N, n)
+            self._add_rows(rows)
+            if before is not None:
+                moved = patches(self.layer, np.asarray(before)[part]) - rows
+                self.drift = self.drift + _t(rows) @ (moved @ self._kernel(rows))
+
+    def metric(self, g=None):
+        """The metric, as `measure` returns it."""
+        if not self.count:
+            raise ValueError(f"There are no inputs to measure the layer {self.layer} on.")
+        if hasattr(self.layer, "embeddings"):
+            g = np.ones(self.layer.output_dim) if g is None else g
+            return Diagonal(np.outer(self.sums / self.count, g))
+        return Kronecker([total / self.count for total in self.sums], g)
+
+    def adapted(self) -> np.ndarray:
+        """The kernel that with the new inputs comes closest to the outputs before the change.
+
+        `w + A^-1 mean x (x_before - x)^T w`, damped: least squares around the kernel itself. In
+        blocks, each block solves for the whole difference.
+        """
+        kernel = np.asarray(self.layer.kernel, "float64")
+        if hasattr(self.layer, "embeddings") or np.ndim(self.drift) == 0:
+            return kernel
+        metric = self.metric()
+        return kernel + metric.solve(metric.join(self.drift / self.count, kernel.shape))
+
+    def _add_rows(self, rows):
+        cuts = [slice(i, i + self.block) for i in range(0, rows.shape[2], self.block)]
+        if self.sums is None:
+            dtype = "float64" if len(cuts) == 1 else "float32"
+            self.sums = [np.zeros((len(rows), *[rows[0, 0, c].size] * 2), dtype) for c in cuts]
+        for total, cut in zip(self.sums, cuts, strict=True):
+            total += _t(rows[:, :, cut]) @ rows[:, :, cut]
+        self.count += rows.shape[1]
+
+    def _kernel(self, rows):
+        kernel = np.asarray(self.layer.kernel, "float32")
+        return kernel.reshape(rows.shape[2], len(rows), -1).transpose(1, 0, 2)  # (G, n, m)
+
+
+def watch_inputs(model, x, layers, see):
+    """Runs a model, in inference mode and eagerly, and shows what goes into some of its layers.
+
+    Args:
+        model: a built model of any kind.
+        x: a batch of its inputs.
+        layers: layers of it, at any depth.
+        see: called as `see(layer, array)` at each call of one of the layers. A call inside a
+            compiled loop (of an RNN, of `TimeDistributed`) has no array and is passed over.
+    """
+
+    def shown(layer, call, *args, **kwargs):
+        array = _array(args[0] if args else next(iter(kwargs.values())))
+        if array is not None:
+            see(layer, array)
+        return call(*args, **kwargs)
+
+    with intercepted(layers, shown):
+        model(x, training=False)
+
+
+@contextlib.contextmanager
+def intercepted(layers, around):
+    """While open, a call of one of the layers goes through `around(layer, call, *args)`.
+
+    For eager runs within the `with` block only; the layers are as they were afterwards.
+    """
+
+    def replaced(layer, call):
+        return lambda *args, **kwargs: around(layer, call, *args, **kwargs)
+
+    layers = list(layers)
+    try:
+        for layer in layers:
+            vars(layer)["call"] = replaced(layer, layer.call)
+        yield
+    finally:
+        for layer in layers:
+            vars(layer).pop("call", None)
+
+
+def can_measure(layer) -> bool:
+    """Whether `measure` takes this kind of layer."""
+    if hasattr(layer, "equation"):
+        return _contracted(layer) > 0
+    if hasattr(layer, "embeddings"):
+        return True
+    if hasattr(layer, "output_padding") or hasattr(layer, "pointwise_initializer"):
+        return False
+    if hasattr(layer, "kernel_size"):
+        return hasattr(layer, "strides")
+    return hasattr(layer, "units") and not hasattr(layer, "recurrent_initializer")
+
+
+def check_measurable(layer) -> None:
+    """Raises unless `measure` takes this kind of layer."""
+    if not can_measure(layer):
+        raise ValueError(
+            "Expected a Dense layer, a convolution (depthwise and grouped too), an EinsumDense "
+            "that sums the last axes of its input with the first of its kernel, or an Embedding. "
+            f"Received: {layer} of type {type(layer).__name__}"
+        )
 
 
 def patches(layer, x) -> np.ndarray:
@@ -92,14 +187,11 @@ def patches(layer, x) -> np.ndarray:
     Raises:
         ValueError: the layer is of another kind.
     """
+    check_measurable(layer)
     x = np.asarray(x, "float32")
     if hasattr(layer, "equation"):
         return x.reshape(1, -1, np.prod(x.shape[x.ndim - _contracted(layer) :], dtype=int))
-    if hasattr(layer, "output_padding") or hasattr(layer, "pointwise_initializer"):
-        raise _unknown(layer)
     if not hasattr(layer, "kernel_size"):
-        if not hasattr(layer, "units") or hasattr(layer, "recurrent_activation"):
-            raise _unknown(layer)
         return x.reshape(1, -1, x.shape[-1])
     depthwise = hasattr(layer, "depth_multiplier")
     if getattr(layer, "data_format", None) == "channels_first":
@@ -130,34 +222,25 @@ def _windows(layer, x):
 
 
 def _contracted(layer):
-    """How many axes an EinsumDense sums over."""
+    """How many axes an EinsumDense sums over, or 0 if its kernel is no matrix of them."""
     inputs, rest = layer.equation.replace("...", "").replace(" ", "").split(",")
     kernel, output = rest.split("->")
     summed = "".join(letter for letter in inputs if letter in kernel)
-    if not summed or set(summed) & set(output) or not inputs.endswith(summed):
-        raise _unknown(layer)
-    if not kernel.startswith(summed):
-        raise _unknown(layer)
-    return len(summed)
+    plain = inputs.endswith(summed) and kernel.startswith(summed) and not set(summed) & set(output)
+    return len(summed) if plain else 0
 
 
 def _tuple(value, like):
     return (value,) * len(like) if isinstance(value, int) else tuple(value)
 
 
-def _arrays(inputs):
-    return iter([inputs]) if hasattr(inputs, "shape") else (np.asarray(x) for x in inputs)
+def _array(x):
+    """A tensor as an array; None for one inside a trace."""
+    try:
+        return keras.ops.convert_to_numpy(x)
+    except (NotImplementedError, TypeError):
+        return None
 
 
-def _positive(count):
-    if count == 0:
-        raise ValueError("There are no inputs to measure a layer on.")
-    return count
-
-
-def _unknown(layer):
-    return ValueError(
-        "Expected a Dense layer, a convolution (depthwise and grouped too), an EinsumDense that "
-        "sums the last axes of its input with the first of its kernel, or an Embedding. "
-        f"Received: {layer} of type {type(layer).__name__}"
-    )
+def _t(a):
+    return np.swapaxes(a, -1, -2)

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.losses.losses import LossFunctionWrapper
 
+from .progress import progress
 from .walk import walk
 
 KERNELS = ("kernel", "embeddings", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel")
@@ -63,25 +64,49 @@ class Objective:
 
     def loss(self, x, y, weights):
         """The loss summed over the examples of a batch."""
-        parts = self._parts(x, y, weights)
+        parts = self.parts(x, y, weights)
         return tf.add_n([tf.reduce_sum(w * term.values(y, z)) for term, y, z, w in parts])
 
     def projected(self, x, y, weights, draw):
-        """`sum_k u_k z_k` over the outputs, `u = S r` constant, `S S^T` their Hessian.
+        """`sum u z` of each output `z`, where `u = S r` is constant.
 
-        Its gradient is `J^T S r`: with `E[r r^T] = 1`, a draw of the square root of Gauss-Newton.
+        `S S^T` is the Hessian of the loss by `z`. The gradient of the sum is
+        `J^T S r`: with `E[r r^T] = 1`, a draw of the square root of Gauss-Newton.
 
         Args:
-            draw: called with the shape of the output as a table `(N, C)`; returns `r`,
-                `(..., N, C)`, whose leading axes are kept.
+            draw: called with the shape `(N, C)` of an output as a table, and the output's number;
+                returns `r`, `(..., N, C)`, whose leading axes are kept.
         """
-        total = 0.0
-        for term, labels, z, w in self._parts(x, y, weights):
-            u = tf.sqrt(w)[:, None] * term.root(labels, tf.stop_gradient(z), draw(tf.shape(z)))
-            total += tf.reduce_sum(tf.stop_gradient(u) * z, [-2, -1])
-        return total
+        sums = []
+        for number, (term, labels, z, w) in enumerate(self.parts(x, y, weights)):
+            r = draw(tf.shape(z), number)
+            u = tf.sqrt(w)[:, None] * term.root(labels, tf.stop_gradient(z), r)
+            sums.append(tf.reduce_sum(tf.stop_gradient(u) * z, [-2, -1]))
+        return sums
 
-    def _parts(self, x, y, weights):
+    def mean(self, contribution, steps, seed=0) -> dict[str, np.ndarray]:
+        """The mean over examples of what batches contribute to the arrays of the kernels.
+
+        Args:
+            contribution: called in a graph as `contribution(x, y, weights, key)`; returns a sum
+                over examples for each kernel. `key` seeds stateless random numbers.
+            steps: batches `(x, y, weights)`.
+            seed: of the keys.
+        """
+        sums = [tf.Variable(tf.zeros(v.shape, "float32")) for v in self.variables]
+
+        @tf.function(reduce_retracing=True)
+        def add(x, y, weights, key):
+            for total, part in zip(sums, contribution(x, y, weights, key), strict=True):
+                total.assign_add(tf.reshape(tf.cast(part, "float32"), total.shape))
+
+        count = 0
+        for step, (x, y, weights) in enumerate(progress(steps, "Measuring curvature")):
+            add(x, y, weights, tf.constant([1000 * seed, step]))
+            count += len(keras.tree.flatten(x)[0])
+        return {path: s.numpy() / count for path, s in zip(self.kernels, sums, strict=True)}
+
+    def parts(self, x, y, weights):
         """`(term, labels (N, ...), z (N, C), weight (N,))` of each output that has a loss."""
         outputs = keras.tree.flatten(self.model(x, training=False))
         spread = zip(self.terms, outputs, self._spread(y), self._spread(weights), strict=True)
@@ -185,57 +210,6 @@ ROOTS = {
     keras.losses.binary_crossentropy: Term._sigmoid,
     keras.losses.mean_squared_error: Term._square,
 }
-
-
-def batches(data, size, class_weight=None):
-    """Batches `(x, y, sample_weight)` of at most `size` examples.
-
-    Args:
-        data: inputs alone (an array, or a list or dict of arrays), a tuple `(x, y)` or
-            `(x, y, sample_weight)` of such, a `tf.data.Dataset`, a `PyDataset`, or a generator of
-            batches. Larger batches are cut.
-        size: examples per batch.
-        class_weight: dict `{class: weight}`, as in `fit`.
-    """
-    empty = True
-    for batch in _raw_batches(data):
-        x, y, weights, *_ = (*(batch if isinstance(batch, tuple) else (batch,)), None, None)
-        if class_weight is not None:
-            weights = _class_weights(y, weights, class_weight)
-        whole = keras.tree.map_structure(_array, (x, y, weights))
-        count = len(keras.tree.flatten(whole[0])[0])
-        for start in range(0, count, size):
-            empty = False
-            yield keras.tree.map_structure(
-                lambda a, s=start: a if a is None else a[s : s + size], whole
-            )
-    if empty:
-        raise ValueError("`data` holds no examples. A generator can be used only once.")
-
-
-def _raw_batches(data):
-    if isinstance(data, (tuple, list, dict)) or hasattr(data, "shape"):
-        return [data]
-    if isinstance(data, keras.utils.PyDataset):
-        if data.num_batches is None:
-            raise ValueError("`data` never ends. Give a PyDataset with `__len__`.")
-        return (data[index] for index in range(data.num_batches))
-    if isinstance(data, tf.data.Dataset) and data.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError("`data` never ends. Give `data.take(n)`.")
-    return data
-
-
-def _array(value):
-    return value if value is None or hasattr(value, "shape") else np.asarray(value)
-
-
-def _class_weights(y, weights, class_weight):
-    if y is None or isinstance(y, (list, tuple, dict)):
-        raise ValueError("`class_weight` needs the labels of a model with one output.")
-    y = np.asarray(y)
-    labels = y.argmax(-1) if y.ndim > 1 and y.shape[-1] > 1 else y.reshape(len(y)).astype(int)
-    table = np.vectorize(lambda label: class_weight.get(int(label), 1.0), otypes=["float32"])
-    return table(labels) * (1 if weights is None else np.asarray(weights))
 
 
 def _entry_weights(weights, z, entries):

@@ -134,11 +134,9 @@ def rebuild(model, replace, data=None, memo=None):
 
     outputs = graph._run_through_graph(inputs, operation_fn=on_new_inputs)
     if isinstance(model, keras.Sequential):
-        chains = [memo[id(layer)] for layer in model.layers]
-        new = keras.Sequential(
-            [keras.tree.flatten(inputs)[0]._keras_history.operation, *sum(chains, [])],
-            name=model.name,
-        )
+        first = keras.tree.flatten(inputs)[0]._keras_history.operation
+        parts = [part for layer in model.layers for part in memo[id(layer)]]
+        new = keras.Sequential([first, *parts], name=model.name)
     else:
         new = keras.Model(inputs, outputs, name=model.name)
     if not model.trainable:
@@ -199,16 +197,17 @@ def check_graph(model) -> None:
 
 
 def input_arrays(data):
-    """The inputs in `data` as arrays: arrays, `(inputs, ...)` batches or a dict stay as they are."""
+    """The inputs in `data`: arrays as they are, the first parts of `fit`'s batches joined."""
     if isinstance(data, (np.ndarray, list, dict)) or hasattr(data, "shape"):
         return data
-    if hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, tuple):
-        data = (data[i] for i in range(len(data)))  # PyDataset
-    batches = [batch[0] if isinstance(batch, tuple) else batch for batch in data]
-    if not batches:
+    batches = data
+    if isinstance(data, keras.utils.PyDataset):
+        batches = (data[index] for index in range(len(data)))
+    inputs = [batch[0] if isinstance(batch, tuple) else batch for batch in batches]
+    if not inputs:
         raise ValueError("`data` holds no batches.")
     return keras.tree.map_structure(
-        lambda *parts: np.concatenate([*map(np.asarray, parts)]), *batches
+        lambda *parts: np.concatenate([*map(np.asarray, parts)]), *inputs
     )
 
 

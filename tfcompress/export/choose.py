@@ -66,7 +66,8 @@ def choose(graph: Graph, operator, kernel: Kernel, activations, store, int2):
     else:
         choice = forms.weight_only, max(bits, 8), 220
     form, bits, overhead = choice
-    size = kernel.size * bits / 8 + ROW_BYTES * kernel.units + overhead
+    scales = 0 if bits == 16 else ROW_BYTES * kernel.units
+    size = kernel.size * bits / 8 + scales + overhead
     return (form, bits) if size < 4 * kernel.size else None
 
 

@@ -1,6 +1,7 @@
 """The stock converter: a Keras model of ordinary layers to a float32 .tflite file."""
 
 import re
+import warnings
 
 import keras
 import tensorflow as tf
@@ -31,13 +32,15 @@ def convert(model, **settings):
     function = tf.function(lambda *inputs: call(model, inputs), autograph=False)
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
     concrete = function.get_concrete_function(*specs)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete])
-    for name, value in settings.items():
-        setattr(converter, name, value)
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
-        blob = converter.convert()
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete])
+        for name, value in settings.items():
+            setattr(converter, name, value)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about statistics that the representative data give
+            blob = converter.convert()
     except Exception as error:  # the converter raises its own and plain ones
         raise ExportError(_explain(model, str(error))) from error
     finally:

@@ -22,7 +22,8 @@ class Kernel:
         shape: of the constant, as the operator wants it.
         layer: the path of the Keras layer that it belongs to, or the constant's own name.
         grid: its integers [o, i] and scales, a row per output channel, or None.
-        half: where there is no grid, its values, which float16 holds exactly."""
+        half: where there is no grid, its values, which float16 holds exactly.
+    """
 
     code: str
     tensor: int

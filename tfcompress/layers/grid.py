@@ -58,8 +58,8 @@ def fit_grid(w, round_codes, scale, metric, refit=True):
     """
     w, metric = np.asarray(w, np.float64), as_metric(metric, w.shape)
     rounds = 1
-    if refit and isinstance(metric, Kronecker):
-        rounds = ROUNDS if w.size <= LARGE else 2
+    if refit:
+        rounds = 2 if isinstance(metric, Kronecker) and w.size > LARGE else ROUNDS
     best = (None, None, np.inf)
     for _ in range(rounds):
         scale = np.broadcast_to(np.asarray(scale, np.float32).astype(np.float64), w.shape[-1:])

@@ -1,0 +1,72 @@
+"""Any data that `fit` takes, as batches of `(x, y, sample_weight)`."""
+
+import itertools
+
+import keras
+import numpy as np
+
+
+def passes_over(data, passes, size, class_weight=None):
+    """The batches of several passes over `data`; see `batches`."""
+    check_repeats(data, passes)
+    return itertools.chain.from_iterable(batches(data, size, class_weight) for _ in range(passes))
+
+
+def check_repeats(data, times) -> None:
+    """Raises if `data` cannot be gone through as often."""
+    if times > 1 and hasattr(data, "__next__"):
+        raise ValueError(
+            f"`data` is gone through {times} times, and a generator can be used only once. Give "
+            "arrays, a `tf.data.Dataset` or a `PyDataset`."
+        )
+
+
+def batches(data, size, class_weight=None):
+    """Batches `(x, y, sample_weight)` of at most `size` examples.
+
+    Args:
+        data: inputs alone (an array, or a list or dict of arrays), a tuple `(x, y)` or
+            `(x, y, sample_weight)` of such, a `tf.data.Dataset`, a `PyDataset`, or a generator of
+            batches. Larger batches are cut.
+        size: examples per batch.
+        class_weight: dict `{class: weight}`, as in `fit`.
+    """
+    empty = True
+    for batch in _raw_batches(data):
+        x, y, weights, *_ = (*(batch if isinstance(batch, tuple) else (batch,)), None, None)
+        if class_weight is not None:
+            weights = _class_weights(y, weights, class_weight)
+        whole = keras.tree.map_structure(_array, (x, y, weights))
+        count = len(keras.tree.flatten(whole[0])[0])
+        for start in range(0, count, size):
+            empty = False
+            yield keras.tree.map_structure(
+                lambda a, s=start: a if a is None else a[s : s + size], whole
+            )
+    if empty:
+        raise ValueError("`data` holds no examples. A generator can be used only once.")
+
+
+def _raw_batches(data):
+    if isinstance(data, (tuple, list, dict)) or hasattr(data, "shape"):
+        return [data]
+    if isinstance(data, keras.utils.PyDataset):
+        if data.num_batches is None:
+            raise ValueError("`data` never ends. Give a PyDataset with `__len__`.")
+        return (data[index] for index in range(data.num_batches))
+    if hasattr(data, "cardinality") and int(data.cardinality()) == -1:  # a tf.data.Dataset
+        raise ValueError("`data` never ends. Give `data.take(n)`.")
+    return data
+
+
+def _array(value):
+    return value if value is None or hasattr(value, "shape") else np.asarray(value)
+
+
+def _class_weights(y, weights, class_weight):
+    if y is None or isinstance(y, (list, tuple, dict)):
+        raise ValueError("`class_weight` needs the labels of a model with one output.")
+    y = np.asarray(y)
+    labels = y.argmax(-1) if y.ndim > 1 and y.shape[-1] > 1 else y.reshape(len(y)).astype(int)
+    table = np.vectorize(lambda label: class_weight.get(int(label), 1.0), otypes=["float32"])
+    return table(labels) * (1 if weights is None else np.asarray(weights))

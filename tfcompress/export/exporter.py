@@ -1,0 +1,171 @@
+"""`to_tflite`: a Keras model to a verified .tflite file."""
+
+import os
+
+import keras
+import numpy as np
+
+from ..flatbuffer import read, write
+from ..rewrite import check_graph
+from ..walk import walk
+from . import static
+from .convert import convert
+from .guard import refuse_known_bad
+from .lower import lower
+from .names import name_kernels
+from .rewrite import apply, calibrate, find_sites
+from .samples import all_batches, sample_arrays, verify_batches
+from .tidy import tidy
+from .verify import make_cases, verify
+
+ACTIVATIONS = ("int8", "float32", "static_int8")
+STORES = ("fast", "small")
+INT2_SINCE = (2, 1, 2)
+OLDEST = (1, 2, 0)
+
+
+def to_tflite(
+    model,
+    path=None,
+    activations="int8",
+    store="fast",
+    check=None,
+    min_runtime="2.1.2",
+    io="float32",
+) -> bytes:
+    """Converts a model to a .tflite file of stock LiteRT operators, its low-bit kernels packed.
+
+    Compressed layers become ordinary ones, the stock converter makes a float32 file of them, and
+    each kernel of it that 2, 4 or 8 bits hold exactly, up to a scale per output channel, is stored
+    in these: also that of a plain layer, trained with `ProxNewton` for example. The file is then
+    run and compared with the model, and no file is written if it differs.
+
+    Bytes of a kernel [i, o]: `i * o * bits / 8 + 12 o`.
+
+    Args:
+        model: a built Sequential or Functional model.
+        path: where to write the file; None writes none. A file there is replaced at the very end.
+        activations: how the layers stored in 8 bits or fewer compute. `"int8"`: LiteRT rounds
+            their inputs to int8 as it runs, so outputs are off by a few percent of their rms, and
+            kernels of few bits are fastest. `"float32"`: outputs equal to float32 accuracy.
+            `"static_int8"`: everything in int8, for NPUs and microcontrollers, with the ranges
+            that `check` shows; layers that nobody compressed are rounded to 8 bits too.
+        store: `"fast"`: the fewest bits that run at least as fast as float32. `"small"`: fewest
+            bytes; 2- and 4-bit convolutions then run as a GATHER and a matrix product.
+        check: sample inputs, in the structure of the model's inputs, to verify with and to measure
+            ranges on; None takes random ones of the static shape.
+        min_runtime: the oldest LiteRT that must read the file, at least 1.2.0; 2-bit kernels need
+            2.1.2 and are stored in 4 bits for older ones.
+        io: `"float32"`, or `"int8"` inputs and outputs for a `"static_int8"` file.
+
+    Returns:
+        The file's bytes, the same for the same model.
+
+    Raises:
+        ExportError: an operator that stock LiteRT does not have; or an output that differs from the
+            model's by more than float32 rounding and, with int8 activations, four times what noise
+            of one int8 step on them does. It gives both numbers and names the layer.
+        ValueError: a bad argument, a subclassed model, NaN in a weight, a missing folder.
+
+    Example:
+
+    >>> import keras, tfcompress as tfc
+    >>> model = keras.Sequential([keras.Input((256,)), keras.layers.Dense(128, name="fc")])
+    >>> small = tfc.swap(model, {"fc": tfc.layers.BinaryDense})
+    >>> len(tfc.to_tflite(small)) < len(tfc.to_tflite(model)) / 8
+    True
+    """
+    _check_model(model)
+    runtime = _check_arguments(activations, store, min_runtime, io, check)
+    _check_path(path)
+    arrays = sample_arrays(model, check)
+    lowered = lower(model)
+    int2 = runtime >= INT2_SINCE
+    float_blob = _finish(convert(lowered), lowered)
+    if activations == "static_int8":
+        sites, rounded = [], static.activations(float_blob)
+        file = static.convert_static(lowered, all_batches(model, arrays), io)
+        static.store_exact(file, float_blob, int2)
+        blob = _finish(file, lowered)
+    else:
+        sites = find_sites(read(float_blob), activations, store, int2)
+        if check is not None:
+            sites = calibrate(float_blob, sites, all_batches(model, arrays))
+        rounded = {tensor for site in sites for tensor in site.inexact}
+        blob = apply(float_blob, sites)
+    refuse_known_bad(read(blob))
+    cases = make_cases(model, float_blob, verify_batches(model, arrays), rounded)
+    verify(model, blob, cases, sites, float_blob)
+    if path is not None:
+        _write(path, blob)
+    return blob
+
+
+def _finish(file, lowered) -> bytes:
+    tidy(file)
+    name_kernels(file, lowered)
+    return write(file)
+
+
+def _check_model(model):
+    check_graph(model)
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "Export needs the TensorFlow backend of Keras. Save the model, and export it in a "
+            f"process with KERAS_BACKEND=tensorflow. Received: {keras.backend.backend()!r}"
+        )
+    if not model.built or not model.inputs:
+        raise ValueError(
+            f"Model '{model.name}' has no inputs yet. Begin it with a `keras.Input`, or build it."
+        )
+    for path, (layer, _) in walk(model).items():
+        for variable in layer.weights:
+            values = keras.ops.convert_to_numpy(variable)
+            if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+                raise ValueError(
+                    f"Weight '{variable.name}' of layer '{path}' holds NaN or infinite values."
+                )
+
+
+def _check_arguments(activations, store, min_runtime, io, check) -> tuple[int, ...]:
+    if activations not in ACTIVATIONS:
+        raise ValueError(f"`activations` must be one of {ACTIVATIONS}. Received: {activations!r}")
+    if store not in STORES:
+        raise ValueError(f"`store` must be one of {STORES}. Received: {store!r}")
+    if activations == "static_int8" and check is None:
+        raise ValueError(
+            "`activations='static_int8'` measures its ranges on samples: give `check`."
+        )
+    if io not in static.INTEGERS or (io == "int8" and activations != "static_int8"):
+        raise ValueError(
+            "`io` must be 'float32', or 'int8' together with `activations='static_int8'`. "
+            f"Received: io={io!r}, activations={activations!r}"
+        )
+    try:
+        runtime = tuple(int(part) for part in min_runtime.split("."))
+    except (AttributeError, ValueError):
+        runtime = ()
+    if runtime < OLDEST:
+        raise ValueError(
+            "`min_runtime` must be a LiteRT version of at least '1.2.0', such as '2.1.2'. "
+            f"Received: {min_runtime!r}"
+        )
+    return runtime
+
+
+def _check_path(path):
+    if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+        raise ValueError(f"The folder of `path` does not exist. Received: {os.fspath(path)!r}")
+
+
+def _write(path, blob):
+    """Writes beside the target and renames, so that the file is never half there."""
+    part = f"{os.fspath(path)}.{os.getpid()}.part"
+    try:
+        with open(part, "wb") as file:
+            file.write(blob)
+        os.replace(part, path)
+    except OSError as error:
+        if os.path.exists(part):
+            os.unlink(part)
+        raise ValueError(f"Cannot write {os.fspath(path)!r}: {error.strerror}.") from error
