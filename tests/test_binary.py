@@ -76,7 +76,9 @@ def test_fit_comes_near_the_best_of_all_codes(levels):
         found, none = metric.quadratic(w - scale * codes), metric.quadratic(w)
         assert best <= found + 1e-9 and found <= none
         plain = nearest(w / np.mean(np.abs(w)))
-        excess.append([(found - best) / none, (metric.quadratic(w - np.abs(w).mean() * plain) - best) / none])
+        excess.append(
+            [(found - best) / none, (metric.quadratic(w - np.abs(w).mean() * plain) - best) / none]
+        )
     found, plain = np.mean(excess, 0)
     assert found < 0.1 and found < 0.5 * plain
 

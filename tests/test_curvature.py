@@ -33,22 +33,27 @@ def by_differences(model, path, x, y, loss):
         variable.assign(array)
         return float(loss(y, model(x, training=False)))
 
-    return hessian_diagonal(value, array)
+    found = hessian_diagonal(value, array)
+    variable.assign(array)
+    return found
 
 
 @pytest.fixture
 def double():
-    keras.backend.set_floatx("float64")
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     yield
-    keras.backend.set_floatx("float32")
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_exact_is_the_second_difference(double, activation):
     model = dense(activation)
-    found = curvature.exact(model, (X, LABELS), CROSSENTROPY, batch_size=5)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)  # in double precision
+    found = curvature.exact(model, (X, LABELS), loss, batch_size=5)
     for path in ("fc", "out"):
-        expected = by_differences(model, path, X, LABELS, CROSSENTROPY)
+        expected = by_differences(model, path, X, LABELS, loss)
         np.testing.assert_allclose(found[path], expected, atol=2e-5)
 
 
@@ -79,9 +84,9 @@ def test_random_signs_average_to_the_exact_diagonal_under_every_loss(name):
     last, loss, y = LOSSES[name]
     model = dense(last=last)
     expected = curvature.gauss_newton_exact(model, (X, y), loss)
-    found = curvature.gauss_newton(model, (X, y), loss, passes=300, batch_size=4)
+    found = curvature.gauss_newton(model, (X, y), loss, passes=150, batch_size=3)
     for path in expected:
-        np.testing.assert_allclose(found[path], expected[path], rtol=0.35, atol=2e-3)
+        np.testing.assert_allclose(found[path], expected[path], rtol=0.5, atol=3e-3)
         assert abs(found[path].sum() / expected[path].sum() - 1) < 0.05
     if last is None:  # piecewise linear up to the loss: convex ones have this very Hessian
         hessian = curvature.exact(model, (X, y), loss)
@@ -120,8 +125,8 @@ def test_fisher_is_the_mean_of_squared_gradients():
 def test_hutchinson_averages_to_the_hessian():
     model = dense("tanh")
     expected = curvature.exact(model, (X, LABELS), CROSSENTROPY)
-    found = curvature.hutchinson(model, (X, LABELS), CROSSENTROPY, passes=1500, batch_size=6)
-    np.testing.assert_allclose(found["fc"], expected["fc"], atol=0.02)
+    found = curvature.hutchinson(model, (X, LABELS), CROSSENTROPY, passes=800, batch_size=6)
+    np.testing.assert_allclose(found["fc"], expected["fc"], atol=0.05)
 
 
 def test_the_recursion_by_hand():
@@ -173,6 +178,7 @@ KINDS = {
     "transposed": lambda: layers.Conv2DTranspose(3, 3),
     "batch norm": lambda: keras.Sequential([layers.Conv2D(4, 3), layers.BatchNormalization()]),
     "layer norm": lambda: keras.Sequential([layers.Conv2D(4, 3), layers.LayerNormalization()]),
+    "group norm": lambda: keras.Sequential([layers.Conv2D(4, 3), layers.GroupNormalization(2)]),
     "residual": lambda: Residual(),
     "max pooling": lambda: keras.Sequential([layers.Conv2D(4, 2), layers.MaxPooling2D()]),
     "gelu": lambda: layers.Conv2D(4, 3, activation="gelu"),
@@ -181,46 +187,50 @@ KINDS = {
 
 def check_net(model, x, labels):
     """Exact against differences in some entries; random signs against exact Gauss-Newton."""
-    hessian = curvature.exact(model, (x, labels), CROSSENTROPY)
-    exact = curvature.gauss_newton_exact(model, (x, labels), CROSSENTROPY)
-    drawn = curvature.gauss_newton(model, (x, labels), CROSSENTROPY, passes=60, batch_size=1)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    hessian = curvature.exact(model, (x, labels), loss)
+    exact = curvature.gauss_newton_exact(model, (x, labels), loss)
+    drawn = curvature.gauss_newton(model, (x, labels), loss, passes=60, batch_size=1)
     for path, variable in kernels(model).items():
-        assert hessian[path].shape == tuple(variable.shape)
+        kept = variable.numpy()
+        assert hessian[path].shape == kept.shape
         total = exact[path].sum()
         assert abs(drawn[path].sum() - total) < 0.25 * total + 1e-5
-        place = np.unravel_index(np.argmax(np.abs(hessian[path])), variable.shape)
-        kept, values = variable.numpy(), []
-        for step in (0.05, 0.0, -0.05):
-            moved = kept.copy()
-            moved[place] += step
-            variable.assign(moved)
-            values.append(float(CROSSENTROPY(labels, model(x, training=False))))
+        places = np.argsort(-np.abs(hessian[path]), axis=None)[:3]
+        for place in zip(*np.unravel_index(places, kept.shape), strict=True):
+            values = []
+            for step in (1e-4, 0.0, -1e-4):
+                moved = kept.copy()
+                moved[place] += step
+                variable.assign(moved)
+                values.append(float(loss(labels, model(x, training=False))))
+            expected = (values[0] - 2 * values[1] + values[2]) / 1e-8
+            assert hessian[path][place] == pytest.approx(expected, rel=1e-3, abs=1e-6)
         variable.assign(kept)
-        expected = (values[0] - 2 * values[1] + values[2]) / 0.05**2
-        assert hessian[path][place] == pytest.approx(expected, rel=0.1, abs=2e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_layers_of_images(kind):
+def test_layers_of_images(double, kind):
     model = image_net(KINDS[kind]())
     check_net(model, RNG.normal(size=(3, 5, 5, 4)).astype("float32"), LABELS[:3])
 
 
 SEQUENCES = {
-    "lstm": lambda: layers.LSTM(3),
-    "gru": lambda: layers.GRU(3),
+    "lstm": lambda: layers.LSTM(2),
+    "gru": lambda: layers.GRU(2),
     "bidirectional": lambda: layers.Bidirectional(layers.SimpleRNN(2)),
     "conv1d": lambda: layers.Conv1D(3, 2, padding="causal"),
 }
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("gru", "bidirectional")]
 
 
-@pytest.mark.parametrize("kind", SEQUENCES)
-def test_layers_of_sequences(kind):
+@pytest.mark.parametrize("kind", ["lstm", "conv1d", *SLOW])
+def test_layers_of_sequences(double, kind):
     model = image_net(SEQUENCES[kind](), (4, 2))
     check_net(model, RNG.normal(size=(3, 4, 2)).astype("float32"), LABELS[:3])
 
 
-def test_attention_and_embedding():
+def test_attention_and_embedding(double):
     inputs = keras.Input((4,), dtype="int32")
     h = layers.Embedding(5, 4, name="words")(inputs)
     h = layers.MultiHeadAttention(2, 2, name="attention")(h, h)
@@ -240,9 +250,16 @@ def test_paths_of_second_kernels_nested_and_shared_layers():
     x = RNG.normal(size=(4, 4)).astype("float32")
     found = curvature.gauss_newton_exact(model, x, "mse")
     assert list(found) == ["shared", "block/fc", "out"]
-    np.testing.assert_allclose(
-        found["shared"], curvature.exact(model, (x, x[:, :2]), "mse")["shared"], rtol=1e-3
-    )
+    expected, kept = np.zeros((4, 4)), shared.kernel.numpy()
+    for place in np.ndindex(4, 4):  # the output's slope by each weight, in both its uses
+        ends = []
+        for step in (1e-2, -1e-2):
+            moved = kept.copy()
+            moved[place] += step
+            shared.kernel.assign(moved)
+            ends.append(model(x).numpy())
+        expected[place] = np.mean(((ends[0] - ends[1]) / 2e-2) ** 2, 0).sum()
+    np.testing.assert_allclose(found["shared"], expected, rtol=1e-3)
     lstm = keras.Sequential([keras.Input((4, 2)), layers.LSTM(3, name="lstm")])
     expected = ["lstm/lstm_cell", "lstm/lstm_cell/recurrent_kernel"]
     assert list(kernels(lstm)) == expected
@@ -322,7 +339,7 @@ def test_every_kind_of_data_gives_the_same():
     expected = curvature.gauss_newton(model, (X, LABELS), CROSSENTROPY, batch_size=4)["fc"]
     dataset = tf.data.Dataset.from_tensor_slices((X, LABELS)).batch(8)
     pieces = Batches()
-    for data in (pieces, (pieces[i] for i in range(3)), dataset.unbatch().batch(4), [X]):
+    for data in (pieces, (pieces[i] for i in range(3)), dataset.unbatch().batch(4), X):
         found = curvature.gauss_newton(model, data, CROSSENTROPY, batch_size=4)["fc"]
         np.testing.assert_allclose(found, expected, rtol=1e-5)
     cut = curvature.gauss_newton(model, dataset, CROSSENTROPY, batch_size=4)["fc"]

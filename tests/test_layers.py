@@ -27,11 +27,13 @@ CONV1D = {
     "binary": layers.BinaryConv1D.using(),
     "ternary": layers.TernaryConv1D.using(),
     "quantized": layers.QuantizedConv1D.using(bits=4),
+    "low-rank": layers.LowRankConv1D.using(rank=3),
 }
 CONV2D = {
     "binary": layers.BinaryConv2D.using(),
     "ternary": layers.TernaryConv2D.using(),
     "quantized": layers.QuantizedConv2D.using(bits=4),
+    "low-rank": layers.LowRankConv2D.using(rank=3),
     "cp": layers.CPConv2D.using(rank=4),
     "cp-share": layers.CPConv2D.using(rank=0.4),
 }
@@ -67,6 +69,7 @@ def all_cases():
     cases["dense-3d-low-rank"] = case(dense(7, name="fc"), DENSE["low-rank"], 2, 3, 16)
     cases["conv2d-strided-cp"] = case(conv2d(8, (2, 5), strides=2), CONV2D["cp"], 2, 9, 10, 6)
     cases["conv2d-dilated-cp"] = case(conv2d(8, 4, dilation_rate=2), CONV2D["cp"], 2, 9, 10, 6)
+    cases["conv2d-1x1-low-rank"] = case(conv2d(8, 1, strides=2), CONV2D["low-rank"], 2, 8, 8, 6)
     cases["conv2d-grouped"] = case(conv2d(8, 3, groups=2), CONV2D["binary"], 2, 8, 8, 6)
     return cases
 
@@ -84,7 +87,9 @@ def test_reload_in_a_fresh_process():
     checks.check_reload([make() for make in CASES.values()])
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="LiteRT converts from TensorFlow")
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="LiteRT converts from TensorFlow"
+)
 @pytest.mark.parametrize("name", CASES)
 def test_export(name):
     checks.check_export(*CASES[name]())

@@ -98,7 +98,9 @@ def test_swap_at_any_depth_leaves_the_model_untouched():
     plain = tfc.to_ordinary(new)
     for key, value in new(x).items():
         np.testing.assert_allclose(plain(x)[key], value, rtol=1e-4, atol=1e-5)
-    assert not any(isinstance(layer, layers.CompressedLayer) for layer, _ in tfc.walk(plain).values())
+    assert not any(
+        isinstance(layer, layers.CompressedLayer) for layer, _ in tfc.walk(plain).values()
+    )
 
 
 def test_swapped_model_trains_saves_and_loads(tmp_path):

@@ -18,7 +18,9 @@ def test_layers_of_equal_names_in_nested_models():
 def test_shared_layers_come_once_and_parts_have_their_owner():
     x = keras.Input((6, 4))
     shared = keras.layers.Dense(4, name="shared")
-    y = keras.layers.Bidirectional(keras.layers.LSTM(3, name="lstm"), name="both")(shared(shared(x)))
+    y = keras.layers.Bidirectional(keras.layers.LSTM(3, name="lstm"), name="both")(
+        shared(shared(x))
+    )
     found = walk(keras.Model(x, y))
     assert [path for path in found if "/" not in path] == ["shared", "both"]
     assert found["both/forward_lstm"][1].name == "both"

@@ -10,6 +10,7 @@ P weights, n examples; one gradient pass is a forward and a backward over the da
 """
 
 import contextlib
+from unittest import mock
 
 import numpy as np
 import tensorflow as tf
@@ -80,12 +81,14 @@ def gauss_newton_exact(model, data, loss=None, class_weight=None):
     objective = Objective(model, loss)
 
     def squares(x, y, weights, key):
-        with _tape(objective) as tape:
+        with _tape(objective, persistent=True) as tape:
             rows = tf.concat(objective.projected(x, y, weights, _each_direction), 0)
-        jacobian = tape.jacobian(
-            rows, objective.variables, unconnected_gradients="zero", experimental_use_pfor=False
+        squared = tf.map_fn(
+            lambda unit: [tf.square(part) for part in _gradient(tape, rows, objective, unit)],
+            tf.eye(tf.size(rows)),
+            fn_output_signature=[v.dtype for v in objective.variables],
         )
-        return [tf.reduce_sum(tf.square(part), 0) for part in jacobian]
+        return [tf.reduce_sum(part, 0) for part in squared]
 
     return objective.mean(squares, batches(data, 1, class_weight))
 
@@ -123,11 +126,13 @@ def hutchinson(model, data, loss=None, passes=10, batch_size=256, seed=0, class_
 
     def products(x, y, weights, key):
         outer, slopes = _slopes(objective, x, y, weights)
-        signs = [_signs(v.shape, i, key) for i, v in enumerate(objective.variables)]
-        hv = outer.gradient(
-            slopes, objective.variables, output_gradients=signs, unconnected_gradients="zero"
-        )
-        return [v * tf.convert_to_tensor(part) for v, part in zip(signs, hv, strict=True)]
+        signs = [
+            tf.cast(_signs(v.shape, i, key), v.dtype) for i, v in enumerate(objective.variables)
+        ]
+        return [
+            v * product
+            for v, product in zip(signs, _gradient(outer, slopes, objective, signs), strict=True)
+        ]
 
     return objective.mean(products, passes_over(data, passes, batch_size, class_weight), seed)
 
@@ -211,19 +216,32 @@ def _tape(objective, persistent=False):
         yield tape
 
 
-def _gradient(tape, total, objective):
-    """Of each kernel, dense (an Embedding's comes as slices)."""
-    slopes = tape.gradient(total, objective.variables, unconnected_gradients="zero")
+def _gradient(tape, target, objective, direction=None):
+    """By each kernel, dense (an Embedding's comes as slices)."""
+    slopes = tape.gradient(
+        target, objective.variables, output_gradients=direction, unconnected_gradients="zero"
+    )
     return [tf.convert_to_tensor(slope) for slope in slopes]
 
 
 def _slopes(objective, x, y, weights):
     """A tape and the gradient under it, to be differentiated once more: reverse over reverse."""
     with _tape(objective, persistent=True) as outer:
-        with _tape(objective) as inner:
+        with _tape(objective) as inner, mock.patch.object(tf.nn, "moments", _moments):
             total = objective.loss(x, y, weights)
         slopes = _gradient(inner, total, objective)
     return outer, slopes
+
+
+def _moments(x, axes, shift=None, keepdims=False, name=None):
+    """Mean and variance, to be differentiated twice.
+
+    TensorFlow's own `tf.nn.moments`, under Keras' LayerNormalization and GroupNormalization, stops
+    the gradient at the mean: right for the first derivative and silently wrong for the second.
+    """
+    mean = tf.reduce_mean(x, axes, keepdims=True)
+    variance = tf.reduce_mean(tf.square(x - mean), axes, keepdims=keepdims)
+    return (mean if keepdims else tf.squeeze(mean, axes)), variance
 
 
 def _second(tape, slope, variable, place):

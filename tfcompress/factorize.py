@@ -108,9 +108,7 @@ def cp(w, rank: int, seed: int = 0) -> list[np.ndarray]:
             )
             if errors[-1] < lowest:
                 best, lowest = found, errors[-1]
-        weights, factors = parafac(
-            w / norm, rank, sweeps, init=best, tol=1e-7, random_state=seed
-        )
+        weights, factors = parafac(w / norm, rank, sweeps, init=best, tol=1e-7, random_state=seed)
     factors[0] = factors[0] * (weights * norm)
     return balance(factors)
 

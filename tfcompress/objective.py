@@ -95,7 +95,7 @@ class Objective:
         """
         sums = [tf.Variable(tf.zeros(v.shape, "float32")) for v in self.variables]
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(reduce_retracing=True, autograph=False)
         def add(x, y, weights, key):
             for total, part in zip(sums, contribution(x, y, weights, key), strict=True):
                 total.assign_add(tf.reshape(tf.cast(part, "float32"), total.shape))
@@ -117,7 +117,7 @@ class Objective:
             width = z.shape[-1] if len(z.shape) > 1 else 1
             table = tf.reshape(tf.cast(z, "float32"), [-1, width])
             if labels is not None:
-                labels = tf.convert_to_tensor(labels)
+                labels = tf.cast(labels, "float32")  # as Keras does
                 labels = tf.reshape(labels, tf.concat([[-1], tf.shape(labels)[leading:]], 0))
             w = _entry_weights(w, z, tf.shape(table)[0])
             yield term, labels, table, w * term.weight

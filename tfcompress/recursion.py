@@ -44,9 +44,10 @@ def obd_recursion(model, data, loss=None, batch_size=256, class_weight=None):
         found = []
         for part, x_in in zip(reversed(chain), reversed(inputs), strict=True):
             if isinstance(part, keras.layers.Dense):
+                kernel = tf.cast(part.kernel.value, "float32")
                 found.append(tf.matmul(tf.square(x_in), d2, transpose_a=True))
-                d2 = tf.matmul(d2, tf.square(part.kernel.value), transpose_b=True)
-                d1 = tf.matmul(d1, part.kernel.value, transpose_b=True)
+                d2 = tf.matmul(d2, tf.square(kernel), transpose_b=True)
+                d1 = tf.matmul(d1, kernel, transpose_b=True)
             else:
                 first = lambda a, f=part: _slope(f, a)  # noqa: E731
                 d2 = tf.square(first(x_in)) * d2 + _slope(first, x_in) * d1
@@ -84,8 +85,8 @@ def _forward(chain, x):
     for part in chain:
         inputs.append(h)
         if isinstance(part, keras.layers.Dense):
-            h = tf.matmul(h, part.kernel.value)
-            h = h if part.bias is None else h + part.bias.value
+            h = tf.matmul(h, tf.cast(part.kernel.value, "float32"))
+            h = h if part.bias is None else h + tf.cast(part.bias.value, "float32")
         else:
             h = part(h)
     return inputs

@@ -36,13 +36,15 @@ wrong without the delegate (the builtin INT4 kernel quantizes in its own way).
 
 import math
 
+import numpy as np
+
 from . import forms
 from .graph import Graph
 from .kernel import Kernel
 
-LEAST = 1024  # entries; the operator's own overhead hides the gain of smaller kernels
+LEAST = 256  # entries; below 1024 the forms are within 0.05 microseconds of float32
 ROW_BYTES = 12  # a float32 scale and an int64 zero point
-IM2COL_CHANNELS = 64
+IM2COL_CHANNELS = 32
 
 
 def choose(graph: Graph, operator, kernel: Kernel, activations, store, int2):
@@ -59,42 +61,48 @@ def choose(graph: Graph, operator, kernel: Kernel, activations, store, int2):
     if kernel.size < LEAST:
         return None
     bits = kernel.bits_for(int2)
-    if kernel.code == "FULLY_CONNECTED":
-        choice = _fully_connected(kernel, bits, activations, store)
-    elif kernel.code == "CONV_2D":
-        choice = _convolution(graph, operator, kernel, bits, activations, store)
-    else:
-        choice = forms.weight_only, max(bits, 8), 220
-    form, bits, overhead = choice
-    scales = 0 if bits == 16 else ROW_BYTES * kernel.units
-    size = kernel.size * bits / 8 + scales + overhead
-    return (form, bits) if size < 4 * kernel.size else None
-
-
-def _fully_connected(kernel, bits, activations, store):
     if bits == 16:
-        return forms.weight_only, 16, 220
+        choices = [(forms.weight_only, 16)]
+    elif kernel.code == "FULLY_CONNECTED":
+        choices = _products(kernel, bits, activations, store)
+    elif kernel.code == "CONV_2D":
+        choices = _convolutions(graph, operator, kernel, bits, activations, store)
+    else:
+        choices = [(forms.weight_only, 8)]
+    sizes = [_size(graph, operator, kernel, *choice) for choice in choices]
+    return choices[int(np.argmin(sizes))] if min(sizes) < 4 * kernel.size else None
+
+
+def _products(kernel, bits, activations, store):
     if activations == "int8":
-        return forms.hybrid, bits, 0
-    if bits == 2 and kernel.size >= (2**13 if store == "small" else 2**21):
-        return forms.digits, 2, 6000
-    if store == "small" and bits == 4:
-        return forms.weight_only, 4, 220
-    return (forms.digits, 8, 6000) if kernel.size >= 200_000 else (forms.weight_only, 8, 220)
+        return [(forms.hybrid, bits)]
+    if store == "small":
+        return [(forms.digits, 2)] * (bits == 2) + [(forms.weight_only, max(bits, 4))]
+    if bits == 2 and kernel.size >= 2**21:
+        return [(forms.digits, 2)]
+    return [(forms.digits if kernel.size >= 200_000 else forms.weight_only, 8)]
 
 
-def _convolution(graph, operator, kernel, bits, activations, store):
+def _convolutions(graph, operator, kernel, bits, activations, store):
     channels, options = graph.shape(operator.inputs[0])[-1], operator.builtinOptions
     grouped = kernel.fan_in != channels * math.prod(kernel.taps)
-    if bits == 16 or activations == "float32" or grouped:
-        return forms.weight_only, max(bits, 8), 220
-    pointwise = math.prod(kernel.taps) == 1
+    if activations == "float32" or grouped:
+        return [(forms.weight_only, 8)]
+    pointwise, units = math.prod(kernel.taps) == 1, kernel.units
+    faster = channels * units >= 26 * (channels + units) if pointwise else channels >= 3
+    choices = [(forms.hybrid if faster else forms.weight_only, 8)]
     if store == "small" and bits < 8 and channels >= IM2COL_CHANNELS:
         if pointwise and options.strideH == options.strideW == 1:
-            return forms.pointwise, bits, 0
-        if graph.static_space(operator):
-            pixels = math.prod(graph.shape(operator.outputs[0])[1:3])
-            return forms.im2col, bits, 4500 + 4 * pixels
-    units = kernel.units
-    faster = channels * units >= 26 * (channels + units) if pointwise else channels >= 3
-    return (forms.hybrid, 8, 0) if faster else (forms.weight_only, 8, 220)
+            choices.append((forms.pointwise, bits))
+        elif graph.static_space(operator):
+            choices.append((forms.im2col, bits))
+    return choices
+
+
+def _size(graph, operator, kernel, form, bits) -> float:
+    """Bytes of a kernel in a form, the operators around it included."""
+    around = {forms.weight_only: 150, forms.digits: 4000, forms.im2col: 1500}.get(form, 0)
+    if form is forms.im2col:
+        around += 4 * math.prod(graph.shape(operator.outputs[0])[1:3])  # places of the pixels
+    scales = 0 if bits == 16 else ROW_BYTES * kernel.units
+    return kernel.size * bits / 8 + scales + around

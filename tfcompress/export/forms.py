@@ -33,7 +33,7 @@ def weight_only(graph: Graph, operator, kernel: Kernel, bits):
     if (weight, "float32") in graph.added:  # an operator before this one has unpacked it
         operator.inputs[1] = graph.added[weight, "float32"]
         return [operator]
-    unpacked = graph.tensor(graph.shape(weight), name=f"{graph.name(weight)}/float32")
+    unpacked = graph.tensor(graph.shape(weight))
     operator.inputs[1] = graph.added[weight, "float32"] = unpacked
     version = {16: 3, 8: 5, 4: 6}[bits]  # 5: a scale per channel
     return [graph.operator("DEQUANTIZE", [weight], unpacked, version), operator]
@@ -48,7 +48,7 @@ def digits(graph: Graph, operator, kernel: Kernel, bits):
     """
     weight = kernel.as_matrix(graph, bits, extra=len(PINS))  # o i+4
     units, width = graph.shape(weight)
-    write, out = Writer(graph, f"{graph.name(weight)}/digits"), operator.outputs[0]
+    write, out = Writer(graph), operator.outputs[0]
     rows, scale = _digit_rows(write, operator.inputs[0], width)
     # INT2 is fastest a row at a time, INT8 with all rows at once (see docs/export-benchmark.md).
     sum_digits = _one_by_one if bits == 2 else _stacked
@@ -102,7 +102,7 @@ def _stacked(write, rows, weight, units):
 def pointwise(graph: Graph, operator, kernel: Kernel, bits):
     """A 1x1 CONV_2D of stride 1 as FULLY_CONNECTED over the last axis."""
     weight = kernel.as_matrix(graph, bits)
-    write = Writer(graph, graph.name(weight))
+    write = Writer(graph)
     inputs = [operator.inputs[0], weight, _bias(operator)]
     activation = _activation(operator)
     _fully_connected(
@@ -118,7 +118,7 @@ def im2col(graph: Graph, operator, kernel: Kernel, bits):
     """
     weight = kernel.as_matrix(graph, bits)  # o ti
     out = operator.outputs[0]
-    write = Writer(graph, f"{graph.name(weight)}/im2col")
+    write = Writer(graph)
     x = _patches(write, operator, operator.inputs[0], kernel.taps)  # bp ti
     inputs, shape = [x, weight, _bias(operator)], (-1, graph.shape(weight)[0])
     y = _fully_connected(write, inputs, shape, fusedActivationFunction=_activation(operator))
@@ -134,14 +134,14 @@ def im2col_int8(graph: Graph, operator, kernel: Kernel, bits, ranges):
     weight = kernel.as_matrix(graph, bits)
     x, out = operator.inputs[0], operator.outputs[0]
     units, scale = graph.shape(weight)[0], graph.tensors[weight].quantization.scale
-    write = Writer(graph, f"{graph.name(weight)}/im2col")
-    kinds = [graph.tensor((1,), "INT8", write.name, None, affine(*r)) for r in ranges]
+    write = Writer(graph)
+    kinds = [graph.tensor((1,), "INT8", quantization=affine(*r)) for r in ranges]
     x = write("QUANTIZE", [x], graph.shape(x), like=kinds[0])
     x = _patches(write, operator, x, kernel.taps)
     bias_scale = graph.tensors[kinds[0]].quantization.scale[0] * scale
     bias = np.zeros(units) if _bias(operator) < 0 else graph.values(_bias(operator))
     bias = np.rint(bias / bias_scale.astype(np.float64)).astype(np.int32)
-    bias = graph.constant(bias, f"{write.name}/bias", per_channel(bias_scale))
+    bias = graph.constant(bias, f"{kernel.layer}/bias", per_channel(bias_scale))
     y = write(
         "FULLY_CONNECTED",
         [x, weight, bias],

@@ -60,7 +60,7 @@ class Graph:
         self.tensors.append(tensor)
         return len(self.tensors) - 1
 
-    def constant(self, array, name="constant", quantization=None) -> int:
+    def constant(self, array, name="", quantization=None) -> int:
         """Adds a constant whose type is the array's."""
         array = np.ascontiguousarray(array)
         type = array.dtype.name.upper()
@@ -96,13 +96,11 @@ class Graph:
 class Writer:
     """Writes a chain of operators: each call adds one and gives its output tensor.
 
-    Args:
-        graph: where the tensors go.
-        name: of the tensors.
+    Its tensors have no names: in a small file names would take as much as the kernels.
     """
 
-    def __init__(self, graph, name):
-        self.graph, self.name, self.operators = graph, name, []
+    def __init__(self, graph):
+        self.graph, self.operators = graph, []
 
     def __call__(self, code, inputs, output, version=1, like=None, **options):
         """Adds an operator.
@@ -118,9 +116,9 @@ class Writer:
 
     def _tensor(self, shape, like):
         if like is None:
-            return self.graph.tensor(shape, name=self.name)
+            return self.graph.tensor(shape)
         quantization = self.graph.tensors[like].quantization
-        return self.graph.tensor(shape, self.graph.type(like), self.name, None, quantization)
+        return self.graph.tensor(shape, self.graph.type(like), quantization=quantization)
 
     def reshape(self, x, shape, output=None, like=None):
         shape = [int(size) for size in shape]
@@ -129,7 +127,7 @@ class Writer:
         return self("RESHAPE", inputs, output, like=like, newShape=shape)
 
     def constant(self, array):
-        return self.graph.constant(array, f"{self.name}/constant")
+        return self.graph.constant(array)
 
     def float32(self, values):
         return self.constant(np.array(values, np.float32))

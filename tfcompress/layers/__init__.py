@@ -7,6 +7,8 @@ from .binary import BinaryDense as BinaryDense
 from .circulant import CirculantDense as CirculantDense
 from .cp import CPConv2D as CPConv2D
 from .hashed import HashedDense as HashedDense
+from .low_rank import LowRankConv1D as LowRankConv1D
+from .low_rank import LowRankConv2D as LowRankConv2D
 from .low_rank import LowRankDense as LowRankDense
 from .quantized import QuantizedConv1D as QuantizedConv1D
 from .quantized import QuantizedConv2D as QuantizedConv2D

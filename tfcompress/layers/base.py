@@ -22,6 +22,7 @@ class CompressedLayer(keras.layers.Layer):
     Attributes:
         ordinary: class attribute, the Keras layer it stands for.
         arguments: class attribute, the constructor arguments that it shares with `ordinary`.
+        width: class attribute, the one of them that is the number of outputs.
         options: class attribute, the constructor arguments of the method.
         parts: own variables of the kernel, by name (set by `add_part`).
 
@@ -104,9 +105,13 @@ class CompressedLayer(keras.layers.Layer):
         """The linear map on inputs `x` in the compute dtype."""
         return self.multiply(x, ops.cast(self.kernel, self.compute_dtype))
 
+    def macs(self, input_shape) -> int:
+        """Multiply-accumulates per sample."""
+        return self.positions(input_shape) * math.prod(self.kernel_shape(input_shape))
+
     def to_ordinary(self) -> list[keras.layers.Layer]:
         """The same function as built Keras layers in a chain; the last one keeps the name."""
-        return [self.make_ordinary(to_numpy(self.kernel))]
+        return [ordinary_layer(self, self.own_arguments(), to_numpy(self.kernel))]
 
     @property
     def prunable(self) -> list:
@@ -192,13 +197,19 @@ class CompressedLayer(keras.layers.Layer):
         )
         return self.parts[name]
 
+    def positions(self, input_shape) -> int:
+        """How often the kernel is applied to one sample."""
+        return positions(self.compute_output_shape(input_shape)[1:-1])
+
+    def own_arguments(self) -> dict:
+        return {name: getattr(self, name) for name in self.arguments}
+
     def method_options(self) -> dict:
         return {name: getattr(self, name) for name in self.options}
 
     def get_config(self):
         config = super().get_config()
-        config |= {name: getattr(self, name) for name in self.arguments}
-        config |= {
+        config |= self.own_arguments() | {
             "activation": keras.activations.serialize(self.activation),
             "use_bias": self.use_bias,
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
@@ -247,6 +258,7 @@ class CompressedDense(CompressedLayer):
 
     ordinary = keras.layers.Dense
     arguments = ("units",)
+    width = "units"
     min_ndim = 2
 
     def __init__(self, units, **kwargs):
@@ -267,17 +279,11 @@ class CompressedDense(CompressedLayer):
     def multiply(self, x, kernel):
         return ops.matmul(x, kernel)
 
-    def macs(self, input_shape) -> int:
-        """Multiply-accumulates per sample."""
-        return positions(input_shape[1:-1]) * input_shape[-1] * self.units
-
-    def make_ordinary(self, kernel):
-        return ordinary_layer(self, {"units": self.units}, kernel)
-
 
 class CompressedConv(CompressedLayer):
     """The form of `keras.layers.Conv1D` and `Conv2D`: kernel `(*space, i / groups, o)`."""
 
+    width = "filters"
     arguments = ("filters", "kernel_size", "strides", "padding", "dilation_rate", "groups")
     space: int  # how many axes the kernel slides along
     paddings = ("valid", "same")
@@ -352,15 +358,6 @@ class CompressedConv(CompressedLayer):
             dilation_rate=self.dilation_rate,
             data_format="channels_last",
         )
-
-    def macs(self, input_shape) -> int:
-        """Multiply-accumulates per sample."""
-        space = self.compute_output_shape(input_shape)[1:-1]
-        return positions(space) * math.prod(self.kernel_shape(input_shape))
-
-    def make_ordinary(self, kernel):
-        arguments = {name: getattr(self, name) for name in self.arguments}
-        return ordinary_layer(self, arguments, kernel)
 
 
 class CompressedConv1D(CompressedConv):

@@ -1,4 +1,4 @@
-"""A matrix as the product of two thin ones."""
+"""A kernel as the product of two thin ones."""
 
 import math
 
@@ -7,25 +7,31 @@ import numpy as np
 from keras import ops
 
 from ..factorize import energy_rank, svd, svd_in_metric
-from .base import CompressedDense, glorot_variance, ordinary_layer, to_numpy
+from .base import (
+    CompressedConv1D,
+    CompressedConv2D,
+    CompressedDense,
+    CompressedLayer,
+    glorot_variance,
+    ordinary_layer,
+    to_numpy,
+)
 
 
-@keras.saving.register_keras_serializable("tfcompress")
-class LowRankDense(CompressedDense):
-    """Dense as two thin matrices: `y = (x U) V + b`.
+class LowRankKernel(CompressedLayer):
+    """A kernel of rank r: a layer with r outputs, then a dense one (a 1x1 convolution).
 
-    Cost: `32 r (i + o)` bits and `r (i + o)` MACs.
+        V = U W,   U: (fan_in, r) like the ordinary kernel with r outputs,   W: (r, o)
+
+    Cost: `32 r (fan_in + o)` bits and `r (fan_in + o)` MACs per output position.
 
     Args:
-        units: outputs o.
-        rank: an int from 1 to `min(i, o)`; a float in (0, 1), the share of the ordinary kernel's
-            parameters (at least rank 1); or `"auto"`, the smallest rank that keeps 90% of the sum
-            of squared singular values of a trained kernel. It is saved as the int.
-        Others: as in `keras.layers.Dense`.
+        rank: an int from 1 to `min(fan_in, o)`; a float in (0, 1), the share of the ordinary
+            kernel's parameters (at least rank 1); or `"auto"`, the smallest rank that keeps 90% of
+            the sum of squared singular values of a trained kernel. It is saved as the int.
+        Others: as in the ordinary layer; no groups.
 
-    Shapes: inputs `(..., i)`, outputs `(..., o)`.
-
-    `from_layer` takes the truncated SVD, the nearest matrix of that rank; with a Kronecker metric
+    `from_layer` takes the truncated SVD, the nearest kernel of that rank; with a Kronecker metric
     the nearest one in it, in closed form.
 
     Example:
@@ -41,26 +47,27 @@ class LowRankDense(CompressedDense):
     """
 
     options = ("rank",)
+    takes_groups = False
 
-    def __init__(self, units, rank, **kwargs):
-        super().__init__(units, **kwargs)
+    def __init__(self, *args, rank, **kwargs):
+        super().__init__(*args, **kwargs)
         self.rank = check_rank(rank)
 
     @classmethod
     def resolve(cls, shape, w=None, metric=None, rank=None):
-        i, o = shape
+        i, o = math.prod(shape[:-1]), shape[-1]
         if rank == "auto":
             if w is None:
                 raise ValueError(
-                    "rank='auto' needs a trained kernel: use `LowRankDense.from_layer`, or give an "
-                    "int or a share."
+                    f"rank='auto' needs a trained kernel: use `{cls.__name__}.from_layer`, or give "
+                    "an int or a share."
                 )
-            rank = energy_rank(w)
+            rank = energy_rank(w.reshape(i, o))
         elif isinstance(rank, float):
-            rank = min(max(1, int(rank * i * o / (i + o))), min(shape))
-        if rank > min(shape):
+            rank = min(max(1, int(rank * i * o / (i + o))), i, o)
+        if rank > min(i, o):
             raise ValueError(
-                f"`rank` must be at most {min(shape)}, the full rank of a {i} x {o} kernel. "
+                f"`rank` must be at most {min(i, o)}, the full rank of a {i} x {o} kernel. "
                 f"Received: rank={rank}"
             )
         return {"rank": rank}
@@ -68,23 +75,24 @@ class LowRankDense(CompressedDense):
     def build_kernel(self, shape):
         self.rank = self.resolve(shape, rank=self.rank)["rank"]
         # Both factors alike, so that their product has Glorot's variance.
-        normal = keras.initializers.RandomNormal(
-            stddev=(glorot_variance(shape) / self.rank) ** 0.25
-        )
-        self.add_part("u", (shape[0], self.rank), normal)
-        self.add_part("v", (self.rank, shape[1]), normal.clone())
+        stddev = (glorot_variance(shape) / self.rank) ** 0.25
+        for name, side in (("u", (*shape[:-1], self.rank)), ("v", (self.rank, shape[-1]))):
+            self.add_part(name, side, keras.initializers.RandomNormal(stddev=stddev))
 
     @property
     def kernel(self):
-        return ops.matmul(self.parts["u"], self.parts["v"])
+        return ops.tensordot(*map(ops.convert_to_tensor, self.parts.values()), axes=1)
 
     def apply_kernel(self, x, training=None):
-        u, v = (ops.cast(self.parts[name], self.compute_dtype) for name in "uv")
-        return ops.matmul(ops.matmul(x, u), v)
+        u, v = (ops.cast(part, self.compute_dtype) for part in self.parts.values())
+        return ops.matmul(self.multiply(x, u), v)
 
     def fit_kernel(self, w, metric=None):
-        u, v = svd(w, self.rank) if metric is None else svd_in_metric(w, self.rank, metric)
-        self.parts["u"].assign(u)
+        flat = np.reshape(w, (-1, w.shape[-1]))
+        if isinstance(metric, np.ndarray):
+            metric = metric.reshape(flat.shape)
+        u, v = svd(flat, self.rank) if metric is None else svd_in_metric(flat, self.rank, metric)
+        self.parts["u"].assign(u.reshape(self.parts["u"].shape))
         self.parts["v"].assign(v)
 
     @property
@@ -93,12 +101,36 @@ class LowRankDense(CompressedDense):
 
     def macs(self, input_shape) -> int:
         """Multiply-accumulates per sample."""
-        return math.prod(input_shape[1:-1]) * self.rank * (input_shape[-1] + self.units)
+        return self.positions(input_shape) * sum(
+            math.prod(part.shape) for part in self.parts.values()
+        )
 
     def to_ordinary(self):
-        u, v = (to_numpy(self.parts[name]) for name in "uv")
-        first = ordinary_layer(self, {"units": self.rank}, u, last=False, name=f"{self.name}_in")
-        return [first, ordinary_layer(self, {"units": self.units}, v)]
+        u, v = (to_numpy(part) for part in self.parts.values())
+        first = self.own_arguments() | {self.width: self.rank}
+        last = {self.width: v.shape[1]}
+        if "kernel_size" in self.arguments:
+            last["kernel_size"] = 1
+            v = v.reshape(*[1] * (u.ndim - 2), *v.shape)
+        return [
+            ordinary_layer(self, first, u, name=f"{self.name}_in", last=False),
+            ordinary_layer(self, last, v),
+        ]
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class LowRankDense(LowRankKernel, CompressedDense):
+    __doc__ = "Dense as two thin matrices. " + LowRankKernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class LowRankConv1D(LowRankKernel, CompressedConv1D):
+    __doc__ = "Conv1D as a convolution to r channels and a 1x1 one. " + LowRankKernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class LowRankConv2D(LowRankKernel, CompressedConv2D):
+    __doc__ = "Conv2D as a convolution to r channels and a 1x1 one. " + LowRankKernel.__doc__
 
 
 def check_rank(rank):

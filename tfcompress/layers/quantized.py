@@ -10,7 +10,7 @@ from ..metric import as_metric
 from .base import CompressedConv1D, CompressedConv2D, CompressedDense, glorot_variance
 from .grid import GridKernel, fit_grid
 
-SHRINK = np.linspace(0.3, 1.0, 71)  # scales that are tried, in shares of the one that clips nothing
+SHRINK = np.linspace(0.3, 1.2, 91)  # scales that are tried, in shares of the one that clips nothing
 
 
 class QuantizedKernel(GridKernel):
