@@ -148,7 +148,8 @@ def write(model) -> bytes:
         _compact_tensors(graph, [s for s in model.signatureDefs or [] if s.subgraphIndex == index])
     _compact_buffers(model)
     _compact_codes(model)
-    builder = flatbuffers.Builder(1 << 16)
+    size = sum(0 if buffer.data is None else len(buffer.data) + 64 for buffer in model.buffers)
+    builder = flatbuffers.Builder(size + (1 << 16))
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
 

@@ -10,8 +10,9 @@ import keras
 import numpy as np
 from keras.src.saving.serialization_lib import SafeModeScope
 
+from .batches import batches, check_repeats
 from .layers.base import CompressedLayer, Maker, to_numpy
-from .moments import measure
+from .moments import Moments, watch_inputs
 from .walk import check_keras_3, is_graph, walk
 
 
@@ -28,9 +29,11 @@ def swap(model, rules, curvature=None, data=None):
             them, as a list) from a layer; None leaves the layer as it is.
         curvature: dict `{path: metric}`, as from `tfcompress.curvature`; the kernels are fitted in
             it. See `CompressedLayer.fit_kernel`.
-        data: inputs of the model (arrays, or batches as `fit` takes them; labels are ignored).
-            Each layer's Kronecker metric is then measured on the inputs that it sees in the model
-            as swapped so far, so that later layers make up for earlier ones. Not with `curvature`.
+        data: inputs of the model, in any form that `fit` takes more than once; labels are ignored,
+            some 2,000 examples are enough. Each layer's Kronecker metric is then measured on the
+            inputs that it sees in the model as swapped so far, and its kernel adapted to them, so
+            that later layers make up for earlier ones. Not with `curvature`. In a model with batch
+            normalization, call `recalibrate_batch_norm` afterwards.
 
     Returns:
         A new model with the same names, the weights of the other layers copied. The compiled state
@@ -57,24 +60,27 @@ def swap(model, rules, curvature=None, data=None):
     check_graph(model)
     if curvature is not None and data is not None:
         raise ValueError("Give either `curvature` or `data`, not both: `data` measures its own.")
+    check_repeats(data, 2)
     targets, left = match(model, rules)
-
-    def replace(layer, inputs):
+    stand_in = None if data is None else copy(model)
+    made = {}
+    for path, (layer, _) in walk(model).items():
         if id(layer) not in targets:
-            return None
-        path, maker, named = targets[id(layer)]
+            continue
+        _, maker, named = targets[id(layer)]
         try:
-            metric = (curvature or {}).get(path)
-            if inputs is not None and isinstance(maker, Maker) and layer.built:
-                metric = measure(layer, inputs())
-            return _make(maker, layer, metric, named)
+            fit = {"metric": (curvature or {}).get(path)}
+            if data is not None and layer.built and isinstance(maker, Maker):
+                fit = _measured(model, stand_in, path, data)
+            made[id(layer)] = _make(maker, layer, named, fit)
         except ValueError as error:
             if named:
                 raise ValueError(f"Layer '{path}' cannot be swapped. {error}") from error
             left[path] = str(error)
-            return None
-
-    new = rebuild(model, replace, None if data is None else input_arrays(data))
+            continue
+        if data is not None and isinstance(maker, Maker) and layer.built:
+            walk(stand_in)[path][0].kernel.assign(made[id(layer)][0].kernel)
+    new = rebuild(model, lambda layer: made.get(id(layer)))
     if left:
         reasons = "\n".join(f"- {path}: {reason}" for path, reason in left.items())
         warnings.warn(f"{len(left)} matching layers stay as they are:\n{reasons}", stacklevel=2)
@@ -89,40 +95,34 @@ def to_ordinary(model):
     """
     check_graph(model)
     return rebuild(
-        model, lambda layer, _: layer.to_ordinary() if isinstance(layer, CompressedLayer) else None
+        model, lambda layer: layer.to_ordinary() if isinstance(layer, CompressedLayer) else None
     )
 
 
 def copy(model):
     """A copy of a model with its own layers and equal weights, not compiled."""
     check_graph(model)
-    return rebuild(model, lambda layer, _: None)
+    return rebuild(model, lambda layer: None)
 
 
-def rebuild(model, replace, data=None, memo=None):
+def rebuild(model, replace, memo=None):
     """Runs a model's graph on new inputs, with new layers.
 
     Args:
         model: a Sequential or Functional model.
-        replace: called once for each layer, in graph order, as `replace(layer, inputs)`. Returns
-            the list of layers that take its place, or None for a copy. `inputs()` gives the
-            arrays that the layer sees in the new model; `inputs` is None without `data`.
-        data: input arrays of the model, as `predict` takes them.
+        replace: called once for each layer; returns the list of layers that take its place, or
+            None for a copy.
         memo: the chains made so far, by the id of the layer that they replace.
     """
     memo = {} if memo is None else memo
     graph = model._functional if isinstance(model, keras.Sequential) else model
     if graph is None:  # a Sequential that was never built
-        layers = [_replacement(layer, replace, None, memo)[0] for layer in model.layers]
-        return keras.Sequential([part for chain in layers for part in chain], name=model.name)
-    inputs = keras.tree.map_structure(_new_input, graph.input)
+        chains = [_replacement(layer, replace, memo)[0] for layer in model.layers]
+        return keras.Sequential([part for chain in chains for part in chain], name=model.name)
 
-    def on_new_inputs(operation):
+    def renewed(operation):
         def apply(*args, **kwargs):
-            features = None
-            if data is not None:
-                features = lambda: evaluate(keras.Model(inputs, args[0]), data)  # noqa: E731
-            (first, *others), is_clone = _replacement(operation, replace, features, memo)
+            (first, *others), is_clone = _replacement(operation, replace, memo)
             outputs = first(*args, **kwargs)
             for layer in others:
                 outputs = layer(outputs)
@@ -132,7 +132,8 @@ def rebuild(model, replace, data=None, memo=None):
 
         return apply
 
-    outputs = graph._run_through_graph(inputs, operation_fn=on_new_inputs)
+    inputs = keras.tree.map_structure(_new_input, graph.input)
+    outputs = graph._run_through_graph(inputs, operation_fn=renewed)
     if isinstance(model, keras.Sequential):
         first = keras.tree.flatten(inputs)[0]._keras_history.operation
         parts = [part for layer in model.layers for part in memo[id(layer)]]
@@ -196,33 +197,23 @@ def check_graph(model) -> None:
         )
 
 
-def input_arrays(data):
-    """The inputs in `data`: arrays as they are, the first parts of `fit`'s batches joined."""
-    if isinstance(data, (np.ndarray, list, dict)) or hasattr(data, "shape"):
-        return data
-    batches = data
-    if isinstance(data, keras.utils.PyDataset):
-        batches = (data[index] for index in range(len(data)))
-    inputs = [batch[0] if isinstance(batch, tuple) else batch for batch in batches]
-    if not inputs:
-        raise ValueError("`data` holds no batches.")
-    return keras.tree.map_structure(
-        lambda *parts: np.concatenate([*map(np.asarray, parts)]), *inputs
-    )
+def _measured(model, stand_in, path, data) -> dict:
+    """The metric of a layer on its inputs in the stand-in, and the kernel that suits these."""
+    before, now = walk(model)[path][0], walk(stand_in)[path][0]
+    moments = Moments(before)
+    for x, _, _ in batches(data, 256):
+        seen = []
+        watch_inputs(model, x, [before], lambda _, array, seen=seen: seen.append(array))
+        calls = iter(seen)
+        watch_inputs(
+            stand_in, x, [now], lambda _, array, calls=calls: moments.add(array, next(calls))
+        )
+    return {"metric": moments.metric(), "kernel": moments.adapted()}
 
 
-def evaluate(model, data, batch_size=256):
-    """Outputs of a model in inference mode, as arrays; batch by batch, without tracing."""
-    size = len(keras.tree.flatten(data)[0])
-    batches = []
-    for start in range(0, size, batch_size):
-        part = keras.tree.map_structure(lambda a, s=start: a[s : s + batch_size], data)
-        batches.append(keras.tree.map_structure(to_numpy, model(part, training=False)))
-    return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)
-
-
-def _make(maker, layer, metric, named):
-    made = maker(layer, metric) if isinstance(maker, Maker) else maker(layer)
+def _make(maker, layer, named, fit):
+    """The chain of layers that a maker makes; `ValueError` with the reason if it cannot."""
+    made = maker(layer, **fit) if isinstance(maker, Maker) else maker(layer)
     if made is layer:
         return None
     chain = list(made) if isinstance(made, (list, tuple)) else [made]
@@ -238,7 +229,7 @@ def _make(maker, layer, metric, named):
     return chain
 
 
-def _replacement(operation, replace, features, memo):
+def _replacement(operation, replace, memo):
     """What takes the place of a layer, a nested model or a bare operation.
 
     Returns:
@@ -248,14 +239,13 @@ def _replacement(operation, replace, features, memo):
         return memo[id(operation)], False
     is_clone = False
     if is_graph(operation):
-        data = None if features is None else features()
-        chain = [rebuild(operation, replace, data, memo)]
+        chain = [rebuild(operation, replace, memo)]
     elif not isinstance(operation, keras.layers.Layer):
         new = copy_object.copy(operation)  # stateless; only its place in the graph is its own
         new._inbound_nodes, new._outbound_nodes = [], []
         chain = [new]
     else:
-        chain = replace(operation, features)
+        chain = replace(operation)
         if chain is None:
             chain, is_clone = [_clone(operation)], True
     memo[id(operation)] = chain

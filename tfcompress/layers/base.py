@@ -121,13 +121,14 @@ class CompressedLayer(keras.layers.Layer):
     # What every layer gets.
 
     @classmethod
-    def from_layer(cls, layer, metric=None, **options):
+    def from_layer(cls, layer, metric=None, kernel=None, **options):
         """Makes the compressed layer from an ordinary one, with its name, dtype policy and bias.
 
         Args:
             layer: an instance of `ordinary` or a compressed layer of the same form. If it is not
                 built yet, neither is the result.
             metric: see `fit_kernel`.
+            kernel: the kernel to come near to, instead of the layer's own.
             **options: of the method.
 
         Raises:
@@ -138,7 +139,7 @@ class CompressedLayer(keras.layers.Layer):
         arguments |= {"name": layer.name, "dtype": layer.dtype_policy}
         if not layer.built:
             return cls(**arguments, **options, trainable=layer.trainable)
-        w = to_numpy(layer.kernel)
+        w = to_numpy(layer.kernel) if kernel is None else np.asarray(kernel)
         if not np.all(np.isfinite(w)):
             raise ValueError(f"The kernel of layer '{layer.name}' holds NaN or infinite values.")
         new = cls(**arguments, **cls.resolve(w.shape, w=w, metric=metric, **options))
@@ -245,8 +246,8 @@ class Maker:
     layer_class: type[CompressedLayer]
     options: dict
 
-    def __call__(self, layer, metric=None):
-        return self.layer_class.from_layer(layer, metric, **self.options)
+    def __call__(self, layer, metric=None, kernel=None):
+        return self.layer_class.from_layer(layer, metric, kernel, **self.options)
 
     def __repr__(self):
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
