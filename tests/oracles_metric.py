@@ -6,7 +6,7 @@ import numpy as np
 
 
 def hessian_diagonal(loss, array, step=1e-3):
-    """The Hessian's diagonal of `loss()` by an array of double precision, by central differences."""
+    """The Hessian's diagonal of `loss()` by an array of doubles, by central differences."""
     found = np.zeros(array.shape)
     for place in np.ndindex(array.shape):
         kept, values = array[place], []

@@ -356,6 +356,10 @@ def test_bad_input():
         curvature.gauss_newton(model, X[:0], CROSSENTROPY)
     with pytest.raises(ValueError, match="only once"):
         curvature.gauss_newton(model, iter([X]), CROSSENTROPY, passes=2)
+    with pytest.raises(ValueError, match="`passes`"):
+        curvature.gauss_newton(model, X, CROSSENTROPY, passes=0)
+    with pytest.raises(ValueError, match="`batch_size`"):
+        curvature.gauss_newton(model, X, CROSSENTROPY, batch_size=0)
     with pytest.raises(ValueError, match="one value for each example"):
         curvature.exact(model, (X, X), lambda y, z: keras.ops.mean(z))
     with pytest.raises(ValueError, match=r"data\.take"):

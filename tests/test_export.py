@@ -186,8 +186,10 @@ def several_inputs_and_outputs():
     return on_grid(keras.Model({"a": a, "b": b}, outputs))
 
 
+@pytest.mark.parametrize("large", [2**26, 0], ids=["from memory", "by way of a folder"])
 @pytest.mark.parametrize("activations", ["int8", "float32"])
-def test_signature_names_and_shared_layers(activations):
+def test_signature_names_and_shared_layers(activations, large, monkeypatch):
+    monkeypatch.setattr(export.convert, "LARGE", large)
     model = several_inputs_and_outputs()
     blob = to_tflite(model, activations=activations)
     assert [row.layer for row in flatbuffer.stored_tensors(blob)].count("shared/kernel") == 1

@@ -225,7 +225,8 @@ def optimizers():
     [("momentum", 1), ("adamw", 1), ("adamw", 4), ("ema", 4), ("accumulation", 4)],
 )
 def test_zeros_hold_at_every_batch_end(name, steps_per_execution):
-    model = compiled(optimizers()[name], steps_per_execution=steps_per_execution)
+    model = net() if name == "adamw" else dense()
+    model = compiled(optimizers()[name], model, steps_per_execution=steps_per_execution)
     watch, history = run(model, Prune(Polynomial(0.2, 0.8, steps=10), every=2))
     shares = [share(masks) for masks in watch.seen]
     assert watch.monotone()
@@ -333,6 +334,26 @@ def test_layers_scope_and_floor():
     assert max(mask.mean() for mask in zeros(model).values()) <= 0.9
 
 
+def test_weights_are_scored_only_when_the_target_rises():
+    calls = []
+
+    def counted(w, d):
+        calls.append(w.shape)
+        return abs(w)
+
+    schedule = Piecewise({0: 0.333, 5: 0.777})  # shares that no count of weights gives exactly
+    run(compiled(model=dense()), Prune(schedule, counted, layers="fc", every=1), epochs=2)
+    assert len(calls) == 2
+
+
+def test_each_layer_reaches_its_share_whatever_was_zero_before():
+    model = compiled(model=dense())
+    run(model, Prune(Constant(0.9), layers="fc"), epochs=1)
+    run(model, Prune(Constant(0.5), scope="layer"), epochs=1)
+    assert zeros(model)["out"].mean() == pytest.approx(0.5, abs=0.01)
+    assert zeros(model)["fc"].mean() == pytest.approx(0.9, abs=0.01)
+
+
 def test_a_callable_score_and_a_toolkit_schedule():
     model = compiled()
     shares = [0.25, 0.5]
@@ -366,6 +387,7 @@ def test_it_runs_twice_alike():
         ({"schedule": 0.5}, TypeError, "called on a step"),
         ({"score": "size"}, ValueError, "A score is one of.*'size'"),
         ({"score": "obd"}, ValueError, "needs `data`"),
+        ({"score": "obd", "data": iter([X])}, ValueError, "generator can be used only once"),
         ({"scope": "model"}, ValueError, "scope"),
         ({"floor": 1.0}, ValueError, "`floor`"),
         ({"every": 0}, ValueError, "`every`"),

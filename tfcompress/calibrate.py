@@ -72,7 +72,10 @@ class _Statistics:
     def __init__(self, layer):
         self.layer = layer
         self.count, self.sum, self.squares = 0.0, 0.0, 0.0
-        self.before = [np.array(v) for v in (layer.moving_mean, layer.moving_variance)]
+        self.before = [
+            np.copy(keras.ops.convert_to_numpy(v))
+            for v in (layer.moving_mean, layer.moving_variance)
+        ]
 
     def add(self, x, mask):
         x = np.asarray(keras.ops.convert_to_numpy(x), "float32")

@@ -180,8 +180,8 @@ def kronecker(model, data, loss=None, batch_size=256, block=BLOCK, seed=0):
 
     Returns:
         Dict `{path: Kronecker}` of the Dense, Conv1D/2D/3D, depthwise and EinsumDense layers, and
-        `{path: Diagonal}` of the embeddings. Layers that run inside a loop (in an RNN,
-        `TimeDistributed`) and transposed or separable convolutions are left out.
+        `{path: Diagonal}` of the embeddings. Transposed and separable convolutions, recurrent
+        cells, and layers that run only inside a graph of their own are left out.
 
     Example:
 

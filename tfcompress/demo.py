@@ -43,7 +43,7 @@ class Plan:
 
 
 QUICK = Plan(images=10_000, tests=2_000, epochs=3, tune=1)
-FULL = Plan(images=60_000, tests=10_000, epochs=8, tune=3)
+FULL = Plan(images=60_000, tests=10_000, epochs=6, tune=2)
 
 
 @dataclasses.dataclass(frozen=True)

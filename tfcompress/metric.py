@@ -4,6 +4,8 @@ Offline, once per layer, in NumPy. A kernel is seen as a matrix `(fan_in, out)`,
 Letters: i, j fan-in; o outputs; G groups, each of m = o / G outputs; e = w - w_hat.
 """
 
+import math
+
 import numpy as np
 
 DAMPING = 0.01  # of the mean diagonal of A, as in GPTQ
@@ -93,11 +95,7 @@ class Kronecker:
     def split(self, w) -> np.ndarray:
         """The kernel as `(G, fan_in, m)`, a view where possible."""
         w = np.asarray(w)
-        if w.size == 0 or w.size % (self.fan_in * self.groups):
-            raise ValueError(
-                f"The curvature has {self.fan_in} inputs in {self.groups} group(s), which does "
-                f"not fit a kernel of shape {w.shape}. Measure it on this layer."
-            )
+        self._check_rows(w.shape)
         return w.reshape(self.fan_in, self.groups, -1).transpose(1, 0, 2)
 
     def join(self, parts, shape) -> np.ndarray:
@@ -116,15 +114,28 @@ class Kronecker:
 
     def scaled(self, w, power=1.0) -> np.ndarray:
         """`w g^power`, per output."""
+        self.check(np.shape(w))
         if self.g is None:
             return np.asarray(w)
-        parts = self.split(w)
-        if parts.shape[0] * parts.shape[2] != len(self.g):
+        scales = self.g.reshape(self.groups, 1, -1) ** power
+        return self.join(self.split(w) * scales, np.shape(w))
+
+    def check(self, shape) -> None:
+        """Raises unless the metric is of kernels of this shape."""
+        self._check_rows(shape)
+        if self.g is not None and math.prod(shape) != self.fan_in * len(self.g):
             raise ValueError(
                 f"The curvature has {len(self.g)} outputs, which does not fit a kernel of shape "
-                f"{np.shape(w)}. Measure it on this layer."
+                f"{tuple(shape)}. Measure it on this layer."
             )
-        return self.join(parts * self.g.reshape(self.groups, 1, -1) ** power, np.shape(w))
+
+    def _check_rows(self, shape):
+        size = math.prod(shape)
+        if size == 0 or size % (self.fan_in * self.groups):
+            raise ValueError(
+                f"The curvature has {self.fan_in} inputs in {self.groups} group(s), which does "
+                f"not fit a kernel of shape {tuple(shape)}. Measure it on this layer."
+            )
 
     def diagonal(self, shape) -> np.ndarray:
         """`d_io = A_ii g_o`, like a kernel of this shape."""
@@ -184,7 +195,7 @@ def as_metric(metric, shape):
     if isinstance(metric, Diagonal):
         metric.diagonal(shape)
     else:
-        metric.scaled(np.zeros(shape, "float32"))
+        metric.check(shape)
     return metric
 
 

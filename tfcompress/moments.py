@@ -60,7 +60,7 @@ class Moments:
     def add(self, x, before=None):
         """Adds inputs of the layer, `(b, ...)`, and those that it had before, of the same shape."""
         x = np.asarray(x)
-        if hasattr(self.layer, "embeddings"):
+        if _looks_up(self.layer):
             ids = x.astype("int64").reshape(-1)
             counted = np.bincount(ids, minlength=self.layer.input_dim).astype("float64")
             self.sums = counted if self.sums is None else self.sums + counted
@@ -79,7 +79,7 @@ class Moments:
         """The metric, as `measure` returns it."""
         if not self.count:
             raise ValueError(f"There are no inputs to measure the layer {self.layer} on.")
-        if hasattr(self.layer, "embeddings"):
+        if _looks_up(self.layer):
             g = np.ones(self.layer.output_dim) if g is None else g
             return Diagonal(np.outer(self.sums / self.count, g))
         return Kronecker([total / self.count for total in self.sums], g)
@@ -90,8 +90,8 @@ class Moments:
         `w + A^-1 mean x (x_before - x)^T w`, damped: least squares around the kernel itself. In
         blocks, each block solves for the whole difference.
         """
-        kernel = np.asarray(self.layer.kernel, "float64")
-        if hasattr(self.layer, "embeddings") or np.ndim(self.drift) == 0:
+        kernel = np.asarray(keras.ops.convert_to_numpy(self.layer.kernel), "float64")
+        if _looks_up(self.layer) or np.ndim(self.drift) == 0:
             return kernel
         metric = self.metric()
         return kernel + metric.solve(metric.join(self.drift / self.count, kernel.shape))
@@ -106,7 +106,7 @@ class Moments:
         self.count += rows.shape[1]
 
     def _kernel(self, rows):
-        kernel = np.asarray(self.layer.kernel, "float32")
+        kernel = np.asarray(keras.ops.convert_to_numpy(self.layer.kernel), "float32")
         return kernel.reshape(rows.shape[2], len(rows), -1).transpose(1, 0, 2)  # (G, n, m)
 
 
@@ -118,7 +118,7 @@ def watch_inputs(model, x, layers, see):
         x: a batch of its inputs.
         layers: layers of it, at any depth.
         see: called as `see(layer, array)` at each call of one of the layers. A call inside a
-            compiled loop (of an RNN, of `TimeDistributed`) has no array and is passed over.
+            graph (a `tf.function`, a vectorized map) has no array and is passed over.
     """
 
     def shown(layer, call, *args, **kwargs):
@@ -155,7 +155,7 @@ def can_measure(layer) -> bool:
     """Whether `measure` takes this kind of layer."""
     if hasattr(layer, "equation"):
         return _contracted(layer) > 0
-    if hasattr(layer, "embeddings"):
+    if _looks_up(layer):
         return True
     if hasattr(layer, "output_padding") or hasattr(layer, "pointwise_initializer"):
         return False
@@ -228,6 +228,10 @@ def _contracted(layer):
     summed = "".join(letter for letter in inputs if letter in kernel)
     plain = inputs.endswith(summed) and kernel.startswith(summed) and not set(summed) & set(output)
     return len(summed) if plain else 0
+
+
+def _looks_up(layer):
+    return hasattr(layer, "input_dim") and hasattr(layer, "output_dim")  # an Embedding
 
 
 def _tuple(value, like):

@@ -51,6 +51,11 @@ class Objective:
     """
 
     def __init__(self, model, loss=None):
+        if keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                "The curvature of a loss is taken with TensorFlow. Set KERAS_BACKEND=tensorflow. "
+                f"Received: the backend {keras.backend.backend()!r}"
+            )
         self.kernels = kernels(model)
         self.model = model
         self.variables = [variable.value for variable in self.kernels.values()]
@@ -95,15 +100,19 @@ class Objective:
         """
         sums = [tf.Variable(tf.zeros(v.shape, "float32")) for v in self.variables]
 
-        @tf.function(reduce_retracing=True, autograph=False)
         def add(x, y, weights, key):
             for total, part in zip(sums, contribution(x, y, weights, key), strict=True):
                 total.assign_add(tf.reshape(tf.cast(part, "float32"), total.shape))
 
-        count = 0
-        for step, (x, y, weights) in enumerate(progress(steps, "Measuring curvature")):
-            add(x, y, weights, tf.constant([1000 * seed, step]))
-            count += len(keras.tree.flatten(x)[0])
+        count, graph = 0, None
+        for step, batch in enumerate(progress(steps, "Measuring curvature")):
+            batch = keras.tree.map_structure(_tensor, batch)
+            key = tf.constant([1000 * seed, step])
+            if graph is None:  # one trace for batches of all sizes
+                specs = keras.tree.map_structure(_any_size, batch)
+                graph = tf.function(add, autograph=False).get_concrete_function(*specs, key)
+            graph(*batch, key)
+            count += int(keras.tree.flatten(batch)[0].shape[0])
         return {path: s.numpy() / count for path, s in zip(self.kernels, sums, strict=True)}
 
     def parts(self, x, y, weights):
@@ -210,6 +219,14 @@ ROOTS = {
     keras.losses.binary_crossentropy: Term._sigmoid,
     keras.losses.mean_squared_error: Term._square,
 }
+
+
+def _tensor(value):
+    return None if value is None else tf.convert_to_tensor(value)
+
+
+def _any_size(tensor):
+    return None if tensor is None else tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
 
 
 def _entry_weights(weights, z, entries):

@@ -6,13 +6,16 @@ DIRECTIONS = 16
 DISTANCES = (10, 18, 28, 40, 55, 75, 100)  # of a label from its point, in points
 
 
-def draw(results, path, title) -> None:
+def draw(results, path, title):
     """Draws accuracy against the bytes of a file and of its gzip, logarithmic in bytes.
 
     Args:
         results: objects with `name`, `litert_accuracy`, `file_bytes` and `gzip_bytes`.
         path: of the `.png` file.
         title: of the picture.
+
+    Returns:
+        The matplotlib figure.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogLocator, PercentFormatter
@@ -38,6 +41,7 @@ def draw(results, path, title) -> None:
     axes.legend(loc="best")
     _label(figure, axes, zipped, [r.name for r in results], files + zipped)
     figure.savefig(path)
+    return figure
 
 
 def _label(figure, axes, points, names, marked) -> None:

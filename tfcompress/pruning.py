@@ -1,6 +1,7 @@
 """Pruning in one shot, of a trained model and without further training."""
 
 import numpy as np
+from keras import ops
 
 from . import score as scores_of
 from .batches import batches, check_repeats
@@ -63,9 +64,9 @@ def prune(model, sparsity, data=None, score="magnitude", layers="*", scope="laye
         return _surgery(model, sparsity, data, layers, scope)
     score = scores_of.get(score)
     new = copy(model)
-    weights = {path: np.array(v) for path, v in prunable(new, layers).items()}
+    weights = {path: ops.convert_to_numpy(v) for path, v in prunable(new, layers).items()}
     curvature = {}
-    if data is not None and score is not scores_of.magnitude:
+    if data is not None and score not in (scores_of.magnitude, scores_of.random):
         from .curvature import gauss_newton
 
         curvature = gauss_newton(model, data)
@@ -121,5 +122,5 @@ def _portions(model, layers, data, sparsity):
     for x, _, _ in progress(batches(data, BATCH), "Measuring inputs"):
         watch_inputs(model, x, layers.values(), lambda layer, x: moments[id(layer)].add(x))
     metrics = [moments[id(layer)].metric() for layer in layers.values()]
-    kernels = [np.array(layer.kernel) for layer in layers.values()]
+    kernels = [ops.convert_to_numpy(layer.kernel) for layer in layers.values()]
     return dict(zip(layers, shares(kernels, metrics, sparsity), strict=True))

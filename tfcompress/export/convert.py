@@ -1,23 +1,23 @@
 """The stock converter: a Keras model of ordinary layers to a float32 .tflite file."""
 
+import math
 import re
 import tempfile
 import warnings
 
 import keras
 import tensorflow as tf
+from absl import logging
 
 from ..flatbuffer import operator_name, read, schema
 from .errors import ExportError
 
 SIGNATURE = "serving_default"
+LARGE = 2**26  # bytes of weights
 
 
 def convert(model, **settings):
     """Converts a model with the stock converter and gives its inputs and outputs their names.
-
-    The function is saved beside its plain `tf.Variable`s: the converter then finds their values,
-    as it does not behind a Keras model, and needs half the memory of its other routes.
 
     Args:
         model: a built Sequential or Functional model.
@@ -29,25 +29,28 @@ def convert(model, **settings):
     Raises:
         ExportError: the model needs an operator that is not a builtin one.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        _save(model, folder)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        for name, value in settings.items():
-            setattr(converter, name, value)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about statistics that the samples give
-                blob = converter.convert()
-        except Exception as error:  # the converter raises its own and plain ones
-            raise ExportError(_explain(model, str(error))) from error
+    concrete = _function(model)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about statistics that the samples give
+            converter = _converter(model, concrete, folder)
+            for name, value in settings.items():
+                setattr(converter, name, value)
+            blob = converter.convert()
+    except Exception as error:  # the converter raises its own and plain ones
+        raise ExportError(_explain(model, str(error))) from error
+    finally:
+        logging.set_verbosity(verbosity)
     file = read(blob)
     _check_builtin(file)
     _name(file, input_names(model), output_names(model))
     return file
 
 
-def _save(model, folder):
-    """Saves the model's function; input and output number i are `place_i` in its signature."""
+def _function(model):
+    """The model as a function; input and output number i are `place_i` in its signature."""
 
     def function(**inputs):
         outputs = call(model, [inputs[_place(i)] for i in range(len(inputs))])
@@ -57,14 +60,26 @@ def _save(model, folder):
         _place(i): tf.TensorSpec(tensor.shape, tensor.dtype, name=_place(i))
         for i, tensor in enumerate(model.inputs)
     }
+    return tf.function(function, autograph=False).get_concrete_function(**specs)
+
+
+def _converter(model, concrete, folder):
+    """A converter that finds the values of the variables, by the better of two routes.
+
+    From memory it is five times quicker, by way of a folder it needs half the memory. Behind a
+    `trackable` Keras model it would find none and leave them out of the file without an error.
+    """
+    variables = [variable.value for variable in model.variables]
+    if sum(math.prod(v.shape) * v.dtype.size for v in variables) < LARGE:
+        return tf.lite.TFLiteConverter.from_concrete_functions([concrete])
     module = tf.Module()
-    module.variables_of_the_model = [variable.value for variable in model.variables]
-    concrete = tf.function(function, autograph=False).get_concrete_function(**specs)
+    module.variables_of_the_model = variables
     tf.saved_model.save(module, folder, signatures={SIGNATURE: concrete})
+    return tf.lite.TFLiteConverter.from_saved_model(folder)
 
 
 def _place(index) -> str:
-    return f"place_{index}"
+    return f"place_{index:06d}"
 
 
 def input_names(model) -> list[str]:
@@ -117,15 +132,26 @@ def _check_builtin(file):
 
 
 def _name(file, inputs, outputs):
-    """Puts inputs and outputs in the model's order and gives them their names."""
-    graph, (signature,) = file.subgraphs[0], file.signatureDefs
-    graph.inputs = _rename(graph, signature.inputs, inputs)
-    graph.outputs = _rename(graph, signature.outputs, outputs)
+    """Puts inputs and outputs in the model's order, names them and writes the signature."""
+    graph, signature = file.subgraphs[0], schema().SignatureDefT()
+    if file.signatureDefs:  # from a folder; from memory the order is right, and there is none
+        graph.inputs = _ordered(file.signatureDefs[0].inputs)
+        graph.outputs = _ordered(file.signatureDefs[0].outputs)
+    signature.signatureKey, signature.subgraphIndex = SIGNATURE.encode(), 0
+    signature.inputs = _entries(graph, graph.inputs, inputs)
+    signature.outputs = _entries(graph, graph.outputs, outputs)
+    file.signatureDefs = [signature]
 
 
-def _rename(graph, entries, names) -> list[int]:
-    indices = {entry.name.decode(): entry for entry in entries}
-    ordered = [indices[_place(i)] for i in range(len(names))]
-    for entry, name in zip(ordered, names, strict=True):
-        entry.name = graph.tensors[entry.tensorIndex].name = name.encode()
-    return [entry.tensorIndex for entry in ordered]
+def _ordered(entries) -> list[int]:
+    return [entry.tensorIndex for entry in sorted(entries, key=lambda entry: entry.name)]
+
+
+def _entries(graph, indices, names):
+    entries = []
+    for index, name in zip(indices, names, strict=True):
+        entry = schema().TensorMapT()
+        entry.name, entry.tensorIndex = name.encode(), int(index)
+        graph.tensors[index].name = name.encode()
+        entries.append(entry)
+    return entries

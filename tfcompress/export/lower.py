@@ -34,13 +34,13 @@ def lower(model):
     So each kernel in the file is a layer's kernel up to one factor per output channel. Nothing is
     folded where the layer has an activation, other users, or is used twice.
     """
-    lowered = rebuild(model, lambda layer, _: lower_layer(layer))
+    lowered = rebuild(model, lower_layer)
     for layer in lowered._flatten_layers():
         layer.dtype_policy = "float32"
     pairs = _foldable(lowered)
     norms = {id(norm) for _, norm in pairs.values()}
 
-    def replace(layer, _):
+    def replace(layer):
         if id(layer) in pairs:
             return [_fold(*pairs[id(layer)])]
         return [_Same(name=layer.name)] if id(layer) in norms else None

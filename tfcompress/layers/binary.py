@@ -7,7 +7,8 @@ import numpy as np
 from keras import ops
 
 from ..metric import as_metric
-from .base import CompressedConv1D, CompressedConv2D, CompressedDense, glorot_variance
+from .base import glorot_variance
+from .forms import CompressedConv1D, CompressedConv2D, CompressedDense
 from .grid import GridKernel, fit_grid
 
 

@@ -7,7 +7,8 @@ from keras import ops
 
 from ..factorize import cp, cp_in_metric, energy_rank, max_cp_rank
 from ..metric import as_metric
-from .base import CompressedConv2D, glorot_variance, ordinary_layer, positions, to_numpy
+from .base import glorot_variance, ordinary_layer, positions, to_numpy
+from .forms import CompressedConv2D
 from .low_rank import check_rank
 
 

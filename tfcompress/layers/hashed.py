@@ -7,7 +7,8 @@ import numpy as np
 from keras import ops
 
 from ..hashing import signed_codes
-from .base import CompressedDense, CompressedLayer, glorot_variance, positive_int, to_numpy
+from .base import CompressedLayer, glorot_variance, to_numpy
+from .forms import CompressedDense, positive_int
 from .sharing import fit_shared
 
 

@@ -7,15 +7,8 @@ import numpy as np
 from keras import ops
 
 from ..factorize import energy_rank, svd, svd_in_metric
-from .base import (
-    CompressedConv1D,
-    CompressedConv2D,
-    CompressedDense,
-    CompressedLayer,
-    glorot_variance,
-    ordinary_layer,
-    to_numpy,
-)
+from .base import CompressedLayer, glorot_variance, ordinary_layer, to_numpy
+from .forms import CompressedConv1D, CompressedConv2D, CompressedDense
 
 
 class LowRankKernel(CompressedLayer):
