@@ -20,8 +20,8 @@ from oracles_export import (
 
 from tfcompress import export, flatbuffer
 from tfcompress.export import ExportError, to_tflite
-from tfcompress.layers import BinaryConv2D, BinaryDense, LowRankDense
-from tfcompress.rewrite import swap
+from tfcompress.layers import BinaryConv2D, BinaryDense, LowRankDense, QuantizedDense
+from tfcompress.rewrite import swap, to_ordinary
 
 WAYS = [("int8", "fast"), ("int8", "small"), ("float32", "fast"), ("float32", "small")]
 
@@ -164,6 +164,15 @@ def test_a_low_rank_layer_stays_two_products():
     blob = to_tflite(swap(model, {"fc": LowRankDense.using(rank=16)}))
     assert operators(blob) == ["FULLY_CONNECTED", "FULLY_CONNECTED"]
     assert len(blob) < 40_000
+
+
+def test_a_low_rank_layer_whose_factors_have_four_bits():
+    model = keras.Sequential([keras.Input((256,)), layers.Dense(256, name="fc")])
+    chain = to_ordinary(swap(model, {"fc": LowRankDense.using(rank=16)}))
+    small = swap(chain, {layers.Dense: QuantizedDense.using(bits=4)})
+    blob = to_tflite(small)
+    assert set(encodings(blob).values()) == {"INT4"} and len(encodings(blob)) == 2
+    assert len(blob) < 10_000
 
 
 def test_flatten_with_a_free_batch_size_stays_in_the_delegate():

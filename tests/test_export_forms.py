@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
-from oracles_export import EIGHT_BITS, FOUR_BITS, TERNARY, on_grid
+from oracles_export import EIGHT_BITS, FOUR_BITS, TERNARY, error, on_grid, run
 
 from tfcompress import flatbuffer
 from tfcompress.export import ExportError, to_tflite
@@ -212,3 +212,18 @@ def test_ranges_measured_on_samples_make_im2col_an_int8_chain():
     file = flatbuffer.read(to_tflite(model, store="small", check=x))
     names = [flatbuffer.operator_name(file, o) for o in file.subgraphs[0].operators]
     assert names[0] == "QUANTIZE" and "DEQUANTIZE" in names and "FULLY_CONNECTED" in names
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_im2col_of_random_geometry(seed):
+    random = np.random.default_rng(seed)
+    height, width, *taps = random.integers((5, 5, 1, 1), (12, 12, 5, 5)).tolist()
+    strides = random.integers(1, 4, 2).tolist()
+    padding = ["same", "valid"][seed % 2]
+    image = keras.Input((height, width, 32))
+    conv = layers.Conv2D(64, taps, strides, padding, activation="relu")
+    model = on_grid(keras.Model(image, conv(image)))
+    blob = to_tflite(model, store="small")
+    x = random.standard_normal((3, height, width, 32)).astype("float32")
+    for delegates in (True, False):
+        assert error(run(blob, [x], delegates)[0], model(x)) < 0.1

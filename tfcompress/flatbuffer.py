@@ -289,7 +289,8 @@ def stored_tensors(source) -> list[StoredTensor]:
             shape, encoding = _shape(tensor), type_name(tensor)
             kernel = scales is not None or encoding.startswith(("FLOAT", "BFLOAT"))
             float_bytes = 4 * math.prod(shape) if kernel else size
-            rows.append(StoredTensor(tensor.name.decode(), encoding, shape, size, float_bytes))
+            name = (tensor.name or b"").decode() or "(constant)"
+            rows.append(StoredTensor(name, encoding, shape, size, float_bytes))
     rest = len(blob) - sum(row.bytes for row in rows)
     return [*rows, StoredTensor("(operators, names, shapes)", "graph", (), rest, rest)]
 

@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 DAMPING = 0.01  # of the mean diagonal of A, as in GPTQ
+SINGLE = 1024  # inputs of a block above which `compensate` works in single precision
 ROWS = 64  # rows that are settled one by one between two matrix products
 
 
@@ -202,14 +203,15 @@ def as_metric(metric, shape):
 def compensate(w, round_row, metric, order="importance", sweeps=1) -> np.ndarray:
     """Rounds a kernel so that the errors of the weights of an output cancel.
 
-    With `A = R R^T`, `R` upper triangular, the form is `1/2 sum_i (sum_{j<=i} R_ji e_j)^2`: going
-    down the rows, each is rounded to `w_i + sum_{j<i} R_ji e_j / R_ii`, which absorbs the errors
-    made so far. This is the step of OBC and GPTQ written with one Cholesky factor and no inverse.
-    Then `sweeps` of coordinate descent, and last each output keeps the plain rounding if that was
-    better, so that the form is never above plain rounding's.
+    With `A = R D R^T`, `R` unit upper triangular, the form is a sum of squares,
+    `1/2 sum_i D_i (e_i + sum_{j<i} R_ji e_j)^2`: going down the rows, each is rounded from
+    `w_i + sum_{j<i} R_ji e_j`, which absorbs the errors made so far. This is the step of OBC and
+    GPTQ written with one triangular factor and no inverse. Then `sweeps` of coordinate descent,
+    and last each output keeps the plain rounding if that was better, so that its form is never
+    above plain rounding's.
 
-    Cost: `fan_in^2 (fan_in / 3 + (1 + 2 sweeps) out)` multiply-adds, with blocks of `n` inputs
-    `fan_in n (...)`; double precision for one block at a time.
+    Cost: `fan_in^2 (fan_in / 3 + (1.5 + sweeps) out)` multiply-adds, with blocks of `n` inputs
+    `fan_in n (...)`; double precision, and single from 1024 inputs on (the factor still double).
 
     Args:
         w: kernel.
@@ -243,24 +245,32 @@ def compensate(w, round_row, metric, order="importance", sweeps=1) -> np.ndarray
         if order == "importance":
             places = np.argsort(-importance, kind="stable")
         A, H = A[:, places[:, None], places], H[:, places[:, None], places]
-        part = parts[:, rows][:, places].astype("float64")
+        R = _upper(H)
+        if len(places) > SINGLE:
+            A, H, R = A.astype("float32"), H.astype("float32"), R.astype("float32")
+        part = parts[:, rows][:, places].astype(R.dtype)
 
         def round_at(values, i, first=rows.start, places=places):  # values (G, m)
             return np.reshape(round_row(values.reshape(-1), first + places[i]), values.shape)
 
         plain = np.stack([round_at(part[:, i], i) for i in range(len(places))], 1)
-        q = _feed_back(part, round_at, H)
+        q = _feed_back(part, round_at, R)
         for _ in range(sweeps):
             _descend(part, q, round_at, H)
-        better = _form(part - q, A) <= _form(part - plain, A)
-        out[:, rows.start + places] = np.where(better, q, plain)
+        # q^T A q - 2 q^T A w against the same of plain, in one product
+        worse = np.sum((q - plain) * (A @ (q + plain - 2 * part)), 1, keepdims=True) > 0
+        out[:, rows.start + places] = np.where(worse, plain, q)
     return metric.join(out, w.shape)
 
 
-def _feed_back(w, round_at, H):
+def _upper(H):
+    """The unit upper triangular `R` of `H = R D R^T`."""
+    R = np.linalg.cholesky(H[:, ::-1, ::-1])[:, ::-1, ::-1]
+    return R / np.diagonal(R, axis1=1, axis2=2)[:, None, :]
+
+
+def _feed_back(w, round_at, R):
     """Rounds `w (G, n, m)` down the rows, each absorbing the errors of those before it."""
-    R = np.linalg.cholesky(H[:, ::-1, ::-1])[:, ::-1, ::-1]  # H = R R^T, upper
-    R = R / np.diagonal(R, axis1=1, axis2=2)[:, None, :]
     q, e = np.empty_like(w), np.zeros_like(w)
     for start in range(0, w.shape[1], ROWS):
         stop = min(start + ROWS, w.shape[1])
@@ -285,11 +295,6 @@ def _descend(w, q, round_at, H):
             q[:, i] += step
             e[:, i] -= step
             slope -= H[:, start:stop, i, None] * step[:, None]
-
-
-def _form(e, A):
-    """`e_o^T A e_o`, `(G, 1, m)`."""
-    return np.sum(e * (A @ e), 1, keepdims=True)
 
 
 def _t(a):

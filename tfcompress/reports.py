@@ -134,6 +134,7 @@ def report(model, baseline=None, tflite=None) -> ModelReport:
 
     Example:
 
+    >>> import keras
     >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="fc")])
     >>> row = report(model).rows[0]
     >>> row.path, row.bits, row.macs

@@ -64,7 +64,8 @@ def choose(graph: Graph, operator, kernel: Kernel, activations, store, int2):
     if bits == 16:
         choices = [(forms.weight_only, 16)]
     elif kernel.code == "FULLY_CONNECTED":
-        choices = _products(kernel, bits, activations, store)
+        plain = graph.shape(operator.outputs[0]).count(-1) <= 1
+        choices = _products(kernel, bits, activations, store, plain)
     elif kernel.code == "CONV_2D":
         choices = _convolutions(graph, operator, kernel, bits, activations, store)
     else:
@@ -73,9 +74,12 @@ def choose(graph: Graph, operator, kernel: Kernel, activations, store, int2):
     return choices[int(np.argmin(sizes))] if min(sizes) < 4 * kernel.size else None
 
 
-def _products(kernel, bits, activations, store):
+def _products(kernel, bits, activations, store, plain):
+    """`plain`: whether a RESHAPE can give the output its shape, as the digits need."""
     if activations == "int8":
         return [(forms.hybrid, bits)]
+    if not plain:
+        return [(forms.weight_only, 8)]
     if store == "small":
         return [(forms.digits, 2)] * (bits == 2) + [(forms.weight_only, max(bits, 4))]
     if bits == 2 and kernel.size >= 2**21:

@@ -37,8 +37,9 @@ def to_tflite(
 
     Compressed layers become ordinary ones, the stock converter makes a float32 file of them, and
     each kernel of it that 2, 4 or 8 bits hold exactly, up to a scale per output channel, is stored
-    in these: also that of a plain layer, trained with `ProxNewton` for example. The file is then
-    run and compared with the model, and no file is written if it differs.
+    in these: also that of a plain layer, trained with `ProxNewton` for example. Kernels of
+    transposed convolutions and in the loops of recurrent layers stay float32. The file is then run
+    and compared with the model, and no file is written if it differs.
 
     Bytes of a kernel [i, o]: `i * o * bits / 8 + 12 o`.
 

@@ -36,7 +36,8 @@ def lower(model):
     """
     lowered = rebuild(model, lower_layer)
     for layer in lowered._flatten_layers():
-        layer.dtype_policy = "float32"
+        if layer.compute_dtype in ("float16", "bfloat16"):
+            layer.dtype_policy = "float32"
     pairs = _foldable(lowered)
     norms = {id(norm) for _, norm in pairs.values()}
 

@@ -48,8 +48,8 @@ def _drop_unread(graph) -> None:
     subgraph, kept = graph.subgraph, []
     read = {int(index) for index in subgraph.outputs}
     for operator in reversed(subgraph.operators):
-        effect = operator_name(graph.model, operator) in ("ASSIGN_VARIABLE", "CALL_ONCE", "WHILE")
-        if effect or not operator.outputs or read & set(operator.outputs):
+        effect = not operator.outputs or operator_name(graph.model, operator) in ("WHILE", "IF")
+        if effect or read & set(operator.outputs):
             kept.append(operator)
             read |= set(operator.inputs)
     subgraph.operators = kept[::-1]
