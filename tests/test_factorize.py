@@ -91,7 +91,7 @@ def test_cp_in_metric_lowers_the_form():
     w = rng.standard_normal((3, 3, 5, 6))
     metric = Kronecker(moment(45, 400), rng.random(6))
     plain = factorize.cp(w.reshape(9, 5, 6), 4)
-    refined = factorize.cp_in_metric(w, plain, metric)
+    refined = factorize.refine(w.reshape(9, 5, 6), plain, "sr,ir,or->sio", metric)
 
     def form(factors):
         return metric.quadratic(w - build(factors).reshape(w.shape))
@@ -120,3 +120,21 @@ def test_least_squares_agrees_with_a_dense_solve():
         lambda e: H @ e, lambda p: E @ p, lambda v: E.T @ v, w, np.zeros(6), steps=200
     )
     np.testing.assert_allclose(p, np.linalg.solve(E.T @ H @ E, E.T @ H @ w), rtol=1e-3, atol=1e-4)
+
+
+def test_spatial_and_tucker_are_exact_at_full_rank_and_refine_in_a_metric():
+    w = rng.standard_normal((3, 2, 4, 5))
+    metric = Kronecker(moment(24, 400))
+    spatial, tucker = "hir,wro->hwio", "ip,hwpq,oq->hwio"
+    np.testing.assert_allclose(np.einsum(spatial, *factorize.spatial(w, 10)), w, atol=1e-9)
+    np.testing.assert_allclose(np.einsum(tucker, *factorize.tucker(w, (4, 5))), w, atol=1e-9)
+    for expression, parts in (
+        (spatial, factorize.spatial(w, 3)),
+        (tucker, factorize.tucker(w, (2, 3))),
+        ("hr,wr,ir,or->hwio", factorize.cp(w, 4)),
+    ):
+        refined = factorize.refine(w, parts, expression, metric)
+        before, after = (metric.quadratic(w - np.einsum(expression, *p)) for p in (parts, refined))
+        assert after < 0.9 * before
+    with pytest.raises(ValueError, match="ranks"):
+        factorize.tucker(w, (5, 5))

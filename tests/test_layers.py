@@ -36,6 +36,9 @@ CONV2D = {
     "low-rank": layers.LowRankConv2D.using(rank=3),
     "cp": layers.CPConv2D.using(rank=4),
     "cp-share": layers.CPConv2D.using(rank=0.4),
+    "cp-4": layers.CPConv2D.using(rank=4, ways=4),
+    "spatial": layers.SpatialConv2D.using(rank=4),
+    "tucker": layers.TuckerConv2D.using(rank=(3, 4)),
 }
 
 
@@ -70,6 +73,10 @@ def all_cases():
     cases["conv2d-strided-cp"] = case(conv2d(8, (2, 5), strides=2), CONV2D["cp"], 2, 9, 10, 6)
     cases["conv2d-dilated-cp"] = case(conv2d(8, 4, dilation_rate=2), CONV2D["cp"], 2, 9, 10, 6)
     cases["conv2d-1x1-low-rank"] = case(conv2d(8, 1, strides=2), CONV2D["low-rank"], 2, 8, 8, 6)
+    cases["conv2d-strided-cp-4"] = case(conv2d(8, 3, strides=2), CONV2D["cp-4"], 2, 9, 10, 6)
+    cases["conv2d-strided-spatial"] = case(
+        conv2d(8, (5, 2), strides=(2, 3), padding="same"), CONV2D["spatial"], 2, 9, 10, 6
+    )
     cases["conv2d-grouped"] = case(conv2d(8, 3, groups=2), CONV2D["binary"], 2, 8, 8, 6)
     return cases
 

@@ -40,16 +40,26 @@ def test_cost():
     assert first.bias is None and last.bias is not None
 
 
-@settings(max_examples=15, deadline=None)
+@pytest.mark.parametrize(
+    "cls, options",
+    [
+        (tfc.layers.CPConv2D, {}),
+        (tfc.layers.CPConv2D, {"ways": 4}),
+        (tfc.layers.SpatialConv2D, {}),
+        (tfc.layers.TuckerConv2D, {}),
+        (tfc.layers.LowRankConv2D, {}),
+    ],
+)
+@settings(max_examples=8, deadline=None)
 @given(
     kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)).filter(lambda k: k != (1, 1)),
     step=st.sampled_from([(1, 1), (2, 1), (3, 1), (1, 2), (1, 3)]),
     padding=st.sampled_from(["same", "valid"]),
 )
-def test_cp_equals_the_convolution_with_its_kernel(kernel, step, padding):
+def test_chains_equal_the_convolution_with_their_kernel(cls, options, kernel, step, padding):
     strides, dilation = step
-    layer = tfc.layers.CPConv2D(
-        5, kernel, strides=strides, dilation_rate=dilation, padding=padding, rank=2
+    layer = cls(
+        5, kernel, strides=strides, dilation_rate=dilation, padding=padding, rank=2, **options
     )
     x = rng.random((2, 14, 15, 3), "float32")
     y = layer(x)

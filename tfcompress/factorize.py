@@ -59,26 +59,26 @@ def energy_rank(w, share: float = 0.9) -> int:
 
 
 def max_cp_rank(shape: tuple[int, ...]) -> int:
-    """A rank at which every array of that 3-way shape is represented exactly."""
+    """A rank at which every array of that shape is represented exactly."""
     return int(np.prod(shape) // max(shape))
 
 
 def cp(w, rank: int, seed: int = 0) -> list[np.ndarray]:
-    """CP factors of a 3-way array, by alternating least squares: `w[s,i,o] ~ sum_r a b c`.
+    """CP factors of an array, by alternating least squares: `w[s,i,o] ~ sum_r a b c`.
 
     tensorly finds the factors: five short runs from random starts (its SVD start pads with random
     columns once the rank passes the smallest side), then up to 200 sweeps from the best of them.
     Arrays of more than 2^20 entries get one start and 40 sweeps, about half a minute for
-    `(9, 512, 512)` at rank 256. The norms are then spread evenly over the three factors, which
+    `(9, 512, 512)` at rank 256. The norms are then spread evenly over the factors, which
     keeps fine-tuning stable: CP's diverging components show as unbalanced norms.
 
     Args:
-        w: `(s, i, o)`, for a convolution kernel with `s = h * w`.
+        w: 3- or 4-way; for a convolution kernel `(h * w, i, o)` or `(h, w, i, o)`.
         rank: from 1 to `max_cp_rank(w.shape)`.
         seed: of the random starts.
 
     Returns:
-        Three float64 arrays `(s, r)`, `(i, r)`, `(o, r)`.
+        A float64 array `(n, r)` for each axis.
 
     Raises:
         ValueError: the rank is out of range.
@@ -118,6 +118,52 @@ def balance(factors: list[np.ndarray]) -> list[np.ndarray]:
     norms = np.array([np.linalg.norm(factor, axis=0) for factor in factors])
     target = np.prod(norms, axis=0) ** (1 / len(factors))
     return [f * (target / np.where(n == 0, 1, n)) for f, n in zip(factors, norms, strict=True)]
+
+
+def spatial(w, rank: int) -> list[np.ndarray]:
+    """Best column and row filters of a kernel: `w[h,w,i,o] ~ sum_r a[h,i,r] b[w,r,o]`, by SVD.
+
+    Args:
+        w: `(h, w, i, o)`.
+        rank: from 1 to `min(h * i, w * o)`.
+
+    Returns:
+        float64 arrays `(h, i, r)` and `(w, r, o)`.
+
+    Reference: M. Jaderberg, A. Vedaldi, A. Zisserman, "Speeding up Convolutional Neural Networks
+    with Low Rank Expansions", 2014.
+    """
+    h, width, i, o = w.shape
+    u, v = svd(w.transpose(0, 2, 1, 3).reshape(h * i, width * o), rank)
+    return [u.reshape(h, i, -1), v.reshape(-1, width, o).transpose(1, 0, 2)]
+
+
+def tucker(w, ranks: tuple[int, int]) -> list[np.ndarray]:
+    """Tucker-2: `w[h,w,i,o] ~ sum_pq a[i,p] core[h,w,p,q] b[o,q]`, by higher-order iteration.
+
+    Args:
+        w: `(h, w, i, o)`.
+        ranks: p from 1 to i, q from 1 to o.
+
+    Returns:
+        float64 arrays `(i, p)`, `(h, w, p, q)` and `(o, q)`.
+
+    Reference: Y.-D. Kim, E. Park, S. Yoo, T. Choi, L. Yang, D. Shin, "Compression of Deep
+    Convolutional Neural Networks for Fast and Low Power Mobile Applications", 2016.
+    """
+    from tensorly import backend_context
+    from tensorly.decomposition import partial_tucker
+
+    p, q = ranks
+    if not (1 <= p <= w.shape[2] and 1 <= q <= w.shape[3]):
+        raise ValueError(
+            f"`ranks` must be from 1 to the channels, {w.shape[2:]}. Received: ranks={ranks}"
+        )
+    with backend_context("numpy"):
+        (core, (a, b)), _ = partial_tucker(
+            np.asarray(w, np.float64), (p, q), modes=[2, 3], n_iter_max=50, tol=1e-6
+        )
+    return [a, core, b]
 
 
 def least_squares(apply, expand, collect, w, start, steps=50):
@@ -176,43 +222,39 @@ def svd_in_metric(w, rank: int, metric) -> tuple[np.ndarray, np.ndarray]:
     return u / rows[:, None], v / columns
 
 
-def cp_in_metric(w, factors: list[np.ndarray], metric, sweeps: int = 10) -> list[np.ndarray]:
-    """Refines CP factors of a convolution kernel in a second-order form.
+def refine(w, parts: list[np.ndarray], expression: str, metric, sweeps: int = 10):
+    """Refines the parts of a multilinear form of a kernel in a second-order form.
 
-    Alternating least squares: the kernel is linear in each factor while the others stand still,
-    and each is solved for by a few conjugate gradient steps, so the form never rises.
+    Alternating least squares: `einsum(expression, *parts)` is linear in each part while the others
+    stand still, and each is solved for by a few conjugate gradient steps, so the form never rises.
 
     Args:
-        w: `(h, w, i, o)`.
-        factors: `(h * w, r)`, `(i, r)`, `(o, r)`, as from `cp`.
+        w: kernel.
+        parts: arrays of the letters before the arrow.
+        expression: einsum expression of the kernel, such as `"hwr,ir,or->hwio"` for CP.
         metric: a `tfcompress.metric.Kronecker` or `Diagonal` for `w`.
-        sweeps: over the three factors.
+        sweeps: over all parts.
 
     Returns:
-        Three float64 arrays like `factors`, balanced.
+        float64 arrays like `parts`.
     """
-    shape = (-1, *w.shape[2:])  # (s, i, o)
-    target = np.asarray(w, np.float64).reshape(shape)
-    patterns = (
-        ("sr,ir,or->sio", "sio,ir,or->sr"),
-        ("ir,sr,or->sio", "sio,sr,or->ir"),
-        (
-            "or,sr,ir->sio",
-            "sio,sr,ir->or",
-        ),
-    )
-    factors = [np.asarray(factor, np.float64) for factor in factors]
+    w, parts = np.asarray(w, np.float64), [np.asarray(part, np.float64) for part in parts]
+    inputs, output = expression.split("->")
+    terms = inputs.split(",")
     for _ in range(sweeps):
-        for mode in (2, 1, 0):
-            forward, backward = patterns[mode]
-            others = [factor for k, factor in enumerate(factors) if k != mode]
-            factors[mode] = least_squares(
-                lambda e: metric.apply(e.reshape(w.shape)).reshape(shape),
-                lambda p, f=forward, o=others: np.einsum(f, p, *o, optimize=True),
-                lambda v, b=backward, o=others: np.einsum(b, v, *o, optimize=True),
-                target,
-                factors[mode],
+        for k in reversed(range(len(parts))):
+            others = [part for m, part in enumerate(parts) if m != k]
+            rest = ",".join(term for m, term in enumerate(terms) if m != k)
+            parts[k] = least_squares(
+                metric.apply,
+                lambda p, o=others, e=f"{terms[k]},{rest}->{output}": np.einsum(
+                    e, p, *o, optimize=True
+                ),
+                lambda v, o=others, e=f"{output},{rest}->{terms[k]}": np.einsum(
+                    e, v, *o, optimize=True
+                ),
+                w,
+                parts[k],
                 steps=10,
             )
-        factors = balance(factors)
-    return factors
+    return parts

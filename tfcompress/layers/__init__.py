@@ -16,3 +16,5 @@ from .quantized import QuantizedDense as QuantizedDense
 from .quantized import TernaryConv1D as TernaryConv1D
 from .quantized import TernaryConv2D as TernaryConv2D
 from .quantized import TernaryDense as TernaryDense
+from .spatial import SpatialConv2D as SpatialConv2D
+from .tucker import TuckerConv2D as TuckerConv2D
