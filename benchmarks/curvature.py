@@ -172,9 +172,9 @@ def main():
     parser.add_argument("--out", default="docs/curvature-benchmark.md")
     args = parser.parse_args()
     (x, y), _, name = fashion_mnist()
+    keras.utils.set_random_seed(0)
     text = HEAD.format(data=name, examples=args.examples)
     for kind, (size, model) in small_nets().items():
-        keras.utils.set_random_seed(0)
         images = pooled(x[:20000], size)
         model.compile(keras.optimizers.Adam(3e-3), LOSS)
         model.fit(images, y[:20000], batch_size=64, epochs=15, verbose=0)

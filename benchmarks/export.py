@@ -8,6 +8,7 @@ Kernels are drawn at random: neither bytes nor latency depend on their values.
 
 import argparse
 import math
+import os
 import pathlib
 import platform
 
@@ -26,6 +27,7 @@ FOUR_BITS, EIGHT_BITS = tuple(range(-7, 8)), tuple(range(-127, 128))
 PROTOCOL = """# Export: bytes and latency
 
 Written by `benchmarks/export.py`: {machine}, one thread, batch 1, {versions}.
+Load average of the machine when it began: {load:.1f} on {cores} cores.
 
 All files of one table block are loaded in one process and run in turn, {rounds} rounds at most;
 each round runs every file once to warm its caches and then times it. "Times faster" is the median
@@ -189,7 +191,13 @@ def main():
 
     packages = ("ai-edge-litert", "tensorflow", "keras")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    text = PROTOCOL.format(machine=machine(), versions=versions, rounds=arguments.rounds)
+    text = PROTOCOL.format(
+        machine=machine(),
+        versions=versions,
+        rounds=arguments.rounds,
+        load=os.getloadavg()[0],
+        cores=os.cpu_count(),
+    )
     text += HEAD + "|---|---|---|---|---|\n"
     for reference, rows in [*blocks(), *(nets(arguments.nets) if arguments.nets else ())]:
         text += "".join(measure(reference, rows, arguments.rounds))

@@ -137,10 +137,9 @@ def keras_gptq(model, weight_bits, images, test):
 
 def edge_quantizer(model, weight_bits, test):
     """ai-edge-quantizer: dynamic range, channelwise, all layers; accuracy in LiteRT."""
+    import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import qtyping, quantizer, recipe_manager
-
-    import tensorflow as tf
 
     recipe = recipe_manager.RecipeManager()
     recipe.add_dynamic_config(

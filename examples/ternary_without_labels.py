@@ -17,7 +17,7 @@ quick = parser.parse_args().quick
 
 keras.utils.set_random_seed(0)
 (x_train, y_train), (x_test, y_test), data = fashion_mnist()
-print("Data:", data)
+print("Images:", data)
 if quick:
     x_train, y_train, x_test, y_test = x_train[:4000], y_train[:4000], x_test[:1000], y_test[:1000]
 

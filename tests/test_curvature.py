@@ -405,3 +405,6 @@ def test_kronecker_of_an_embedding_counts():
     model = keras.Sequential([keras.Input((2,), dtype="int32"), layers.Embedding(4, 3, name="e")])
     metric = curvature.kronecker(model, np.array([[1, 1], [1, 2]]))["e"]
     assert metric.d[:, 0].tolist() == [0.0, 0.75, 0.25, 0.0]
+    ids = np.array([[1, 1], [1, 2]])
+    expected = curvature.gauss_newton(model, ids, "mse")["e"]
+    np.testing.assert_array_equal(curvature.kronecker(model, ids, "mse")["e"].d, expected)

@@ -49,7 +49,7 @@ def test_package_files_come_first(folder, monkeypatch):
 def test_a_truncated_package_file_is_an_error(folder):
     path = folder / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match="whole IDX file.*train-images"):
+    with pytest.raises(ValueError, match=r"whole IDX file.*train-images"):
         datasets.fashion_mnist(folder)
 
 

@@ -1,4 +1,4 @@
-"""The layout of CONTRIBUTING.md: a file imports only lower floors, and tensorflow only where said."""
+"""The layout: a file imports only lower floors at its top, and tensorflow only where said."""
 
 import ast
 import pathlib
@@ -6,22 +6,46 @@ import pathlib
 import tfcompress
 
 ROOT = pathlib.Path(tfcompress.__file__).parent
-FLOORS = {
-    "hashing": 0,
-    "factorize": 0,
-    "codecs": 0,
-    "metric": 0,
-    "flatbuffer": 0,
-    "walk": 0,
-    "schedules": 1,
-    "score": 1,
-    "moments": 1,
-    "rewrite": 2,
-    "layers": 2,
-    "curvature": 3,
-    "calibrate": 3,
-    "pruning": 3,
-    "callbacks": 3,
-    "export": 4,
-}
-TENSORFLOW = {"curvature", "export"}
+FLOORS = [
+    "hashing factorize codecs metric flatbuffer walk batches progress datasets pareto report_text",
+    "moments masks costs schedules score",
+    "layers surgeon objective",
+    "rewrite recursion constants",
+    "curvature calibrate",
+    "pruning callbacks",
+    "export",
+    "benchmark",
+    "reports checks",
+    "demo",
+    "cli",
+]
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
+TENSORFLOW = {"curvature", "objective", "recursion", "export"}
+
+
+def files():
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[0] not in ("__init__", "__main__"):
+            yield path, parts, ast.parse(path.read_text())
+
+
+def test_only_lower_floors_are_imported():
+    for path, parts, tree in files():
+        for node in tree.body:
+            if isinstance(node, ast.ImportFrom) and node.level == len(parts):
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+                for name in names:
+                    target = name.split(".")[0]
+                    assert FLOOR[target] < FLOOR[parts[0]], f"{path.name} imports {target}"
+
+
+def test_only_some_files_import_tensorflow():
+    for path, parts, tree in files():
+        for node in tree.body:
+            modules = [alias.name for alias in getattr(node, "names", [])]
+            modules.append(getattr(node, "module", None) or "")
+            uses = any(module.split(".")[0] == "tensorflow" for module in modules)
+            assert not (uses and isinstance(node, (ast.Import, ast.ImportFrom))) or (
+                parts[0] in TENSORFLOW
+            ), f"{path.name} imports tensorflow"

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from .batches import batches, check_repeats, passes_over
-from .metric import Kronecker
+from .metric import Diagonal, Kronecker
 from .moments import BLOCK, Moments, can_measure, watch_inputs
 from .objective import Objective
 from .progress import progress
@@ -181,7 +181,8 @@ def kronecker(model, data, loss=None, batch_size=256, block=BLOCK, seed=0):
     Returns:
         Dict `{path: Kronecker}` of the Dense, Conv1D/2D/3D, depthwise and EinsumDense layers, and
         `{path: Diagonal}` of the embeddings. Transposed and separable convolutions, recurrent
-        cells, and layers that run only inside a graph of their own are left out.
+        cells, and layers that run only inside a graph of their own are left out; with a loss,
+        compressed layers too.
 
     Example:
 
@@ -206,7 +207,11 @@ def kronecker(model, data, loss=None, batch_size=256, block=BLOCK, seed=0):
     if loss is None:
         return metrics
     diagonals = gauss_newton(model, data, loss, seed=seed)
-    return {path: _matched(metric, diagonals.get(path)) for path, metric in metrics.items()}
+    return {
+        path: _matched(metric, diagonals[path])
+        for path, metric in metrics.items()
+        if path in diagonals
+    }
 
 
 @contextlib.contextmanager
@@ -265,8 +270,8 @@ def _each_direction(shape, number):
 
 def _matched(metric, d):
     """The Kronecker metric with the trace, output by output, of a diagonal."""
-    if not isinstance(metric, Kronecker) or d is None:
-        return metric
+    if isinstance(metric, Diagonal):  # of an Embedding, whose rows never meet
+        return Diagonal(d)
     trace = sum(np.trace(block, axis1=1, axis2=2) for block in metric.blocks)  # (G,)
     g = metric.split(d).sum(1) / np.maximum(trace, np.finfo("float32").tiny)[:, None]
     return Kronecker(metric.blocks, g.reshape(-1), metric.damping)

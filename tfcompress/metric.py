@@ -200,7 +200,7 @@ def as_metric(metric, shape):
     return metric
 
 
-def compensate(w, round_row, metric, order="importance", sweeps=1) -> np.ndarray:
+def compensate(w, round_row, metric, order="importance", sweeps=0) -> np.ndarray:
     """Rounds a kernel so that the errors of the weights of an output cancel.
 
     With `A = R D R^T`, `R` unit upper triangular, the form is a sum of squares,
@@ -219,7 +219,8 @@ def compensate(w, round_row, metric, order="importance", sweeps=1) -> np.ndarray
             row's place in the fan-in; returns the allowed values nearest to them, `(out,)`.
         metric: `Kronecker`, or anything else for plain rounding, which a diagonal cannot better.
         order: `"importance"`, the rows in decreasing order of `A_ii`, or `"as_is"`.
-        sweeps: passes of coordinate descent.
+        sweeps: passes of coordinate descent. They lower the form, but fit the calibration data
+            more than the layer: binary weights of an MLP fell from 86.6% to 82.7% test accuracy.
 
     Returns:
         The rounded kernel, like `w`.

@@ -5,6 +5,7 @@ Letters as in metric.py: i fan-in, o outputs, G groups of m outputs; n inputs of
 
 import numpy as np
 
+from .masks import lowest
 from .metric import Kronecker
 from .progress import progress
 
@@ -174,12 +175,7 @@ def _alternate(blocks, count):
 
 def _lowest(scores, count):
     """Marks the lowest scores over several arrays; equal ones in the order of their index."""
-    flat = np.concatenate([part.ravel() for part in scores])
-    gone = np.zeros(flat.size, bool)
-    if count:
-        edge = np.partition(flat, count - 1)[count - 1]
-        gone = flat < edge
-        gone[np.flatnonzero(flat == edge)[: count - gone.sum()]] = True
+    gone = lowest(np.concatenate([part.ravel() for part in scores]), count)
     ends = np.cumsum([part.size for part in scores])[:-1]
     return [
         part.reshape(like.shape) for part, like in zip(np.split(gone, ends), scores, strict=True)

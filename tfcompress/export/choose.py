@@ -1,7 +1,7 @@
 """Which form a kernel takes: the smallest one whose operator is at least as fast as float32.
 
-Measured on x86-64 with AVX512-VNNI, one thread, batch 1, as ratios to the stock float32 file (see
-docs/export-benchmark.md for the larger table):
+Measured on x86-64 (Zen 4, AVX512-VNNI), one thread, batch 1, as ratios to the stock float32 file
+(see docs/export-benchmark.md for the larger table):
 
 | FULLY_CONNECTED [i, o]   | INT8 | INT4 | INT2 | INT8 digits | INT2 digits |
 |---|---|---|---|---|---|

@@ -7,7 +7,7 @@ from ..metric import Kronecker, as_metric, compensate
 from .base import CompressedLayer, to_numpy
 
 ROUNDS = 12
-LARGE = 2**23  # weights; above, a round takes a minute and more
+LARGE = 2**23  # weights; above, a round takes minutes, and there is one
 
 
 class GridKernel(CompressedLayer):
@@ -56,35 +56,29 @@ def fit_grid(w, round_codes, scale, metric, refit=True):
     Returns:
         codes, int8 like `w`, and the scale, float32.
     """
-    w, metric = np.asarray(w, np.float64), as_metric(metric, w.shape)
-    rounds = 1
-    if refit:
-        rounds = 2 if isinstance(metric, Kronecker) and w.size > LARGE else ROUNDS
-    best = (None, None, np.inf)
-    for _ in range(rounds):
-        scale = np.broadcast_to(np.asarray(scale, np.float32).astype(np.float64), w.shape[-1:])
-        unit = np.where(scale == 0, 1.0, scale)
-        rounded = compensate(
-            w, lambda row, i, s=scale, u=unit: s * round_codes(row / u), metric, sweeps=0
-        )
-        codes = np.where(scale == 0, round_codes(0 * w), round_codes(rounded / unit))
-        if refit:
-            scale = least_squares_scale(w, codes, metric, scale)
-        error = w - scale * codes
-        damage = np.sum(error * metric.apply(error), tuple(range(w.ndim - 1)))
-        better = damage < best[2]
-        best = tuple(
-            new if old is None else np.where(better, new, old)
-            for new, old in zip((codes, scale, damage), best, strict=True)
-        )
-    return best[0].astype(np.int8), best[1].astype(np.float32)
-
-
-def least_squares_scale(w, codes, metric, otherwise):
-    """The scale per output that is best for given codes: `<b, H w> / <b, H b>`."""
+    metric = as_metric(metric, w.shape)
+    large = isinstance(metric, Kronecker) and w.size > LARGE
+    w = np.asarray(w, np.float32 if large else np.float64)
     axes = tuple(range(w.ndim - 1))
-    weighted = metric.apply(codes)
-    below = np.sum(codes * weighted, axes)
-    return np.where(
-        below > 0, np.sum(w * weighted, axes) / np.where(below > 0, below, 1), otherwise
-    )
+    toward = metric.apply(w)  # H w
+    none = np.sum(w * toward, axes)
+    codes, scale, damage = None, np.broadcast_to(scale, w.shape[-1:]).astype(w.dtype), np.inf
+    trial = scale
+    for _ in range(ROUNDS if refit and not large else 1):
+        trial = np.asarray(trial, np.float32).astype(w.dtype)
+        found = _round(w, round_codes, trial, metric)
+        gain, size = np.sum(found * toward, axes), np.sum(found * metric.apply(found), axes)
+        if refit:
+            trial = np.where(size > 0, gain / np.where(size > 0, size, 1), trial)
+        left = none - 2 * trial * gain + trial**2 * size
+        better = left < damage
+        codes = found if codes is None else np.where(better, found, codes)
+        scale, damage = np.where(better, trial, scale), np.minimum(left, damage)
+    return codes.astype(np.int8), scale.astype(np.float32)
+
+
+def _round(w, round_codes, scale, metric):
+    unit = np.where(scale == 0, 1, scale)
+    rounded = compensate(w, lambda row, _: scale * round_codes(row / unit), metric)
+    rounded /= unit
+    return np.where(scale == 0, round_codes(0 * w[..., :1]), round_codes(rounded)).astype(w.dtype)
