@@ -45,7 +45,7 @@ def accuracy(model):
     return model.evaluate(x_test, y_test, verbose=0)[1]
 
 
-images = x_train[: 500 if quick else 2000]  # no labels from here on
+images = x_train[: 200 if quick else 2000]  # no labels from here on
 rules = {"conv*": tfc.layers.TernaryConv2D}
 plain = tfc.swap(model, rules)
 measured = tfc.swap(model, rules, data=images)

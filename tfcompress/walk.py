@@ -24,8 +24,9 @@ def walk(model) -> dict[str, tuple[keras.layers.Layer, keras.layers.Layer]]:
 
     Example:
 
-    >>> block = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="fc")], name="block")
-    >>> model = keras.Sequential([keras.Input((4,)), block, keras.layers.Dense(2, name="out")])
+    >>> fc, out = keras.layers.Dense(4, name="fc"), keras.layers.Dense(2, name="out")
+    >>> block = keras.Sequential([keras.Input((4,)), fc], name="block")
+    >>> model = keras.Sequential([keras.Input((4,)), block, out])
     >>> list(walk(model))
     ['block/fc', 'out']
     """
