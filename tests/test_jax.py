@@ -21,7 +21,7 @@ CHOSEN = (
 def test_the_layer_contract_holds_on_jax():
     tests = pathlib.Path(__file__).parent / "test_layers.py"
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(tests), "-k", CHOSEN],
+        [sys.executable, "-m", "pytest", "-n", "0", str(tests), "-k", CHOSEN],
         env=os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
