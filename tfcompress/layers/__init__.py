@@ -5,6 +5,9 @@ from .binary import BinaryConv1D as BinaryConv1D
 from .binary import BinaryConv2D as BinaryConv2D
 from .binary import BinaryDense as BinaryDense
 from .circulant import CirculantDense as CirculantDense
+from .codebook import CodebookConv1D as CodebookConv1D
+from .codebook import CodebookConv2D as CodebookConv2D
+from .codebook import CodebookDense as CodebookDense
 from .cp import CPConv2D as CPConv2D
 from .hashed import HashedDense as HashedDense
 from .low_rank import LowRankConv1D as LowRankConv1D
