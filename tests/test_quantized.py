@@ -50,5 +50,5 @@ def test_eight_bits_are_near_exact():
 def test_ternary_is_two_bits():
     layer = tfc.layers.TernaryDense(4)
     layer.build((None, 8))
-    assert layer.levels == 1 and "bits" not in layer.get_config()
+    assert layer.count == 1 and "bits" not in layer.get_config()
     assert layer.bits == 8 * 4 * 2 + 32 * 4

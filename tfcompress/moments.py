@@ -90,7 +90,9 @@ class Moments:
         `w + A^-1 mean x (x_before - x)^T w`, damped: least squares around the kernel itself. In
         blocks, each block solves for the whole difference.
         """
-        kernel = np.asarray(keras.ops.convert_to_numpy(self.layer.kernel), "float64")
+        kernel = getattr(self.layer, "embeddings", None)
+        kernel = self.layer.kernel if kernel is None else kernel
+        kernel = np.asarray(keras.ops.convert_to_numpy(kernel), "float64")
         if _looks_up(self.layer) or np.ndim(self.drift) == 0:
             return kernel
         metric = self.metric()

@@ -11,7 +11,7 @@ import numpy as np
 from keras.src.saving.serialization_lib import SafeModeScope
 
 from .batches import batches, check_repeats
-from .layers.base import CompressedLayer, Maker, to_numpy
+from .layers.base import CompressedLayer, Maker, kernel_of, to_numpy
 from .moments import Moments, watch_inputs
 from .walk import check_keras_3, is_graph, walk
 
@@ -79,7 +79,7 @@ def swap(model, rules, curvature=None, data=None):
             left[path] = str(error)
             continue
         if data is not None and isinstance(maker, Maker) and layer.built:
-            walk(stand_in)[path][0].kernel.assign(made[id(layer)][0].kernel)
+            kernel_of(walk(stand_in)[path][0]).assign(made[id(layer)][0].kernel)
     new = rebuild(model, lambda layer: made.get(id(layer)))
     if left:
         reasons = "\n".join(f"- {path}: {reason}" for path, reason in left.items())
@@ -223,7 +223,7 @@ def _make(maker, layer, named, fit):
             f"Received: {made!r}"
         )
     if not named and layer.built and isinstance(made, CompressedLayer):
-        before = 32 * int(np.prod(layer.kernel.shape))
+        before = 32 * int(np.prod(kernel_of(layer).shape))
         if made.bits >= before:
             raise ValueError(f"It would not be smaller: {made.bits} bits, and {before} in float32.")
     return chain

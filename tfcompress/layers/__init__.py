@@ -16,6 +16,9 @@ from .low_rank import LowRankDense as LowRankDense
 from .quantized import QuantizedConv1D as QuantizedConv1D
 from .quantized import QuantizedConv2D as QuantizedConv2D
 from .quantized import QuantizedDense as QuantizedDense
+from .quantized import QuantizedDepthwiseConv2D as QuantizedDepthwiseConv2D
+from .quantized import QuantizedEinsumDense as QuantizedEinsumDense
+from .quantized import QuantizedEmbedding as QuantizedEmbedding
 from .quantized import TernaryConv1D as TernaryConv1D
 from .quantized import TernaryConv2D as TernaryConv2D
 from .quantized import TernaryDense as TernaryDense

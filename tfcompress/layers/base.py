@@ -8,12 +8,23 @@ give the rest. A concrete layer joins a method with a form:
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import keras
 import numpy as np
 from keras import ops
 
 from ..codecs import Packed, pack
+
+COMMON = (
+    "activation",
+    "use_bias",
+    "bias_initializer",
+    "kernel_regularizer",
+    "bias_regularizer",
+    "bias_constraint",
+    "activity_regularizer",
+)
 
 
 class CompressedLayer(keras.layers.Layer):
@@ -23,6 +34,9 @@ class CompressedLayer(keras.layers.Layer):
         ordinary: class attribute, the Keras layer it stands for.
         arguments: class attribute, the constructor arguments that it shares with `ordinary`.
         width: class attribute, the one of them that is the number of outputs.
+        common: class attribute, the arguments that each form shares with `ordinary`.
+        ordinary_names: class attribute, those of them that `ordinary` calls otherwise.
+        scale_axes: class attribute, the axes of the kernel whose entries have scales of their own.
         options: class attribute, the constructor arguments of the method.
         parts: own variables of the kernel, by name (set by `add_part`).
 
@@ -40,6 +54,9 @@ class CompressedLayer(keras.layers.Layer):
 
     ordinary: type
     arguments: tuple[str, ...] = ()
+    common: tuple[str, ...] = COMMON
+    ordinary_names: ClassVar = {}
+    scale_axes: tuple[int, ...] = (-1,)
     options: tuple[str, ...] = ()
     takes_groups = True
 
@@ -111,7 +128,13 @@ class CompressedLayer(keras.layers.Layer):
 
     def to_ordinary(self) -> list[keras.layers.Layer]:
         """The same function as built Keras layers in a chain; the last one keeps the name."""
-        return [ordinary_layer(self, self.own_arguments(), to_numpy(self.kernel))]
+        state = {"name": self.name, "dtype": self.dtype_policy, "trainable": self.trainable}
+        new = self.ordinary(**self.ordinary_arguments(), **state)
+        new.build(self.get_build_config()["input_shape"])
+        kernel_of(new).assign(self.kernel)
+        if self.bias is not None:
+            new.bias.assign(self.bias)
+        return [new]
 
     @property
     def prunable(self) -> list:
@@ -135,17 +158,20 @@ class CompressedLayer(keras.layers.Layer):
             ValueError: the layer cannot be taken; the message tells why.
         """
         refuse(cls, layer)
-        arguments = {name: getattr(layer, name) for name in (*cls.arguments, *COMMON)}
+        names = {} if isinstance(layer, CompressedLayer) else cls.ordinary_names
+        arguments = {
+            name: getattr(layer, names.get(name, name)) for name in (*cls.arguments, *cls.common)
+        }
         arguments |= {"name": layer.name, "dtype": layer.dtype_policy}
         if not layer.built:
             return cls(**arguments, **options, trainable=layer.trainable)
-        w = to_numpy(layer.kernel) if kernel is None else np.asarray(kernel)
+        w = to_numpy(kernel_of(layer)) if kernel is None else np.asarray(kernel)
         if not np.all(np.isfinite(w)):
             raise ValueError(f"The kernel of layer '{layer.name}' holds NaN or infinite values.")
         new = cls(**arguments, **cls.resolve(w.shape, w=w, metric=metric, **options))
-        new.build(layer.get_build_config()["input_shape"])
+        new.build((layer.get_build_config() or {}).get("input_shape"))
         new.fit_kernel(w, metric)
-        if layer.bias is not None:
+        if new.bias is not None:
             new.bias.assign(layer.bias)
         new.trainable = layer.trainable
         return new
@@ -166,7 +192,7 @@ class CompressedLayer(keras.layers.Layer):
         if self.use_bias:
             self.bias = self.add_weight(
                 name="bias",
-                shape=shape[-1:],
+                shape=self.bias_shape(input_shape),
                 initializer=self.bias_initializer,
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
@@ -202,15 +228,27 @@ class CompressedLayer(keras.layers.Layer):
         """How often the kernel is applied to one sample."""
         return positions(self.compute_output_shape(input_shape)[1:-1])
 
+    def bias_shape(self, input_shape) -> tuple[int, ...]:
+        return self.kernel_shape(input_shape)[-1:]
+
+    def variance(self, kernel_shape) -> float:
+        """Variance of the entries of a fresh kernel."""
+        return glorot_variance(kernel_shape)
+
     def own_arguments(self) -> dict:
         return {name: getattr(self, name) for name in self.arguments}
+
+    def ordinary_arguments(self) -> dict:
+        """The constructor arguments of the ordinary layer."""
+        names = (*self.arguments, *self.common)
+        return {self.ordinary_names.get(name, name): getattr(self, name) for name in names}
 
     def method_options(self) -> dict:
         return {name: getattr(self, name) for name in self.options}
 
     def get_config(self):
         config = super().get_config()
-        config |= self.own_arguments() | {
+        common = {
             "activation": keras.activations.serialize(self.activation),
             "use_bias": self.use_bias,
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
@@ -219,24 +257,14 @@ class CompressedLayer(keras.layers.Layer):
             "bias_constraint": keras.constraints.serialize(self.bias_constraint),
             "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
         }
-        return config | self.method_options()
+        config |= {name: common[name] for name in self.common}
+        return config | self.own_arguments() | self.method_options()
 
     def _check_stored(self, stored, expected):
         if set(stored) != set(expected):
             raise ValueError(
                 f"Layer '{self.name}' stores {sorted(expected)}. Received: {sorted(stored)}"
             )
-
-
-COMMON = (
-    "activation",
-    "use_bias",
-    "bias_initializer",
-    "kernel_regularizer",
-    "bias_regularizer",
-    "bias_constraint",
-    "activity_regularizer",
-)
 
 
 @dataclass(frozen=True)
@@ -254,6 +282,9 @@ class Maker:
         return f"{self.layer_class.__name__}.using({options})"
 
 
+CONSTRAINTS = ("kernel_constraint", "depthwise_constraint", "embeddings_constraint")
+
+
 def refuse(cls, layer) -> None:
     """Raises `ValueError` with the reason if the class cannot take the layer."""
     reason = None
@@ -264,7 +295,7 @@ def refuse(cls, layer) -> None:
         reason = f"it takes {cls.ordinary.__name__} layers only, not {type(layer).__name__}"
         if isinstance(layer, cls.ordinary):
             reason += ", a subclass whose `call` may differ"
-    elif getattr(layer, "kernel_constraint", None) is not None:
+    elif any(getattr(layer, name, None) is not None for name in CONSTRAINTS):
         reason = "its kernel_constraint cannot hold on a compressed kernel"
     elif getattr(layer, "data_format", "channels_last") != "channels_last":
         reason = "it has data_format='channels_first'"
@@ -274,6 +305,11 @@ def refuse(cls, layer) -> None:
         reason = f"it is a grouped convolution (groups={layer.groups})"
     if reason:
         raise ValueError(f"{cls.__name__} cannot take layer '{layer.name}': {reason}.")
+
+
+def kernel_of(layer):
+    """The kernel of an ordinary or compressed layer; that of an Embedding is its table."""
+    return layer.embeddings if isinstance(layer, keras.layers.Embedding) else layer.kernel
 
 
 def ordinary_layer(layer, arguments, kernel, cls=None, name=None, last=True):

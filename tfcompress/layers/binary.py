@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from ..metric import as_metric
-from .base import glorot_variance
+from .base import glorot_variance, to_numpy
 from .forms import CompressedConv1D, CompressedConv2D, CompressedDense
 from .grid import GridKernel, fit_grid
 
@@ -27,7 +27,7 @@ class Clip(keras.constraints.Constraint):
 
 
 class BinaryKernel(GridKernel):
-    """Weights `+a_o` and `-a_o`: BinaryConnect, deterministic.
+    """Weights `+a_o` and `-a_o`: BinaryConnect.
 
         V = a_o * b,   b = +1 if w >= 0 else -1,   w <- clip(w - step * dL/dV, -H, H)
 
@@ -37,12 +37,23 @@ class BinaryKernel(GridKernel):
     optimizer's plain ones, for both. Signs that are +-H and a trained scale per output replace the
     paper's fixed `+-1`.
 
+    With `stochastic=True` the sign is drawn anew in each training step,
+
+        b = +1 with probability clip((w / H + 1) / 2, 0, 1), else -1
+
+    and inference uses the mean of the draws, `a_o * w / H`: the paper's real weights, which take
+    32 bits until `binarize()` fixes the signs. Batch normalization must then be recalibrated, for
+    its statistics are those of the drawn weights: `tfcompress.callbacks.RecalibrateBatchNorm`. The
+    latents must reach their bounds, for which Adam needs about five times its usual rate.
+
     Cost: 1 bit per weight and 32 bits per output; the MACs of the ordinary layer.
 
     Args:
         scale: True for one trained scale per output channel, which starts at H, or at the
             least-squares scale of a trained kernel. False for the paper's form with every weight
             `+-H`; the layer then needs a normalisation behind it.
+        stochastic: whether the signs are drawn in training.
+        seed: an int, or None, of these draws.
         Others: as in the ordinary layer.
 
     `from_layer` with a Kronecker metric chooses signs that compensate each other's errors.
@@ -60,15 +71,17 @@ class BinaryKernel(GridKernel):
     J. Redmon, A. Farhadi, "XNOR-Net", 2016.
     """
 
-    options = ("scale",)
+    options = ("scale", "stochastic", "seed")
     codes_name = "signs"
 
-    def __init__(self, *args, scale=True, **kwargs):
+    def __init__(self, *args, scale=True, stochastic=False, seed=None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.use_scale = bool(scale)
+        self.use_scale, self.stochastic, self.seed = bool(scale), bool(stochastic), seed
+        if self.stochastic:
+            self.seed_generator = keras.random.SeedGenerator(seed)
 
     def method_options(self):
-        return {"scale": self.use_scale}
+        return {"scale": self.use_scale, "stochastic": self.stochastic, "seed": self.seed}
 
     def build_kernel(self, shape):
         self.limit = math.sqrt(0.75 * glorot_variance(shape))
@@ -85,10 +98,49 @@ class BinaryKernel(GridKernel):
             trainable=self.use_scale,
         )
 
-    def codes(self, latent, scale):
+    def grid(self, latent, scale):
+        if self.stochastic:
+            return latent / self.limit
         return ops.where(latent >= 0, 1.0, -1.0)
 
+    def apply_kernel(self, x, training=None):
+        if not (self.stochastic and training):
+            return super().apply_kernel(x, training)
+        latent, scale = ops.convert_to_tensor(self.latent), ops.convert_to_tensor(self.scale)
+        # P(uniform < (w / H + 1) / 2); clipping it would change nothing.
+        limits = {"minval": -self.limit, "maxval": self.limit, "seed": self.seed_generator}
+        drawn = keras.random.uniform(latent.shape, dtype=latent.dtype, **limits)
+        signs = ops.stop_gradient(ops.where(drawn < latent, 1.0, -1.0))
+        kernel = scale * signs + (latent - ops.stop_gradient(latent))
+        return self.multiply(x, ops.cast(kernel, self.compute_dtype))
+
     def fit_kernel(self, w, metric=None):
+        if self.stochastic:
+            self._fit_mean(w)
+        else:
+            signs, scale = self._fit_signs(w, metric)
+            self.scale.assign(scale)
+            self.set_latent(w, signs, scale)
+
+    def binarize(self, metric=None):
+        """Fixes the signs of a stochastic layer: inference then uses `+-a_o`, 1 bit per weight.
+
+        The signs and scales are the nearest ones to the real weights, see `fit_kernel`. A
+        deterministic layer is binary anyway and stays as it is.
+        """
+        if self.stochastic:
+            signs, scale = self._fit_signs(to_numpy(self.kernel), metric)
+            self.scale.assign(scale)
+            self.latent.assign(signs * self.limit)
+
+    def _fit_mean(self, w):
+        """Latents whose mean draw is the kernel itself, up to clipping where the scale is fixed."""
+        peak = np.max(np.abs(w), tuple(range(w.ndim - 1)))
+        scale = np.where(peak > 0, peak, 1) if self.use_scale else self.limit
+        self.scale.assign(scale)
+        self.latent.assign(np.clip(w / scale, -1, 1) * self.limit)
+
+    def _fit_signs(self, w, metric):
         d = as_metric(metric, w.shape).diagonal(w.shape)
         axes = tuple(range(w.ndim - 1))
         total = np.sum(d, axes)
@@ -101,12 +153,28 @@ class BinaryKernel(GridKernel):
             metric,
             refit=self.use_scale,
         )
-        self.scale.assign(scale if self.use_scale else self.limit)
-        self.set_latent(w, signs, scale)
+        return signs, scale if self.use_scale else self.limit
 
-    def set_latent(self, w, codes, scale):
+    def set_latent(self, w, grid, scale):
         size = np.clip(np.abs(w), 1e-3 * self.limit, self.limit)
-        self.latent.assign(np.where(codes > 0, size, -size))
+        self.latent.assign(np.where(grid > 0, size, -size))
+
+    def stored(self):
+        """The signs and the scale; the real weights where they are not all at their bounds."""
+        latent = to_numpy(self.latent)
+        if not self.stochastic or np.all(np.abs(latent) == np.float32(self.limit)):
+            return super().stored()
+        return {"latent": latent, "scale": to_numpy(self.scale)}
+
+    def restore(self, stored):
+        if self.stochastic:
+            name = "latent" if "latent" in stored else self.codes_name
+            self._check_stored(stored, [name, "scale"])
+            unit = 1 if name == "latent" else np.float32(self.limit)
+            self.latent.assign(stored[name] * unit)
+            self.scale.assign(stored["scale"])
+        else:
+            super().restore(stored)
 
 
 @keras.saving.register_keras_serializable("tfcompress")

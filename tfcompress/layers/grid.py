@@ -1,5 +1,7 @@
 """What binary, ternary and m-bit kernels share: latent weights, a scale, and codes on a grid."""
 
+import math
+
 import numpy as np
 from keras import ops
 
@@ -11,11 +13,11 @@ LARGE = 2**23  # weights; above, a round takes minutes, and there is one
 
 
 class GridKernel(CompressedLayer):
-    """A kernel `scale_o * codes`, where the codes are the nearest grid points of latent weights.
+    """A kernel `scale * grid`, where `grid` holds the nearest grid points of latent weights.
 
     The gradient of the kernel goes to the latents unchanged (straight through) and to the scale.
-    Stored are the codes and the scale; the latents are training state. A method gives
-    `codes(latent, scale)` in `keras.ops` and `set_latent(w, codes, scale)`.
+    Stored are the codes of the grid points and the scale; the latents are training state. A method
+    gives `grid(latent, scale)` in `keras.ops` and `set_latent(w, grid, scale)`.
     """
 
     codes_name = "codes"
@@ -23,38 +25,67 @@ class GridKernel(CompressedLayer):
     @property
     def kernel(self):
         latent, scale = ops.convert_to_tensor(self.latent), ops.convert_to_tensor(self.scale)
-        codes = ops.stop_gradient(self.codes(latent, scale))
+        grid = ops.stop_gradient(self.grid(latent, scale))
         # The second term is exactly 0: the kernel is on the grid in every bit.
-        return scale * codes + (latent - ops.stop_gradient(latent))
+        return scale * grid + (latent - ops.stop_gradient(latent))
+
+    def encode(self, grid) -> np.ndarray:
+        """The int8 codes of grid points."""
+        return grid.astype("int8")
+
+    def decode(self, codes) -> np.ndarray:
+        """The inverse of `encode`, float32."""
+        return codes.astype("float32")
 
     def stored(self):
-        codes = to_numpy(self.codes(ops.convert_to_tensor(self.latent), self.scale.value))
-        return {self.codes_name: codes.astype("int8"), "scale": to_numpy(self.scale)}
+        grid = to_numpy(self.grid(ops.convert_to_tensor(self.latent), self.scale.value))
+        return {self.codes_name: self.encode(grid), "scale": to_numpy(self.scale)}
 
     def restore(self, stored):
         self._check_stored(stored, [self.codes_name, "scale"])
-        codes, scale = stored[self.codes_name], stored["scale"]
+        grid, scale = self.decode(stored[self.codes_name]), stored["scale"]
         self.scale.assign(scale)
-        self.set_latent(codes * np.asarray(scale), codes, scale)
+        self.set_latent(grid * np.asarray(scale), grid, scale)
+
+    def scale_shape(self, shape) -> tuple[int, ...]:
+        """The shape of the scale, which broadcasts against a kernel of this shape."""
+        axes = [axis % len(shape) for axis in self.scale_axes]
+        return tuple(n if i in axes else 1 for i, n in enumerate(shape))[min(axes) :]
+
+    def to_rows(self, w) -> np.ndarray:
+        """The kernel as a matrix with a column for each scale."""
+        order = self._rows_first(w.ndim)
+        columns = math.prod(w.shape[axis] for axis in self.scale_axes)
+        return w.transpose(order).reshape(-1, columns)
+
+    def from_rows(self, rows, shape) -> np.ndarray:
+        """The inverse of `to_rows`."""
+        order = self._rows_first(len(shape))
+        rows = rows.reshape([shape[axis] for axis in order])
+        return rows.transpose(np.argsort(order))
+
+    def _rows_first(self, ndim):
+        axes = [axis % ndim for axis in self.scale_axes]
+        return [axis for axis in range(ndim) if axis not in axes] + axes
 
 
-def fit_grid(w, round_codes, scale, metric, refit=True):
-    """Codes and scales for which `w - scale * codes` is small in the metric.
+def fit_grid(w, nearest, scale, metric, refit=True):
+    """Grid points and scales for which `w - scale * grid` is small in the metric.
 
     Alternates compensated rounding (`tfcompress.metric.compensate`) with the least-squares scale of
     each output, and keeps the best of the rounds for each output. The scale matters as much as the
-    codes: on the networks of `benchmarks/post_training.py` twelve rounds take binary weights from
+    points: on the networks of `benchmarks/post_training.py` twelve rounds take binary weights from
     81% to 88% (MLP) and from 73% to 87% (LeNet).
 
     Args:
         w: kernel `(..., o)`.
-        round_codes: gives the nearest codes of an array in units of the scale.
+        nearest: gives the nearest grid points of an array in units of the scale.
         scale: first scale, `(o,)` or a number.
         metric: see `CompressedLayer.fit_kernel`.
         refit: whether the scale may change.
 
     Returns:
-        codes, int8 like `w`, and the scale, float32.
+        The grid points, float32 like `w`, and the scale, float32.
     """
     metric = as_metric(metric, w.shape)
     large = isinstance(metric, Kronecker) and w.size > LARGE
@@ -62,23 +93,22 @@ def fit_grid(w, round_codes, scale, metric, refit=True):
     axes = tuple(range(w.ndim - 1))
     toward = metric.apply(w)  # H w
     none = np.sum(w * toward, axes)
-    codes, scale, damage = None, np.broadcast_to(scale, w.shape[-1:]).astype(w.dtype), np.inf
+    grid, scale, damage = None, np.broadcast_to(scale, w.shape[-1:]).astype(w.dtype), np.inf
     trial = scale
     for _ in range(ROUNDS if refit and not large else 1):
         trial = np.asarray(trial, np.float32).astype(w.dtype)
-        found = _round(w, round_codes, trial, metric)
+        found = _round(w, nearest, trial, metric)
         gain, size = np.sum(found * toward, axes), np.sum(found * metric.apply(found), axes)
         if refit:
             trial = np.where(size > 0, gain / np.where(size > 0, size, 1), trial)
         left = none - 2 * trial * gain + trial**2 * size
         better = left < damage
-        codes = found if codes is None else np.where(better, found, codes)
+        grid = found if grid is None else np.where(better, found, grid)
         scale, damage = np.where(better, trial, scale), np.minimum(left, damage)
-    return codes.astype(np.int8), scale.astype(np.float32)
+    return grid.astype(np.float32), scale.astype(np.float32)
 
 
-def _round(w, round_codes, scale, metric):
+def _round(w, nearest, scale, metric):
     unit = np.where(scale == 0, 1, scale)
-    rounded = compensate(w, lambda row, _: scale * round_codes(row / unit), metric)
-    rounded /= unit
-    return np.where(scale == 0, round_codes(0 * w[..., :1]), round_codes(rounded)).astype(w.dtype)
+    rounded = compensate(w, lambda row, _: scale * nearest(row / unit), metric)
+    return np.where(scale == 0, nearest(0 * w[..., :1]), nearest(rounded / unit)).astype(w.dtype)

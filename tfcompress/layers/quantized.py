@@ -6,26 +6,30 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..metric import as_metric
-from .base import glorot_variance
+from ..metric import Diagonal, as_metric
 from .forms import CompressedConv1D, CompressedConv2D, CompressedDense
 from .grid import GridKernel, fit_grid
+from .other_forms import CompressedDepthwiseConv2D, CompressedEinsumDense, CompressedEmbedding
 
 SHRINK = np.linspace(0.3, 1.2, 91)  # scales that are tried, in shares of the one that clips nothing
+LEVELS = ("linear", "log")
 
 
 class QuantizedKernel(GridKernel):
     """Weights on `2^bits - 1` levels, a scale per output.
 
-        V = a_o * clip(round(w / a_o), -n, n),   n = 2^(bits - 1) - 1
+        linear: V = a_o * clip(round(w / a_o), -n, n),   n = 2^(bits - 1) - 1
+        log:    V = the nearest of 0, +-a_o, +-a_o / 2, ..., +-a_o / 2^(n - 1)
 
     `w` are float latents; the gradient of `V` reaches them unchanged, and the scale `a_o` is
     trained too.
 
-    Cost: `bits` per weight and 32 bits per output; the MACs of the ordinary layer.
+    Cost: `bits` per weight and 32 bits per scale; the MACs of the ordinary layer.
 
     Args:
         bits: from 2 (ternary: -a, 0, a) to 8.
+        levels: `"linear"`, or `"log"` for powers of two, which suit 3 and 4 bits: more only add
+            levels near zero, and a .tflite file has no form for them.
         Others: as in the ordinary layer.
 
     `from_layer` searches the scale with the least error and, with a Kronecker metric, rounds with
@@ -41,61 +45,88 @@ class QuantizedKernel(GridKernel):
 
     Reference: E. Frantar, S. Ashkboos, T. Hoefler, D. Alistarh, "GPTQ: Accurate Post-Training
     Quantization for Generative Pre-trained Transformers", 2022, for the compensated rounding; here
-    rows are taken in order of importance and the scales are re-fitted afterwards.
+    rows are taken in order of importance and the scales are re-fitted afterwards. L. Hou, J. T.
+    Kwok, "Loss-aware Weight Quantization of Deep Networks", 2018, for the logarithmic levels.
     """
 
-    options = ("bits",)
+    options = ("bits", "levels")
 
-    def __init__(self, *args, bits=8, **kwargs):
+    def __init__(self, *args, bits=8, levels="linear", **kwargs):
         super().__init__(*args, **kwargs)
         if isinstance(bits, bool) or bits not in range(2, 9):
             raise ValueError(f"`bits` must be an integer from 2 to 8. Received: bits={bits!r}")
-        self.level_bits = int(bits)
+        if levels not in LEVELS:
+            raise ValueError(f"`levels` must be one of {LEVELS}. Received: levels={levels!r}")
+        self.level_bits, self.levels = int(bits), levels
+        self.count = 2 ** (self.level_bits - 1) - 1
+        powers = 2.0 ** np.arange(1 - self.count, 1)
+        self._points = np.concatenate([[0], powers]).astype("float32")  # the log levels, from 0 up
 
     def method_options(self):
-        return {"bits": self.level_bits}
+        return {"bits": self.level_bits, "levels": self.levels}
 
     @property
-    def levels(self) -> int:
-        """The largest code `n = 2^(bits - 1) - 1`."""
-        return 2 ** (self.level_bits - 1) - 1
+    def largest(self) -> float:
+        """The largest level, in units of the scale."""
+        return float(self.count) if self.levels == "linear" else 1.0
 
     def build_kernel(self, shape):
-        limit = math.sqrt(3 * glorot_variance(shape))
+        limit = math.sqrt(3 * self.variance(shape))
         self.latent = self.add_part(
             "latent", shape, keras.initializers.RandomUniform(-limit, limit)
         )
+        scale = limit / (self.count + 0.5) if self.levels == "linear" else limit
         self.scale = self.add_part(
-            "scale", shape[-1:], keras.initializers.Constant(limit / (self.levels + 0.5))
+            "scale", self.scale_shape(shape), keras.initializers.Constant(scale)
         )
 
-    def codes(self, latent, scale):
+    def grid(self, latent, scale):
         unit = ops.where(ops.equal(scale, 0), ops.ones_like(scale), scale)
-        return ops.clip(ops.round(latent / unit), -self.levels, self.levels)
+        return self._nearest(latent / unit, ops)
+
+    def _nearest(self, u, library=np):
+        """The levels nearest to `u`, in NumPy or `keras.ops`."""
+        if self.levels == "linear":
+            return library.clip(library.round(u), -self.count, self.count)
+        middles = (self._points[1:] + self._points[:-1]) / 2
+        places = library.searchsorted(middles, library.reshape(library.abs(u), [-1]))
+        points = library.take(self._points, library.reshape(places, u.shape))
+        return library.sign(u) * points
+
+    def encode(self, grid):
+        if self.levels == "linear":
+            return super().encode(grid)
+        return (np.sign(grid) * np.searchsorted(self._points, np.abs(grid))).astype("int8")
+
+    def decode(self, codes):
+        if self.levels == "linear":
+            return super().decode(codes)
+        return np.sign(codes) * self._points[np.abs(codes)]
 
     def fit_kernel(self, w, metric=None):
-        scale = self._search_scale(w, as_metric(metric, w.shape).diagonal(w.shape))
-        codes, scale = fit_grid(w, self._round, scale, metric)
+        metric, rows = as_metric(metric, w.shape), self.to_rows(np.asarray(w))
+        if isinstance(metric, Diagonal):
+            metric = Diagonal(self.to_rows(metric.d))
+        scale = self._search_scale(rows, metric.diagonal(rows.shape))
+        grid, scale = fit_grid(rows, self._nearest, scale, metric)
+        scale = scale.reshape(self.scale.shape)
         self.scale.assign(scale)
-        self.set_latent(w, codes, scale)
+        self.set_latent(w, self.from_rows(grid, w.shape), scale)
 
-    def set_latent(self, w, codes, scale):
-        unit = np.where(scale == 0, 1, scale)
-        near = np.abs(w / unit - codes) < 0.49
-        self.latent.assign(np.where(near, w, scale * codes))
-
-    def _round(self, u):
-        return np.clip(np.round(u), -self.levels, self.levels)
+    def set_latent(self, w, grid, scale):
+        u = w / np.where(scale == 0, 1, scale)
+        # Where the nearest level is the wanted one, with a margin for rounding, `w` is the latent.
+        near = (self._nearest(0.999 * u) == grid) & (self._nearest(1.001 * u) == grid)
+        self.latent.assign(np.where(near, w, scale * grid))
 
     def _search_scale(self, w, d):
-        """The scale per output with the least `sum d (w - a codes)^2` among `SHRINK`."""
-        axes = tuple(range(w.ndim - 1))
-        widest = np.max(np.abs(w), axes) / self.levels
+        """The scale per output with the least `sum d (w - a grid)^2` among `SHRINK`."""
+        widest = np.max(np.abs(w), 0) / self.largest
         best, best_error = widest, np.full(w.shape[-1], np.inf)
         for share in SHRINK:
             scale = widest * share
             unit = np.where(scale == 0, 1, scale)
-            error = np.sum(d * (w - scale * self._round(w / unit)) ** 2, axes)
+            error = np.sum(d * (w - scale * self._nearest(w / unit)) ** 2, 0)
             best = np.where(error < best_error, scale, best)
             best_error = np.minimum(error, best_error)
         return best
@@ -114,6 +145,21 @@ class QuantizedConv1D(QuantizedKernel, CompressedConv1D):
 @keras.saving.register_keras_serializable("tfcompress")
 class QuantizedConv2D(QuantizedKernel, CompressedConv2D):
     __doc__ = "Conv2D with m bits per weight. " + QuantizedKernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class QuantizedDepthwiseConv2D(QuantizedKernel, CompressedDepthwiseConv2D):
+    __doc__ = "DepthwiseConv2D with m bits per weight. " + QuantizedKernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class QuantizedEinsumDense(QuantizedKernel, CompressedEinsumDense):
+    __doc__ = "EinsumDense with m bits per weight. " + QuantizedKernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class QuantizedEmbedding(QuantizedKernel, CompressedEmbedding):
+    __doc__ = "Embedding with m bits per weight and a scale per row. " + QuantizedKernel.__doc__
 
 
 class TernaryKernel(QuantizedKernel):
