@@ -132,7 +132,7 @@ def rebuild(model, replace, memo=None):
 
         return apply
 
-    inputs = keras.tree.map_structure(_new_input, graph.input)
+    inputs = keras.tree.map_structure(lambda x: _new_input(x, replace), graph.input)
     outputs = graph._run_through_graph(inputs, operation_fn=renewed)
     if isinstance(model, keras.Sequential):
         first = keras.tree.flatten(inputs)[0]._keras_history.operation
@@ -222,7 +222,8 @@ def _make(maker, layer, named, fit):
             f"The maker of layer '{layer.name}' must return a layer or a list of layers. "
             f"Received: {made!r}"
         )
-    if not named and layer.built and isinstance(made, CompressedLayer):
+    checked = isinstance(made, CompressedLayer) and not getattr(made, "stochastic", False)
+    if not named and layer.built and checked:  # a stochastic layer is small once binarized
         before = 32 * int(np.prod(kernel_of(layer).shape))
         if made.bits >= before:
             raise ValueError(f"It would not be smaller: {made.bits} bits, and {before} in float32.")
@@ -252,8 +253,10 @@ def _replacement(operation, replace, memo):
     return chain, is_clone
 
 
-def _new_input(tensor):
-    return keras.layers.InputLayer.from_config(tensor._keras_history.operation.get_config()).output
+def _new_input(tensor, replace):
+    layer = tensor._keras_history.operation
+    (new,) = replace(layer) or [keras.layers.InputLayer.from_config(layer.get_config())]
+    return new.output
 
 
 def _clone(layer):

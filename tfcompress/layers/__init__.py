@@ -9,6 +9,12 @@ from .codebook import CodebookConv1D as CodebookConv1D
 from .codebook import CodebookConv2D as CodebookConv2D
 from .codebook import CodebookDense as CodebookDense
 from .cp import CPConv2D as CPConv2D
+from .half import Float16Conv1D as Float16Conv1D
+from .half import Float16Conv2D as Float16Conv2D
+from .half import Float16Dense as Float16Dense
+from .half import Float16DepthwiseConv2D as Float16DepthwiseConv2D
+from .half import Float16EinsumDense as Float16EinsumDense
+from .half import Float16Embedding as Float16Embedding
 from .hashed import HashedDense as HashedDense
 from .low_rank import LowRankConv1D as LowRankConv1D
 from .low_rank import LowRankConv2D as LowRankConv2D
@@ -22,5 +28,6 @@ from .quantized import QuantizedEmbedding as QuantizedEmbedding
 from .quantized import TernaryConv1D as TernaryConv1D
 from .quantized import TernaryConv2D as TernaryConv2D
 from .quantized import TernaryDense as TernaryDense
+from .rounding import rounding as rounding
 from .spatial import SpatialConv2D as SpatialConv2D
 from .tucker import TuckerConv2D as TuckerConv2D
