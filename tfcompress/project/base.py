@@ -1,0 +1,90 @@
+"""What the projections share: the protocol, sums over an output channel, and checks."""
+
+import dataclasses
+
+import keras
+from keras import ops
+
+
+class Config:
+    def get_config(self):
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+class Projection(Config):
+    """A projection onto levels that are fitted to the kernel.
+
+    A subclass gives three functions; `levels` is an array of any shape that holds what was fitted
+    (a scale per output, a codebook).
+
+    - `fit(w, d)`: good levels from nothing.
+    - `refine(w, d, levels)`: one alternation, which never makes `sum d (w - nearest)^2` larger. An
+      optimizer calls it once per step, from the levels of the step before.
+    - `nearest(w, levels)`: the kernel's nearest levels.
+    """
+
+    axis = None  # -1 where each output channel has its own levels
+
+    def best(self, w, d):
+        """The levels that a direct call uses."""
+        return self.fit(w, d)
+
+    def __call__(self, w, d=None):
+        w, d, dtype = working(w, d, self.axis)
+        return ops.cast(self.nearest(w, self.best(w, d)), dtype)
+
+
+def working(w, d, axis):
+    """`w` and `d` in float32 or float64, and the dtype that the result must have.
+
+    Where all of `d` is 0 that shares a scale, it counts as 1.
+    """
+    w = ops.convert_to_tensor(w)
+    given = keras.backend.standardize_dtype(w.dtype)
+    if len(w.shape) == 0:
+        raise ValueError(f"Expected a kernel, an array of one axis or more. Received: {w!r}")
+    dtype = keras.backend.result_type(given, "float32")
+    w = ops.cast(w, dtype)
+    d = ops.ones_like(w) if d is None else ops.cast(ops.convert_to_tensor(d), dtype)
+    if tuple(d.shape) != tuple(w.shape):
+        raise ValueError(
+            "The curvature `d` must have the shape of the kernel. "
+            f"Received: d of shape {tuple(d.shape)}, w of shape {tuple(w.shape)}"
+        )
+    return w, ops.where(total(d, axis) > 0, d, 1), given
+
+
+def axes(w, axis):
+    return tuple(range(len(w.shape) + (0 if axis is None else -1)))
+
+
+def total(x, axis):
+    return ops.sum(x, axes(x, axis), keepdims=True)
+
+
+def as_rows(x, axis):
+    return ops.reshape(x, (-1, 1 if axis is None else x.shape[-1]))
+
+
+def ratio(a, b, otherwise):
+    return ops.where(b > 0, a / ops.where(b > 0, b, 1), otherwise)
+
+
+def check_axis(axis):
+    if axis not in (-1, None):
+        raise ValueError(
+            "Expected `axis` to be -1 (a scale per output channel) or None (one per kernel). "
+            f"Received: axis={axis!r}"
+        )
+
+
+def check_whole(name, value, least, most):
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(
+            f"Expected `{name}` to be a whole number from {least} to {most}. "
+            f"Received: {name}={value!r}"
+        )
