@@ -1,0 +1,70 @@
+"""Anneal: a variable that follows a schedule during `fit`."""
+
+import keras
+
+from ..schedules import check_schedule, value_at
+
+
+class Anneal(keras.callbacks.Callback):
+    """Sets a variable of an object to a schedule's value before each batch of `fit`.
+
+    The step counts the batches of this `fit`, those of epochs before `initial_epoch` included.
+    `logs` gets the value under the attribute's name.
+
+    Args:
+        target: what has the variable, such as a `tfc.Distiller`, a layer or an optimizer.
+        attribute: the name of the attribute, such as `"alpha"`.
+        schedule: step -> value: one of `tfcompress.schedules` or any callable.
+
+    Raises:
+        TypeError: the attribute is no `keras.Variable`, which alone a compiled training step reads
+            anew; or the schedule is not callable.
+
+    Example:
+
+    >>> from tfcompress.schedules import Linear
+    >>> layer = keras.layers.Dense(1)
+    >>> layer.build((None, 1))
+    >>> model = keras.Sequential([keras.Input((1,)), layer])
+    >>> model.compile("sgd", "mse")
+    >>> anneal = Anneal(model.optimizer, "learning_rate", Linear(1.0, 0.0, steps=4))
+    >>> x, y = np.ones((4, 1)), np.ones(4)
+    >>> history = model.fit(x, y, batch_size=1, verbose=0, callbacks=[anneal])
+    >>> history.history["learning_rate"]
+    [0.25]
+    """
+
+    def __init__(self, target, attribute, schedule):
+        super().__init__()
+        variable = getattr(target, attribute, None)
+        if not isinstance(variable, keras.Variable):
+            raise TypeError(
+                f"Expected `{attribute}` of {target!r} to be a `keras.Variable`; a plain value "
+                f"would be fixed in the compiled training step. Received: {variable!r}"
+            )
+        self.target, self.attribute = target, attribute
+        self.schedule = check_schedule(schedule)
+
+    def on_train_begin(self, logs=None):
+        self._done = self._set = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._done is None:
+            self._done = epoch * (self.params.get("steps") or 0)
+        self._epoch_begin = self._done
+
+    def on_train_batch_begin(self, batch, logs=None):
+        value = value_at(self.schedule, self._done, self._set)
+        self._set = self._done
+        if value is not None:
+            self.model  # noqa: B018  on JAX this brings the variables up to date
+            getattr(self.target, self.attribute).assign(value)
+
+    def on_train_batch_end(self, batch, logs=None):
+        steps = self.params.get("steps") or float("inf")
+        self._done = self._epoch_begin + int(min(batch + 1, steps))
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            self.model  # noqa: B018
+            logs[self.attribute] = float(getattr(self.target, self.attribute))

@@ -1,0 +1,36 @@
+"""FitNets' first stage: the student up to its guided layers learns the hints."""
+
+import keras
+from keras import ops
+
+from .hints import hint_loss
+from .teacher import split
+
+
+class HintStage(keras.Model):
+    """The student up to its guided layers, and the regressors of a `Distiller`."""
+
+    def __init__(self, distiller):
+        super().__init__(dtype=distiller.dtype_policy, autocast=False)
+        self.student = distiller._student.up_to
+        self.regressors = list(distiller.regressors)
+        self.built = True
+        self._distiller = _Plain(distiller)
+
+    def call(self, inputs, training=False):
+        inputs, _ = split(inputs)
+        return keras.tree.flatten(self.student(inputs, training=training))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        distiller = self._distiller.value
+        told = distiller._told(x, distiller.student.outputs)
+        features = told[len(distiller.student.outputs) :]
+        value = hint_loss(distiller._links, features, y_pred, sample_weight)
+        return sum([value, *(ops.sum(loss) for loss in self.losses)])
+
+
+class _Plain:
+    """Holds a model where Keras must not look for layers."""
+
+    def __init__(self, value):
+        self.value = value
