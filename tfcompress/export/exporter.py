@@ -15,6 +15,7 @@ from .lower import lower
 from .names import name_kernels
 from .rewrite import apply, calibrate, find_sites
 from .samples import all_batches, sample_arrays, verify_batches
+from .structured import tidy_structured
 from .tidy import tidy
 from .verify import make_cases, verify
 
@@ -80,7 +81,7 @@ def to_tflite(
     runtime = _check_arguments(activations, store, min_runtime, io, check)
     _check_path(path)
     arrays = sample_arrays(model, check)
-    lowered = lower(model)
+    lowered = lower(model, None if activations == "static_int8" else store)
     int2 = runtime >= INT2_SINCE
     float_blob = _finish(convert(lowered), lowered)
     if activations == "static_int8":
@@ -105,6 +106,7 @@ def to_tflite(
 def _finish(file, lowered) -> bytes:
     tidy(file)
     name_kernels(file, lowered)
+    tidy_structured(file, lowered)
     return write(file)
 
 

@@ -6,15 +6,17 @@ import keras
 import numpy as np
 
 from ..layers.base import CompressedLayer, to_numpy
+from ..layers.circulant import CirculantDense
 from ..rewrite import rebuild
 from ..walk import is_graph
+from .circulant import CirculantOperations
 from .convert import functional
 
 _FOLDED = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
 
 
 @singledispatch
-def lower_layer(layer) -> list[keras.layers.Layer] | None:
+def lower_layer(layer, store) -> list[keras.layers.Layer] | None:
     """The layers to write in place of a layer; None leaves it as it is.
 
     A structured layer registers its own function here, which writes plain operations on the
@@ -24,17 +26,30 @@ def lower_layer(layer) -> list[keras.layers.Layer] | None:
 
 
 @lower_layer.register
-def _(layer: CompressedLayer):
+def _(layer: CompressedLayer, store):
     return layer.to_ordinary()
 
 
-def lower(model):
+@lower_layer.register
+def _(layer: CirculantDense, store):
+    if store is not None:
+        operations = CirculantOperations(layer, store)
+        if operations.pays():
+            return [operations]
+    return layer.to_ordinary()
+
+
+def lower(model, store=None):
     """A new model of ordinary float32 layers, each batch normalization folded into its layer.
 
     So each kernel in the file is a layer's kernel up to one factor per output channel. Nothing is
     folded where the layer has an activation, other users, or is used twice.
+
+    Args:
+        store: `"fast"` or `"small"`, for the layers that have forms of both kinds; None makes
+            ordinary layers of them, which a full-integer file can hold.
     """
-    lowered = rebuild(model, lower_layer)
+    lowered = rebuild(model, lambda layer: lower_layer(layer, store))
     for layer in lowered._flatten_layers():
         if layer.compute_dtype in ("float16", "bfloat16"):
             layer.dtype_policy = "float32"
