@@ -324,6 +324,14 @@ def test_sample_and_class_weights():
     weights = np.array([class_weight.get(label, 1.0) for label in LABELS])
     expected = curvature.exact(model, (X, LABELS, weights), CROSSENTROPY)
     found = curvature.exact(model, (X, LABELS), CROSSENTROPY, class_weight=class_weight)
+    weighted = [
+        curvature.kronecker(model, data, CROSSENTROPY, **kwargs)["out"].g
+        for data, kwargs in (
+            ((X, LABELS, weights), {}),
+            ((X, LABELS), {"class_weight": class_weight}),
+        )
+    ]
+    np.testing.assert_allclose(*weighted, rtol=1e-5)
     np.testing.assert_allclose(found["fc"], expected["fc"])
     twice = curvature.gauss_newton(model, (X, LABELS, np.full(12, 2.0)), CROSSENTROPY)
     once = curvature.gauss_newton(model, (X, LABELS), CROSSENTROPY)

@@ -7,12 +7,14 @@ import tfcompress
 
 ROOT = pathlib.Path(tfcompress.__file__).parent
 FLOORS = [
-    "hashing factorize codecs metric flatbuffer walk batches progress datasets pareto report_text",
-    "moments masks costs schedules score",
-    "layers surgeon objective",
-    "rewrite recursion constants",
-    "curvature calibrate",
+    "hashing factorize canonical codecs metric flatbuffer walk batches progress datasets pareto report_text"
+    " labels",
+    "moments masks costs schedules score project ranks taps distill_losses",
+    "layers surgeon objective hints teacher",
+    "rewrite recursion constants hint_stage",
+    "curvature calibrate optimizers channels distill",
     "pruning callbacks",
+    "channel_pruning",
     "export",
     "benchmark",
     "reports checks",
@@ -20,7 +22,7 @@ FLOORS = [
     "cli",
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
-TENSORFLOW = {"curvature", "objective", "recursion", "export"}
+TENSORFLOW = {"optimizers", "curvature", "objective", "recursion", "export"}
 
 
 def files():

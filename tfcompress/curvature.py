@@ -160,7 +160,7 @@ def exact(model, data, loss=None, batch_size=1024, class_weight=None):
     return objective.mean(diagonal, batches(data, batch_size, class_weight))
 
 
-def kronecker(model, data, loss=None, batch_size=256, block=BLOCK, seed=0):
+def kronecker(model, data, loss=None, batch_size=256, block=BLOCK, seed=0, class_weight=None):
     """The Kronecker metric of each layer: second moment of its inputs, scale of its outputs.
 
     `A = mean x x^T` over examples and positions, and with a loss `g_o = sum_i d_io / tr A`, which
@@ -176,7 +176,7 @@ def kronecker(model, data, loss=None, batch_size=256, block=BLOCK, seed=0):
         loss: as in `gauss_newton`; None means no loss, `g = 1`.
         batch_size: larger batches are cut to it.
         block: a larger fan-in is block-diagonal.
-        seed: of `gauss_newton`.
+        seed, class_weight: of `gauss_newton`.
 
     Returns:
         Dict `{path: Kronecker}` of the Dense, Conv1D/2D/3D, depthwise and EinsumDense layers, and
@@ -206,7 +206,7 @@ def kronecker(model, data, loss=None, batch_size=256, block=BLOCK, seed=0):
     }
     if loss is None:
         return metrics
-    diagonals = gauss_newton(model, data, loss, seed=seed)
+    diagonals = gauss_newton(model, data, loss, seed=seed, class_weight=class_weight)
     return {
         path: _matched(metric, diagonals[path])
         for path, metric in metrics.items()

@@ -49,7 +49,7 @@ def prunable(model, layers="*") -> dict[str, keras.Variable]:
     ['out']
     """
     found, seen = {}, set()
-    for path, layer in _select(model, layers).items():
+    for path, layer in select(model, layers).items():
         variables = [v for v in _variables(layer) if id(v) not in seen]
         seen.update(map(id, variables))
         for variable in variables:
@@ -59,8 +59,8 @@ def prunable(model, layers="*") -> dict[str, keras.Variable]:
     return found
 
 
-def _select(model, layers):
-    """The chosen layers by path; a glob passes over a layer that a name would refuse."""
+def select(model, layers):
+    """The layers to prune by path; a glob passes over a layer that a name would refuse."""
     listed = {path: layer for path, (layer, _) in walk(model).items()}
     chosen = set()
     for pattern in check_patterns(layers):

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.losses.losses import LossFunctionWrapper
 
+from .batches import batches
 from .progress import progress
 from .walk import walk
 
@@ -145,6 +146,22 @@ class Objective:
         if isinstance(output, dict):
             return keras.tree.flatten({name: name for name in output})
         return getattr(self.model, "output_names", ["output"])
+
+
+def mean_loss(model, data, loss=None, batch_size=256) -> float:
+    """The loss of a model on data, a mean over examples, in inference mode.
+
+    Args:
+        model: a built model.
+        data: as in `tfcompress.curvature`.
+        loss: as in `compile`, or None for the compiled one.
+        batch_size: larger batches are cut to it.
+    """
+    objective, total, count = Objective(model, loss), 0.0, 0
+    for x, y, weights in batches(data, batch_size):
+        total += float(objective.loss(x, y, weights))
+        count += len(keras.tree.flatten(x)[0])
+    return total / count
 
 
 class Term:

@@ -98,7 +98,7 @@ def _surgery(model, sparsity, data, layers, scope):
     for path in progress(paths, "Pruning layers", len(paths)):
         moments = Moments(found[path])
         for x, _, _ in batches(data, BATCH):
-            _compare(model, before[path], new, found[path], x, moments)
+            compare(model, before[path], new, found[path], x, moments)
         pruned = sparsify(moments.adapted(), moments.metric(), portions[path])
         found[path].kernel.assign(pruned)
     return new
@@ -108,12 +108,20 @@ def _is_plain(layer):
     return can_measure(layer) and not hasattr(layer, "stored")
 
 
-def _compare(model, layer, new, new_layer, x, moments):
-    """Adds what a layer gets in two models, for the same inputs `x` of theirs."""
+def compare(model, layer, new, new_layer, x, moments, kept=1):
+    """Adds what a layer gets in two models, for the same inputs `x` of theirs.
+
+    Args:
+        model, layer: the model as it was.
+        new, new_layer: the changed model.
+        x: a batch of inputs of both.
+        moments: the `Moments` of the layer.
+        kept: factor on the channels of what the layer gets in the changed model.
+    """
     seen = []
     watch_inputs(model, x, [layer], lambda _, array: seen.append(array))
     calls = iter(seen)
-    watch_inputs(new, x, [new_layer], lambda _, array: moments.add(array, next(calls)))
+    watch_inputs(new, x, [new_layer], lambda _, array: moments.add(array * kept, next(calls)))
 
 
 def _portions(model, layers, data, sparsity):

@@ -22,6 +22,7 @@ class Anneal(keras.callbacks.Callback):
 
     Example:
 
+    >>> import numpy as np
     >>> from tfcompress.schedules import Linear
     >>> layer = keras.layers.Dense(1)
     >>> layer.build((None, 1))

@@ -7,6 +7,7 @@ from keras import ops
 from .. import score as scores_of
 from ..batches import check_repeats
 from ..masks import check_patterns, prunable, tighten
+from ..optimizers import ProxNewton
 from ..schedules import check_schedule, value_at
 
 
@@ -38,7 +39,8 @@ class Prune(keras.callbacks.Callback):
 
     Raises:
         ValueError: bad arguments; at the start of `fit`: `layers` matches nothing or names a layer
-            that cannot be pruned, a kernel is all zeros, the schedule falls or leaves [0, 1).
+            that cannot be pruned, a kernel is all zeros, the schedule falls or leaves [0, 1); the
+            optimizer is `ProxNewton`, whose latents would bring pruned weights back.
 
     Cost: one pass over the pruned kernels after each batch, 4% of a step of a small ResNet. On nets
     whose step takes a few milliseconds `compile(steps_per_execution=10)` makes it rarer.
@@ -92,6 +94,7 @@ class Prune(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         prunable(self.model, self.layers)
+        check_no_latents(self.model.optimizer)
         self._masks = None
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -164,12 +167,15 @@ class Prune(keras.callbacks.Callback):
             before = self._target
             target = self._next_target(self._done, self._scored)
             self._scored = self._done
-            masks = {path: ops.convert_to_numpy(mask) for path, mask in self._masks.items()}
+            masks = self._mask_arrays()
             if target > before:
                 masks = tighten(masks, self._scores(), target, self.scope, self.floor)
                 self._masks = {path: ops.convert_to_tensor(mask) for path, mask in masks.items()}
                 self._zero()
             self.sparsity = _sparsity(masks)
+
+    def _mask_arrays(self):
+        return {path: ops.convert_to_numpy(mask) for path, mask in self._masks.items()}
 
     def _scores(self):
         curvature = None
@@ -198,6 +204,21 @@ class Prune(keras.callbacks.Callback):
                     v.assign(ops.where(self._masks[path], ops.convert_to_tensor(v), 0))
 
 
+def check_no_latents(optimizer):
+    """Raises `ValueError` under an optimizer that owns the weights."""
+    if any(isinstance(one, ProxNewton) for one in _optimizers(optimizer)):
+        raise ValueError(
+            "`ProxNewton` keeps float latents, from which the next step would bring pruned weights "
+            "back. Prune first and train with `tfc.project.Ternary` or `KSparse` afterwards, or "
+            "prune under another optimizer."
+        )
+
+
+def _optimizers(optimizer):
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    return getattr(optimizer, "optimizers", [optimizer])
+
+
 def _check_score(score, data):
     score = scores_of.get(score)
     if score is scores_of.obd and data is None:
@@ -216,14 +237,13 @@ def _nonzero(path, variable):
 
 
 def _sparsity(masks):
-    return 1 - sum(mask.sum() for mask in masks.values()) / sum(m.size for m in masks.values())
+    return 1 - float(sum(m.sum() for m in masks.values()) / sum(m.size for m in masks.values()))
 
 
 def _averages(optimizer):
     """`{id(variable): its moving average}` of the optimizers that keep one."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     found = {}
-    for one in getattr(optimizer, "optimizers", [optimizer]):
+    for one in _optimizers(optimizer):
         if getattr(one, "use_ema", False) and one.built:
             pairs = zip(one._trainable_variables, one._model_variables_moving_average, strict=True)
             found |= {id(variable): average for variable, average in pairs}

@@ -1,0 +1,65 @@
+"""How compressed each layer is, epoch by epoch."""
+
+import importlib.util
+
+import keras
+import numpy as np
+from keras import ops
+
+from ..masks import prunable
+
+
+class Monitor(keras.callbacks.Callback):
+    """Records the share of zeros of each kernel at the end of each epoch.
+
+    Args:
+        log_dir: folder for TensorBoard, which then shows a curve `epoch_sparsity/<layer path>` for
+            each kernel beside those of the epoch's logs; or None. Needs `pip install tensorboard`.
+
+    Attributes:
+        sparsity: `{layer path: list of the shares of zeros, one an epoch}`.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, name="out")])
+    >>> model.compile("sgd", "mse")
+    >>> monitor = Monitor()
+    >>> _ = model.fit(np.ones((8, 4)), np.ones(8), epochs=2, callbacks=[monitor], verbose=0)
+    >>> monitor.sparsity
+    {'out': [0.0, 0.0]}
+    """
+
+    def __init__(self, log_dir=None):
+        super().__init__()
+        self.sparsity = {}
+        self._board = None
+        if log_dir is not None:
+            if importlib.util.find_spec("tensorboard") is None:
+                raise ImportError("`log_dir` needs TensorBoard: pip install tensorboard")
+            self._board = keras.callbacks.TensorBoard(log_dir, write_graph=False)
+
+    def set_params(self, params):
+        super().set_params(params)
+        if self._board:
+            self._board.set_params(params)
+
+    def set_model(self, model):
+        super().set_model(model)
+        if self._board:
+            self._board.set_model(model)
+
+    def on_train_begin(self, logs=None):
+        self.sparsity = {path: [] for path in prunable(self.model)}
+        if self._board:
+            self._board.on_train_begin(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        for path, variable in prunable(self.model).items():
+            self.sparsity[path].append(float(np.mean(ops.convert_to_numpy(variable) == 0)))
+        if self._board:
+            shares = {f"sparsity/{path}": shares[-1] for path, shares in self.sparsity.items()}
+            self._board.on_epoch_end(epoch, {**(logs or {}), **shares})
+
+    def on_train_end(self, logs=None):
+        if self._board:
+            self._board.on_train_end(logs)
