@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tfcompress.project import Binary, Codebook, KSparse, Linear, Log, Projection, Ternary
+from tfcompress.schedules import Linear as Schedule
 
 ALL = [Binary(), Binary(None), Ternary(), Ternary(None), Linear(3), Linear(4, None), Log(3), Log(4)]
 ALL += [Linear(6), Codebook(5), KSparse(0.4), KSparse(0.4, -1)]
@@ -201,6 +202,12 @@ def test_zeros_and_half_precision(project):
 def test_config_round_trip(project):
     config = keras.saving.serialize_keras_object(project)
     assert keras.saving.deserialize_keras_object(config) == project
+
+
+def test_schedules_of_the_same_name_stay_apart():
+    for one in (Linear(3), Schedule(0.0, 1.0, steps=4)):
+        config = keras.saving.serialize_keras_object(one)
+        assert keras.saving.deserialize_keras_object(config) == one
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
     project(w, d) = argmin over v of the form of sum d (w - v)^2
 
 Each is a registered callable on a kernel and its curvature `d`, written in `keras.ops`: it runs in
-a training step as well as by itself.
+a training step as well as by itself. Keras knows them as `tfcompress.project>Linear` and so on,
+since there is a schedule `Linear` as well.
 """
 
 from .base import Projection as Projection

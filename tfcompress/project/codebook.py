@@ -11,7 +11,7 @@ from .base import Projection, check_whole, ratio
 LLOYD = 30  # steps of k-means from each start
 
 
-@keras.saving.register_keras_serializable("tfcompress")
+@keras.saving.register_keras_serializable("tfcompress.project")
 @dataclasses.dataclass(frozen=True)
 class Codebook(Projection):
     """Any `size` levels: k-means of the weights, weighted by `d`, one codebook per kernel.

@@ -16,7 +16,7 @@ STARTS = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.2)  # scales, in shares of the larges
 EXACT = 7  # levels; above, the events to sort take too much memory
 
 
-@keras.saving.register_keras_serializable("tfcompress")
+@keras.saving.register_keras_serializable("tfcompress.project")
 @dataclasses.dataclass(frozen=True)
 class Binary(Projection):
     """Two levels, `-a` and `+a`: the sign of each weight.
@@ -94,7 +94,7 @@ class _Scaled(Projection):
         return self.code(w / ops.where(levels > 0, levels, 1))
 
 
-@keras.saving.register_keras_serializable("tfcompress")
+@keras.saving.register_keras_serializable("tfcompress.project")
 @dataclasses.dataclass(frozen=True)
 class Ternary(_Scaled):
     """Three levels, `-a`, 0 and `+a`.
@@ -129,7 +129,7 @@ class Ternary(_Scaled):
         return ops.clip(ops.round(u), -1, 1)
 
 
-@keras.saving.register_keras_serializable("tfcompress")
+@keras.saving.register_keras_serializable("tfcompress.project")
 @dataclasses.dataclass(frozen=True)
 class Linear(_Scaled):
     """The `2^bits - 1` levels `a k / n` with `k = -n ... n` and `n = 2^(bits - 1) - 1`.
@@ -170,7 +170,7 @@ class Linear(_Scaled):
         return ops.clip(ops.round(n * u), -n, n) / n
 
 
-@keras.saving.register_keras_serializable("tfcompress")
+@keras.saving.register_keras_serializable("tfcompress.project")
 @dataclasses.dataclass(frozen=True)
 class Log(_Scaled):
     """The `2^bits - 1` levels 0 and `+-a 2^-j` with `j = 0 ... n - 1`, `n = 2^(bits - 1) - 1`.

@@ -9,7 +9,7 @@ from keras import ops
 from .base import Config, as_rows, check_axis, working
 
 
-@keras.saving.register_keras_serializable("tfcompress")
+@keras.saving.register_keras_serializable("tfcompress.project")
 @dataclasses.dataclass(frozen=True)
 class KSparse(Config):
     """At most a share of the weights is not zero: those with the largest `d w^2`.
