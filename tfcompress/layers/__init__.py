@@ -30,4 +30,5 @@ from .quantized import TernaryConv2D as TernaryConv2D
 from .quantized import TernaryDense as TernaryDense
 from .rounding import rounding as rounding
 from .spatial import SpatialConv2D as SpatialConv2D
+from .tile_hashed import TileHashedDense as TileHashedDense
 from .tucker import TuckerConv2D as TuckerConv2D
