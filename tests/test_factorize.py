@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tfcompress import factorize
+from tfcompress import canonical, factorize
 from tfcompress.metric import Diagonal, Kronecker
 
 rng = np.random.default_rng(0)
@@ -27,11 +27,6 @@ def test_svd_of_a_singular_matrix():
     w[0, 0] = 2.0
     u, v = factorize.svd(w, 3)
     np.testing.assert_allclose(u @ v, w, atol=1e-9)
-
-
-def test_energy_rank():
-    assert factorize.energy_rank(np.diag([3.0, 1.0, 0.0]), 0.89) == 1
-    assert factorize.energy_rank(np.diag([3.0, 1.0, 0.0]), 0.95) == 2
 
 
 def test_svd_in_metric_beats_every_other_matrix_of_its_rank():
@@ -60,47 +55,7 @@ def test_svd_in_a_separable_diagonal_is_exact():
     np.testing.assert_allclose(metric.quadratic(w - u @ v), 0.5 * np.sum(rest**2))
 
 
-def build(factors):
-    return np.einsum("sr,ir,or->sio", *factors)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_cp_finds_an_exact_decomposition(seed):
-    rng = np.random.default_rng(seed)
-    truth = build([rng.standard_normal((side, 2)) for side in (9, 6, 7)])
-    error = np.linalg.norm(build(factorize.cp(truth, 2)) - truth)
-    assert error < 0.01 * np.linalg.norm(truth)
-
-
-def test_cp_factors_are_balanced():
-    factors = factorize.cp(rng.standard_normal((9, 8, 10)), 5)
-    norms = [np.linalg.norm(factor, axis=0) for factor in factors]
-    np.testing.assert_allclose(norms[0], norms[1])
-    np.testing.assert_allclose(norms[0], norms[2])
-
-
-def test_cp_leaves_the_backend_of_tensorly_alone():
-    import tensorly
-
-    tensorly.set_backend("numpy")
-    factorize.cp(rng.standard_normal((4, 3, 3)), 2)
-    assert tensorly.get_backend() == "numpy"
-
-
-def test_cp_in_metric_lowers_the_form():
-    w = rng.standard_normal((3, 3, 5, 6))
-    metric = Kronecker(moment(45, 400), rng.random(6))
-    plain = factorize.cp(w.reshape(9, 5, 6), 4)
-    refined = factorize.refine(w.reshape(9, 5, 6), plain, "sr,ir,or->sio", metric)
-
-    def form(factors):
-        return metric.quadratic(w - build(factors).reshape(w.shape))
-
-    assert form(refined) < 0.9 * form(plain)
-
-
 def test_zero_kernels():
-    np.testing.assert_array_equal(build(factorize.cp(np.zeros((9, 4, 4)), 2)), 0)
     u, v = factorize.svd(np.zeros((4, 4)), 2)
     np.testing.assert_array_equal(u @ v, 0)
 
@@ -109,8 +64,6 @@ def test_bad_ranks():
     for rank in (0, 5):
         with pytest.raises(ValueError, match="rank"):
             factorize.svd(np.ones((4, 6)), rank)
-    with pytest.raises(ValueError, match="rank"):
-        factorize.cp(np.ones((9, 2, 3)), 7)
 
 
 def test_least_squares_agrees_with_a_dense_solve():
@@ -131,10 +84,58 @@ def test_spatial_and_tucker_are_exact_at_full_rank_and_refine_in_a_metric():
     for expression, parts in (
         (spatial, factorize.spatial(w, 3)),
         (tucker, factorize.tucker(w, (2, 3))),
-        ("hr,wr,ir,or->hwio", factorize.cp(w, 4)),
+        ("hr,wr,ir,or->hwio", canonical.cp(w, 4)),
     ):
         refined = factorize.refine(w, parts, expression, metric)
         before, after = (metric.quadratic(w - np.einsum(expression, *p)) for p in (parts, refined))
         assert after < 0.9 * before
     with pytest.raises(ValueError, match="ranks"):
         factorize.tucker(w, (5, 5))
+
+
+def test_tucker_is_as_good_as_an_independent_one():
+    tensorly = pytest.importorskip("tensorly.decomposition")
+    w = rng.standard_normal((3, 3, 8, 10))
+    (core, (a, b)), _ = tensorly.partial_tucker(w, (3, 4), modes=[2, 3], n_iter_max=200)
+    theirs = factorize.relative_error(w, [a, core, b], "ip,hwpq,oq->hwio")
+    ours = factorize.relative_error(w, factorize.tucker(w, (3, 4)), "ip,hwpq,oq->hwio")
+    assert ours < 1.01 * theirs
+
+
+def test_relative_error():
+    w, parts = (
+        np.array([[3.0, 0.0], [0.0, 4.0]]),
+        [np.array([[0.0], [1.0]]), np.array([[0.0, 4.0]])],
+    )
+    assert factorize.relative_error(w, parts, "ir,ro->io") == pytest.approx(3 / 5)
+    metric = Diagonal([[1.0, 1.0], [1.0, 0.0]])
+    assert factorize.relative_error(w, parts, "ir,ro->io", metric) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "expression, shapes",
+    [
+        ("sr,ir,or->sio", [(4, 3), (5, 3), (6, 3)]),
+        ("hr,wr,ir,or->hwio", [(2, 3), (3, 3), (4, 3), (5, 3)]),
+        ("ip,hwpq,oq->hwio", [(5, 2), (2, 3, 2, 3), (4, 3)]),
+        ("hir,wro->hwio", [(2, 4, 3), (3, 3, 5)]),
+    ],
+)
+def test_sensitivity_is_what_noise_in_the_parts_does(expression, shapes):
+    parts = [rng.standard_normal(shape) for shape in shapes]
+    product, small, total = np.einsum(expression, *parts), 1e-4, 0.0
+    for _ in range(2000):
+        noisy = [part + small * rng.standard_normal(part.shape) for part in parts]
+        total += np.sum((np.einsum(expression, *noisy) - product) ** 2) / small**2
+    assert factorize.sensitivity(parts, expression) == pytest.approx(total / 2000, rel=0.1)
+
+
+def test_sensitivity_of_cp_is_the_formula_of_the_paper():
+    parts = [rng.standard_normal((n, 3)) for n in (4, 5, 6)]
+    grams = [part.T @ part for part in parts]
+    expected = (
+        6 * np.trace(grams[0] * grams[1])
+        + 4 * np.trace(grams[1] * grams[2])
+        + 5 * np.trace(grams[0] * grams[2])
+    )
+    assert factorize.sensitivity(parts, "sr,ir,or->sio") == pytest.approx(expected)

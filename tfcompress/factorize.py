@@ -1,7 +1,9 @@
-"""Low-rank forms of an array: truncated SVD and CP. NumPy in and out.
+"""Low-rank forms of an array, plain and in a metric. NumPy in and out. CP is in canonical.py.
 
-Legend of the index letters: i in, o out, r rank, h w space.
+Legend of the index letters: i in, o out, r p q ranks, h w space.
 """
+
+import math
 
 import numpy as np
 
@@ -52,74 +54,6 @@ def singular_values(w) -> np.ndarray:
     return np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0))
 
 
-def energy_rank(w, share: float = 0.9) -> int:
-    """Smallest rank whose truncated SVD keeps `share` of the sum of squares."""
-    energy = np.cumsum(singular_values(w) ** 2)
-    return int(np.searchsorted(energy, share * energy[-1]) + 1)
-
-
-def max_cp_rank(shape: tuple[int, ...]) -> int:
-    """A rank at which every array of that shape is represented exactly."""
-    return int(np.prod(shape) // max(shape))
-
-
-def cp(w, rank: int, seed: int = 0) -> list[np.ndarray]:
-    """CP factors of an array, by alternating least squares: `w[s,i,o] ~ sum_r a b c`.
-
-    tensorly finds the factors: five short runs from random starts (its SVD start pads with random
-    columns once the rank passes the smallest side), then up to 200 sweeps from the best of them.
-    Arrays of more than 2^20 entries get one start and 40 sweeps, about half a minute for
-    `(9, 512, 512)` at rank 256. The norms are then spread evenly over the factors, which
-    keeps fine-tuning stable: CP's diverging components show as unbalanced norms.
-
-    Args:
-        w: 3- or 4-way; for a convolution kernel `(h * w, i, o)` or `(h, w, i, o)`.
-        rank: from 1 to `max_cp_rank(w.shape)`.
-        seed: of the random starts.
-
-    Returns:
-        A float64 array `(n, r)` for each axis.
-
-    Raises:
-        ValueError: the rank is out of range.
-
-    Reference: V. Lebedev, Y. Ganin, M. Rakhuba, I. Oseledets, V. Lempitsky, "Speeding-up
-    Convolutional Neural Networks Using Fine-tuned CP-Decomposition", 2015. There the kernel is
-    4-way; joining height and width fits better at the same rank and runs as one depthwise layer.
-    """
-    from tensorly import backend_context
-    from tensorly.decomposition import parafac
-
-    w = np.asarray(w, np.float64)
-    if not 1 <= rank <= max_cp_rank(w.shape):
-        raise ValueError(
-            f"`rank` must be from 1 to {max_cp_rank(w.shape)} for an array of shape {w.shape}. "
-            f"Received: rank={rank}"
-        )
-    norm = np.linalg.norm(w)
-    if norm == 0:
-        return [np.zeros((side, rank)) for side in w.shape]
-    starts, sweeps = (5, 200) if w.size <= 2**20 else (1, 40)
-    with backend_context("numpy"):
-        best, lowest = "random", np.inf
-        for start in range(starts if starts > 1 else 0):
-            found, errors = parafac(
-                w / norm, rank, 30, init="random", random_state=seed + start, return_errors=True
-            )
-            if errors[-1] < lowest:
-                best, lowest = found, errors[-1]
-        weights, factors = parafac(w / norm, rank, sweeps, init=best, tol=1e-7, random_state=seed)
-    factors[0] = factors[0] * (weights * norm)
-    return balance(factors)
-
-
-def balance(factors: list[np.ndarray]) -> list[np.ndarray]:
-    """Gives the factors of each component the same norm; the product stays."""
-    norms = np.array([np.linalg.norm(factor, axis=0) for factor in factors])
-    target = np.prod(norms, axis=0) ** (1 / len(factors))
-    return [f * (target / np.where(n == 0, 1, n)) for f, n in zip(factors, norms, strict=True)]
-
-
 def spatial(w, rank: int) -> list[np.ndarray]:
     """Best column and row filters of a kernel: `w[h,w,i,o] ~ sum_r a[h,i,r] b[w,r,o]`, by SVD.
 
@@ -151,19 +85,23 @@ def tucker(w, ranks: tuple[int, int]) -> list[np.ndarray]:
     Reference: Y.-D. Kim, E. Park, S. Yoo, T. Choi, L. Yang, D. Shin, "Compression of Deep
     Convolutional Neural Networks for Fast and Low Power Mobile Applications", 2016.
     """
-    from tensorly import backend_context
-    from tensorly.decomposition import partial_tucker
-
     p, q = ranks
     if not (1 <= p <= w.shape[2] and 1 <= q <= w.shape[3]):
         raise ValueError(
             f"`ranks` must be from 1 to the channels, {w.shape[2:]}. Received: ranks={ranks}"
         )
-    with backend_context("numpy"):
-        (core, (a, b)), _ = partial_tucker(
-            np.asarray(w, np.float64), (p, q), modes=[2, 3], n_iter_max=50, tol=1e-6
-        )
-    return [a, core, b]
+    w = np.asarray(w, np.float64)
+    a, b = _leading(w, 2, p), _leading(w, 3, q)
+    for _ in range(10):
+        a = _leading(w @ b, 2, p)
+        b = _leading(np.einsum("hwio,ip->hwpo", w, a, optimize=True), 3, q)
+    return [a, np.einsum("hwio,ip,oq->hwpq", w, a, b, optimize=True), b]
+
+
+def _leading(w, axis, rank):
+    """Orthonormal directions along an axis that hold the most of the sum of squares."""
+    flat = np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1)
+    return np.linalg.eigh(flat @ flat.T)[1][:, -rank:]
 
 
 def least_squares(apply, expand, collect, w, start, steps=50):
@@ -258,3 +196,40 @@ def refine(w, parts: list[np.ndarray], expression: str, metric, sweeps: int = 10
                 steps=10,
             )
     return parts
+
+
+def relative_error(w, parts, expression: str, metric=None) -> float:
+    """`||w - product|| / ||w||`, in the norm of a metric if there is one.
+
+    Args: see `refine`.
+    """
+    w = np.asarray(w, np.float64)
+    error = w - np.einsum(expression, *parts, optimize=True)
+    if metric is None:
+        return float(np.linalg.norm(error) / np.linalg.norm(w))
+    return math.sqrt(metric.quadratic(error) / metric.quadratic(w))
+
+
+def sensitivity(parts, expression: str) -> float:
+    """`E ||change of the product||^2 / s^2` for small noise of variance `s^2` in every entry.
+
+    For CP factors `sum_r S |b|^2 |c|^2 + I |a|^2 |c|^2 + O |a|^2 |b|^2`. A large one, against the
+    product's own sum of squares, means components that nearly cancel: it is hard to fine-tune
+    and to quantize.
+
+    Args: see `refine`.
+
+    Reference: A.-H. Phan et al., "Stable Low-rank Tensor Decomposition for Compression of
+    Convolutional Neural Network", 2020.
+    """
+    inputs, output = expression.split("->")
+    terms, total = inputs.split(","), 0.0
+    for k, own in enumerate(terms):
+        others = [part for m, part in enumerate(parts) if m != k]
+        rest = [term for m, term in enumerate(terms) if m != k]
+        # A sum over letters that neither the part nor the output has is squared as a whole.
+        twin = ["".join(c if c in own + output else c.upper() for c in term) for term in rest]
+        free = [n for c, n in zip(own, parts[k].shape, strict=True) if c not in "".join(rest)]
+        squares = np.einsum(",".join(rest + twin) + "->", *others, *others, optimize=True)
+        total += math.prod(free) * float(squares)
+    return total

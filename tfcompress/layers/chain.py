@@ -10,7 +10,9 @@ from keras import ops
 from ..factorize import refine
 from ..metric import as_metric
 from .base import glorot_variance, ordinary_layer, positions, to_numpy
-from .forms import CompressedConv2D
+from .forms import CompressedConv2D, output_length
+from .low_rank import LowRankConv2D
+from .ranked import Ranked
 
 
 class Stage(NamedTuple):
@@ -23,18 +25,27 @@ class Stage(NamedTuple):
     dilation: tuple[int, int] = (1, 1)
 
 
-class ConvChain(CompressedConv2D):
+class ConvChain(Ranked, CompressedConv2D):
     """A kernel that is a sum of products of parts, `einsum(expression, *parts)`.
 
-    A method gives `expression` (class attribute, in the letters h w i o of the kernel and others
-    of its own), `part_shapes(shape)`, `decompose(w)` and `stages(parts)`.
+    A method gives `expression` (in the letters h w i o of the kernel and others of its own),
+    `decompose(w)`, `stages(parts)`, and what `Ranked` asks for.
     """
 
     expression: str
-    takes_groups = False
+
+    @classmethod
+    def from_layer(cls, layer, metric=None, kernel=None, **options):
+        """As for every layer; a 1x1 kernel is a matrix and becomes a `LowRankConv2D`."""
+        if getattr(layer, "kernel_size", None) == (1, 1):
+            options = {name: options[name] for name in Ranked.options if name in options}
+            if isinstance(options.get("rank"), (tuple, list)):
+                options["rank"] = min(options["rank"])
+            return LowRankConv2D.from_layer(layer, metric, kernel, **options)
+        return super().from_layer(layer, metric, kernel, **options)
 
     def build_kernel(self, shape):
-        shapes = self.part_shapes(shape)
+        shapes = self.part_shapes(shape, self.rank, **self.form)
         terms = self.expression.split("->")[0].split(",")
         sizes = {
             letter: n
@@ -72,17 +83,17 @@ class ConvChain(CompressedConv2D):
         for variable, part in zip(self.parts.values(), parts, strict=True):
             variable.assign(part)
 
-    @property
-    def prunable(self):
-        return list(self.parts.values())
-
-    def macs(self, input_shape) -> int:
-        """Multiply-accumulates per sample."""
-        total = 0
-        for stage in self.stages([to_numpy(part) for part in self.parts.values()]):
-            layer = self._ordinary(stage, last=False)
-            input_shape = layer.compute_output_shape(input_shape)
-            total += positions(input_shape[1:-1]) * math.prod(stage.kernel.shape)
+    def macs_at(self, input_shape, rank) -> int:
+        shapes = self.part_shapes(self.kernel_shape(input_shape), rank, **self.form)
+        space, total = input_shape[1:-1], 0
+        for stage in self.stages([np.zeros(shape) for shape in shapes.values()]):
+            space = [
+                output_length(n, k, self.padding, s, d)
+                for n, k, s, d in zip(
+                    space, stage.kernel.shape[:2], stage.strides, stage.dilation, strict=True
+                )
+            ]
+            total += positions(space) * math.prod(stage.kernel.shape)
         return total
 
     def to_ordinary(self):

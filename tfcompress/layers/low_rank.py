@@ -6,12 +6,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..factorize import energy_rank, svd, svd_in_metric
-from .base import CompressedLayer, glorot_variance, ordinary_layer, to_numpy
+from ..factorize import svd, svd_in_metric
+from .base import glorot_variance, ordinary_layer, to_numpy
 from .forms import CompressedConv1D, CompressedConv2D, CompressedDense
+from .ranked import Ranked
 
 
-class LowRankKernel(CompressedLayer):
+class LowRankKernel(Ranked):
     """A kernel of rank r: a layer with r outputs, then a dense one (a 1x1 convolution).
 
         V = U W,   U: (fan_in, r) like the ordinary kernel with r outputs,   W: (r, o)
@@ -20,8 +21,11 @@ class LowRankKernel(CompressedLayer):
 
     Args:
         rank: an int from 1 to `min(fan_in, o)`; a float in (0, 1), the share of the ordinary
-            kernel's parameters (at least rank 1); or `"auto"`, the smallest rank that keeps 90% of
-            the sum of squared singular values of a trained kernel. It is saved as the int.
+            kernel's parameters (at least rank 1); `"auto"`, the smallest rank that keeps 90% of
+            the sum of squared singular values of a trained kernel (in the metric, if it is fitted
+            in one); or `"evbmf"`, four fifths of the way down from the full rank to that of
+            variational Bayes. It is saved as the int.
+        macs: instead of `rank`, the share in (0, 1) of the ordinary layer's MACs.
         Others: as in the ordinary layer; no groups.
 
     `from_layer` takes the truncated SVD, the nearest kernel of that rank; with a Kronecker metric
@@ -39,37 +43,18 @@ class LowRankKernel(CompressedLayer):
     Within Convolutional Networks for Efficient Evaluation", 2014.
     """
 
-    options = ("rank",)
-    takes_groups = False
-
-    def __init__(self, *args, rank, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.rank = check_rank(rank)
+    @classmethod
+    def part_shapes(cls, shape, rank):
+        return {"u": (*shape[:-1], rank), "v": (rank, shape[-1])}
 
     @classmethod
-    def resolve(cls, shape, w=None, metric=None, rank=None):
-        i, o = math.prod(shape[:-1]), shape[-1]
-        if rank == "auto":
-            if w is None:
-                raise ValueError(
-                    f"rank='auto' needs a trained kernel: use `{cls.__name__}.from_layer`, or give "
-                    "an int or a share."
-                )
-            rank = energy_rank(w.reshape(i, o))
-        elif isinstance(rank, float):
-            rank = min(max(1, int(rank * i * o / (i + o))), i, o)
-        if rank > min(i, o):
-            raise ValueError(
-                f"`rank` must be at most {min(i, o)}, the full rank of a {i} x {o} kernel. "
-                f"Received: rank={rank}"
-            )
-        return {"rank": rank}
+    def ranks(cls, shape):
+        return range(1, min(math.prod(shape[:-1]), shape[-1]) + 1)
 
     def build_kernel(self, shape):
-        self.rank = self.resolve(shape, rank=self.rank)["rank"]
         # Both factors alike, so that their product has Glorot's variance.
         stddev = (glorot_variance(shape) / self.rank) ** 0.25
-        for name, side in (("u", (*shape[:-1], self.rank)), ("v", (self.rank, shape[-1]))):
+        for name, side in self.part_shapes(shape, self.rank).items():
             self.add_part(name, side, keras.initializers.RandomNormal(stddev=stddev))
 
     @property
@@ -87,16 +72,6 @@ class LowRankKernel(CompressedLayer):
         u, v = svd(flat, self.rank) if metric is None else svd_in_metric(flat, self.rank, metric)
         self.parts["u"].assign(u.reshape(self.parts["u"].shape))
         self.parts["v"].assign(v)
-
-    @property
-    def prunable(self):
-        return list(self.parts.values())
-
-    def macs(self, input_shape) -> int:
-        """Multiply-accumulates per sample."""
-        return self.positions(input_shape) * sum(
-            math.prod(part.shape) for part in self.parts.values()
-        )
 
     def to_ordinary(self):
         u, v = (to_numpy(part) for part in self.parts.values())
@@ -124,15 +99,3 @@ class LowRankConv1D(LowRankKernel, CompressedConv1D):
 @keras.saving.register_keras_serializable("tfcompress")
 class LowRankConv2D(LowRankKernel, CompressedConv2D):
     __doc__ = "Conv2D as a convolution to r channels and a 1x1 one. " + LowRankKernel.__doc__
-
-
-def check_rank(rank):
-    """The rank as given, if it can be one; `ValueError` otherwise."""
-    whole = isinstance(rank, (int, np.integer)) and not isinstance(rank, bool) and rank >= 1
-    share = isinstance(rank, float) and 0 < rank < 1
-    if not (whole or share or rank == "auto"):
-        raise ValueError(
-            "`rank` must be an integer of at least 1, a share of the parameters in (0, 1), or "
-            f"'auto'. Received: rank={rank!r}"
-        )
-    return int(rank) if whole else rank

@@ -1,12 +1,9 @@
 """A convolution as a column filter and a row filter."""
 
-import math
-
 import keras
 
-from ..factorize import energy_rank, spatial
+from ..factorize import spatial
 from .chain import ConvChain, Stage
-from .low_rank import check_rank
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -22,13 +19,14 @@ class SpatialConv2D(ConvChain):
         filters, kernel_size, strides, padding, dilation_rate: as in `keras.layers.Conv2D`. No
             groups.
         rank: an int from 1 to `min(h i, w o)`; a float in (0, 1), the share of the ordinary
-            kernel's parameters (at least rank 1); or `"auto"`, the smallest rank that keeps 90% of
-            the energy of a trained kernel. It is saved as the int.
+            kernel's parameters (at least rank 1); or `"auto"` or `"evbmf"`, the rank of the
+            `(h i, w o)` matrix, chosen as in `LowRankConv2D`. It is saved as the int.
+        macs: instead of `rank`, the share in (0, 1) of the ordinary layer's MACs.
         Others: as in `keras.layers.Conv2D`.
 
     Shapes: inputs `(b, h, w, i)`, outputs `(b, h', w', o)`.
 
-    `from_layer` takes the truncated SVD; with a Kronecker metric it is refined in it.
+    `from_layer` takes the truncated SVD; with a metric it is refined in it.
 
     Example:
 
@@ -42,34 +40,18 @@ class SpatialConv2D(ConvChain):
     with Low Rank Expansions", 2014.
     """
 
-    options = ("rank",)
     expression = "hir,wro->hwio"
-
-    def __init__(self, filters, kernel_size, *args, rank, **kwargs):
-        super().__init__(filters, kernel_size, *args, **kwargs)
-        self.rank = check_rank(rank)
+    unfoldings = ("hi",)
 
     @classmethod
-    def resolve(cls, shape, w=None, metric=None, rank=None):
-        h, width, i, o = shape
-        full = min(h * i, width * o)
-        if rank == "auto":
-            if w is None:
-                raise ValueError("rank='auto' needs a trained kernel. Give an int or a share.")
-            rank = energy_rank(w.transpose(0, 2, 1, 3).reshape(h * i, width * o))
-        elif isinstance(rank, float):
-            rank = min(max(1, int(rank * math.prod(shape) / (h * i + width * o))), full)
-        if rank > full:
-            raise ValueError(
-                f"`rank` must be at most {full}, the full rank of a kernel of shape {shape} seen "
-                f"as {h * i} x {width * o}. Received: rank={rank}"
-            )
-        return {"rank": rank}
-
-    def part_shapes(self, shape):
-        self.rank = self.resolve(shape, rank=self.rank)["rank"]
+    def ranks(cls, shape):
         h, w, i, o = shape
-        return {"columns": (h, i, self.rank), "rows": (w, self.rank, o)}
+        return range(1, min(h * i, w * o) + 1)
+
+    @classmethod
+    def part_shapes(cls, shape, rank):
+        h, w, i, o = shape
+        return {"columns": (h, i, rank), "rows": (w, rank, o)}
 
     def decompose(self, w):
         return spatial(w, self.rank)

@@ -4,9 +4,9 @@ import math
 
 import keras
 
-from ..factorize import energy_rank, tucker
+from ..factorize import tucker
 from .chain import ConvChain, Stage
-from .low_rank import check_rank
+from .ranked import Ranked
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -22,14 +22,15 @@ class TuckerConv2D(ConvChain):
         filters, kernel_size, strides, padding, dilation_rate: as in `keras.layers.Conv2D`. No
             groups.
         rank: a pair (p, q) of ints; an int for both; a float in (0, 1), the share of the ordinary
-            kernel's parameters, with `p / i = q / o`; or `"auto"`, the channels that keep 90% of
-            the energy of a trained kernel. It is saved as the pair.
+            kernel's parameters, with `p / i = q / o`; or `"auto"` or `"evbmf"`, the channels, each
+            chosen as in `LowRankConv2D`. It is saved as the pair.
+        macs: instead of `rank`, the share in (0, 1) of the ordinary layer's MACs.
         Others: as in `keras.layers.Conv2D`.
 
     Shapes: inputs `(b, h, w, i)`, outputs `(b, h', w', o)`.
 
-    `from_layer` decomposes the kernel by higher-order orthogonal iteration; with a Kronecker metric
-    it is refined in it.
+    `from_layer` decomposes the kernel by higher-order orthogonal iteration; with a metric it is
+    refined in it. A 1x1 convolution becomes a `LowRankConv2D`.
 
     Example:
 
@@ -44,44 +45,48 @@ class TuckerConv2D(ConvChain):
     come from variational Bayesian matrix factorisation.
     """
 
-    options = ("rank",)
     expression = "ip,hwpq,qo->hwio"
+    unfoldings = ("i", "hwi")
 
-    def __init__(self, filters, kernel_size, *args, rank, **kwargs):
-        super().__init__(filters, kernel_size, *args, **kwargs)
-        pair = isinstance(rank, (list, tuple)) and len(rank) == 2
-        whole = pair and all(isinstance(check_rank(one), int) for one in rank)
-        self.rank = tuple(rank) if whole else check_rank(rank)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
         if math.prod(self.kernel_size) == 1:
             raise ValueError(
                 "A 1x1 convolution has no core; its kernel is a matrix. Use LowRankConv2D. "
                 f"Received: kernel_size={self.kernel_size}"
             )
 
-    @classmethod
-    def resolve(cls, shape, w=None, metric=None, rank=None):
-        i, o = shape[2:]
-        if rank == "auto":
-            if w is None:
-                raise ValueError("rank='auto' needs a trained kernel. Give ints or a share.")
-            inputs = w.transpose(0, 1, 3, 2).reshape(-1, i)
-            rank = (energy_rank(inputs), energy_rank(w.reshape(-1, o)))
-        elif isinstance(rank, float):
-            # Solve i p + h w p q + o q = rank h w i o for p = t i, q = t o.
-            a, b, c = math.prod(shape), i * i + o * o, rank * math.prod(shape)
-            t = (math.sqrt(b * b + 4 * a * c) - b) / (2 * a)
-            rank = (max(1, int(t * i)), max(1, int(t * o)))
-        p, q = (rank, rank) if isinstance(rank, int) else rank
-        if p > i or q > o:
+    @staticmethod
+    def check_rank(rank):
+        if not isinstance(rank, (tuple, list)):
+            return Ranked.check_rank(rank)
+        pair = tuple(map(Ranked.check_rank, rank))
+        if len(pair) != 2 or not all(isinstance(one, int) for one in pair):
             raise ValueError(
-                f"`rank` must be at most ({i}, {o}), the channels. Received: rank={rank}"
+                f"`rank` must be a number or a pair of integers. Received: rank={rank!r}"
             )
-        return {"rank": (int(p), int(q))}
+        return pair
 
-    def part_shapes(self, shape):
-        self.rank = self.resolve(shape, rank=self.rank)["rank"]
-        h, w, i, o = shape
-        p, q = self.rank
+    @classmethod
+    def ranks(cls, shape):
+        i, o = shape[2:]
+        steps = range(1, max(i, o) + 1)
+        return [(max(1, i * k // steps[-1]), max(1, o * k // steps[-1])) for k in steps]
+
+    @classmethod
+    def from_unfoldings(cls, ranks):
+        return tuple(ranks)
+
+    @classmethod
+    def resolve(cls, shape, *args, **options):
+        options = super().resolve(shape, *args, **options)
+        if isinstance(options["rank"], int):
+            options["rank"] = (options["rank"],) * 2
+        return options
+
+    @classmethod
+    def part_shapes(cls, shape, rank):
+        (h, w, i, o), (p, q) = shape, rank
         return {"inputs": (i, p), "core": (h, w, p, q), "outputs": (q, o)}
 
     def decompose(self, w):
