@@ -158,7 +158,8 @@ def main():
         text.append(line)
 
     say(f"\n## LeNet-300-100, one epoch a step, Adam 1e-3, mean of {options.seeds} seeds\n")
-    say("| score | " + " | ".join(f"{s:.0%}" for s in STEPS) + " |\n|---" * len(STEPS) + "|---|")
+    say("| score | " + " | ".join(f"{s:.0%}" for s in STEPS) + " |")
+    say("|---" * (len(STEPS) + 1) + "|")
     floats = {}
     for score in ("magnitude", "obd"):
         runs = [

@@ -1,4 +1,4 @@
-"""Prune a model while it trains: a callback, no wrapper layers, nothing to strip.
+"""Prune a CNN while it is fine-tuned: a callback, no wrapper layers, nothing to strip.
 
 python examples/prune_in_fit.py [--quick]
 """
@@ -34,9 +34,10 @@ def train(model, rate, callbacks=()):
 model = keras.Sequential(
     [
         keras.Input((28, 28, 1)),
+        keras.layers.Conv2D(16, 3, strides=2, activation="relu", name="conv1"),
+        keras.layers.Conv2D(32, 3, strides=2, activation="relu", name="conv2"),
         keras.layers.Flatten(),
-        keras.layers.Dense(300, activation="relu", name="fc1"),
-        keras.layers.Dense(100, activation="relu", name="fc2"),
+        keras.layers.Dense(128, activation="relu", name="fc"),
         keras.layers.Dense(10, name="out"),
     ]
 )
@@ -48,7 +49,7 @@ train(model, 2e-3)
 prune = tfc.callbacks.Prune(
     tfc.schedules.Polynomial(0.5, 0.9, steps=STEPS // 2),
     score="magnitude",
-    layers=["fc*", "out"],
+    layers=["conv*", "fc", "out"],
     floor=0.02,
     every=STEPS // 20,
 )
