@@ -1,13 +1,11 @@
 """The command line: `tfcompress report | export | bench | demo`."""
 
-import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # this program's own messages are enough
 app = typer.Typer(
     help="Make Keras networks small and fast.",
     no_args_is_help=True,
