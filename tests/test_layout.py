@@ -7,7 +7,7 @@ import tfcompress
 
 ROOT = pathlib.Path(tfcompress.__file__).parent
 FLOORS = [
-    "hashing factorize canonical codecs metric flatbuffer walk batches progress datasets pareto report_text"
+    "hashing factorize canonical codecs metric flatbuffer walk batches progress datasets pareto report_text models"
     " labels",
     "moments masks costs schedules score project ranks taps distill_losses",
     "layers surgeon objective hints teacher",

@@ -7,6 +7,7 @@ from . import checks as checks
 from . import distill_losses as distill_losses
 from . import layers as layers
 from . import metric as metric
+from . import models as models
 from . import optimizers as optimizers
 from . import project as project
 from . import schedules as schedules
