@@ -153,13 +153,13 @@ class ProxNewton(keras.optimizers.Adam):
         return self._latents if isinstance(self.project, Projection) else []
 
     def _fit(self, latent):
-        return self.project.fit(ops.convert_to_tensor(latent), ops.ones_like(latent))
+        return self.project.fit(latent.value, ops.ones_like(latent.value))
 
     def _curvature(self, place, latent):
         if not self.weighted:
-            return ops.ones_like(latent)
+            return ops.ones_like(latent.value)
         moments = self._velocity_hats if self.amsgrad else self._velocities
-        return ops.sqrt(moments[place]) + self.epsilon
+        return ops.sqrt(moments[place].value) + self.epsilon
 
     def _refine(self):
         """One alternation of the levels, not within a window of accumulated gradients."""
