@@ -103,3 +103,103 @@ def test_dead_outputs_and_inputs():
             assert np.all(np.isfinite(kernel)) and not np.any(kernel[:, 0])
             layer.restore(layer.stored())
             np.testing.assert_array_equal(kernel, keras.ops.convert_to_numpy(layer.kernel))
+
+
+def stochastic(w, **options):
+    layer = built(tfc.layers.BinaryDense(w.shape[1], stochastic=True, **options), None, w.shape[0])
+    layer.fit_kernel(w)
+    return layer
+
+
+def test_draws_have_the_probabilities_of_the_paper():
+    """P(+H) = clip((w / H + 1) / 2, 0, 1); two values only; a new draw for each call."""
+    shares = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+    layer = stochastic(np.zeros((5, 1)), scale=False, use_bias=False, seed=3)
+    layer.latent.assign(layer.limit * shares[:, None])
+    inputs = np.eye(5, dtype="float32")
+    draws = np.stack([layer(inputs, training=True) for _ in range(300)])[:, :, 0]
+    np.testing.assert_allclose(np.abs(draws), layer.limit, rtol=1e-6)
+    np.testing.assert_allclose(np.mean(draws > 0, 0), (shares + 1) / 2, atol=0.1)
+    assert np.all(draws[:, 0] < 0) and np.all(draws[:, -1] > 0)
+
+
+def test_inference_of_a_stochastic_layer_is_the_mean_of_its_draws():
+    w = rng.standard_normal((6, 3)).astype("float32")
+    layer = stochastic(w, seed=0)
+    x = rng.standard_normal((4, 6)).astype("float32")
+    np.testing.assert_allclose(layer.kernel, w, rtol=1e-5)  # a trained kernel is kept
+    np.testing.assert_allclose(layer(x), x @ w, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(layer(x), layer(x, training=False))
+    mean = np.mean([layer(x, training=True) for _ in range(400)], 0)
+    np.testing.assert_allclose(mean, x @ w, atol=0.8)
+
+
+def test_one_stochastic_step_by_hand():
+    """The gradient is that at the drawn weights; latents at their bounds are always drawn alike."""
+    layer = stochastic(np.zeros((2, 1)), use_bias=False, scale=False)
+    h = layer.limit
+    layer.latent.assign([[h], [-h]])
+    model = keras.Sequential([keras.Input((2,)), layer])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    x, y = np.array([[1.0, 2.0]], "float32"), np.array([[1.0]], "float32")
+    gradient = 2 * (h - 2 * h - 1) * x[0]
+    model.fit(x, y, verbose=0)
+    expected = np.clip([h - 0.1 * gradient[0], -h - 0.1 * gradient[1]], -h, h)
+    np.testing.assert_allclose(np.ravel(layer.latent), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [True, False])
+def test_a_stochastic_layer_stores_what_inference_uses(scale):
+    layer = stochastic(rng.standard_normal((6, 3)), scale=scale)
+    scale_bits = 32 * (3 if scale else 1)
+    assert layer.bits == 32 * 18 + scale_bits
+    for _ in range(2):  # the real weights, then the signs
+        kernel, stored = np.asarray(layer.kernel), layer.stored()
+        other = stochastic(np.zeros((6, 3)), scale=scale)
+        other.restore(tfc.unpack(layer.pack()))
+        np.testing.assert_array_equal(other.kernel, kernel)
+        np.testing.assert_array_equal(layer.to_ordinary()[0].kernel, kernel)
+        signs = np.sign(kernel)
+        layer.binarize()
+    assert set(stored) == {"signs", "scale"} and layer.bits == 24 + scale_bits
+    np.testing.assert_array_equal(np.asarray(layer.kernel), stored["scale"] * signs)
+
+
+def test_binarize_takes_a_metric_and_leaves_a_deterministic_layer():
+    x = rng.standard_normal((40, 4)) @ rng.standard_normal((4, 12))
+    metric, w = Kronecker(x.T @ x / 40), rng.standard_normal((12, 5))
+    plain, measured = stochastic(w), stochastic(w)
+    plain.binarize()
+    measured.binarize(metric)
+    assert metric.quadratic(w - measured.kernel) < metric.quadratic(w - plain.kernel)
+    layer = built(tfc.layers.BinaryDense(5), None, 12)
+    before = layer.get_weights()
+    layer.binarize()
+    for old, new in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_binarized_layers_are_exact_in_a_compiled_model_and_in_the_file():
+    model = keras.Sequential(
+        [
+            keras.Input((64,)),
+            tfc.layers.BinaryDense(32, stochastic=True, seed=1, name="fc"),
+            keras.layers.BatchNormalization(),
+        ]
+    )
+    model.compile("adam", "mse")
+    x = rng.standard_normal((64, 64)).astype("float32")
+    model.fit(x, rng.random((64, 32)), epochs=2, verbose=0)
+    model.predict(x, verbose=0)  # the compiled function must see the new weights
+    model.get_layer("fc").binarize()
+    tfc.recalibrate_batch_norm(model, x)
+    kernel, bias = np.asarray(model.get_layer("fc").kernel), np.asarray(model.get_layer("fc").bias)
+    assert np.all(np.ptp(np.abs(kernel), 0) == 0)
+    expected = model.layers[1](x @ kernel + bias)
+    np.testing.assert_allclose(model.predict(x, verbose=0), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_class_rule_takes_stochastic_layers():
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name="fc")])
+    small = tfc.swap(model, {keras.layers.Dense: tfc.layers.BinaryDense.using(stochastic=True)})
+    assert small.get_layer("fc").stochastic

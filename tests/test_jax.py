@@ -11,7 +11,9 @@ import pytest
 
 CHOSEN = (
     "(dense-binary-check or dense-ternary or dense-hashed-check or circulant-block"
-    " or low-rank-check or conv1d-binary or conv2d-quantized or conv2d-cp-check or conv2d-tucker)"
+    " or low-rank-check or quantized-log or codebook-check or embedding-float16"
+    " or depthwise-quantized-8 or einsum-heads-quantized-8 or conv1d-binary"
+    " or conv2d-quantized or conv2d-cp-check or conv2d-tucker)"
     " and not export and not reload"
 )
 

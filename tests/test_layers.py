@@ -15,8 +15,12 @@ DENSE = {
     "ternary": layers.TernaryDense.using(),
     "quantized-3": layers.QuantizedDense.using(bits=3),
     "quantized-8": layers.QuantizedDense.using(),
+    "quantized-log": layers.QuantizedDense.using(bits=4, levels="log"),
+    "codebook": layers.CodebookDense.using(size=5),
+    "float16": layers.Float16Dense.using(),
     "hashed": layers.HashedDense.using(ratio=4),
     "hashed-buckets": layers.HashedDense.using(buckets=11, seed=3),
+    "tile-hashed": layers.TileHashedDense.using(tile=4, tiles=3),
     "circulant": layers.CirculantDense.using(),
     "circulant-block": layers.CirculantDense.using(block=5, seed=1),
     "circulant-plain": layers.CirculantDense.using(signs=False),
@@ -27,12 +31,16 @@ CONV1D = {
     "binary": layers.BinaryConv1D.using(),
     "ternary": layers.TernaryConv1D.using(),
     "quantized": layers.QuantizedConv1D.using(bits=4),
+    "codebook": layers.CodebookConv1D.using(size=8),
+    "float16": layers.Float16Conv1D.using(),
     "low-rank": layers.LowRankConv1D.using(rank=3),
 }
 CONV2D = {
     "binary": layers.BinaryConv2D.using(),
     "ternary": layers.TernaryConv2D.using(),
     "quantized": layers.QuantizedConv2D.using(bits=4),
+    "codebook": layers.CodebookConv2D.using(size=8),
+    "float16": layers.Float16Conv2D.using(),
     "low-rank": layers.LowRankConv2D.using(rank=3),
     "cp": layers.CPConv2D.using(rank=4),
     "cp-share": layers.CPConv2D.using(rank=0.4),
@@ -47,7 +55,7 @@ def case(ordinary, maker, *shape):
         x = np.random.default_rng(0).standard_normal(shape).astype("float32")
         layer = type(ordinary).from_config(ordinary.get_config())
         layer.build(shape)
-        layer.bias.assign(np.linspace(-0.5, 0.5, layer.bias.shape[0]))
+        layer.bias.assign(np.linspace(-0.5, 0.5, layer.bias.shape[-1]))
         return layer, maker, x
 
     return make
@@ -81,7 +89,41 @@ def all_cases():
     return cases
 
 
-CASES = all_cases()
+def other_cases():
+    depthwise, einsum = keras.layers.DepthwiseConv2D, keras.layers.EinsumDense
+    heads = einsum("abc,cde->abde", (7, 3, 5), bias_axes="e", name="heads")
+    joined = einsum("abcd,cde->abe", (7, 5), bias_axes="e", activation="relu", name="joined")
+    turned = einsum("...x,yx->...y", 7, bias_axes="y", name="turned")
+    strided = depthwise(3, strides=2, depth_multiplier=2, padding="same", name="d")
+    dilated = depthwise(3, dilation_rate=2, activation="relu", name="d")
+    channels, products = layers.QuantizedDepthwiseConv2D, layers.QuantizedEinsumDense
+    four = products.using(bits=4)
+    return {
+        "depthwise-quantized-8": case(strided, channels.using(), 3, 8, 7, 6),
+        "depthwise-quantized-4": case(dilated, channels.using(bits=4), 3, 8, 7, 6),
+        "depthwise-float16": case(dilated, layers.Float16DepthwiseConv2D.using(), 3, 8, 7, 6),
+        "einsum-heads-quantized-8": case(heads, products.using(), 3, 7, 6),
+        "einsum-heads-float16": case(heads, layers.Float16EinsumDense.using(), 3, 7, 6),
+        "einsum-joined-quantized-4": case(joined, four, 3, 7, 6, 4),
+        "einsum-turned-quantized-4": case(turned, four, 3, 4, 6),
+    }
+
+
+def embedding(maker, **options):
+    def make():
+        layer = keras.layers.Embedding(11, 8, name="words", **options)
+        layer.build((4, 5))
+        return layer, maker, np.random.default_rng(0).integers(0, 11, (4, 5))
+
+    return make
+
+
+CASES = all_cases() | other_cases()
+CASES |= {
+    "embedding-quantized-8": embedding(layers.QuantizedEmbedding.using()),
+    "embedding-quantized-4": embedding(layers.QuantizedEmbedding.using(bits=4), mask_zero=True),
+    "embedding-float16": embedding(layers.Float16Embedding.using()),
+}
 
 
 @pytest.mark.parametrize("check", checks.LAYER_CHECKS, ids=lambda check: check.__name__)
@@ -127,6 +169,7 @@ def test_a_check_sees_a_broken_layer():
         (lambda: layers.HashedDense(4, ratio=0.5), "ratio"),
         (lambda: layers.HashedDense(4, buckets=33).build((None, 8)), "buckets"),
         (lambda: layers.HashedDense(2**15).build((None, 2**15)), "virtual weights"),
+        (lambda: layers.TileHashedDense(4, tile=8).build((None, 8)), "tiles"),
         (lambda: layers.CirculantDense(4, block=9).build((None, 8)), "block"),
         (lambda: layers.QuantizedDense(4, bits=1), "bits"),
         (lambda: layers.BinaryDense(0), "units"),

@@ -121,8 +121,8 @@ def nearest(codebook, w) -> np.ndarray:
 def k_means(w, d, size) -> np.ndarray:
     """A codebook `c`, its first entry 0, for which `sum d (w - c[nearest])^2` is small.
 
-    Lloyd's steps on the sorted weights, from three starts: entries spread evenly, by the weights'
-    mass, and by its cube root, which is the best spread of a fine codebook.
+    Lloyd's steps on the sorted weights, from nine starts: entries spread evenly, by the weights'
+    mass, and by its cube root, which is the best spread of a fine codebook, each at three offsets.
 
     Args:
         w: weights, any shape.
@@ -141,13 +141,17 @@ def k_means(w, d, size) -> np.ndarray:
     # Mass, first and second moment of the weights below each place.
     sums = [np.concatenate([[0], np.cumsum(d * w**power)]) for power in range(3)]
     mass, edges = np.histogram(w, BINS, weights=d)
-    found = [_lloyd(w, sums, _spread(mass**power, edges, size)) for power in (0, 1 / 3, 1)]
+    found = [
+        _lloyd(w, sums, _spread(mass**power, edges, size, offset))
+        for power in (0, 1 / 3, 1)
+        for offset in (0.2, 0.5, 0.8)
+    ]
     return min(found, key=lambda pair: pair[1])[0]
 
 
-def _spread(mass, edges, size):
+def _spread(mass, edges, size, offset):
     total = np.concatenate([[0], np.cumsum(mass)])
-    places = (np.arange(size - 1) + 0.5) / (size - 1) * total[-1]
+    places = (np.arange(size - 1) + offset) / (size - 1) * total[-1]
     return np.concatenate([[0], np.interp(places, total, edges)])
 
 

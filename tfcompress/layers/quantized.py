@@ -107,7 +107,9 @@ class QuantizedKernel(GridKernel):
         metric, rows = as_metric(metric, w.shape), self.to_rows(np.asarray(w))
         if isinstance(metric, Diagonal):
             metric = Diagonal(self.to_rows(metric.d))
-        scale = self._search_scale(rows, metric.diagonal(rows.shape))
+        d = metric.diagonal(rows.shape)
+        d = np.where(np.any(d > 0, 0), d, 1)  # an output that no data showed, as a rare word
+        scale = self._search_scale(rows, d)
         grid, scale = fit_grid(rows, self._nearest, scale, metric)
         scale = scale.reshape(self.scale.shape)
         self.scale.assign(scale)
