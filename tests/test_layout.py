@@ -13,7 +13,7 @@ FLOORS = [
     "layers surgeon objective hints teacher",
     "rewrite recursion constants hint_stage",
     "curvature calibrate optimizers channels distill",
-    "pruning callbacks",
+    "pruning callbacks sensitivities",
     "channel_pruning",
     "export",
     "benchmark",

@@ -22,6 +22,7 @@ from .pruning import prune as prune
 from .reports import report as report
 from .rewrite import swap as swap
 from .rewrite import to_ordinary as to_ordinary
+from .sensitivities import sensitivity as sensitivity
 from .walk import walk as walk
 
 __version__ = "0.1.0"
