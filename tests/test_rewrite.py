@@ -336,3 +336,32 @@ def test_curvature_reaches_the_fit():
     new = tfc.swap(model, {"fc1": layers.BinaryDense}, curvature={"fc1": d})
     w = np.abs(np.asarray(model.get_layer("fc1").kernel))
     np.testing.assert_allclose(new.get_layer("fc1").stored()["scale"], w[0], rtol=1e-2)
+
+
+def test_a_maker_in_two_steps():
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 4))
+    h = keras.layers.Conv2D(16, 3, activation="relu", name="conv")(image)
+    out = keras.layers.Dense(3, name="out")(keras.layers.Flatten()(h))
+    model = keras.Model(image, out)
+    x = np.random.default_rng(0).normal(size=(60, 8, 8, 4)).astype("float32")
+    maker = tfc.layers.TuckerConv2D.using(rank=(3, 6)).then(
+        tfc.layers.QuantizedConv2D.using(bits=8)
+    )
+    rules = {"conv": maker, "out": tfc.layers.LowRankDense.using(rank=2)}
+    by_hand = tfc.to_ordinary(tfc.swap(model, {"conv": tfc.layers.TuckerConv2D.using(rank=(3, 6))}))
+    by_hand = tfc.swap(by_hand, {keras.layers.Conv2D: tfc.layers.QuantizedConv2D.using(bits=8)})
+    small = tfc.swap(model, {"conv": maker})
+    np.testing.assert_allclose(small(x), by_hand(x), rtol=1e-5, atol=1e-5)
+    assert all("Quantized" in type(layer).__name__ for layer in small.layers[1:4])
+    fitted = tfc.swap(model, rules, data=x)  # the later layer is measured behind the chain
+    plain = tfc.swap(model, rules)
+    errors = [float(np.mean((net(x) - model(x)) ** 2)) for net in (fitted, plain)]
+    assert errors[0] < 0.7 * errors[1]
+
+
+def test_a_chain_that_would_be_larger_is_left():
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name="fc")])
+    whole = tfc.layers.LowRankDense.using(rank=8).then()
+    with pytest.warns(UserWarning, match="not be smaller"):
+        tfc.swap(model, {keras.layers.Dense: whole})

@@ -153,6 +153,22 @@ def intercepted(layers, around):
             vars(layer).pop("call", None)
 
 
+def replaced(chains):
+    """While open, eager calls of some layers run chains of others in their place.
+
+    Args:
+        chains: pairs `(layer, list of layers)`.
+    """
+    of = {id(layer): chain for layer, chain in chains}
+
+    def around(layer, call, x, *args, **kwargs):
+        for part in of[id(layer)]:
+            x = part(x, training=False)
+        return x
+
+    return intercepted([layer for layer, _ in chains], around)
+
+
 def can_measure(layer) -> bool:
     """Whether `measure` takes this kind of layer."""
     if hasattr(layer, "equation"):

@@ -7,12 +7,11 @@ import tempfile
 import warnings
 
 import keras
-import numpy as np
 from keras.src.saving.serialization_lib import SafeModeScope
 
 from .batches import batches, check_repeats
-from .layers.base import CompressedLayer, Maker, kernel_of, to_numpy
-from .moments import Moments, watch_inputs
+from .layers.base import CompressedLayer, Maker, kernel_bits, to_numpy
+from .moments import Moments, replaced, watch_inputs
 from .walk import check_keras_3, is_graph, walk
 
 
@@ -62,8 +61,7 @@ def swap(model, rules, curvature=None, data=None):
         raise ValueError("Give either `curvature` or `data`, not both: `data` measures its own.")
     check_repeats(data, 2)
     targets, left = match(model, rules)
-    stand_in = None if data is None else copy(model)
-    made = {}
+    made, done = {}, []
     for path, (layer, _) in walk(model).items():
         if id(layer) not in targets:
             continue
@@ -71,15 +69,15 @@ def swap(model, rules, curvature=None, data=None):
         try:
             fit = {"metric": (curvature or {}).get(path)}
             if data is not None and layer.built and isinstance(maker, Maker):
-                fit = _measured(model, stand_in, path, data)
+                fit = _measured(model, done, layer, data)
             made[id(layer)] = _make(maker, layer, named, fit)
         except ValueError as error:
             if named:
                 raise ValueError(f"Layer '{path}' cannot be swapped. {error}") from error
             left[path] = str(error)
             continue
-        if data is not None and isinstance(maker, Maker) and layer.built:
-            kernel_of(walk(stand_in)[path][0]).assign(made[id(layer)][0].kernel)
+        if made[id(layer)] and layer.built:
+            done.append((layer, made[id(layer)]))
     new = rebuild(model, lambda layer: made.get(id(layer)))
     if left:
         reasons = "\n".join(f"- {path}: {reason}" for path, reason in left.items())
@@ -197,17 +195,17 @@ def check_graph(model) -> None:
         )
 
 
-def _measured(model, stand_in, path, data) -> dict:
-    """The metric of a layer on its inputs in the stand-in, and the kernel that suits these."""
-    before, now = walk(model)[path][0], walk(stand_in)[path][0]
-    moments = Moments(before)
+def _measured(model, done, layer, data) -> dict:
+    """The metric of a layer on its inputs in the model as changed so far, and a kernel for them."""
+    moments = Moments(layer)
     for x, _, _ in batches(data, 256):
-        seen = []
-        watch_inputs(model, x, [before], lambda _, array, seen=seen: seen.append(array))
-        calls = iter(seen)
-        watch_inputs(
-            stand_in, x, [now], lambda _, array, calls=calls: moments.add(array, next(calls))
-        )
+        before = []
+        watch_inputs(model, x, [layer], lambda _, array, seen=before: seen.append(array))
+        calls = iter(before)
+        with replaced(done):
+            watch_inputs(
+                model, x, [layer], lambda _, array, calls=calls: moments.add(array, next(calls))
+            )
     return {"metric": moments.metric(), "kernel": moments.adapted()}
 
 
@@ -222,11 +220,11 @@ def _make(maker, layer, named, fit):
             f"The maker of layer '{layer.name}' must return a layer or a list of layers. "
             f"Received: {made!r}"
         )
-    checked = isinstance(made, CompressedLayer) and not getattr(made, "stochastic", False)
+    checked = isinstance(maker, Maker) and not any(getattr(p, "stochastic", False) for p in chain)
     if not named and layer.built and checked:  # a stochastic layer is small once binarized
-        before = 32 * int(np.prod(kernel_of(layer).shape))
-        if made.bits >= before:
-            raise ValueError(f"It would not be smaller: {made.bits} bits, and {before} in float32.")
+        before, after = kernel_bits(layer), sum(map(kernel_bits, chain))
+        if after >= before:
+            raise ValueError(f"It would not be smaller: {after} bits, and {before} in float32.")
     return chain
 
 
