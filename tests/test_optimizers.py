@@ -226,6 +226,13 @@ def test_frozen_and_shared_layers_and_chosen_variables():
     assert count(np.asarray(model.get_layer("out").kernel)) == 6
 
 
+@pytest.mark.parametrize("pattern", ["b/kernel", "*b/kernel", ["b/*"], "*/b/kernel"])
+def test_a_pattern_matches_the_end_of_a_path(pattern):
+    model = compiled(model=keras.Sequential([net()]), variables=pattern)
+    model.optimizer.build(model.trainable_variables)
+    assert [w.shape[-1] for w in model.optimizer.latents][:1] == [2]
+
+
 def test_sync_takes_weights_that_were_set_from_outside():
     model = compiled(rate=0.0)
     fit(model)

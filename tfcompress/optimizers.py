@@ -28,8 +28,9 @@ class ProxNewton(keras.optimizers.Adam):
     Args:
         learning_rate: as in Adam.
         project: one of `tfcompress.project`, or any registered callable `(w, d)` -> like `w`.
-        variables: a glob on the paths of the variables to project, or a list of these. The default
-            takes the kernels of all layers that are not frozen.
+        variables: a glob on the paths of the variables to project or on the ends of these, such as
+            `"fc*/kernel"`, or a list of globs. The default takes the kernels of all layers that
+            are not frozen.
         weighted: False for `d = 1` (BWN and TWN instead of their loss-aware forms).
         adam: further arguments of `keras.optimizers.Adam`, without `use_ema`.
 
@@ -90,7 +91,8 @@ class ProxNewton(keras.optimizers.Adam):
             self._project()
 
     def _takes(self, variable):
-        return any(fnmatch.fnmatchcase(variable.path, pattern) for pattern in self.patterns)
+        ends = f"/{variable.path}"
+        return any(fnmatch.fnmatchcase(ends, f"*/{pattern}") for pattern in self.patterns)
 
     def _add(self, value, reference, name):
         """An optimizer variable that starts as a copy of `value`."""

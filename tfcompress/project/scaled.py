@@ -200,10 +200,10 @@ class Log(_Scaled):
         return [2.0**-j for j in reversed(range(n))]
 
     def code(self, u):
-        size, below, found = ops.abs(u), 0.0, 0.0
+        size, below, found = ops.abs(u), 0.0, ops.zeros_like(u)
         for step in self.steps:
-            reached = ops.cast(size > (below + step) / 2, u.dtype)
-            found, below = found + reached * (step - below), step  # sums of powers of 2 are exact
+            found = ops.where(size > (below + step) / 2, ops.cast(step, u.dtype), found)
+            below = step
         return ops.sign(u) * found
 
 
