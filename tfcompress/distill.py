@@ -50,6 +50,7 @@ class Distiller(keras.Model):
 
     Example:
 
+    >>> import numpy as np
     >>> def net(width):
     ...     layers = [keras.Input((8,)), keras.layers.Dense(width, "relu"), keras.layers.Dense(3)]
     ...     return keras.Sequential(layers)
@@ -175,6 +176,7 @@ class Distiller(keras.Model):
             A `TeacherCache`, a `keras.utils.PyDataset` for `fit`, with the arrays `x`, `y` and
             `sample_weight`.
 
+        >>> import numpy as np
         >>> net = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
         >>> distiller = Distiller(student=net, teacher=keras.models.clone_model(net))
         >>> cache = distiller.cache_teacher(np.ones((16, 8)))

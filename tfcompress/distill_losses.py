@@ -25,19 +25,19 @@ def softmax_kl(teacher, student, temperature=1.0):
     Returns:
         Shape `(...)`.
 
+    >>> import numpy as np
     >>> float(softmax_kl(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]))[0])
     0.0
 
     Paper: G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 2015.
     """
-    t = ops.log_softmax(teacher / temperature, axis=-1)
-    s = ops.log_softmax(student / temperature, axis=-1)
+    t, s = (ops.log_softmax(x / temperature, axis=-1) for x in _floats(teacher, student))
     return temperature**2 * ops.sum(ops.exp(t) * (t - s), axis=-1)
 
 
 def sigmoid_kl(teacher, student, temperature=1.0):
     """The same for independent yes-no outputs: `T^2 sum_c KL` of Bernoulli distributions."""
-    t, s = teacher / temperature, student / temperature
+    t, s = (x / temperature for x in _floats(teacher, student))
     p = ops.sigmoid(t)
     yes = ops.log_sigmoid(t) - ops.log_sigmoid(s)
     no = ops.log_sigmoid(-t) - ops.log_sigmoid(-s)
@@ -46,7 +46,8 @@ def sigmoid_kl(teacher, student, temperature=1.0):
 
 def squared_error(teacher, student, temperature=1.0):
     """For regression: `mean_c (t - s)^2`; the temperature has no part in it."""
-    return ops.mean(ops.square(teacher - student), axis=-1)
+    t, s = _floats(teacher, student)
+    return ops.mean(ops.square(t - s), axis=-1)
 
 
 def decoupled(teacher, student, temperature=1.0, labels=None, target=1.0, others=8.0):
@@ -64,6 +65,7 @@ def decoupled(teacher, student, temperature=1.0, labels=None, target=1.0, others
     Returns:
         Shape `(...)`.
 
+    >>> import numpy as np
     >>> float(decoupled(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]))[0])
     0.0
 
@@ -73,7 +75,7 @@ def decoupled(teacher, student, temperature=1.0, labels=None, target=1.0, others
     hot = ops.argmax(teacher, axis=-1) if labels is None else labels
     hot = ops.one_hot(hot, classes, dtype="float32")
     parts = []
-    for logits in (teacher, student):
+    for logits in _floats(teacher, student):
         log_p = ops.log_softmax(logits / temperature, axis=-1)
         yes = ops.sum(hot * log_p, axis=-1)
         log_rest = ops.where(hot > 0, -1e9, log_p)  # log p of the other classes
@@ -97,17 +99,22 @@ def attention_transfer(teacher, student):
     Returns:
         Shape `(b,)`. The paper's equation has the distance, its code the square's mean over hw.
 
+    >>> import numpy as np
     >>> maps = np.ones((1, 2, 2, 3))
     >>> float(attention_transfer(maps, 2 * maps[..., :1])[0])
     0.0
 
     Paper: S. Zagoruyko, N. Komodakis, "Paying More Attention to Attention", 2017.
     """
-    t, s = (ops.sum(ops.square(x), axis=-1, keepdims=True) for x in (teacher, student))
+    t, s = (ops.sum(ops.square(x), axis=-1, keepdims=True) for x in _floats(teacher, student))
     if t.shape[1:3] != s.shape[1:3]:
         s = ops.image.resize(s, t.shape[1:3], antialias=True, data_format="channels_last")
     t, s = (ops.reshape(x, (-1, x.shape[1] * x.shape[2])) for x in (t, s))  # (b, hw)
     return ops.sum(ops.square(_unit(t) - _unit(s)), axis=-1)
+
+
+def _floats(*arrays):
+    return [ops.cast(ops.convert_to_tensor(a), "float32") for a in arrays]
 
 
 def _unit(x):

@@ -54,6 +54,7 @@ def known_labels(y, output, weight, loss):
 def weighted_mean(values, weight=None):
     """The mean over all entries of `weight * values`, as Keras' losses take it.
 
+    >>> import numpy as np
     >>> float(weighted_mean(np.array([1.0, 3.0]), np.array([0.0, 1.0])))
     1.5
     """

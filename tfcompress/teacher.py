@@ -92,7 +92,9 @@ def cached(teacher, data, path, batch_size) -> TeacherCache:
         rows = (teacher(batch[0]), () if given else batch)
         for index, part in enumerate(keras.tree.flatten(rows)):
             if part is not None:
-                columns.setdefault(index, _Column(path, index)).append(ops.convert_to_numpy(part))
+                if index not in columns:
+                    columns[index] = _Column(path, index)
+                columns[index].append(ops.convert_to_numpy(part))
     stored = [
         columns[i].array() if i in columns else None for i in range(len(keras.tree.flatten(rows)))
     ]
