@@ -153,9 +153,6 @@ def test_no_sparse_kernels_that_are_read_as_dense(kind, version):
     kernel.sparsity = flatbuffer.schema().SparsityParametersT()
     Graph(file).set_version(file.subgraphs[0].operators[0], "FULLY_CONNECTED", version)
     refused(file, f"a sparse {kind} kernel")
-    if kind == "INT8":
-        Graph(file).set_version(file.subgraphs[0].operators[0], "FULLY_CONNECTED", 8)
-        refuse_known_bad(file)
 
 
 def test_no_variables_without_a_value():
@@ -227,3 +224,46 @@ def test_im2col_of_random_geometry(seed):
     x = random.standard_normal((3, height, width, 32)).astype("float32")
     for delegates in (True, False):
         assert error(run(blob, [x], delegates)[0], model(x)) < 0.1
+
+
+def sparse_file():
+    """A file with an INT8 kernel of which a tenth of the blocks are nonzero."""
+    model = keras.Sequential([keras.Input((512,)), layers.Dense(64, name="fc")])
+    kernel, random = model.get_layer("fc").kernel, np.random.default_rng(0)
+    blocks = random.random((32, 64)) < 0.1
+    kernel.assign(random.integers(-127, 128, (512, 64)) * np.repeat(blocks, 16, axis=0))
+    return flatbuffer.read(to_tflite(model))
+
+
+def test_no_sparse_blocks_that_the_builtin_kernel_does_not_know():
+    file = sparse_file()
+    kernel = kernel_of(file)
+    assert kernel.sparsity is not None
+    refuse_known_bad(file)
+    kernel.shape = [8, 4112]
+    refused(file, "rows of 4112")
+    kernel.sparsity.dimMetadata[-1].denseSize = 4
+    refused(file, "blocks of 4")
+    kernel.sparsity.blockMap = []
+    refused(file, "blocks of 1")
+
+
+def test_no_unpacked_sparse_integers_in_another_version():
+    model = keras.Sequential([keras.Input((512,)), layers.Dense(64, name="fc")])
+    kernel, random = model.get_layer("fc").kernel, np.random.default_rng(0)
+    kernel.assign(random.integers(-127, 128, (512, 64)) * (random.random((512, 64)) < 0.1))
+    file = flatbuffer.read(to_tflite(model, store="small"))
+    names = [flatbuffer.operator_name(file, o) for o in file.subgraphs[0].operators]
+    assert names == ["DENSIFY", "FULLY_CONNECTED"]
+    refuse_known_bad(file)
+    Graph(file).set_version(file.subgraphs[0].operators[1], "FULLY_CONNECTED", 5)
+    refused(file, "output of a DENSIFY")
+
+
+def test_no_computed_integer_kernel_with_symmetric_activations():
+    file = file_of(layers.Dense(512), (512,), (-1, 1), store="small")
+    product = file.subgraphs[0].operators[-1]
+    assert flatbuffer.operator_name(file, product) == "FULLY_CONNECTED"
+    assert flatbuffer.constant(file, file.subgraphs[0].tensors[product.inputs[1]]) is None
+    product.builtinOptions.asymmetricQuantizeInputs = False
+    refused(file, "symmetrically")

@@ -28,9 +28,10 @@ class StoredTensor:
 
     Attributes:
         layer: the tensor's name; the exporter names a kernel by its layer's path.
-        encoding: its type, `"INT2"`, `"FLOAT32"`, ...; `"graph"` for the file's rest.
+        encoding: its type, `"INT2"`, `"FLOAT32"`, ..., `"SPARSE INT8"`; `"graph"` for the rest.
         shape: of the constant.
-        bytes: its buffer and its scales. A buffer that several tensors share counts once.
+        bytes: its buffer, its scales and the places of its nonzero entries. A buffer that several
+            tensors share counts once.
         float_bytes: what a float32 tensor of that shape would take (the same `bytes` for a
             constant that is not a kernel, such as a shape).
     """
@@ -282,17 +283,25 @@ def stored_tensors(source) -> list[StoredTensor]:
             data = model.buffers[tensor.buffer].data
             if data is None or len(data) == 0:
                 continue
-            size = 0 if tensor.buffer in counted else len(data)
+            size = 0 if tensor.buffer in counted else len(data) + _sparsity_bytes(tensor)
             counted.add(tensor.buffer)
             scales = tensor.quantization.scale if tensor.quantization else None
             size += BYTES_PER_SCALE * (0 if scales is None else len(scales))
             shape, encoding = _shape(tensor), type_name(tensor)
-            kernel = scales is not None or encoding.startswith(("FLOAT", "BFLOAT"))
+            encoding = encoding if tensor.sparsity is None else f"SPARSE {encoding}"
+            kernel = scales is not None or "FLOAT" in encoding
             float_bytes = 4 * math.prod(shape) if kernel else size
             name = (tensor.name or b"").decode() or "(constant)"
             rows.append(StoredTensor(name, encoding, shape, size, float_bytes))
     rest = len(blob) - sum(row.bytes for row in rows)
     return [*rows, StoredTensor("(operators, names, shapes)", "graph", (), rest, rest)]
+
+
+def _sparsity_bytes(tensor) -> int:
+    """What the places of the nonzero entries of a tensor take."""
+    dimensions = [] if tensor.sparsity is None else tensor.sparsity.dimMetadata
+    vectors = [v for d in dimensions for v in (d.arraySegments, d.arrayIndices) if v is not None]
+    return sum(np.asarray(vector.values).nbytes for vector in vectors)
 
 
 def _list(indices) -> list[int]:

@@ -38,13 +38,14 @@ import math
 
 import numpy as np
 
-from . import forms
+from . import forms, sparse, unpacked
 from .graph import Graph
 from .kernel import Kernel
 
 LEAST = 256  # entries; below 1024 the forms are within 0.05 microseconds of float32
 ROW_BYTES = 12  # a float32 scale and an int64 zero point
 IM2COL_CHANNELS = 32
+BLOCK_SHARE = {8: 0.5, 32: 0.15}  # of the entries, up to which products of blocks are faster
 
 
 def choose(graph: Graph, operator, kernel: Kernel, activations, store, int2):
@@ -61,41 +62,74 @@ def choose(graph: Graph, operator, kernel: Kernel, activations, store, int2):
     if kernel.size < LEAST:
         return None
     bits = kernel.bits_for(int2)
-    if bits == 16:
-        choices = [(forms.weight_only, 16)]
+    if kernel.shared is not None and activations == "float32":
+        choices = [(unpacked.hashed, 32)] if store == "small" and kernel.shared.hashed else []
+    elif bits >= 16:
+        choices = _floats(graph, operator, kernel, store)
     elif kernel.code == "FULLY_CONNECTED":
-        plain = graph.shape(operator.outputs[0]).count(-1) <= 1
-        choices = _products(kernel, bits, activations, store, plain)
+        choices = _products(graph, operator, kernel, bits, activations, store)
     elif kernel.code == "CONV_2D":
         choices = _convolutions(graph, operator, kernel, bits, activations, store)
     else:
         choices = [(forms.weight_only, 8)]
     sizes = [_size(graph, operator, kernel, *choice) for choice in choices]
-    return choices[int(np.argmin(sizes))] if min(sizes) < 4 * kernel.size else None
+    return choices[int(np.argmin(sizes))] if min(sizes, default=np.inf) < 4 * kernel.size else None
 
 
-def _products(kernel, bits, activations, store, plain):
-    """`plain`: whether a RESHAPE can give the output its shape, as the digits need."""
+def _floats(graph, operator, kernel, store):
+    choices = [(forms.weight_only, 16)] if kernel.bits == 16 else []
+    if kernel.code != "DEPTHWISE_CONV_2D":
+        choices.append((sparse.densified, 32))
+    if _flat_product(graph, operator, kernel) and (
+        store == "small" or _block_share(kernel, 32) <= BLOCK_SHARE[32]
+    ):
+        choices.append((sparse.blocks, 32))
+    return choices
+
+
+def _products(graph, operator, kernel, bits, activations, store):
+    small = store == "small"
     if activations == "int8":
-        return [(forms.hybrid, bits)]
-    if not plain:
-        return [(forms.weight_only, 8)]
+        choices = [(forms.hybrid, bits)]
+        flat = _flat_product(graph, operator, kernel)
+        if flat and (small or _block_share(kernel, 8) <= BLOCK_SHARE[8]):
+            choices.append((sparse.blocks, 8))
+        return choices + ([(sparse.densified_hybrid, 8), *_unpacked(kernel)] if small else [])
+    return _exact_products(graph, operator, kernel, bits, store)
+
+
+def _exact_products(graph, operator, kernel, bits, store):
+    whole = [(forms.weight_only, 8), (sparse.densified, 8)]
+    if graph.shape(operator.outputs[0]).count(-1) > 1:  # no RESHAPE can give the digits that shape
+        return whole
     if store == "small":
-        return [(forms.digits, 2)] * (bits == 2) + [(forms.weight_only, max(bits, 4))]
+        return [(forms.digits, 2)] * (bits == 2) + [(forms.weight_only, max(bits, 4)), *whole]
     if bits == 2 and kernel.size >= 2**21:
-        return [(forms.digits, 2)]
-    return [(forms.digits if kernel.size >= 200_000 else forms.weight_only, 8)]
+        return [(forms.digits, 2), *whole]
+    return [(forms.digits, 8)] if kernel.size >= 200_000 else whole
+
+
+def _unpacked(kernel):
+    """Forms that the runtime unpacks into memory."""
+    shared = kernel.shared
+    hashed = bool(shared is not None and shared.hashed and shared.factor.min() > 0)
+    codes = unpacked.code_bits(kernel)
+    return [(unpacked.hashed, 8)] * hashed + [(unpacked.coded, codes)] * (codes is not None)
 
 
 def _convolutions(graph, operator, kernel, bits, activations, store):
     channels, options = graph.shape(operator.inputs[0])[-1], operator.builtinOptions
     grouped = kernel.fan_in != channels * math.prod(kernel.taps)
+    whole = [(forms.weight_only, 8), (sparse.densified, 8)]
     if activations == "float32" or grouped:
-        return [(forms.weight_only, 8)]
+        return whole
     pointwise, units = math.prod(kernel.taps) == 1, kernel.units
     faster = channels * units >= 26 * (channels + units) if pointwise else channels >= 3
-    choices = [(forms.hybrid if faster else forms.weight_only, 8)]
-    if store == "small" and bits < 8 and channels >= IM2COL_CHANNELS:
+    choices = [(forms.hybrid, 8)] if faster else whole
+    if store == "fast":
+        return choices
+    choices = [*choices, (sparse.densified, 8), *_unpacked(kernel)]
+    if bits < 8 and channels >= IM2COL_CHANNELS:
         if pointwise and options.strideH == options.strideW == 1:
             choices.append((forms.pointwise, bits))
         elif graph.static_space(operator):
@@ -103,10 +137,26 @@ def _convolutions(graph, operator, kernel, bits, activations, store):
     return choices
 
 
+def _flat_product(graph, operator, kernel) -> bool:
+    return kernel.code == "FULLY_CONNECTED" and len(graph.shape(operator.inputs[0])) == 2
+
+
+def _block_share(kernel, bits) -> float:
+    return 8 * sparse.block_bytes(kernel, bits) / (bits * kernel.size)
+
+
 def _size(graph, operator, kernel, form, bits) -> float:
     """Bytes of a kernel in a form, the operators around it included."""
+    scales = 0 if bits in (16, 32) else ROW_BYTES * kernel.units
+    if form is unpacked.hashed:
+        return unpacked.hashed_bytes(kernel, bits)
+    if form is unpacked.coded:
+        return unpacked.coded_bytes(kernel, bits) + scales
+    if form is sparse.blocks:
+        return sparse.block_bytes(kernel, bits) + scales + 300
+    if form in (sparse.densified, sparse.densified_hybrid):
+        return sparse.densified_bytes(kernel, bits) + scales + 500
     around = {forms.weight_only: 150, forms.digits: 4000, forms.im2col: 1500}.get(form, 0)
     if form is forms.im2col:
         around += 4 * math.prod(graph.shape(operator.outputs[0])[1:3])  # places of the pixels
-    scales = 0 if bits == 16 else ROW_BYTES * kernel.units
     return kernel.size * bits / 8 + scales + around

@@ -90,13 +90,14 @@ def to_tflite(
         static.store_exact(file, float_blob, int2)
         blob = _finish(file, lowered)
     else:
-        sites = find_sites(read(float_blob), activations, store, int2)
+        layers = {path: layer for path, (layer, _) in walk(model).items()}
+        sites = find_sites(read(float_blob), activations, store, int2, layers)
         if check is not None:
             sites = calibrate(float_blob, sites, all_batches(model, arrays))
         rounded = {tensor for site in sites for tensor in site.inexact}
         blob = apply(float_blob, sites)
     refuse_known_bad(read(blob))
-    cases = make_cases(model, float_blob, verify_batches(model, arrays), rounded)
+    cases = make_cases(model, float_blob, verify_batches(model, arrays), rounded, sites)
     verify(model, blob, cases, sites, float_blob)
     if path is not None:
         _write(path, blob)

@@ -62,7 +62,7 @@ class Graph:
 
     def constant(self, array, name="", quantization=None) -> int:
         """Adds a constant whose type is the array's."""
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")  # also without axes
         type = array.dtype.name.upper()
         return self.tensor(array.shape, type, name, array.tobytes(), quantization)
 
@@ -71,11 +71,23 @@ class Graph:
         data = pack(values, bits).tobytes()
         return self.tensor(values.shape, f"INT{bits}", name, data, quantization)
 
+    def subgraph_of(self, name) -> "Graph":
+        """Adds a subgraph without inputs and outputs."""
+        subgraph = schema().SubGraphT()
+        subgraph.name, subgraph.tensors, subgraph.operators = name.encode(), [], []
+        subgraph.inputs, subgraph.outputs = [], []
+        self.model.subgraphs.append(subgraph)
+        return Graph(self.model, len(self.model.subgraphs) - 1)
+
     def operator(self, code, inputs, output, version=1, **options):
-        """Makes an operator; the options are the fields of its table in the schema."""
+        """Makes an operator; the options are the fields of its table in the schema.
+
+        `output`: the index of a tensor, or None for an operator without one.
+        """
         operator = schema().OperatorT()
         self.set_version(operator, code, version)
-        operator.inputs, operator.outputs = [int(i) for i in inputs], [int(output)]
+        operator.inputs = [int(i) for i in inputs]
+        operator.outputs = [] if output is None else [int(output)]
         table = _TABLES.get(code, code.title().replace("_", ""))
         if table:
             operator.builtinOptions = getattr(schema(), f"{table}OptionsT")()

@@ -3,6 +3,7 @@
 from ..flatbuffer import operator_name, type_name
 from .errors import ExportError
 from .graph import Graph
+from .sparse import BLOCK, LEDGER, SPARSE
 
 LEAST = {"INT8": -127, "INT4": -7}
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
@@ -18,8 +19,10 @@ def refuse_known_bad(file) -> None:
     - weights of -128 (INT8) or -8 (INT4) in FULLY_CONNECTED: wrong in the builtin kernels;
     - float32 activations with an integer kernel in FULLY_CONNECTED without
       `asymmetricQuantizeInputs`: wrong on ARM before 2.0.3;
-    - sparse float16 kernels (NaN), and sparse INT8 ones in an operator version other than 8, which
-      the delegate reads as dense;
+    - sparse float16 kernels (NaN), sparse INT8 ones in an operator version other than 8, which the
+      delegate reads as dense, and sparse INT8 ones that are not cut in blocks of 16, 256 to a row
+      at most;
+    - the INT8 output of a DENSIFY in another version: the delegate fails;
     - variables that nothing ever sets, which a converter route leaves in place of weights.
     """
     for index in range(len(file.subgraphs)):
@@ -39,17 +42,34 @@ def _reason(graph, operator, code) -> str | None:
     weight = graph.tensors[operator.inputs[1]]
     type = type_name(weight)
     if weight.sparsity is not None:
-        version = graph.model.operatorCodes[operator.opcodeIndex].version
-        dense = type == "INT8" and version != 8
-        return f"a sparse {type} kernel" if type == "FLOAT16" or dense else None
+        return _sparse(graph, operator, weight, type)
     if code in CONVOLUTIONS:
         return f"an {type} filter" if type in ("INT2", "INT4") else None
     return _fully_connected(graph, operator, weight, type)
 
 
+def _sparse(graph, operator, weight, type) -> str | None:
+    if type == "FLOAT16" or (type == "INT8" and _version(graph, operator) != SPARSE):
+        return f"a sparse {type} kernel"
+    cut = weight.sparsity.blockMap
+    size = weight.sparsity.dimMetadata[-1].denseSize if cut is not None and len(cut) else 1
+    if type == "INT8" and size != BLOCK[8]:
+        return f"a sparse INT8 kernel in blocks of {size}"
+    if type == "INT8" and weight.shape[-1] > BLOCK[8] * (LEDGER + 1):
+        return f"a sparse INT8 kernel with rows of {weight.shape[-1]}"
+    return None
+
+
 def _fully_connected(graph, operator, weight, type) -> str | None:
     if type not in ("INT2", "INT4", "INT8"):
         return None
+    hybrid = graph.type(operator.inputs[0]) == "FLOAT32"
+    if hybrid and not operator.builtinOptions.asymmetricQuantizeInputs:
+        return "float32 activations quantized symmetrically"
+    makers = {o.outputs[0]: o for o in graph.subgraph.operators if len(o.outputs)}
+    maker = makers.get(operator.inputs[1])
+    if maker is not None and operator_name(graph.model, maker) == "DENSIFY":
+        return None if _version(graph, operator) == SPARSE else "the INT8 output of a DENSIFY"
     values = graph.values(operator.inputs[1])
     if values is None:
         return None
@@ -60,10 +80,11 @@ def _fully_connected(graph, operator, weight, type) -> str | None:
         return "INT2 rows that are no whole bytes"
     if values.min(initial=0) < LEAST.get(type, -2):
         return f"an {type} weight below {LEAST[type]}"
-    hybrid = graph.type(operator.inputs[0]) == "FLOAT32"
-    if hybrid and not operator.builtinOptions.asymmetricQuantizeInputs:
-        return "float32 activations quantized symmetrically"
     return None
+
+
+def _version(graph, operator) -> int:
+    return graph.model.operatorCodes[operator.opcodeIndex].version
 
 
 def _assigned(graph) -> bool:

@@ -8,7 +8,9 @@ import numpy as np
 from ..flatbuffer import operator_name
 from .graph import Graph, per_channel
 from .grid import Grid, find_grid
+from .shared import Shared, find_shared
 
+MOST_NONZERO = 0.6  # a sparse float32 kernel takes 4 bytes and 2 of its place for each entry
 CHANNEL_AXIS = {"FULLY_CONNECTED": 0, "CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}
 
 
@@ -22,7 +24,10 @@ class Kernel:
         shape: of the constant, as the operator wants it.
         layer: the path of the Keras layer that it belongs to, or the constant's own name.
         grid: its integers [o, i] and scales, a row per output channel, or None.
-        half: where there is no grid, its values, which float16 holds exactly.
+        half: where there is no grid, its values, if float16 holds them exactly.
+        values: where there is no grid, its values, float32 [o, i].
+        shared: the few numbers that its entries copy, where its layer stores it so. The grid then
+            holds these numbers rounded to int8.
     """
 
     code: str
@@ -31,11 +36,15 @@ class Kernel:
     layer: str
     grid: Grid | None = field(repr=False)
     half: np.ndarray | None = field(repr=False, default=None)
+    values: np.ndarray | None = field(repr=False, default=None)
+    shared: Shared | None = field(repr=False, default=None)
 
     @property
     def bits(self) -> int:
-        """The fewest bits that hold the kernel: 2, 4, 8 or 16."""
-        return 16 if self.grid is None else self.grid.bits
+        """The fewest bits that hold the kernel: 2, 4, 8, 16 or 32."""
+        if self.grid is not None:
+            return self.grid.bits
+        return 32 if self.half is None else 16
 
     def bits_for(self, int2) -> int:
         """The fewest bits of a matrix product: the delegate takes rows of whole bytes only.
@@ -63,6 +72,14 @@ class Kernel:
     def taps(self) -> tuple[int, int]:
         return self.shape[1:3]
 
+    def rows(self, bits) -> np.ndarray:
+        """The kernel [o, i] as int8 (`bits` 8) or float32 numbers."""
+        return self.grid.values if bits == 8 else self.values
+
+    def levels(self) -> np.ndarray:
+        """The distinct integers of the grid, int8, ascending."""
+        return np.unique(self.grid.values)
+
     def as_is(self, graph: Graph, bits) -> int:
         """The constant of `bits` bits in the operator's own layout."""
         if bits == 16:
@@ -88,21 +105,32 @@ class Kernel:
         return graph.added[key]
 
 
-def find_kernel(graph: Graph, operator) -> Kernel | None:
-    """The kernel of an operator if it is a float32 constant that fewer bits hold exactly."""
+def find_kernel(graph: Graph, operator, layers) -> Kernel | None:
+    """The kernel of an operator if it is a float32 constant that fewer bytes hold.
+
+    They hold it exactly, except those of a layer with a codebook or a bank of float32 numbers.
+
+    Args:
+        layers: `{path: layer}` of the model before it was lowered.
+    """
     code = operator_name(graph.model, operator)
     if code not in CHANNEL_AXIS or graph.type(operator.inputs[1]) != "FLOAT32":
         return None
     values = graph.values(operator.inputs[1])
     if values is None or values.size == 0:
         return None
-    grid, half = find_grid(kernel_rows(values, code)), None
+    layer, rows = graph.name(operator.inputs[1]).removesuffix("/kernel"), kernel_rows(values, code)
+    grid, half, shared = find_grid(rows), None, None
+    if grid is None:
+        shared = find_shared(rows, layers.get(layer))
+        grid = None if shared is None else shared.rounded()
     if grid is None:
         half = values.astype(np.float16)
-        if not np.array_equal(half, values):
+        half = half if np.array_equal(half, values) else None
+        if half is None and np.count_nonzero(values) > MOST_NONZERO * values.size:
             return None
-    layer = graph.name(operator.inputs[1]).removesuffix("/kernel")
-    return Kernel(code, operator.inputs[1], values.shape, layer, grid, half)
+    rest = (half, rows, shared) if grid is None else (None, None, shared)
+    return Kernel(code, operator.inputs[1], values.shape, layer, grid, *rest)
 
 
 def kernel_rows(values, code) -> np.ndarray:

@@ -4,13 +4,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ..flatbuffer import read, write
-from . import forms
+from . import forms, sparse
 from .choose import choose
 from .graph import Graph
 from .kernel import Kernel, find_kernel
 from .run import Probe
 
 MOST = 0.05
+EXACT = (forms.digits, forms.weight_only, sparse.densified)
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Site:
     Attributes:
         place: the operator's index in the main graph.
         inexact: the tensors whose values the form rounds to int8: none for the exact forms.
+        rounds: whether the form rounds the kernel itself, that of a codebook or a hashed layer.
     """
 
     place: int
@@ -27,26 +29,29 @@ class Site:
     form: object
     bits: int
     inexact: tuple[int, ...]
+    rounds: bool = False
 
 
-def find_sites(file, activations, store, int2) -> list[Site]:
+def find_sites(file, activations, store, int2, layers) -> list[Site]:
     """Finds the kernels that fewer bits hold exactly, and the form for each.
 
     Args:
         file: a float32 `ModelT`.
         activations, store, int2: see `choose.choose`.
+        layers: `{path: layer}` of the model before it was lowered.
     """
     graph, sites = Graph(file), []
     for place, operator in enumerate(graph.subgraph.operators):
-        kernel = find_kernel(graph, operator)
+        kernel = find_kernel(graph, operator, layers)
         if kernel is None:
             continue
         choice = choose(graph, operator, kernel, activations, store, int2)
         if choice is None:
             continue
         form, bits = choice
-        inexact = () if form in (forms.digits, forms.weight_only) else (operator.inputs[0],)
-        sites.append(Site(place, kernel, form, bits, inexact))
+        inexact = () if form in EXACT or bits == 32 else (operator.inputs[0],)
+        rounds = kernel.shared is not None and bits != 32
+        sites.append(Site(place, kernel, form, bits, inexact, rounds))
     return sites
 
 
@@ -82,6 +87,19 @@ def calibrate(blob, sites, batches) -> list[Site]:
 
 def _int8_share(site) -> float:
     return (700 + 12 * site.kernel.units) / (site.kernel.size * site.bits / 8)
+
+
+def round_kernels(blob, sites) -> bytes:
+    """The float32 file with the kernels that some sites round, rounded but still in float32."""
+    file = read(blob)
+    graph = Graph(file)
+    for site in sites:
+        if site.rounds:
+            kernel = site.kernel
+            values = kernel.grid.decode().reshape(kernel.shape)
+            constant = graph.constant(values, f"{kernel.layer}/kernel")
+            graph.subgraph.operators[site.place].inputs[1] = constant
+    return write(file)
 
 
 def apply(blob, sites) -> bytes:

@@ -53,7 +53,7 @@ def store_exact(file, float_blob, int2) -> None:
 
 def _low_bit_kernels(float_blob) -> list[Kernel]:
     graph = Graph(read(float_blob))
-    found = [find_kernel(graph, operator) for operator in graph.subgraph.operators]
+    found = [find_kernel(graph, operator, {}) for operator in graph.subgraph.operators]
     return [kernel for kernel in found if kernel is not None and kernel.grid is not None]
 
 

@@ -4,7 +4,10 @@ import re
 
 import numpy as np
 
+from ..layers.base import to_numpy
+from ..layers.tile_hashed import TileHashedDense
 from ..walk import walk
+from .circulant import CirculantOperations
 from .graph import Graph, per_channel
 
 LEAST = 16  # entries of a constant that gets a name
@@ -13,26 +16,38 @@ LEAST = 16  # entries of a constant that gets a name
 def tidy_structured(file, model) -> None:
     """Names the constants of lowered layers, and stores signs in four bits.
 
-    A lowered layer has `constants`, a dict of arrays. Its other tensors lose their names, which
-    would take as many bytes as its constants.
+    The other tensors of these layers lose their names, which would take as many bytes as the
+    constants.
     """
-    layers = {p: la for p, (la, _) in walk(model).items() if hasattr(la, "constants")}
-    if not layers:
+    found = {path: _constants(layer) for path, (layer, _) in walk(model).items()}
+    found = {path: arrays for path, arrays in found.items() if arrays}
+    if not found:
         return
     graph = Graph(file)
-    _drop_names(graph, {layer.name for layer in layers.values()})
+    _drop_names(graph, {path.split("/")[-1] for path in found})
     for index, tensor in enumerate(graph.tensors):
         values = graph.values(index)
         if values is not None and values.size >= LEAST and values.dtype.kind in "fc":
-            name = _constant_name(values, layers)
+            name = _constant_name(values, found)
             if name:
                 tensor.name = name.encode()
     _pack_signs(graph)
 
 
-def _constant_name(values, layers) -> str | None:
-    for path, layer in layers.items():
-        for name, array in layer.constants.items():
+def _constants(layer) -> dict:
+    if isinstance(layer, CirculantOperations):
+        return layer.constants
+    if not isinstance(layer, TileHashedDense):
+        return {}
+    bank = to_numpy(layer.parts["bank"])  # u s t
+    bank = np.moveaxis(bank, 0, 1).reshape(layer.tile, -1)
+    bias = {} if layer.bias is None else {"bias": to_numpy(layer.bias)}
+    return {"tiles": bank, "places": layer.signs(), **bias}
+
+
+def _constant_name(values, found) -> str | None:
+    for path, arrays in found.items():
+        for name, array in arrays.items():
             if array.size == values.size and any(
                 np.array_equal(values.ravel(), way.ravel()) for way in (array, array.T)
             ):

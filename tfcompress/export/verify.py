@@ -2,6 +2,8 @@
 
 The limit for the largest difference of an output is
 - `EXACT` times the output's rms, for float32 arithmetic; more for a model of a narrower policy;
+- plus, where a form rounds the numbers of a codebook or a hashed layer to int8, the change that
+  this makes in the float32 file;
 - plus, where a form rounds activations to int8, `MARGIN` times the largest change that uniform
   noise of one int8 step on the same activations makes in the float32 file (`run.Probe`).
 """
@@ -13,7 +15,7 @@ import numpy as np
 
 from .convert import call, output_names
 from .errors import ExportError
-from .rewrite import apply
+from .rewrite import apply, round_kernels
 from .run import Probe, Runner, difference
 
 EXACT = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
@@ -30,17 +32,19 @@ class Case:
     limits: list
 
 
-def make_cases(model, blob, batches, rounded) -> list[Case]:
+def make_cases(model, blob, batches, rounded, sites) -> list[Case]:
     """What the model gives for each batch, and how much a file may differ.
 
     Args:
         blob: the float32 file.
         rounded: its tensors that the file to verify rounds to int8.
+        sites: what is rewritten.
 
     Raises:
         ExportError: the float32 file itself differs from the model.
     """
     probe = Probe(blob, rounded)
+    coarse = Runner(round_kernels(blob, sites)) if any(site.rounds for site in sites) else None
     exact = max(EXACT.get(layer.compute_dtype, 1e-4) for layer in model._flatten_layers())
     cases = []
     for inputs in batches:
@@ -51,6 +55,9 @@ def make_cases(model, blob, batches, rounded) -> list[Case]:
             raise ExportError(_message(model, worst, "the stock converter's own file"))
         rounding = probe.deviations(inputs) if probe.tensors else [0.0] * len(expected)
         limits = [a + MARGIN * b for a, b in zip(limits, rounding, strict=True)]
+        if coarse is not None:
+            changes = map(difference, coarse(inputs), probe.run(inputs)[0])
+            limits = [a + b for a, b in zip(limits, changes, strict=True)]
         cases.append(Case(inputs, expected, limits))
     return cases
 

@@ -98,13 +98,15 @@ class TileHashedDense(CompressedDense):
         rows, columns = self._codes.shape
         bank = ops.cast(self.parts["bank"], self.compute_dtype)
         signs = ops.cast(self.signs(), self.compute_dtype)
-        x = ops.pad(x, [[0, 0]] * (x.ndim - 1) + [[0, rows * side - self.inputs]])
+        if rows * side > self.inputs:
+            x = ops.pad(x, [[0, 0]] * (x.ndim - 1) + [[0, rows * side - self.inputs]])
         bank = ops.reshape(ops.transpose(bank, (1, 0, 2)), (side, self.tiles * side))
         y = ops.matmul(ops.reshape(x, (-1, side)), bank)  # b row, u t
         y = ops.transpose(ops.reshape(y, (-1, rows * self.tiles, side)), (0, 2, 1))  # b t, row u
         y = ops.matmul(ops.reshape(y, (-1, rows * self.tiles)), signs)  # b t, column
         y = ops.transpose(ops.reshape(y, (-1, side, columns)), (0, 2, 1))
-        return ops.reshape(y, (*lead, columns * side))[..., : self.units]
+        y = ops.reshape(y, (*lead, columns * side))
+        return y if columns * side == self.units else y[..., : self.units]
 
     def fit_kernel(self, w, metric=None):
         i, o = np.indices(w.shape)

@@ -1,0 +1,184 @@
+"""Forms whose kernel the runtime itself unpacks once, with builtin operators.
+
+LiteRT computes GATHER, TILE, RESHAPE, CONCATENATION and STRIDED_SLICE of constants once, in
+AllocateTensors, and keeps the result. Integer arithmetic is not among these: a hash runs in a
+subgraph that CALL_ONCE runs in the first call, and its result is a variable. The delegate takes no
+computed kernels, so that the builtin kernels run the products.
+"""
+
+import numpy as np
+
+from ..hashing import C1, C2, C3, seed_word
+from .graph import Graph, Writer, per_channel
+from .kernel import Kernel
+
+INDEX_BITS = 15  # of an int16 index, which must not be negative
+MOST_CODE_BITS = 5
+
+
+def code_bits(kernel: Kernel) -> int | None:
+    """The bits of a code for each of the kernel's distinct integers, or None for too many."""
+    bits = max(len(kernel.levels()) - 1, 1).bit_length()
+    return bits if bits <= MOST_CODE_BITS else None
+
+
+def coded_bytes(kernel: Kernel, bits) -> float:
+    """Bytes of `coded`, without the scales: an index, and two operators for each code in it."""
+    per_index = INDEX_BITS // bits
+    return 2 * kernel.size / per_index + 1200 + 330 * per_index
+
+
+def hashed_bytes(kernel: Kernel, bits) -> float:
+    """Bytes of `hashed`."""
+    one = bits == 32 or np.all(kernel.grid.scale == kernel.grid.scale[0])
+    return bits / 8 * kernel.shared.layer.buckets + 12 * (1 if one else kernel.units) + 5000
+
+
+def coded(graph: Graph, operator, kernel: Kernel, bits):
+    """Codes of `bits` bits and a list of integers: 15 // bits codes to one int16 index.
+
+    A GATHER turns each index into the integers of its codes, from a table with a row for each
+    index that a few operators make of the list. Bytes: `2 size / (15 // bits)`, against `size / 4`
+    for INT2.
+    """
+    key = (kernel.tensor, "coded")
+    write = Writer(graph)
+    if key not in graph.added:
+        levels = kernel.levels()
+        codes = np.searchsorted(levels, kernel.grid.values.ravel())
+        graph.added[key] = _decode(write, kernel, codes, levels, bits)
+    _use(graph, operator, kernel, graph.added[key])
+    return [*write.operators, operator]
+
+
+def hashed(graph: Graph, operator, kernel: Kernel, bits):
+    """A bank of int8 (`bits` 8) or float32 numbers; the runtime hashes each weight's place.
+
+    Nothing is stored for each weight. The first call computes the whole hash, 0.1 microseconds and
+    some 12 bytes of memory for each weight.
+    """
+    key = (kernel.tensor, "hashed")
+    if key not in graph.added:
+        _fill_variable(graph, kernel, bits)
+        call = graph.operator("CALL_ONCE", [], None)
+        call.builtinOptions.initSubgraphIndex = len(graph.model.subgraphs) - 1
+        write, like = Writer(graph), _computed(graph, kernel, bits)
+        handle = _handle(write, kernel)
+        graph.added[key] = write("READ_VARIABLE", [handle], like)
+        operators = [call, *write.operators]
+    else:
+        operators = []
+    _use(graph, operator, kernel, graph.added[key])
+    return [*operators, operator]
+
+
+def _use(graph, operator, kernel, weight):
+    """Lets an operator read a computed kernel."""
+    operator.inputs[1] = weight
+    if graph.type(weight) == "FLOAT32":
+        return
+    if kernel.code == "FULLY_CONNECTED":
+        operator.builtinOptions.asymmetricQuantizeInputs = True
+    graph.set_version(operator, kernel.code, 12 if kernel.code == "FULLY_CONNECTED" else 5)
+
+
+def _computed(graph, kernel, bits) -> int:
+    """An empty tensor in the operator's layout. Only the last of a chain has scales, or else the
+    delegate would take the chain and run it in each call."""
+    if bits == 32:
+        return graph.tensor(kernel.shape)
+    scale = kernel.grid.scale
+    one = kernel.code == "FULLY_CONNECTED" and np.all(scale == scale[0])
+    return graph.tensor(kernel.shape, "INT8", quantization=per_channel(scale[0] if one else scale))
+
+
+def _decode(write, kernel, codes, levels, bits) -> int:
+    graph, per_index = write.graph, INDEX_BITS // bits
+    codes = np.pad(codes, (0, -len(codes) % per_index)).reshape(-1, per_index)
+    index = (codes << (bits * np.arange(per_index))).sum(axis=1).astype(np.int16)
+    table = _table(write, levels, bits, per_index)
+    index = graph.constant(index, f"{kernel.layer}/kernel")
+    entries = write("GATHER", [table, index], (len(codes), per_index), version=2, like=table)
+    if codes.size > kernel.size:
+        entries = write.reshape(entries, (codes.size,), like=table)
+        ends = [write.int32([end]) for end in (0, kernel.size, 1)]
+        entries = write("STRIDED_SLICE", [entries, *ends], (kernel.size,), version=2, like=table)
+    return write.reshape(entries, kernel.shape, _computed(graph, kernel, 8))
+
+
+def _table(write, levels, bits, per_index) -> int:
+    """Row number `r` holds the levels of the codes whose bits make up `r`, the first one lowest."""
+    graph, count, key = write.graph, 1 << bits, ("table", tuple(levels), bits)
+    if key not in graph.added:
+        padded = np.pad(levels, (0, count - len(levels)), mode="edge").reshape(1, count, 1)
+        column, columns = write.constant(padded), []
+        for place in range(per_index):
+            low, high = count**place, count ** (per_index - 1 - place)
+            tiled = write(
+                "TILE", [column, write.int32([high, 1, low])], (high, count, low), like=column
+            )
+            columns.append(write.reshape(tiled, (count**per_index, 1), like=column))
+        shape = count**per_index, per_index
+        graph.added[key] = write("CONCATENATION", columns, shape, like=column, axis=1)
+    return graph.added[key]
+
+
+def _handle(write, kernel) -> int:
+    handle = write.graph.tensor((1,), "RESOURCE")
+    name = f"{kernel.layer}/kernel"
+    return write("VAR_HANDLE", [], handle, container="", sharedName=name)
+
+
+def _fill_variable(graph, kernel, bits) -> None:
+    """A subgraph that hashes every place and sets the variable."""
+    inner = graph.subgraph_of(f"hash of {kernel.layer}")
+    write, shared = Writer(inner), kernel.shared
+    codes = _hash(write, kernel.size, shared.layer.buckets, shared.layer.seed)
+    bank = shared.table if bits == 32 else shared.integers()
+    bank = inner.constant(bank[: shared.layer.buckets], f"{kernel.layer}/kernel")
+    table = _with_negated(write, bank, shared.layer.buckets)
+    values = write("GATHER", [table, codes], (kernel.size,), version=2, like=bank)
+    values = write.reshape(values, kernel.shape, _computed(inner, kernel, bits))
+    handle = _handle(write, kernel)
+    inner.subgraph.operators = [
+        *write.operators,
+        inner.operator("ASSIGN_VARIABLE", [handle, values], None),
+    ]
+
+
+def _hash(write, count, buckets, seed) -> int:
+    """`tfcompress.hashing.signed_codes` in int32 operators."""
+    first = write.constant(np.array(0, np.int32))
+
+    def step(code, a, b):
+        return write(
+            code, [a, write.int32([b]) if isinstance(b, np.int32) else b], (count,), like=first
+        )
+
+    ends = [first, *(write.constant(np.array(n, np.int32)) for n in (count, 1))]
+    v = step("MUL", write("RANGE", ends, (count,), like=first), C1)
+    v = step("BITWISE_XOR", v, seed_word(seed))
+    v = step("BITWISE_XOR", v, step("RIGHT_SHIFT", v, np.int32(16)))
+    v = step("MUL", v, C2)
+    v = step("BITWISE_XOR", v, step("RIGHT_SHIFT", v, np.int32(13)))
+    v = step("MUL", v, C3)
+    v = step("BITWISE_XOR", v, step("RIGHT_SHIFT", v, np.int32(16)))
+    return step("FLOOR_MOD", v, np.int32(2 * buckets))
+
+
+def _with_negated(write, bank, count) -> int:
+    """The bank and its negative, one behind the other; MUL and NEG take no plain int8."""
+    graph, shape = write.graph, (count,)
+    if graph.type(bank) == "FLOAT32":
+        negated = write("MUL", [bank, write.float32([-1.0])], shape)
+    else:
+        wide, one = _cast(write, bank, shape, "INT32"), write.int32([-1])
+        negated = _cast(write, write("MUL", [wide, one], shape, like=wide), shape, "INT8")
+    return write("CONCATENATION", [bank, negated], (2 * count,), like=bank, axis=0)
+
+
+def _cast(write, x, shape, type) -> int:
+    graph = write.graph
+    output = graph.tensor(shape, type)
+    kinds = {"inDataType": graph.tensors[x].type, "outDataType": graph.tensors[output].type}
+    return write("CAST", [x], output, **kinds)
