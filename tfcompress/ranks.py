@@ -10,6 +10,7 @@ import numpy as np
 from .factorize import singular_values
 
 ENERGY = 0.9  # share of the sum of squares that `rank="auto"` keeps
+IN_METRIC = 0.99  # and in a metric, in which a few directions hold most of it
 WEAKENING = 0.8  # of "evbmf": the rest, a fifth of the full rank, is its floor
 
 

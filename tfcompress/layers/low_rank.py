@@ -22,8 +22,8 @@ class LowRankKernel(Ranked):
     Args:
         rank: an int from 1 to `min(fan_in, o)`; a float in (0, 1), the share of the ordinary
             kernel's parameters (at least rank 1); `"auto"`, the smallest rank that keeps 90% of
-            the sum of squared singular values of a trained kernel (in the metric, if it is fitted
-            in one); or `"evbmf"`, four fifths of the way down from the full rank to that of
+            the sum of squares of a trained kernel, or 99% of it in the metric if it is fitted in
+            one; or `"evbmf"`, four fifths of the way down from the full rank to that of
             variational Bayes. It is saved as the int.
         macs: instead of `rank`, the share in (0, 1) of the ordinary layer's MACs.
         Others: as in the ordinary layer; no groups.

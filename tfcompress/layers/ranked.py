@@ -5,10 +5,10 @@ import math
 import numpy as np
 
 from ..metric import Diagonal, as_metric
-from ..ranks import energy_rank, rank_within, unfold, weakened_rank
+from ..ranks import ENERGY, IN_METRIC, energy_rank, rank_within, unfold, weakened_rank
 from .base import CompressedLayer
 
-AUTOMATIC = {"auto": energy_rank, "evbmf": weakened_rank}
+AUTOMATIC = ("auto", "evbmf")
 
 
 class Ranked(CompressedLayer):
@@ -20,9 +20,9 @@ class Ranked(CompressedLayer):
     Args:
         rank: the rank; or a float in (0, 1), the share of the ordinary kernel's parameters (at
             least rank 1); or `"auto"`, the smallest rank that keeps 90% of the sum of squares of
-            a trained kernel, in the metric if it is fitted in one; or `"evbmf"`, four fifths of
-            the way down from the full rank to that of variational Bayesian matrix factorisation
-            (Nakajima 2013, Gusak 2019). It is saved as a number.
+            a trained kernel, or 99% of it in the metric if it is fitted in one; or `"evbmf"`, four
+            fifths of the way down from the full rank to that of variational Bayesian matrix
+            factorisation (Nakajima 2013, Gusak 2019). It is saved as a number.
         macs: instead of `rank`, the share in (0, 1) of the ordinary layer's MACs (at least rank
             1); the input size must be known. The rank is saved.
     """
@@ -84,9 +84,7 @@ class Ranked(CompressedLayer):
                     f"rank='{rank}' needs a trained kernel: use `{cls.__name__}.from_layer`, or "
                     "give a number."
                 )
-            choose = AUTOMATIC[rank]
-            w, metric = _four_way(w, metric)
-            rank = cls.from_unfoldings([choose(unfold(w, r, metric)) for r in cls.unfoldings])
+            rank = cls.from_unfoldings([_rank(rank, w, r, metric) for r in cls.unfoldings])
         elif isinstance(rank, float):
 
             def parameters(rank):
@@ -133,11 +131,14 @@ class Ranked(CompressedLayer):
         return {"rank": self.rank, "macs": self.macs_share, **self.form}
 
 
-def _four_way(w, metric):
-    """A kernel of any layer as `(h, w, i, o)`, and its metric."""
+def _rank(how, w, rows, metric):
+    """The rank of a kernel of any layer seen as a matrix with these rows; see `unfold`."""
     shape = (1,) * (4 - w.ndim) + w.shape
     if metric is not None:
         metric = as_metric(metric, w.shape)
         if isinstance(metric, Diagonal):
             metric = Diagonal(metric.d.reshape(shape))
-    return w.reshape(shape), metric
+    matrix = unfold(w.reshape(shape), rows, metric)
+    if how == "evbmf":
+        return weakened_rank(matrix)
+    return energy_rank(matrix, ENERGY if metric is None else IN_METRIC)

@@ -1,0 +1,189 @@
+"""Low rank: accuracy in the metric, after fine-tuning, and what a decomposition costs.
+
+    python benchmarks/low_rank.py --nets folder     trains the float nets there if missing
+    python benchmarks/low_rank.py --only resnet     one of resnet, cnn, cost
+
+Writes docs/low-rank-benchmark.md.
+"""
+
+import argparse
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+from keras import layers
+from nets import accuracy, inner_layers, load_or_train
+
+import tfcompress as tfc
+from tfcompress.canonical import correct, cp
+from tfcompress.datasets import fashion_mnist
+from tfcompress.factorize import relative_error, sensitivity, svd
+
+FORMS = {
+    "SVD": tfc.layers.LowRankConv2D,
+    "spatial": tfc.layers.SpatialConv2D,
+    "Tucker": tfc.layers.TuckerConv2D,
+    "CP": tfc.layers.CPConv2D,
+}
+IMAGES, EPOCHS, CP_SHAPE = 2000, 7, (9, 512, 512)
+
+
+def half_and_quarter(model):
+    """SVD at a share of the full rank."""
+    for share, name in ((0.5, "SVD, half rank"), (0.25, "SVD, quarter rank")):
+        full = {n: model.get_layer(n).kernel.shape for n in inner_layers(model)}
+        ranks = {n: max(1, int(share * min(np.prod(s[:-1]), s[-1]))) for n, s in full.items()}
+        yield name, {n: tfc.layers.LowRankConv2D.using(rank=rank) for n, rank in ranks.items()}
+
+
+def four_times(model):
+    for name, form in FORMS.items():
+        yield f"{name}, 4x fewer MACs", {n: form.using(macs=0.25) for n in inner_layers(model)}
+
+
+def resnet(nets, seeds):
+    """The ResNet of nets.py, all convolutions but the first, without labels or training."""
+    train, test, data = fashion_mnist()
+    model = load_or_train("resnet", nets, train)
+    yield (
+        f"\n## A trained ResNet, no labels, no training\n\n{data}, float "
+        f"{accuracy(model, *test):.4f}, all convolutions but the first. {IMAGES} calibration "
+        f"images, {len(seeds)} draws of them "
+        '(mean, and the lowest). "Plain": nearest kernel in the sum of squares. "In the metric":'
+        " `swap(data=images)`, layer by layer. BatchNorm recalibrated on the same images.\n\n"
+        "| form | plain | in the metric | lowest | seconds |\n|---|---|---|---|---|\n"
+    )
+    draws = [np.random.default_rng(s).choice(len(train[0]), IMAGES, False) for s in seeds]
+    for name, rules in [*half_and_quarter(model), *four_times(model)]:
+        found = {False: [], True: []}
+        for images in (train[0][draw] for draw in draws):
+            for measured in (False, True):
+                start = time.perf_counter()
+                small = tfc.swap(model, rules, data=images if measured else None)
+                tfc.recalibrate_batch_norm(small, images)
+                seconds = time.perf_counter() - start
+                found[measured].append(accuracy(small, *test))
+        plain, metric = found[False], found[True]
+        yield (
+            f"| {name} | {np.mean(plain):.4f} | **{np.mean(metric):.4f}** | {min(metric):.4f} | "
+            f"{seconds:.0f} |\n"
+        )
+
+
+def small_cnn():
+    def conv(filters, stride, name):
+        return layers.Conv2D(filters, 3, stride, "same", use_bias=False, name=name)
+
+    parts = [keras.Input((28, 28, 1))]
+    for name, filters, stride in (("c1", 24, 2), ("c2", 48, 2), ("c3", 64, 1)):
+        parts += [conv(filters, stride, name), layers.BatchNormalization(), layers.ReLU()]
+    return keras.Sequential([*parts, layers.Flatten(), layers.Dropout(0.3), layers.Dense(10)])
+
+
+def fit(model, train, rate, epochs, seed):
+    steps = epochs * -(-len(train[0]) // 128)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)), loss)
+    keras.utils.set_random_seed(seed)
+    model.fit(*train, batch_size=128, epochs=epochs, verbose=0)
+    return model
+
+
+def cnn(nets, seeds):
+    """A CNN of 24-48-64 channels, its second and third convolution."""
+    train, test, data = fashion_mnist()
+    models = []
+    for seed in seeds:
+        keras.utils.set_random_seed(seed)
+        models.append(fit(small_cnn(), train, 2e-3, EPOCHS, seed))
+    floats = np.array([accuracy(model, *test) for model in models])
+    yield (
+        f"\n## A CNN of 24-48-64 channels, fine-tuned\n\n{data}, mean of {len(seeds)} nets (seeds "
+        f"{list(seeds)}, Adam, cosine from 2e-3, {EPOCHS} epochs): {floats.mean():.4f} (between "
+        f"{floats.min():.4f} and {floats.max():.4f}). Its second and third convolution swapped in "
+        f"the metric of {IMAGES} images; then BatchNorm recalibrated; then 2 epochs of all images, "
+        "Adam, cosine from 5e-4. Differences from the float net, in points: the mean, and the worst"
+        " net.\n\n| form | MACs | swapped | recalibrated | fine-tuned |\n|---|---|---|---|---|\n"
+    )
+    for cut in (2, 4, 8):
+        for name, form in FORMS.items():
+            runs = []
+            for seed, model in zip(seeds, models, strict=True):
+                images = train[0][np.random.default_rng(seed).choice(len(train[0]), IMAGES, False)]
+                small = tfc.swap(model, {"c[23]": form.using(macs=1 / cut)}, data=images)
+                run = [accuracy(small, *test)]
+                tfc.recalibrate_batch_norm(small, images)
+                run += [accuracy(small, *test), accuracy(fit(small, train, 5e-4, 2, seed), *test)]
+                runs.append(run)
+            lost = 100 * (np.array(runs) - floats[:, None])
+            cells = [f"{one.mean():+.2f} ({one.min():+.2f})" for one in lost.T]
+            yield f"| {name} | 1/{cut} | {' | '.join(cells)} |\n"
+
+
+def one_cost(what):
+    """Runs one decomposition in this process and prints its row."""
+    random = np.random.default_rng(0)
+    expression, start = "sr,ir,or->sio", time.perf_counter()
+    if what == "svd":
+        w = random.standard_normal((25088, 4096), dtype="float32")
+        start = time.perf_counter()
+        u, v = svd(w, 256)
+        seconds = time.perf_counter() - start
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        error = np.sqrt(1 - np.vdot(u.T @ u, v @ v.T) / np.vdot(w, w))
+        print(f"| SVD of 25088 x 4096, rank 256 | {error:.4f} | | {seconds:.0f} | {memory:.2f} |")
+        return
+    w = random.standard_normal(CP_SHAPE, dtype="float32")
+    if what == "best":
+        runs = [cp(w, 256, seed=seed, starts=1, sweeps=1000) for seed in range(1, 6)]
+        factors = min(runs, key=lambda run: relative_error(w, run, expression))
+        name = "the best of five runs of 1,000 sweeps"
+    else:
+        factors = cp(w, 256)
+        name = "CP of 3x3x512x512, rank 256"
+        if what == "corrected":
+            factors, name = correct(w, factors), "the same, corrected"
+    seconds = time.perf_counter() - start
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    error, spread = relative_error(w, factors, expression), sensitivity(factors, expression)
+    print(f"| {name} | {error:.4f} | {spread:.3g} | {seconds:.0f} | {memory:.2f} |")
+
+
+def cost(nets, seeds):
+    yield (
+        "\n## What a decomposition takes\n\nRandom kernels. Memory: the peak of the process, Keras "
+        "and TensorFlow (0.5 GB) included.\n\n| | relative error | sensitivity | seconds | GB |\n"
+        "|---|---|---|---|---|\n"
+    )
+    for what in ("svd", "cp", "corrected", "best"):
+        command = [sys.executable, __file__, "--cost", what]
+        yield subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+PARTS = {"resnet": resnet, "cnn": cnn, "cost": cost}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nets", default="benchmarks/float-nets", help="folder of .keras files")
+    parser.add_argument("--only", nargs="*", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--output", default="docs/low-rank-benchmark.md")
+    parser.add_argument("--cost", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.cost:
+        return one_cost(arguments.cost)
+    text = "# Low rank\n\nWritten by `benchmarks/low_rank.py`.\n"
+    for name in arguments.only:
+        for line in PARTS[name](arguments.nets, range(arguments.seeds)):
+            print(line, end="", flush=True)
+            text += line
+    pathlib.Path(arguments.output).write_text(text)
+
+
+if __name__ == "__main__":
+    main()
