@@ -103,8 +103,49 @@ class Integers:
         return -(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1
 
 
+@dataclass(frozen=True)
+class Nonzeros:
+    """One bit per entry that tells whether it is zero, then the other entries.
+
+    Attributes:
+        bits: of each other entry: 1 for -1 and +1 as `Signs` has them, the width of the dtype for
+            its own bytes, else as `Integers` has them. -0.0 counts as another entry.
+    """
+
+    bits: int
+
+    def encode(self, array):
+        mask = (array != 0) | np.signbit(array)
+        packed = self._inner(array.dtype).encode(array[mask])
+        if packed is None:
+            return None
+        places = np.packbits(mask, bitorder="little").tobytes()
+        return _packed(self, array, places + packed.payload)
+
+    def decode(self, packed):
+        count = _count(packed)
+        places = -(-count // 8)
+        mask = np.unpackbits(
+            np.frombuffer(packed.payload[:places], np.uint8), count=count, bitorder="little"
+        ).astype(bool)
+        codec, array = self._inner(np.dtype(packed.dtype)), np.zeros(count, packed.dtype)
+        shape = (int(mask.sum()),)
+        array[mask] = Packed(codec, shape, packed.dtype, packed.payload[places:]).decode()
+        return array.reshape(packed.shape)
+
+    def _inner(self, dtype):
+        if self.bits == 8 * dtype.itemsize:
+            return Raw()
+        return Signs() if self.bits == 1 else Integers(self.bits)
+
+
+MOST_NONZERO = 0.25  # of the entries, from which up a mask saves little
+
+
 def pack(array) -> Packed:
     """Packs an array with the smallest codec that holds it exactly.
+
+    `Nonzeros` is tried where at least three quarters of the entries are zero.
 
     Args:
         array: an array of floats or integers, any shape.
@@ -121,13 +162,24 @@ def pack(array) -> Packed:
     array([3, 0, 7], dtype=uint8)
     """
     array = np.asarray(array)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"Expected an array of floats or integers. Received: dtype {array.dtype}")
+    packed = _pack_all(array)
+    if np.count_nonzero(array) <= MOST_NONZERO * array.size:
+        for bits in range(1, 8 * array.dtype.itemsize + 1):
+            masked = Nonzeros(bits).encode(array)
+            if masked is not None:
+                return min(packed, masked, key=lambda found: found.bits)
+    return packed
+
+
+def _pack_all(array) -> Packed:
+    """With the smallest codec that treats all entries alike."""
     if array.dtype.kind in "iu":
         for codec in (Signs(), *map(Integers, range(1, 8 * array.dtype.itemsize))):
             packed = codec.encode(array)
             if packed is not None:
                 return packed
-    if array.dtype.kind not in "iuf":
-        raise TypeError(f"Expected an array of floats or integers. Received: dtype {array.dtype}")
     return Raw().encode(array)
 
 
