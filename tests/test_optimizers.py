@@ -246,7 +246,9 @@ def test_sync_takes_weights_that_were_set_from_outside():
     assert max(map(count, kernels(model))) == 3
     with pytest.raises(ValueError, match="another model"):
         model.optimizer.sync(net())
-    ProxNewton(0.1, Ternary()).sync(net())  # not built: nothing to do
+    fresh = ProxNewton(0.1, Ternary())
+    fresh.sync(net())  # not built: nothing to do
+    assert fresh.latents == []
 
 
 @pytest.mark.parametrize("project", [Ternary(), Linear(4), Codebook(8), KSparse(0.5)], ids=repr)
@@ -308,8 +310,12 @@ def test_bad_arguments():
         ProxNewton(0.1, "binary")
     with pytest.raises(TypeError, match=r"tfc.project.Ternary\(\)"):
         ProxNewton(0.1, Binary)
-    with pytest.raises(ValueError, match="a/kernel"):
-        fit(compiled(variables="*gamma"))
+    with pytest.raises(TypeError, match="globs"):
+        ProxNewton(0.1, Binary(), variables=[net])
+    model = compiled(variables="*gamma")
+    for _ in range(2):  # not built by halves
+        with pytest.raises(ValueError, match="a/kernel"):
+            fit(model)
 
 
 @pytest.mark.slow

@@ -71,21 +71,24 @@ class ProxNewton(keras.optimizers.Adam):
             )
         super().__init__(learning_rate, **adam)
         self.project = project
-        self.patterns = [variables] if isinstance(variables, str) else list(variables)
+        self.patterns = [variables] if isinstance(variables, str) else variables
+        if not all(isinstance(pattern, str) for pattern in self.patterns):
+            raise TypeError(f"Expected `variables` to be a glob or globs. Received: {variables!r}")
         self.weighted = bool(weighted)
+        self._places, self._latents, self._levels = [], [], []
 
     def build(self, variables):
         if self.built:
             return
+        places = [i for i, v in enumerate(variables) if self._takes(v)]
+        if not places:
+            raise ValueError(
+                f"No variable matches {list(self.patterns)}. The trainable variables are: "
+                f"{', '.join(v.path for v in variables)}"
+            )
         with _outside_graphs():
             super().build(variables)
-            self._places = [i for i, v in enumerate(variables) if self._takes(v)]
-            if not self._places:
-                raise ValueError(
-                    f"No variable matches {self.patterns}. The trainable variables are: "
-                    f"{', '.join(v.path for v in variables)}"
-                )
-            chosen = [variables[i] for i in self._places]
+            self._places, chosen = places, [variables[i] for i in places]
             self._latents = [self._add(v, v, "latent") for v in chosen]
             self._levels = [self._add(self._fit(w), w, "levels") for w in self._fitted()]
             self._project()
