@@ -470,6 +470,24 @@ def test_a_compressed_student():
     assert losses[-1] < losses[0]
 
 
+def test_proximal_newton_projects_the_student_only():
+    student = net(3, "s")
+    optimizer = tfc.optimizers.ProxNewton(1e-3, tfc.project.Binary())
+    distiller = made(student, optimizer=optimizer, hints=[Hint(student="deep", teacher="deep")])
+    distiller.fit(X, Y, batch_size=16, epochs=2, verbose=0)
+    kernel = weights(student.get_layer("conv"))[0]
+    assert all(len(np.unique(np.abs(kernel[..., i]))) == 1 for i in range(3))
+    matrix = weights(distiller.regressors[0])[0]
+    assert len(np.unique(np.abs(matrix))) > matrix.shape[-1]
+
+
+def test_pruning_by_obd_measures_the_student():
+    distiller = made()
+    prune = Prune(lambda step: 0.5, score="obd", data=(X, Y), layers=["deep", "out"], every=2)
+    logs = distiller.fit(X, Y, batch_size=16, verbose=0, callbacks=[prune]).history
+    assert logs["sparsity"][0] == pytest.approx(0.5, abs=0.01)
+
+
 def test_pruning_acts_on_the_student_only():
     student, teacher = net(3, "s"), net(8, "t")
     distiller = made(student, teacher, hints=[Hint(student="deep", teacher="deep")])
@@ -514,12 +532,10 @@ def test_the_student_is_no_teacher():
         Distiller(student=student, teacher=student)
 
 
-ON_JAX = (
-    "formula or runs_once or optional or nested or last_bit or stages or schedule or as_a_dataset"
-    " or pruning_acts or validation"
-)
+ON_JAX = "formula or runs_once or nested or stages or schedule or as_a_dataset"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="this is the process on JAX")
 def test_it_trains_on_jax():
