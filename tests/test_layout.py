@@ -7,10 +7,10 @@ import tfcompress
 
 ROOT = pathlib.Path(tfcompress.__file__).parent
 FLOORS = [
-    "hashing factorize canonical codecs metric flatbuffer walk batches progress datasets pareto report_text models"
+    "hashing factorize canonical codecs metric flatbuffer walk batches progress datasets pareto report_text models knapsack"
     " labels",
     "moments masks costs schedules score project ranks taps distill_losses",
-    "layers surgeon objective hints teacher",
+    "layers surgeon objective follow hints teacher",
     "rewrite recursion constants hint_stage",
     "curvature calibrate optimizers channels distill",
     "pruning callbacks sensitivities",

@@ -11,10 +11,10 @@ from keras import ops
 from . import score as scores_of
 from .batches import batches, check_repeats
 from .channels import Channels, input_axis, output_axis, shrink
+from .follow import follow
 from .masks import check_patterns, select
 from .moments import Moments, can_measure, watch_inputs
 from .progress import progress
-from .pruning import compare
 from .rewrite import copy
 from .surgeon import check_sparsity
 from .walk import walk
@@ -38,7 +38,7 @@ def prune_channels(model, amount, score="magnitude", data=None, layers="*", scop
     normalization, call `recalibrate_batch_norm` afterwards.
 
     Cost: MACs and weights of inner layers fall by about `(1 - amount)^2`. With `data`: two forward
-    passes for each layer.
+    passes; memory as in `follow`.
 
     Args:
         model: a built Sequential or Functional `keras.Model`.
@@ -225,17 +225,22 @@ def _eliminate(parts, labels):
 
 def _absorb(model, new, channels, gone, data):
     """Fits the kernels of `new`, whose channels `gone` count as 0, to what `model` gives."""
-    before = {path: layer for path, (layer, _) in walk(model).items()}
     readers = {p: layer for p, (layer, _) in walk(new).items() if id(layer) in channels.reads}
-    for path in progress(readers, "Fitting layers", len(readers)):
-        layer = readers[path]
+    before = {path: layer for path, (layer, _) in walk(model).items() if path in readers}
+    path_of = {id(layer): path for path, layer in before.items()}
+
+    def change(old, pairs):
+        layer = readers[path_of[id(old)]]
         kept = channels.kept(channels.reads[id(layer)], gone)
         kernel = ops.convert_to_numpy(layer.kernel)
         if can_measure(layer):
             moments = Moments(layer)
-            for x, _, _ in batches(data, BATCH):
-                compare(model, before[path], new, layer, x, moments, kept)
+            for x, now in pairs:
+                moments.add(now * kept, x)
             kernel = moments.adapted()
         shape = [1] * kernel.ndim
         shape[input_axis(layer)] = len(kept)
         layer.kernel.assign(kernel * kept.reshape(shape))
+        return [layer]
+
+    follow(model, data, before.values(), change)

@@ -9,6 +9,7 @@ a unit of a Dense layer.
 import keras
 import numpy as np
 
+from .follow import graph_of, nodes_of
 from .rewrite import check_graph, rebuild
 from .walk import is_graph
 
@@ -62,7 +63,7 @@ class Channels:
         check_graph(model)
         self.reads, self.writes, self.carries, self.layers = {}, {}, {}, {}
         self._parent, self._staying = [], []
-        graph = _graph(model)
+        graph = graph_of(model)
         for labels in self._follow(graph, [self._stay(tensor) for tensor in graph.inputs]):
             self._staying.extend(labels)
 
@@ -97,19 +98,17 @@ class Channels:
         known = {}
         for tensor, labels in zip(graph.inputs, arriving, strict=True):
             known[id(tensor)] = self._carry(tensor._keras_history.operation, labels)
-        for _, nodes in sorted(graph._nodes_by_depth.items(), reverse=True):
-            for node in nodes:
-                if not node.is_input:
-                    arrived = [known[id(tensor)] for tensor in node.input_tensors]
-                    leaving = self._through(node, arrived)
-                    known |= dict(zip(map(id, node.outputs), leaving, strict=True))
+        for node in nodes_of(graph):
+            arrived = [known[id(tensor)] for tensor in node.input_tensors]
+            leaving = self._through(node, arrived)
+            known |= dict(zip(map(id, node.outputs), leaving, strict=True))
         return [known[id(tensor)] for tensor in graph.outputs]
 
     def _through(self, node, arrived):
         layer = node.operation
         kind = type(layer)
         if is_graph(layer):
-            return self._follow(_graph(layer), arrived)
+            return self._follow(graph_of(layer), arrived)
         if len(arrived) == 1:
             if kind in KERNELS and _is_plain(layer):
                 return [self._apply_kernel(layer, arrived[0])]
@@ -239,13 +238,6 @@ def input_axis(layer) -> int:
 def output_axis(layer) -> int:
     """The axis of a kernel that counts the outputs."""
     return -3 - input_axis(layer)
-
-
-def _graph(model):
-    graph = model._functional if isinstance(model, keras.Sequential) else model
-    if graph is None:
-        raise ValueError("The model is not built yet: give it an `Input`, or call it once.")
-    return graph
 
 
 def _is_plain(layer):

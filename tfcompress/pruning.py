@@ -5,6 +5,7 @@ from keras import ops
 
 from . import score as scores_of
 from .batches import batches, check_repeats
+from .follow import follow
 from .masks import prunable, tighten
 from .moments import Moments, can_measure, watch_inputs
 from .progress import progress
@@ -24,7 +25,7 @@ def prune(model, sparsity, data=None, score="magnitude", layers="*", scope="laye
     layer gave in the model itself, and then made sparse by `surgeon.sparsify`. No labels and no
     loss are needed. In a model with batch normalization, call `recalibrate_batch_norm` afterwards.
 
-    Cost: `"obs"`: two forward passes for each layer, and `sparsify`.
+    Cost: `"obs"`: two forward passes, and `sparsify`; memory as in `follow`.
 
     Args:
         model: a built Sequential or Functional `keras.Model`.
@@ -92,36 +93,24 @@ def _surgery(model, sparsity, data, layers, scope):
             'use score="magnitude".'
         )
     before = {path: layer for path, (layer, _) in walk(model).items()}
+    path_of = {id(layer): path for path, layer in before.items()}
     portions = dict.fromkeys(paths, sparsity)
     if scope == "global":
         portions = _portions(new, {path: found[path] for path in paths}, data, sparsity)
-    for path in progress(paths, "Pruning layers", len(paths)):
-        moments = Moments(found[path])
-        for x, _, _ in batches(data, BATCH):
-            compare(model, before[path], new, found[path], x, moments)
-        pruned = sparsify(moments.adapted(), moments.metric(), portions[path])
-        found[path].kernel.assign(pruned)
+
+    def change(layer, pairs):
+        moments, path = Moments(layer), path_of[id(layer)]
+        for x, now in pairs:
+            moments.add(now, x)
+        found[path].kernel.assign(sparsify(moments.adapted(), moments.metric(), portions[path]))
+        return [found[path]]
+
+    follow(model, data, [before[path] for path in paths], change, "Pruning layers")
     return new
 
 
 def _is_plain(layer):
     return can_measure(layer) and not hasattr(layer, "stored")
-
-
-def compare(model, layer, new, new_layer, x, moments, kept=1):
-    """Adds what a layer gets in two models, for the same inputs `x` of theirs.
-
-    Args:
-        model, layer: the model as it was.
-        new, new_layer: the changed model.
-        x: a batch of inputs of both.
-        moments: the `Moments` of the layer.
-        kept: factor on the channels of what the layer gets in the changed model.
-    """
-    seen = []
-    watch_inputs(model, x, [layer], lambda _, array: seen.append(array))
-    calls = iter(seen)
-    watch_inputs(new, x, [new_layer], lambda _, array: moments.add(array * kept, next(calls)))
 
 
 def _portions(model, layers, data, sparsity):

@@ -9,9 +9,9 @@ import warnings
 import keras
 from keras.src.saving.serialization_lib import SafeModeScope
 
-from .batches import batches, check_repeats
+from .follow import follow
 from .layers.base import CompressedLayer, Maker, kernel_bits, to_numpy
-from .moments import Moments, replaced, watch_inputs
+from .moments import Moments
 from .walk import check_keras_3, is_graph, walk
 
 
@@ -28,7 +28,7 @@ def swap(model, rules, curvature=None, data=None):
             them, as a list) from a layer; None leaves the layer as it is.
         curvature: dict `{path: metric}`, as from `tfcompress.curvature`; the kernels are fitted in
             it. See `CompressedLayer.fit_kernel`.
-        data: inputs of the model, in any form that `fit` takes more than once; labels are ignored,
+        data: inputs of the model, in any form that `fit` takes; all are held; labels are ignored,
             some 2,000 examples are enough. Each layer's Kronecker metric is then measured on the
             inputs that it sees in the model as swapped so far, and its kernel adapted to them, so
             that later layers make up for earlier ones. Not with `curvature`. In a model with batch
@@ -59,25 +59,28 @@ def swap(model, rules, curvature=None, data=None):
     check_graph(model)
     if curvature is not None and data is not None:
         raise ValueError("Give either `curvature` or `data`, not both: `data` measures its own.")
-    check_repeats(data, 2)
     targets, left = match(model, rules)
-    made, done = {}, []
-    for path, (layer, _) in walk(model).items():
-        if id(layer) not in targets:
-            continue
-        _, maker, named = targets[id(layer)]
+    made = {}
+
+    def make(layer, pairs=None):
+        path, maker, named = targets[id(layer)]
         try:
             fit = {"metric": (curvature or {}).get(path)}
-            if data is not None and layer.built and isinstance(maker, Maker):
-                fit = _measured(model, done, layer, data)
+            if pairs is not None and isinstance(maker, Maker):
+                fit = _measured(layer, pairs)
             made[id(layer)] = _make(maker, layer, named, fit)
         except ValueError as error:
             if named:
                 raise ValueError(f"Layer '{path}' cannot be swapped. {error}") from error
             left[path] = str(error)
-            continue
-        if made[id(layer)] and layer.built:
-            done.append((layer, made[id(layer)]))
+        return made.get(id(layer))
+
+    layers = [layer for layer, _ in walk(model).values() if id(layer) in targets]
+    if data is not None:
+        follow(model, data, [layer for layer in layers if layer.built], make)
+    for layer in layers:
+        if data is None or not layer.built:
+            make(layer)
     new = rebuild(model, lambda layer: made.get(id(layer)))
     if left:
         reasons = "\n".join(f"- {path}: {reason}" for path, reason in left.items())
@@ -195,17 +198,11 @@ def check_graph(model) -> None:
         )
 
 
-def _measured(model, done, layer, data) -> dict:
+def _measured(layer, pairs) -> dict:
     """The metric of a layer on its inputs in the model as changed so far, and a kernel for them."""
     moments = Moments(layer)
-    for x, _, _ in batches(data, 256):
-        before = []
-        watch_inputs(model, x, [layer], lambda _, array, seen=before: seen.append(array))
-        calls = iter(before)
-        with replaced(done):
-            watch_inputs(
-                model, x, [layer], lambda _, array, calls=calls: moments.add(array, next(calls))
-            )
+    for before, now in pairs:
+        moments.add(now, before)
     return {"metric": moments.metric(), "kernel": moments.adapted()}
 
 

@@ -1,0 +1,64 @@
+"""One choice for each item, with the least damage that a budget allows."""
+
+import numpy as np
+
+BINS = 20_000  # steps of the budget; costs are rounded up to them
+
+
+def choose(costs, damages, budget) -> list[int]:
+    """The multiple-choice knapsack, by dynamic programming over the budget.
+
+    Exact when the budget is at most `BINS` above the cheapest choice of all; else each cost counts
+    rounded up to a `BINS`-th of that room, so the budget always holds.
+
+    Cost: `BINS` additions for each choice of each item.
+
+    Args:
+        costs: for each item, the whole costs of its choices.
+        damages: for each item, the damages of its choices, finite.
+        budget: the sum of costs allowed.
+
+    Returns:
+        The index of the choice of each item.
+
+    Raises:
+        ValueError: even the cheapest choices cost more; the message tells how much.
+
+    >>> choose([[4, 2, 1], [4, 2, 1]], [[0.0, 1.0, 5.0], [0.0, 3.0, 4.0]], 6)
+    [1, 0]
+    """
+    least = [min(item) for item in costs]
+    room = int(budget) - sum(least)
+    if room < 0:
+        raise ValueError(f"Even the cheapest choices need {sum(least)}. Received: {budget}")
+    unit = max(1, -(-room // BINS))
+    size = room // unit + 1
+    best = np.zeros(size)  # the least damage so far, by what may be spent
+    taken = []
+    for item, low, harms in zip(costs, least, damages, strict=True):
+        steps = [-(-(cost - low) // unit) for cost in item]
+        table = np.full((len(item), size), np.inf)
+        for row, step, harm in zip(table, steps, harms, strict=True):
+            if step < size:
+                row[step:] = best[: size - step] + harm
+        taken.append((table.argmin(0), steps))
+        best = table.min(0)
+    left, chosen = size - 1, []
+    for choices, steps in reversed(taken):
+        chosen.append(int(choices[left]))
+        left -= steps[chosen[-1]]
+    return chosen[::-1]
+
+
+def frontier(costs, damages) -> list[int]:
+    """The choices that no other one beats in both cost and damage, by rising cost.
+
+    >>> frontier([4, 2, 1, 3], [0.0, 1.0, 5.0, 2.0])
+    [2, 1, 0]
+    """
+    kept, lowest = [], np.inf
+    for i in sorted(range(len(costs)), key=lambda i: (costs[i], damages[i])):
+        if damages[i] < lowest:
+            kept.append(i)
+            lowest = damages[i]
+    return kept
