@@ -22,6 +22,7 @@ class Damage:
     Attributes:
         layer: its path.
         candidate: the candidate's name.
+        method: the class of the compressed layer.
         bits: of the kernel as stored.
         share: of the float32 kernel's bits.
         measured: the increase of the loss.
@@ -30,6 +31,7 @@ class Damage:
 
     layer: str
     candidate: str
+    method: str
     bits: int
     share: float
     measured: float
@@ -52,7 +54,7 @@ class Sensitivity:
             text = name in ("layer", "candidate")
             table.add_column(name, justify="left" if text else "right", overflow="fold")
         for row in self.rows:
-            numbers = f"{row.share:.1%}", f"{row.measured:+.4f}", f"{row.predicted:+.4f}"
+            numbers = f"{row.share:.1%}", f"{row.measured:+.2g}", f"{row.predicted:+.2g}"
             table.add_row(row.layer, row.candidate, *numbers)
         console = Console(file=io.StringIO(), width=110)
         console.print(table, highlight=False)
@@ -68,25 +70,36 @@ class Sensitivity:
             The matplotlib figure.
         """
         from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter, LogLocator
 
         figure = Figure(figsize=(11, 5), dpi=150, layout="constrained")
         curves, points = figure.subplots(1, 2)
-        least = max(1e-6, 1e-4 * max(row.measured for row in self.rows))
-        for layer in dict.fromkeys(row.layer for row in self.rows):
-            rows = sorted((r for r in self.rows if r.layer == layer), key=lambda row: row.share)
+        least = max(1e-9, 1e-4 * max(row.measured for row in self.rows))  # a logarithm's zero
+        names = list(dict.fromkeys(row.layer for row in self.rows))
+        methods = list(dict.fromkeys(row.method for row in self.rows))
+        for layer, method in dict.fromkeys((row.layer, row.method) for row in self.rows):
+            rows = [row for row in self.rows if (row.layer, row.method) == (layer, method)]
+            rows.sort(key=lambda row: row.share)
+            share = [row.share for row in rows]
             measured = np.maximum([row.measured for row in rows], least)
             predicted = np.maximum([row.predicted for row in rows], least)
-            (line,) = curves.plot([r.share for r in rows], measured, "o-", ms=4, label=layer)
-            curves.plot([r.share for r in rows], predicted, "--", color=line.get_color(), lw=1)
-            points.plot(predicted, measured, "o", ms=4)
-        points.axline((1, 1), slope=1, color="0.6", lw=1)
+            color, marker = f"C{names.index(layer)}", "osD^vPX*"[methods.index(method) % 8]
+            label = layer if len(methods) == 1 else f"{layer}, {method}"
+            curves.plot(share, measured, color=color, marker=marker, ms=4, label=label)
+            curves.plot(share, predicted, "--", color=color, lw=1)
+            points.plot(predicted, measured, marker, color=color, ms=4)
+        ends = [least, max(max(row.measured, row.predicted) for row in self.rows)]
+        points.plot(ends, ends, color="0.6", lw=1, zorder=0)
         curves.set(xlabel="share of the float32 kernel's bits", ylabel="increase of the loss")
         curves.set_title("measured (solid) and predicted (dashed)")
         points.set(xlabel="predicted", ylabel="measured", title="all layers and candidates")
         for axes in (curves, points):
             axes.set(xscale="log", yscale="log")
             axes.grid(alpha=0.3)
-        curves.legend(fontsize=8)
+        curves.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        curves.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.3g}"))
+        curves.xaxis.set_minor_formatter("")
+        curves.legend(fontsize=7)
         figure.savefig(path)
         return figure
 
@@ -163,7 +176,8 @@ def _damage(path, name, layer, trial, data, base, metric):
     increase = _loss(trial, data) - base
     kernel.assign(before)
     predicted = metric.quadratic(np.subtract(before, now, dtype="float64"))
-    return Damage(path, name, layer.bits, layer.bits / (32 * now.size), increase, predicted)
+    method, share = type(layer).__name__, layer.bits / (32 * now.size)
+    return Damage(path, name, method, layer.bits, share, increase, predicted)
 
 
 def _loss(model, data) -> float:
