@@ -7,17 +7,17 @@ import tfcompress
 
 ROOT = pathlib.Path(tfcompress.__file__).parent
 FLOORS = [
-    "hashing factorize canonical codecs metric flatbuffer walk batches progress datasets pareto report_text models knapsack"
+    "hashing factorize canonical codecs entropy metric flatbuffer walk batches progress datasets pareto report_text models knapsack"
     " labels",
     "moments masks costs schedules score project ranks taps distill_losses",
     "layers surgeon objective follow hints teacher",
-    "rewrite recursion constants hint_stage",
+    "rewrite skeleton recursion constants hint_stage",
     "curvature calibrate optimizers channels distill",
     "pruning callbacks sensitivities",
     "channel_pruning",
     "export",
     "benchmark",
-    "reports checks",
+    "reports checks archive",
     "demo",
     "cli",
 ]

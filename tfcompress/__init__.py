@@ -2,6 +2,7 @@
 
 import importlib
 
+from . import archive as archive
 from . import callbacks as callbacks
 from . import checks as checks
 from . import distill_losses as distill_losses
