@@ -9,7 +9,7 @@ from keras import ops
 from ..metric import as_metric
 from .base import glorot_variance, to_numpy
 from .forms import CompressedConv1D, CompressedConv2D, CompressedDense
-from .grid import GridKernel, fit_grid
+from .grid import GridKernel, fit_grid, straight_through
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -103,16 +103,25 @@ class BinaryKernel(GridKernel):
             return latent / self.limit
         return ops.where(latent >= 0, 1.0, -1.0)
 
+    @property
+    def kernel(self):
+        if self.stochastic:
+            return super().kernel
+        latent = ops.convert_to_tensor(self.latent)
+        return self._signed(latent >= 0, latent)
+
     def apply_kernel(self, x, training=None):
         if not (self.stochastic and training):
             return super().apply_kernel(x, training)
-        latent, scale = ops.convert_to_tensor(self.latent), ops.convert_to_tensor(self.scale)
-        # P(uniform < (w / H + 1) / 2); clipping it would change nothing.
+        latent = ops.convert_to_tensor(self.latent)
+        # P(draw < w) = (w / H + 1) / 2; clipping it would change nothing.
         limits = {"minval": -self.limit, "maxval": self.limit, "seed": self.seed_generator}
         drawn = keras.random.uniform(latent.shape, dtype=latent.dtype, **limits)
-        signs = ops.stop_gradient(ops.where(drawn < latent, 1.0, -1.0))
-        kernel = scale * signs + (latent - ops.stop_gradient(latent))
-        return self.multiply(x, ops.cast(kernel, self.compute_dtype))
+        return self.multiply(x, ops.cast(self._signed(drawn < latent, latent), self.compute_dtype))
+
+    def _signed(self, positive, latent):
+        scale = ops.convert_to_tensor(self.scale)
+        return straight_through(ops.where(positive, scale, -scale), latent, scale)
 
     def fit_kernel(self, w, metric=None):
         if self.stochastic:
