@@ -132,12 +132,15 @@ class Distiller(keras.Model):
         if not training:
             return sum([*terms.values(), *self._penalties()])
         if self._links:
-            weight = weights[0] if len(set(map(id, weights))) == 1 else None
-            terms["hint_loss"] = hint_loss(self._links, told[len(weights) :], forward[1], weight)
+            # weights of single outputs say nothing about a hint
+            weight = None if keras.tree.is_nested(sample_weight) else sample_weight
+            wanted = told[len(weights) :]
+            terms["hint_loss"] = hint_loss(self._links, wanted, forward.features, weight)
         for name, value in terms.items():
             self._parts[name].update_state(value)
         factors = {"task_loss": 1 - self.alpha, "soft_loss": self.alpha, "hint_loss": 1.0}
-        return sum([factors[name] * value for name, value in terms.items()] + self._penalties())
+        weighted = [factors[name] * value for name, value in terms.items()]
+        return sum([*weighted, *self._penalties()])
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         training = isinstance(y_pred, Forward)
@@ -206,43 +209,27 @@ class Distiller(keras.Model):
         return stage.fit(x, **arguments)
 
     def get_config(self):
-        teacher = self.teacher if self.save_teacher else None
-        save = keras.saving.serialize_keras_object
-        return {
-            "student": save(self.student),
-            "teacher": save(teacher),
+        config = {
+            "student": self.student,
+            "teacher": self.teacher if self.save_teacher else None,
             "temperature": float(ops.convert_to_numpy(self.temperature)),
             "alpha": float(ops.convert_to_numpy(self.alpha)),
             "hints": [link.config() for link in self._links],
-            "soft_loss": save(self.soft_loss),
-            "teacher_preprocess": save(self.teacher_preprocess),
+            "soft_loss": self.soft_loss,
+            "teacher_preprocess": self.teacher_preprocess,
             "save_teacher": self.save_teacher,
             "name": self.name,
         }
+        return keras.saving.serialize_keras_object(config)
 
     @classmethod
     def from_config(cls, config):
-        loaded = {
-            key: keras.saving.deserialize_keras_object(value) if isinstance(value, dict) else value
-            for key, value in config.items()
-        }
-        if isinstance(config["teacher"], list):
-            loaded["teacher"] = [
-                keras.saving.deserialize_keras_object(t) for t in config["teacher"]
-            ]
-        loaded["hints"] = [
-            Hint(**{key: _loaded(value) for key, value in hint.items()}) for hint in config["hints"]
-        ]
-        return cls(**loaded)
+        config = keras.saving.deserialize_keras_object(config)
+        return cls(**config | {"hints": [Hint(**hint) for hint in config["hints"]]})
 
     def _scalar(self, name, value):
         variable = self.add_weight(
-            shape=(),
-            initializer="zeros",
-            dtype="float32",
-            trainable=False,
-            autocast=False,
-            name=name,
+            (), initializer="zeros", dtype="float32", trainable=False, autocast=False, name=name
         )
         variable.assign(value)
         return variable
@@ -312,10 +299,6 @@ def _results(metrics) -> dict:
             value = metric.result()
             found |= value if isinstance(value, dict) else {metric.name: value}
     return found
-
-
-def _loaded(value):
-    return keras.saving.deserialize_keras_object(value) if isinstance(value, dict) else value
 
 
 def _check_arguments(temperature, alpha, hints):

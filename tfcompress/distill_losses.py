@@ -13,6 +13,7 @@ from .labels import kind_of
 SMALL = 1e-7  # probabilities are cut here before the logarithm
 
 
+@keras.saving.register_keras_serializable("tfcompress")
 def softmax_kl(teacher, student, temperature=1.0):
     """Hinton's loss for one class of several: `T^2 KL(softmax(t / T) || softmax(s / T))`.
 
@@ -35,6 +36,7 @@ def softmax_kl(teacher, student, temperature=1.0):
     return temperature**2 * ops.sum(ops.exp(t) * (t - s), axis=-1)
 
 
+@keras.saving.register_keras_serializable("tfcompress")
 def sigmoid_kl(teacher, student, temperature=1.0):
     """The same for independent yes-no outputs: `T^2 sum_c KL` of Bernoulli distributions."""
     t, s = (x / temperature for x in _floats(teacher, student))
@@ -44,12 +46,14 @@ def sigmoid_kl(teacher, student, temperature=1.0):
     return temperature**2 * ops.sum(p * yes + (1 - p) * no, axis=-1)
 
 
+@keras.saving.register_keras_serializable("tfcompress")
 def squared_error(teacher, student, temperature=1.0):
     """For regression: `mean_c (t - s)^2`; the temperature has no part in it."""
     t, s = _floats(teacher, student)
     return ops.mean(ops.square(t - s), axis=-1)
 
 
+@keras.saving.register_keras_serializable("tfcompress")
 def decoupled(teacher, student, temperature=1.0, labels=None, target=1.0, others=8.0):
     """Decoupled distillation: `T^2 (target KL(b_t || b_s) + others KL(q_t || q_s))`.
 
@@ -87,6 +91,7 @@ def decoupled(teacher, student, temperature=1.0, labels=None, target=1.0, others
     return temperature**2 * (target * binary + others * rest)
 
 
+@keras.saving.register_keras_serializable("tfcompress")
 def attention_transfer(teacher, student):
     """Squared distance of attention maps: `sum_hw (a_t - a_s)^2`, `a = q / |q|`, `q = sum_c x^2`.
 

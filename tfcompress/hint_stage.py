@@ -15,22 +15,14 @@ class HintStage(keras.Model):
         self.student = distiller._student.up_to
         self.regressors = list(distiller.regressors)
         self.built = True
-        self._distiller = _Plain(distiller)
+        self._links, self._told = distiller._links, distiller._told
+        self._outputs = distiller.student.outputs
 
     def call(self, inputs, training=False):
         inputs, _ = split(inputs)
         return keras.tree.flatten(self.student(inputs, training=training))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        distiller = self._distiller.value
-        told = distiller._told(x, distiller.student.outputs)
-        features = told[len(distiller.student.outputs) :]
-        value = hint_loss(distiller._links, features, y_pred, sample_weight)
+        features = self._told(x, self._outputs)[len(self._outputs) :]
+        value = hint_loss(self._links, features, y_pred, sample_weight)
         return sum([value, *(ops.sum(loss) for loss in self.losses)])
-
-
-class _Plain:
-    """Holds a model where Keras must not look for layers."""
-
-    def __init__(self, value):
-        self.value = value

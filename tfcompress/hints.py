@@ -82,7 +82,7 @@ class Link:
     def value(self, teacher, feature):
         """The loss before it is weighted, `(b, ...)`."""
         if self.regressor is not None:
-            feature = self.regressor(feature)
+            feature = self.regressor(feature, training=True)
         return self.loss(ops.cast(teacher, "float32"), ops.cast(feature, "float32"))
 
     def again(self):
@@ -90,15 +90,13 @@ class Link:
         hint, place = self.hint, self.student.name
         return replace(hint, student=place, regressor=self.regressor)
 
-    def config(self):
-        """The arguments of the hint that `load` needs: no teacher, no objects of this process."""
-        regressor = self.regressor and keras.saving.serialize_keras_object(self.regressor)
-        loss = self.hint.loss
+    def config(self) -> dict:
+        """The arguments of the hint that do without the teacher and the objects of this process."""
         return {
             "student": self.student.name,
             "teacher": self.hint.teacher if self.teacher is None else self.teacher.name,
-            "regressor": regressor,
-            "loss": loss if isinstance(loss, str) else keras.saving.serialize_keras_object(loss),
+            "regressor": self.regressor,
+            "loss": self.hint.loss,
             "weight": self.hint.weight,
         }
 

@@ -122,9 +122,10 @@ class _Column:
         if self.file is None:
             self.parts.append(np.array(part))
             return
-        self.like, self.rows = part[:0], self.rows + len(part)
-        if self.rows == len(part):
+        self.like = part
+        if not self.rows:
             self._header(0)
+        self.rows += len(part)
         self.file.write(np.ascontiguousarray(part).tobytes())
 
     def array(self):
@@ -149,13 +150,9 @@ def _logits(forward, activations):
 
 
 def as_list(teacher) -> list:
-    return (
-        []
-        if teacher is None
-        else list(teacher)
-        if isinstance(teacher, (list, tuple))
-        else [teacher]
-    )
+    if teacher is None:
+        return []
+    return list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
 
 
 def check_models(student, teachers):
