@@ -109,8 +109,8 @@ def cnn(nets, seeds):
         "Adam, cosine from 5e-4. Differences from the float net, in points: the mean, and the worst"
         " net.\n\n| form | MACs | swapped | recalibrated | fine-tuned |\n|---|---|---|---|---|\n"
     )
-    for cut in (2, 4, 8):
-        for name, form in FORMS.items():
+    for name, form in reversed(FORMS.items()):
+        for cut in (4, 8):
             runs = []
             for seed, model in zip(seeds, models, strict=True):
                 images = train[0][np.random.default_rng(seed).choice(len(train[0]), IMAGES, False)]

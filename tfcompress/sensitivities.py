@@ -70,7 +70,6 @@ class Sensitivity:
             The matplotlib figure.
         """
         from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter, LogLocator
 
         figure = Figure(figsize=(11, 5), dpi=150, layout="constrained")
         curves, points = figure.subplots(1, 2)
@@ -84,20 +83,20 @@ class Sensitivity:
             measured = np.maximum([row.measured for row in rows], least)
             predicted = np.maximum([row.predicted for row in rows], least)
             color, marker = f"C{names.index(layer)}", "osD^vPX*"[methods.index(method) % 8]
-            label = layer if len(methods) == 1 else f"{layer}, {method}"
-            curves.plot(share, measured, color=color, marker=marker, ms=4, label=label)
+            curves.plot(
+                share, measured, marker + "-", color=color, ms=4, label=f"{layer}, {method}"
+            )
             curves.plot(share, predicted, "--", color=color, lw=1)
             points.plot(predicted, measured, marker, color=color, ms=4)
         ends = [least, max(max(row.measured, row.predicted) for row in self.rows)]
         points.plot(ends, ends, color="0.6", lw=1, zorder=0)
-        curves.set(xlabel="share of the float32 kernel's bits", ylabel="increase of the loss")
-        curves.set_title("measured (solid) and predicted (dashed)")
+        title = "measured (solid) and predicted (dashed)"
+        curves.set(xlabel="share of float32 bits", ylabel="increase of the loss", title=title)
         points.set(xlabel="predicted", ylabel="measured", title="all layers and candidates")
         for axes in (curves, points):
             axes.set(xscale="log", yscale="log")
             axes.grid(alpha=0.3)
-        curves.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        curves.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.3g}"))
+        curves.set_xticks((0.02, 0.05, 0.1, 0.2, 0.5, 1), ("2%", "5%", "10%", "20%", "50%", "100%"))
         curves.xaxis.set_minor_formatter("")
         curves.legend(fontsize=7)
         figure.savefig(path)
