@@ -82,12 +82,11 @@ class Sensitivity:
             share = [row.share for row in rows]
             measured = np.maximum([row.measured for row in rows], least)
             predicted = np.maximum([row.predicted for row in rows], least)
-            color, marker = f"C{names.index(layer)}", "osD^vPX*"[methods.index(method) % 8]
-            curves.plot(
-                share, measured, marker + "-", color=color, ms=4, label=f"{layer}, {method}"
-            )
-            curves.plot(share, predicted, "--", color=color, lw=1)
-            points.plot(predicted, measured, marker, color=color, ms=4)
+            marker = "osD^vPX*"[methods.index(method) % 8]
+            style = {"color": f"C{names.index(layer)}", "marker": marker, "ms": 4}
+            curves.plot(share, measured, **style, label=f"{layer}, {method}")
+            curves.plot(share, predicted, "--", color=style["color"], lw=1)
+            points.plot(predicted, measured, ls="", **style)
         ends = [least, max(max(row.measured, row.predicted) for row in self.rows)]
         points.plot(ends, ends, color="0.6", lw=1, zorder=0)
         title = "measured (solid) and predicted (dashed)"
