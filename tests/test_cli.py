@@ -34,6 +34,7 @@ def files(tmp_path_factory):
     small = tfc.swap(model, {"fc": tfc.layers.BinaryDense.using()})
     small.save(folder / "small.keras")
     (folder / "broken.keras").write_bytes(b"not a zip file")
+    (folder / "broken.tfc").write_bytes(b"not an archive")
     (folder / "notes.txt").write_text("hello")
     for name in ("net", "small"):
         done = run("export", folder / f"{name}.keras", "-o", folder / f"{name}.tflite")
@@ -60,6 +61,42 @@ def test_report_as_json(files, name):
     assert data["bits"] == 32 * (64 * 64 + 64 * 3)
 
 
+def test_report_writes_a_page(files, tmp_path):
+    points = tmp_path / "points.json"
+    points.write_text('{"large": [9000, 0.9], "small": [800, 0.89]}')
+    options = ["--html", tmp_path / "a.html", "--points", points]
+    done = run("report", files / "small.keras", *options)
+    assert done.exit_code == 0, done.output
+    assert "Accuracy against bytes" in (tmp_path / "a.html").read_text()
+    assert "BinaryDense" in done.stdout
+    points.write_text('{"large": 3}')
+    done = run("report", files / "small.keras", *options)
+    assert done.exit_code == 1
+    assert "of the form" in done.stderr
+    assert run("report", files / "small.keras", *options[2:]).exit_code == 1
+
+
+def test_archive_there_and_back(files, tmp_path):
+    packed, half = tmp_path / "a.tfc", tmp_path / "half.tfc"
+    done = run("archive", files / "small.keras", "-o", packed, "--json")
+    assert done.exit_code == 0, done.output
+    size = packed.stat().st_size
+    assert json.loads(done.stdout) == {"path": str(packed), "bytes": size}
+    assert size < 64 * 64 / 8 + 4 * (64 * 3 + 64 + 64 + 3) + 1024
+    assert run("archive", files / "small.keras", "-o", half, "--half").exit_code == 0
+    assert half.stat().st_size < size
+    assert run("archive", packed, "-o", tmp_path / "a.keras").exit_code == 0
+    x = np.ones((1, 64), "float32")
+    first, back = (
+        keras.models.load_model(p) for p in (files / "small.keras", tmp_path / "a.keras")
+    )
+    assert np.array_equal(first(x), back(x))
+    one, other = (
+        json.loads(run("report", p, "--json").stdout) for p in (packed, tmp_path / "a.keras")
+    )
+    assert one == other
+
+
 def test_export_tells_the_size_and_options_reach_it(files, tmp_path):
     done = run("export", files / "small.keras", "-o", tmp_path / "a.tflite", "--store", "small")
     assert done.exit_code == 0, done.output
@@ -83,12 +120,16 @@ def test_bench_compares_files(files):
     "arguments, message",
     [
         (["report", "nowhere.keras"], "no such file: "),
-        (["report", "notes.txt"], "Expected a .keras or .h5 file"),
+        (["report", "notes.txt"], "Expected a .keras, .h5 or .tfc file"),
         (["report", "broken.keras"], "Keras cannot load"),
         (["report", "net.keras", "--tflite", "cut.tflite"], "truncated or damaged"),
         (["report", "net.keras", "--tflite", "nowhere.tflite"], "No such file"),
         (["export", "net.keras", "-o", "missing/net.tflite"], "folder"),
         (["export", "net.keras", "-o", "a.tflite", "--store", "tiny"], "Received: 'tiny'"),
+        (["report", "broken.tfc"], "no archive"),
+        (["archive", "net.keras", "-o", "a.zip"], "Expected an output named"),
+        (["archive", "net.keras", "-o", "missing/a.tfc"], "no such folder"),
+        (["archive", "net.keras", "-o", "a.keras", "--half"], "for writing an archive"),
         (["bench", "net.tflite", "cut.tflite"], "truncated or damaged"),
         (["bench", "notes.txt"], "Expected a .tflite file"),
     ],

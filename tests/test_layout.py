@@ -7,14 +7,16 @@ import tfcompress
 
 ROOT = pathlib.Path(tfcompress.__file__).parent
 FLOORS = [
-    "hashing factorize canonical codecs entropy metric flatbuffer walk batches progress datasets pareto report_text models knapsack"
+    "hashing factorize canonical codecs entropy metric flatbuffer walk batches progress datasets data_files pareto report_text models knapsack"
     " labels",
-    "moments masks costs schedules score project ranks taps distill_losses",
+    "report_html moments masks costs schedules score project ranks taps distill_losses",
     "layers surgeon objective follow hints teacher",
-    "rewrite skeleton recursion constants hint_stage",
+    "rewrite suffix skeleton recursion constants hint_stage",
     "curvature calibrate optimizers channels distill",
     "pruning callbacks sensitivities",
-    "channel_pruning",
+    "channel_pruning judge",
+    "candidates",
+    "planner",
     "export",
     "benchmark",
     "reports checks archive",

@@ -1,4 +1,4 @@
-"""The command line: `tfcompress report | export | bench | demo`."""
+"""The command line: `tfcompress report | export | archive | bench | demo`."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +12,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-Model = Annotated[Path, typer.Argument(help="A Keras model: .keras, or .h5 of older versions.")]
+Model = Annotated[
+    Path, typer.Argument(help="A Keras model: .keras, .h5 of older versions, or a .tfc archive.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
 
 
 @app.command()
@@ -22,7 +25,12 @@ def report(
     baseline: Annotated[
         Path | None, typer.Option(help="The model it was made from, to compare with.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the data as JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="A page to write, with pictures.")] = None,
+    points: Annotated[
+        Path | None,
+        typer.Option(help='JSON {"name": [bytes, accuracy]} of models, for the page\'s picture.'),
+    ] = None,
+    json: Json = False,
 ):
     """Tell what each layer of a model takes: stored bits, MACs, bytes in its .tflite file."""
     with errors_told():
@@ -30,6 +38,10 @@ def report(
 
         before = None if baseline is None else load(baseline)
         made = reports.report(load(model), before, tflite)
+        if points is not None and html is None:
+            raise ValueError("`--points` are for the page that `--html` writes.")
+        if html is not None:
+            made.to_html(html, None if points is None else read_points(points))
         print(made.to_json() if json else made)
 
 
@@ -43,13 +55,41 @@ def export(
     store: Annotated[
         str, typer.Option(help="fast, or small: fewest bytes, perhaps slower.")
     ] = "fast",
+    json: Json = False,
 ):
     """Convert a model to a verified .tflite file."""
     with errors_told():
         from .export import to_tflite
 
         blob = to_tflite(load(model), output, activations=activations, store=store)
-        print(f"{output}: {len(blob):,} bytes")
+        tell_file(output, len(blob), json)
+
+
+@app.command()
+def archive(
+    model: Model,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The archive, .tfc; or .keras to unpack one.")
+    ],
+    half: Annotated[bool, typer.Option("--half", help="Round float32 weights to float16.")] = False,
+    json: Json = False,
+):
+    """Write a model into one entropy-coded file, or an archive back into a .keras file."""
+    with errors_told():
+        from . import archive as archives
+
+        if output.suffix not in (".tfc", ".keras"):
+            raise ValueError(f"Expected an output named .tfc or .keras. Received: {output}")
+        if half and output.suffix == ".keras":
+            raise ValueError("`--half` is for writing an archive, .tfc.")
+        if not output.parent.is_dir():
+            raise ValueError(f"There is no such folder: {output.parent}")
+        loaded = load(model)
+        if output.suffix == ".tfc":
+            archives.save(loaded, output, half=half)
+        else:
+            loaded.save(output)
+        tell_file(output, output.stat().st_size, json)
 
 
 @app.command()
@@ -57,7 +97,7 @@ def bench(
     files: Annotated[list[Path], typer.Argument(help=".tflite files; the first is the reference.")],
     threads: Annotated[int, typer.Option(help="Threads of each run.")] = 1,
     batch: Annotated[int, typer.Option(help="Samples in each run.")] = 1,
-    json: Annotated[bool, typer.Option("--json", help="Print the data as JSON.")] = False,
+    json: Json = False,
 ):
     """Time .tflite files against each other."""
     with errors_told():
@@ -81,19 +121,44 @@ def demo(
 
 
 def load(path):
-    """Loads a Keras model from a `.keras` or a legacy `.h5` file, not compiled."""
+    """Loads a Keras model from a `.keras`, a legacy `.h5` or a `.tfc` file, not compiled."""
     import keras
 
     from . import layers  # noqa: F401  registers the compressed layers
 
     if not path.is_file():
         raise ValueError(f"There is no such file: {path}")
+    if path.suffix == ".tfc":
+        from . import archive
+
+        return archive.load(path)
     if path.suffix not in (".keras", ".h5", ".hdf5"):
-        raise ValueError(f"Expected a .keras or .h5 file. Received: {path}")
+        raise ValueError(f"Expected a .keras, .h5 or .tfc file. Received: {path}")
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # zip, HDF5, JSON and Keras raise their own
         raise ValueError(f"Keras cannot load {path}: {error}") from error
+
+
+def read_points(path):
+    """The `{name: (bytes, accuracy)}` of a JSON file."""
+    from json import loads
+
+    try:
+        return {
+            name: (int(size), float(accuracy))
+            for name, (size, accuracy) in loads(path.read_text()).items()
+        }
+    except (ValueError, TypeError, AttributeError) as error:
+        message = 'Expected JSON of the form {"name": [bytes, accuracy]}'
+        raise ValueError(f"{message} in {path}: {error}") from error
+
+
+def tell_file(path, size, json) -> None:
+    """Prints what was written."""
+    from json import dumps
+
+    print(dumps({"path": str(path), "bytes": size}) if json else f"{path}: {size:,} bytes")
 
 
 @contextmanager

@@ -23,13 +23,13 @@ def _table(made):
         text = name in ("layer", "method", "kernel", "in the file")
         table.add_column(name, justify="left" if text else "right", overflow="fold")
     for row in made.rows:
-        cells = [row.path, row.method, _shape(row.kernel_shape), f"{row.bits:,}"]
-        cells += [f"{row.float_bits:,}", f"{row.ratio:.1f}x", _number(row.macs)]
+        cells = [row.path, row.method, shape_text(row.kernel_shape), f"{row.bits:,}"]
+        cells += [f"{row.float_bits:,}", f"{row.ratio:.1f}x", number(row.macs)]
         cells += [f"{row.nonzero:.0%}"] + ([_in_file(row)] if made.file else [])
         table.add_row(*cells)
     table.add_section()
     total = ["all kernels", "", "", f"{made.bits:,}", f"{made.float_bits:,}", f"{made.ratio:.1f}x"]
-    table.add_row(*total, _number(made.macs), "", *([""] if made.file else []))
+    table.add_row(*total, number(made.macs), "", *([""] if made.file else []))
     return table
 
 
@@ -55,11 +55,11 @@ def _in_file(row):
     return f"{row.file_bytes:,} B {'+'.join(row.encodings)}{size}"
 
 
-def _shape(shape):
+def shape_text(shape):
     if shape and isinstance(shape[0], tuple):
-        return " ".join(map(_shape, shape))
+        return " ".join(map(shape_text, shape))
     return "x".join(map(str, shape))
 
 
-def _number(value):
+def number(value):
     return "unknown" if value is None else f"{value:,}"

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from .constants import constants_of
 from .costs import macs, matrices
 from .flatbuffer import load
 from .layers.base import CompressedLayer, to_numpy
+from .report_html import page
 from .report_text import text
 from .walk import walk
 
@@ -68,7 +70,8 @@ class FileFacts:
 
 @dataclasses.dataclass(frozen=True)
 class ModelReport:
-    """The result of `report`: `print(report)` shows tables, `to_json()` gives the data.
+    """The result of `report`: `print(report)` shows tables, `to_json()` gives the data, and
+    `to_html(path)` writes a page.
 
     Attributes:
         name: of the model.
@@ -104,6 +107,15 @@ class ModelReport:
         for row, source in zip(data["rows"], self.rows, strict=True):
             row["ratio"] = source.ratio
         return json.dumps(data, indent=indent)
+
+    def to_html(self, path, points=None) -> None:
+        """Writes one self-contained page: sizes by layer before and after, and a table.
+
+        Args:
+            path: of the page.
+            points: dict `{name: (bytes, accuracy)}` of models, for a picture of these; or None.
+        """
+        Path(path).write_text(page(self, points), encoding="utf-8")
 
     def print(self, print_fn=print) -> None:
         """Shows the tables, as one string handed to `print_fn`."""

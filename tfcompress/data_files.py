@@ -1,0 +1,104 @@
+"""Data named on the command line: an .npz file, a folder of images, or a function of a module."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def load_data(source, model=None):
+    """The data that a text names, in a form that `fit` takes.
+
+    Args:
+        source: one of
+
+            - `"data.npz"`: the arrays `x` and, if there are labels, `y`.
+            - `"images/"`: a folder with a folder of images (.jpg, .png, .bmp or .gif) for each
+              class; labels are the places of the class names in alphabetical order. Pixels are
+              floats from 0 to 255 at the model's input size: scaling is the model's.
+            - `"module:function"`: what the function, called without arguments, returns. The module
+              may be a file of the current folder.
+        model: the Keras model that the data is for; it tells a folder's image size.
+
+    Returns:
+        `(x, y)` or `(x,)` for an .npz file, a batched dataset for a folder, anything for a
+        function.
+
+    Raises:
+        ValueError: the text names none of these, or what it names is not as told above.
+
+    Example:
+
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/data.npz"
+    >>> np.savez(path, x=np.zeros((5, 3)), y=np.arange(5))
+    >>> [array.shape for array in load_data(path)]
+    [(5, 3), (5,)]
+    """
+    path = Path(source)
+    if path.suffix == ".npz":
+        return _arrays(path)
+    if path.is_dir():
+        return _images(path, model)
+    module, colon, function = str(source).partition(":")
+    if colon and all(name.isidentifier() for name in (*module.split("."), function)):
+        return _call(module, function)
+    raise ValueError(
+        "Expected data as an .npz file, an existing folder of images, or `module:function`. "
+        f"Received: {source}"
+    )
+
+
+def _arrays(path):
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zip and NumPy raise their own
+        raise ValueError(f"NumPy cannot load {path}: {error}") from error
+    if set(arrays) not in ({"x"}, {"x", "y"}):
+        raise ValueError(f"{path} must hold the arrays `x` and `y`. Received: {sorted(arrays)}")
+    if "y" in arrays and len(arrays["x"]) != len(arrays["y"]):
+        raise ValueError(
+            f"`x` and `y` of {path} must have the same length. "
+            f"Received: {len(arrays['x'])} and {len(arrays['y'])}"
+        )
+    return tuple(arrays[name] for name in ("x", "y") if name in arrays)
+
+
+def _images(folder, model):
+    import keras
+
+    shape = getattr(model, "input_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
+        raise ValueError(
+            "A folder of images is for a model with one input (height, width, channels) of known "
+            f"size. Received: a model with input shape {shape}"
+        )
+    colors = {1: "grayscale", 3: "rgb", 4: "rgba"}
+    if shape[-1] not in colors:
+        raise ValueError(f"Images have 1, 3 or 4 channels. Received: input shape {shape}")
+    return keras.utils.image_dataset_from_directory(
+        folder,
+        image_size=shape[1:3],
+        color_mode=colors[shape[-1]],
+        batch_size=32,
+        shuffle=True,
+        seed=0,
+        verbose=False,
+    )
+
+
+def _call(module, function):
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        found = importlib.import_module(module)
+    finally:
+        sys.path.remove(here)
+    if not callable(getattr(found, function, None)):
+        raise ValueError(f"Module '{module}' has no function '{function}'.")
+    return getattr(found, function)()
