@@ -130,7 +130,7 @@ class CompressedLayer(keras.layers.Layer):
         """The same function as built Keras layers in a chain; the last one keeps the name."""
         state = {"name": self.name, "dtype": self.dtype_policy, "trainable": self.trainable}
         new = self.ordinary(**self.ordinary_arguments(), **state)
-        new.build(self.get_build_config()["input_shape"])
+        new.build((self.get_build_config() or {}).get("input_shape"))
         kernel_of(new).assign(self.kernel)
         if self.bias is not None:
             new.bias.assign(self.bias)
