@@ -19,6 +19,7 @@ from .channel_pruning import prune_channels as prune_channels
 from .codecs import unpack as unpack
 from .distill import Distiller as Distiller
 from .hints import Hint as Hint
+from .planner import plan as plan
 from .pruning import prune as prune
 from .reports import report as report
 from .rewrite import swap as swap

@@ -42,7 +42,7 @@ def macs(model) -> dict[str, int | None]:
     >>> macs(keras.Sequential(layers))  # 6 * 6 positions, 3 * 3 * 3 * 16 weights
     {'conv': 15552}
     """
-    uses = _uses(model) if is_graph(model) else {}
+    uses = uses_of(model) if is_graph(model) else {}
     found = {}
     for path, (layer, _) in walk(model).items():
         shapes = uses.get(id(layer)) or [(layer.get_build_config() or {}).get("input_shape")]
@@ -90,7 +90,7 @@ def _einsum_outputs(layer):
     return math.prod(size for letter, size in sizes if letter not in inputs)
 
 
-def _uses(model) -> dict[int, list]:
+def uses_of(model) -> dict[int, list]:
     """The input shapes of all uses of each layer, by the id of the layer."""
     shapes = {}
 

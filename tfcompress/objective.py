@@ -70,7 +70,10 @@ class Objective:
 
     def loss(self, x, y, weights):
         """The loss summed over the examples of a batch."""
-        parts = self.parts(x, y, weights)
+        return self.total(self.parts(x, y, weights))
+
+    def total(self, parts):
+        """The loss of `parts`, summed over the examples of a batch."""
         return tf.add_n([tf.reduce_sum(w * term.values(y, z)) for term, y, z, w in parts])
 
     def projected(self, x, y, weights, draw):
@@ -118,7 +121,10 @@ class Objective:
 
     def parts(self, x, y, weights):
         """`(term, labels (N, ...), z (N, C), weight (N,))` of each output that has a loss."""
-        outputs = keras.tree.flatten(self.model(x, training=False))
+        return self.parts_of(keras.tree.flatten(self.model(x, training=False)), y, weights)
+
+    def parts_of(self, outputs, y, weights):
+        """The same, from a list of the model's outputs."""
         spread = zip(self.terms, outputs, self._spread(y), self._spread(weights), strict=True)
         for term, z, labels, w in spread:
             if term is None:

@@ -303,10 +303,13 @@ class Composed(Maker):
     others: tuple[Maker, ...]
 
     def __call__(self, layer, metric=None, kernel=None):
-        made = super().__call__(layer, metric, kernel)
-        if not made.built:
+        return self.unfolded(super().__call__(layer, metric, kernel))
+
+    def unfolded(self, layer) -> list[keras.layers.Layer]:
+        """The second step, for the layer of the first."""
+        if not layer.built:
             raise ValueError(f"Layer '{layer.name}' is not built, so it cannot be unfolded.")
-        return [self._again(part) for part in made.to_ordinary()]
+        return [self._again(part) for part in layer.to_ordinary()]
 
     def _again(self, part):
         takes = (maker for maker in self.others if maker.layer_class.ordinary is type(part))

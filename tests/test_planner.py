@@ -1,0 +1,155 @@
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+import tfcompress as tfc
+from tfcompress import judge, planner
+from tfcompress.suffix import Suffix
+
+L = keras.layers
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(150, 8, 8, 3)).astype("float32")
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def net():
+    keras.utils.set_random_seed(0)
+    block = keras.Sequential(
+        [keras.Input((6, 6, 8)), L.Conv2D(8, 3, padding="same", name="inner")], name="block"
+    )
+    image = keras.Input((8, 8, 3), name="image")
+    h = L.BatchNormalization(name="norm")(L.Conv2D(8, 3, name="conv")(image))
+    h = L.ReLU()(h)
+    h = L.Add()([h, block(h)])
+    h = L.Dense(16, activation="relu", name="fc")(L.Flatten()(h))
+    return keras.Model(image, 4 * L.Dense(4, name="out")(h))
+
+
+Y = net()(X).numpy().argmax(-1)  # so that any change hurts
+
+
+@pytest.fixture(scope="module")
+def made():
+    model = net()
+    model.compile("sgd", LOSS)
+    return model, tfc.plan(model, (X, Y), 0.12)
+
+
+def test_the_budget_holds_and_the_rules_give_the_same_bits(made):
+    model, plan = made
+    assert plan.cost <= plan.budget == int(0.12 * plan.float_cost)
+    assert plan.float_cost == sum(row.float_bits for row in tfc.report(model).rows)
+    new = tfc.swap(model, plan.rules)
+    assert tfc.report(new).bits == plan.cost == tfc.report(plan.model).bits
+    assert list(plan.chosen) == ["conv", "block/inner", "fc", "out"]
+    assert new(X[:2]).shape == (2, 4)
+
+
+def test_a_larger_budget_hurts_less(made):
+    model, plan = made
+    wide = tfc.plan(model, (X, Y), 0.5)
+    assert wide.predicted <= plan.predicted
+    assert wide.cost > plan.cost
+
+
+def test_it_prints_and_draws(made, tmp_path):
+    _, plan = made
+    assert "block/inner" in str(plan) and f"{plan.cost:,} bits" in str(plan)
+    plan.plot(tmp_path / "plan.png")
+    assert (tmp_path / "plan.png").stat().st_size > 5000
+
+
+def test_single_losses_are_those_of_the_network_with_one_layer_changed():
+    model = net()
+    maker = tfc.layers.TernaryDense.using()
+    plan = tfc.plan(model, (X, Y), 0.9, loss=LOSS, candidates={"ternary": maker})
+    fit, held = judge.split((X, Y))
+    judged = judge.Judge(model, *held, LOSS)
+    moments = tfc.curvature.kronecker(keras.Model(model.inputs, model.outputs), fit, block=1024)
+    fc = maker(model.get_layer("fc"), moments["fc"])
+    new = tfc.swap(model, {"fc": lambda layer: fc})
+    found = next(one for one in plan.options["fc"] if one.name == "ternary")
+    assert found.measured == pytest.approx(max(judged(new) - judged.base, 0), abs=1e-5)
+    assert found.cost == fc.bits
+
+
+def test_macs_as_target():
+    model = net()
+    plan = tfc.plan(model, X, 0.6, target="macs")
+    assert sum(tfc.costs.macs(plan.model).values()) == plan.cost <= plan.budget
+    assert plan.float_cost == sum(tfc.costs.macs(model).values())
+
+
+def test_file_bytes_as_target():
+    model = net()
+    makers = [tfc.layers.QuantizedDense.using(bits=4), tfc.layers.QuantizedConv2D.using(bits=8)]
+    plan = tfc.plan(model, X, 0.4, target="tflite", candidates={"low bits": makers})
+    saved = len(tfc.to_tflite(model, check=X[:4])) - len(tfc.to_tflite(plan.model, check=X[:4]))
+    assert saved == pytest.approx(plan.float_cost - plan.cost, rel=0.1)
+
+
+def test_two_steps_are_candidates_and_are_put_back_whole():
+    model = net()
+    maker = tfc.layers.LowRankConv2D.using(rank=2).then(tfc.layers.QuantizedConv2D.using(bits=8))
+    plan = tfc.plan(model, (X, Y), 0.95, loss=LOSS, candidates={"both": maker})
+    chosen = {path: plan.options[path][0] for path in ("conv", "block/inner")}
+    assert chosen["conv"].parts == ("conv_in", "conv")
+    new = tfc.swap(model, {path: one.maker for path, one in chosen.items()})
+    plan = dataclasses.replace(plan, chosen=chosen, model=new)
+    judged = judge.Judge(model, *judge.split((X, Y))[1], LOSS)
+    assert set(planner._scales(model, plan, judged)) == set(chosen)
+    chain = [new.get_layer(name) for name in ("conv_in", "conv")]
+    with planner._put_back(chain, model.get_layer("conv")):
+        found = keras.Model(new.inputs, new.get_layer("norm").input)(X[:3])
+    np.testing.assert_allclose(found, model.get_layer("conv")(X[:3]), rtol=1e-4, atol=1e-5)
+
+
+def test_without_labels_the_change_of_the_outputs_counts():
+    model = net()
+    judged = judge.Judge(model, X, None, None, None)
+    assert judged.base == 0
+    outputs = model(X).numpy()
+    twice = tfc.rewrite.copy(model)
+    out = twice.get_layer("out")
+    out.set_weights([2 * w for w in out.get_weights()])
+    assert judged(twice) == pytest.approx(np.mean(outputs**2) / np.var(outputs), rel=1e-4)
+
+
+def test_suffix_gives_the_outputs_from_wherever_it_is():
+    model = net()
+    suffix = Suffix(model, [X[:5], X[5:9]])
+    for name in ("conv", "inner", "fc", "out"):
+        layer = (
+            model.get_layer("block").get_layer(name) if name == "inner" else model.get_layer(name)
+        )
+        suffix.advance(layer)
+        found = np.concatenate([batch[0] for batch in suffix.outputs()])
+        np.testing.assert_allclose(found, model(X[:9]), atol=1e-5)
+    assert len(suffix.held[0]) == 1  # what is behind is dropped
+
+
+def test_split_takes_held_out_examples_from_all_over():
+    x = np.arange(100.0)[:, None]
+    fit, (held, labels, weights) = judge.split((x, x[:, 0]))
+    assert len(held) == 20 and len(fit) == 80 and weights is None
+    assert held[0] == 0 and held[-1] == 99 and not set(held[:, 0]) & set(fit[:, 0])
+    np.testing.assert_array_equal(held[:, 0], labels)
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ({"budget": 0}, ValueError, "budget"),
+        ({"budget": "10%"}, TypeError, "number"),
+        ({"budget": 1e-4}, ValueError, "cheapest"),
+        ({"target": "bytes"}, ValueError, "target"),
+        ({"candidates": {"a": tfc.layers.BinaryConv1D.using()}}, ValueError, "No candidate"),
+        ({"data": X[:3]}, ValueError, "at least 5"),
+    ],
+)
+def test_bad_input(arguments, error, message):
+    arguments = {"data": X, "budget": 0.5, **arguments}
+    with pytest.raises(error, match=message):
+        tfc.plan(net(), **arguments)

@@ -1,0 +1,87 @@
+"""The forms that a layer may take, fitted, and what each of them takes."""
+
+import keras
+import numpy as np
+
+from . import layers as forms
+from .costs import layer_macs
+from .knapsack import frontier
+from .layers.base import Composed, Maker, kernel_bits, kernel_of, to_numpy
+
+EMPTY_FILE = 1200  # bytes of a file with one small operation
+
+
+def default_candidates(target) -> dict[str, list[Maker]]:
+    """The forms that `plan` tries, by name; of each list a layer gets the first that takes it."""
+    by_kind = (forms.LowRankDense, forms.LowRankConv1D, forms.LowRankConv2D)
+    if target == "macs":
+        found = {}
+        for share in (0.5, 0.25, 0.125):
+            found[f"rank, {share:.3g}"] = [cls.using(macs=share) for cls in by_kind]
+            found[f"k x 1, 1 x k, {share:.3g}"] = [forms.SpatialConv2D.using(macs=share)]
+            found[f"Tucker, {share:.3g}"] = [forms.TuckerConv2D.using(macs=share)]
+        return found
+    binary = (forms.BinaryDense, forms.BinaryConv1D, forms.BinaryConv2D)
+    ternary = (forms.TernaryDense, forms.TernaryConv1D, forms.TernaryConv2D)
+    found = {
+        "binary": [cls.using() for cls in binary],
+        "ternary": [cls.using() for cls in ternary],
+    }
+    for bits in (3, 4, 8):
+        found[f"{bits} bits"] = list(forms.rounding(bits).values())
+    eight = forms.QuantizedDense, forms.QuantizedConv1D, forms.QuantizedConv2D
+    for share in (0.25, 0.125):
+        found[f"rank {share:.3g}, 8 bits"] = [
+            low.using(rank=share).then(*(cls.using(bits=8) for cls in eight)) for low in by_kind
+        ]
+    return found
+
+
+def fitted(layer, metric, candidates, count):
+    """`(name, maker, cost, predicted, chain)` of the forms that none beats, by rising cost."""
+    w = np.asarray(to_numpy(kernel_of(layer)), "float64")
+    made = []
+    for name, makers in candidates.items():
+        for maker in makers if isinstance(makers, (list, tuple)) else [makers]:
+            try:
+                two_steps = isinstance(maker, Composed)
+                one = Maker(maker.layer_class, maker.options) if two_steps else maker
+                first = one(layer, metric)
+                chain = maker.unfolded(first) if two_steps else [first]
+            except ValueError:
+                continue
+            predicted = metric.quadratic(w - to_numpy(first.kernel))
+            made.append((name, maker, count(chain), predicted, chain))
+            break
+    ordinary = count([layer])
+    made = [one for one in made if one[2] < ordinary]
+    kept = frontier([one[2] for one in made], [one[3] for one in made])
+    return [made[i] for i in kept]
+
+
+def counter(target, layer, shapes):
+    """What a chain of layers in the place of a layer takes."""
+    if target == "bits":
+        return lambda chain: sum(map(kernel_bits, chain))
+    if target == "macs":
+        return lambda chain: sum(_macs(chain, shape) for shape in shapes)
+    return lambda chain: _file_bytes(chain, shapes[0])
+
+
+def _macs(chain, shape):
+    total = 0
+    for part in chain:
+        total += layer_macs(part, shape)
+        shape = part.compute_output_shape(shape)
+    return total
+
+
+def _file_bytes(chain, shape):
+    """What a chain takes in a file of its own, less what any file takes."""
+    from .export import to_tflite
+
+    layers = [type(part).from_config(part.get_config()) for part in chain]
+    model = keras.Sequential([keras.Input(shape[1:]), *layers])
+    for new, part in zip(layers, chain, strict=True):
+        new.set_weights(part.get_weights())
+    return max(len(to_tflite(model)) - EMPTY_FILE, 0)

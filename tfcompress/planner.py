@@ -1,0 +1,309 @@
+"""One budget for a whole network: which layer takes which form."""
+
+import io
+import math
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from . import layers as forms
+from .calibrate import recalibrate_batch_norm
+from .candidates import counter, default_candidates, fitted
+from .costs import macs, matrices, uses_of
+from .follow import follow
+from .judge import Judge, split
+from .knapsack import choose
+from .moments import Moments, can_measure, intercepted, replaced
+from .rewrite import check_graph, match, swap
+from .suffix import Suffix
+from .walk import walk
+
+BLOCK = 1024  # fan-in above which the metric that ranks candidates is cut into blocks
+ORDINARY = "float32"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One form that a layer can take.
+
+    Attributes:
+        name: of the candidate.
+        maker: what makes it; None leaves the layer as it is.
+        cost: in bits, bytes or MACs, as the target says.
+        predicted: `1/2 tr e^T A e` of the kernel's change e; of two steps, that of the first.
+        measured: rise of the loss on held-out data with this layer alone in this form.
+        parts: the names of the layers that take its place.
+    """
+
+    name: str
+    maker: object
+    cost: int
+    predicted: float = 0.0
+    measured: float = 0.0
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The form of each layer. `print` it; `rules` go to `tfcompress.swap`.
+
+    Attributes:
+        target, budget, cost: what is counted, how much was allowed, and how much the plan takes.
+        float_cost: what the network as it is takes.
+        options: `{layer path: list of Option}`, those that were measured, by rising cost.
+        chosen: `{layer path: the Option taken}`.
+        loss: of the network as it is, on held-out data.
+        predicted: the rise of the loss as the sum over layers.
+        measured: that of the whole network, swapped on the data and recalibrated.
+        model: this network.
+    """
+
+    target: str
+    budget: int
+    cost: int
+    float_cost: int
+    options: dict[str, list[Option]]
+    chosen: dict[str, Option]
+    loss: float
+    predicted: float
+    measured: float
+    model: keras.Model
+
+    @property
+    def rules(self) -> dict:
+        """The rules for `tfcompress.swap`, by layer path."""
+        return {path: one.maker for path, one in self.chosen.items() if one.maker is not None}
+
+    def __str__(self):
+        from rich.console import Console
+        from rich.table import Table
+
+        share = self.cost / self.float_cost
+        title = f"{self.cost:,} {self.target} of {self.float_cost:,} ({share:.1%})"
+        table = Table(title=title, box=None, pad_edge=False)
+        for name in ("layer", "form", self.target, "loss, this layer alone"):
+            table.add_column(name, justify="left" if name in ("layer", "form") else "right")
+        for path, one in self.chosen.items():
+            table.add_row(path, one.name, f"{one.cost:,}", f"{one.measured:+.4f}")
+        console = Console(file=io.StringIO(), width=110)
+        console.print(table, highlight=False)
+        return (
+            console.file.getvalue().rstrip()
+            + f"\nloss {self.loss:.4f}: {self.predicted:+.4f} predicted, {self.measured:+.4f} "
+            "measured (swapped on the data, recalibrated)"
+        )
+
+    def plot(self, path):
+        """Draws what each budget would cost in loss, as the sum over layers predicts it.
+
+        Args:
+            path: of the `.png` file.
+
+        Returns:
+            The matplotlib figure.
+        """
+        from matplotlib.figure import Figure
+
+        costs, harms = _tables(self.options)
+        fixed = self.float_cost - sum(max(row) for row in costs)
+        low, high = sum(map(min, costs)), sum(map(max, costs))
+        points = []
+        for budget in np.geomspace(max(low, 1), high, 60).astype(int):
+            picked = choose(costs, harms, max(int(budget), low))
+            total = sum(row[i] for row, i in zip(costs, picked, strict=True))
+            points.append((total + fixed, sum(h[i] for h, i in zip(harms, picked, strict=True))))
+        shares, harms = np.array(points).T
+        lowest = max(1e-3 * harms.max(), 1e-6)
+        figure = Figure(figsize=(7, 5), dpi=150, layout="constrained")
+        axes = figure.subplots()
+        shares = 100 * shares / self.float_cost
+        axes.step(shares, np.maximum(harms, lowest), where="post", label="predicted")
+        here = 100 * self.cost / self.float_cost, max(self.measured, lowest)
+        axes.plot(*here, "o", label="this plan, measured")
+        axes.set(xscale="log", yscale="log", ylabel=f"increase of the loss (at least {lowest:.0e})")
+        axes.set_xlabel(f"{self.target}, % of float32")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(axis="x", which="minor", labelsize=7)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.savefig(path)
+        return figure
+
+
+def plan(model, data, budget, target="bits", loss=None, candidates=None) -> Plan:
+    """Chooses a form for each layer so that the whole fits a budget and the loss suffers least.
+
+    1. Each candidate of each layer is fitted in the metric of the layer's inputs; those that
+       another one beats in both size and `1/2 tr e^T A e` are dropped.
+    2. The others are put into the network one by one, and the loss is measured on examples that no
+       kernel was fitted on (a fifth of the data, at most 256 of them).
+    3. The multiple-choice knapsack takes the forms with the least sum of losses.
+    4. The whole network is swapped, recalibrated and measured, then again with each layer put back.
+       If these losses call for another split, that one is tried too, and the better is kept.
+
+    Args:
+        model: a built Sequential or Functional model; it stays as it is.
+        data: inputs `x`, or `(x, y)`, in any form that `fit` takes; some 1,000 examples are enough,
+            and they are held in memory.
+        budget: a share of what the float32 network takes, in (0, 1]; or above 1, bytes of stored
+            kernels, bytes of the file's kernels, or MACs, as `target` says.
+        target: `"bits"`, stored bits of all kernels; `"tflite"`, what they take in the file of
+            `to_tflite` (each candidate is exported, which takes its time); or `"macs"`.
+        loss: as in `compile`. None takes the compiled one, if there are labels; else the loss is
+            the mean squared change of the outputs over their variance.
+        candidates: `{name: maker}`, or a list of makers, of which a layer gets the first that can
+            take it. None:
+            binary, ternary, 3, 4 and 8 bits, and low rank with 8 bits; for `"macs"`, low rank,
+            k x 1 / 1 x k and Tucker forms at 1/2, 1/4 and 1/8 of the MACs.
+
+    Returns:
+        A `Plan`.
+
+    Raises:
+        ValueError: bad arguments; no candidate takes any layer; even the smallest forms exceed the
+            budget (the message tells what they need).
+
+    Example:
+
+    >>> import keras, tfcompress as tfc
+    >>> keras.utils.set_random_seed(0)
+    >>> hidden = keras.layers.Dense(64, "relu", name="fc")
+    >>> model = keras.Sequential([keras.Input((32,)), hidden, keras.layers.Dense(2, name="out")])
+    >>> x = np.random.default_rng(0).normal(size=(200, 32))
+    >>> made = tfc.plan(model, x, budget=0.15)
+    >>> made.cost <= 0.15 * made.float_cost
+    True
+    """
+    check_graph(model)
+    _check(budget, target)
+    fit, held = split(data)
+    judge = Judge(model, *held, loss)
+    options = _options(model, fit, target, judge, candidates or default_candidates(target))
+    if not any(len(row) > 1 for row in options.values()):
+        raise ValueError("No candidate takes any layer, or none would be smaller.")
+    fixed = _fixed(model, target, options)
+    whole = fixed + sum(row[-1].cost for row in options.values())
+    allowed = int(budget * whole) if budget <= 1 else int(budget * (8 if target == "bits" else 1))
+    scales, plans = dict.fromkeys(options, 1.0), []
+    for _ in range(2):
+        picked = choose(*_tables(options, scales), allowed - fixed)
+        chosen = {path: row[i] for (path, row), i in zip(options.items(), picked, strict=True)}
+        if plans and chosen == plans[0].chosen:
+            break
+        plans.append(_tried(model, target, allowed, whole, fixed, options, chosen, fit, judge))
+        if len(plans) == 1:
+            scales = _scales(model, plans[0], judge)
+    return min(plans, key=lambda one: one.measured)
+
+
+def _tried(model, target, allowed, whole, fixed, options, chosen, fit, judge):
+    """The plan with the network that comes of it, measured."""
+    rules = {path: one.maker for path, one in chosen.items() if one.maker is not None}
+    new = swap(model, rules, data=fit)
+    recalibrate_batch_norm(new, fit)
+    return Plan(
+        target=target,
+        budget=allowed,
+        cost=fixed + sum(one.cost for one in chosen.values()),
+        float_cost=whole,
+        options=options,
+        chosen=chosen,
+        loss=judge.base,
+        predicted=sum(one.measured for one in chosen.values()),
+        measured=judge(new) - judge.base,
+        model=new,
+    )
+
+
+def _options(model, fit, target, judge, candidates):
+    """`{path: options by rising cost}`, fitted and measured in one walk over the network."""
+    targets, _ = match(model, {_has_kernel: lambda layer: layer})
+    shapes, suffix, found = uses_of(model), Suffix(model, judge.inputs), {}
+
+    def change(layer, pairs):
+        path = targets[id(layer)][0]
+        moments = Moments(layer, BLOCK)
+        for before, _ in pairs:
+            moments.add(before)
+        count = counter(target, layer, shapes.get(id(layer), []))
+        made = fitted(layer, moments.metric(), candidates, count)
+        suffix.advance(layer)
+        found[path] = [
+            Option(name, maker, cost, predicted, suffix_loss(layer, chain), _names(chain))
+            for name, maker, cost, predicted, chain in made
+        ]
+        found[path].append(Option(ORDINARY, None, count([layer])))
+
+    def suffix_loss(layer, chain):
+        return max(judge.of(suffix.outputs(replaced([(layer, chain)]))) - judge.base, 0.0)
+
+    layers = [layer for layer, _ in walk(model).values() if id(layer) in targets]
+    follow(model, fit, layers, change, "Trying forms")
+    return found
+
+
+def _has_kernel(layer):
+    return layer.built and can_measure(layer) and not isinstance(layer, forms.CompressedLayer)
+
+
+def _names(chain):
+    return tuple(part.name for part in chain)
+
+
+def _fixed(model, target, options):
+    """What the kernels take that no form is chosen for."""
+    others = {path: layer for path, (layer, _) in walk(model).items() if path not in options}
+    if target == "macs":
+        return sum(count or 0 for path, count in macs(model).items() if path in others)
+    sizes = sum(math.prod(v.shape) for layer in others.values() for v in matrices(layer))
+    return sizes * (32 if target == "bits" else 4)
+
+
+def _tables(options, scales=None):
+    costs = [[one.cost for one in row] for row in options.values()]
+    harms = [
+        [one.measured * (scales or {}).get(path, 1.0) for one in row]
+        for path, row in options.items()
+    ]
+    return costs, harms
+
+
+def _scales(model, made, judge):
+    """How much more, or less, each layer's form costs in the midst of the others than alone."""
+    suffix, before, now = Suffix(made.model, judge.inputs), walk(model), walk(made.model)
+    loss, scales = judge.base + made.measured, {}
+    chains = {}
+    for path, one in made.chosen.items():
+        if one.maker is not None:
+            folder = path.rpartition("/")[0]
+            chains[path] = [now[f"{folder}/{name}".lstrip("/")][0] for name in one.parts]
+    for path in sorted(chains, key=lambda path: suffix.place(chains[path][0])):
+        suffix.advance(chains[path][0])
+        back = suffix.outputs(_put_back(chains[path], before[path][0]))
+        gain, alone = loss - judge.of(back), made.chosen[path].measured
+        scales[path] = float(np.clip(gain / alone, 0.25, 4.0)) if alone > 0 else 1.0
+    return scales
+
+
+def _put_back(chain, layer):
+    """While open, the layer runs on what the first of the chain gets, in the place of the last."""
+    arrived = []
+
+    def around(part, call, x, *args, **kwargs):
+        if part is chain[0]:
+            arrived.append(x)
+        outputs = call(x, *args, **kwargs)
+        return layer(arrived.pop(), training=False) if part is chain[-1] else outputs
+
+    return intercepted(dict.fromkeys([chain[0], chain[-1]]), around)
+
+
+def _check(budget, target):
+    if target not in ("bits", "tflite", "macs"):
+        raise ValueError(f"Expected target 'bits', 'tflite' or 'macs'. Received: target={target!r}")
+    if isinstance(budget, bool) or not isinstance(budget, (int, float, np.number)):
+        raise TypeError(f"Expected `budget` to be a number. Received: {budget!r}")
+    if not 0 < budget < math.inf:
+        raise ValueError(f"Expected `budget` > 0. Received: {budget!r}")
