@@ -31,13 +31,37 @@ FORMS = {
 }
 IMAGES, EPOCHS, CP_SHAPE = 2000, 7, (9, 512, 512)
 
+RESNET = """
+## A trained ResNet at 4x fewer MACs, no labels, no training
 
-def half_and_quarter(model):
-    """SVD at a share of the full rank."""
-    for share, name in ((0.5, "SVD, half rank"), (0.25, "SVD, quarter rank")):
-        full = {n: model.get_layer(n).kernel.shape for n in inner_layers(model)}
-        ranks = {n: max(1, int(share * min(np.prod(s[:-1]), s[-1]))) for n, s in full.items()}
-        yield name, {n: tfc.layers.LowRankConv2D.using(rank=rank) for n, rank in ranks.items()}
+{data}, float {base:.4f}, all convolutions but the first. {images} calibration images, {draws} draws
+of them (mean, and the lowest). "Plain": the nearest kernel in the sum of squares. "In the metric":
+`swap(data=images)`, layer by layer. BatchNorm recalibrated on the same images. SVD at half and
+quarter rank is in post-training-benchmark.md.
+
+| form | plain | in the metric | lowest | seconds |
+|---|---|---|---|---|
+"""
+CNN = """
+## A CNN of 24-48-64 channels, fine-tuned
+
+{data}, mean of the nets of seeds {seeds} (Adam, cosine from 2e-3, {epochs} epochs): {mean:.4f}
+(between {low:.4f} and {high:.4f}). The second and third convolution swapped in the metric of
+{images} images; then BatchNorm recalibrated; then 2 epochs of all images, Adam, cosine from 5e-4.
+Differences from the float net, in points: the mean, and the worst net.
+
+| form | MACs | swapped | recalibrated | fine-tuned |
+|---|---|---|---|---|
+"""
+COST = """
+## What a decomposition takes
+
+Random kernels. Seconds of processor time. Memory: the peak of the process, Keras and TensorFlow
+(0.5 GB) included. Sensitivity: see `factorize.sensitivity`.
+
+| | relative error | sensitivity | seconds | GB |
+|---|---|---|---|---|
+"""
 
 
 def four_times(model):
@@ -49,16 +73,9 @@ def resnet(nets, seeds):
     """The ResNet of nets.py, all convolutions but the first, without labels or training."""
     train, test, data = fashion_mnist()
     model = load_or_train("resnet", nets, train)
-    yield (
-        f"\n## A trained ResNet, no labels, no training\n\n{data}, float "
-        f"{accuracy(model, *test):.4f}, all convolutions but the first. {IMAGES} calibration "
-        f"images, {len(seeds)} draws of them "
-        '(mean, and the lowest). "Plain": nearest kernel in the sum of squares. "In the metric":'
-        " `swap(data=images)`, layer by layer. BatchNorm recalibrated on the same images.\n\n"
-        "| form | plain | in the metric | lowest | seconds |\n|---|---|---|---|---|\n"
-    )
+    yield RESNET.format(data=data, base=accuracy(model, *test), images=IMAGES, draws=len(seeds))
     draws = [np.random.default_rng(s).choice(len(train[0]), IMAGES, False) for s in seeds]
-    for name, rules in [*half_and_quarter(model), *four_times(model)]:
+    for name, rules in four_times(model):
         found = {False: [], True: []}
         for images in (train[0][draw] for draw in draws):
             for measured in (False, True):
@@ -101,13 +118,14 @@ def cnn(nets, seeds):
         keras.utils.set_random_seed(seed)
         models.append(fit(small_cnn(), train, 2e-3, EPOCHS, seed))
     floats = np.array([accuracy(model, *test) for model in models])
-    yield (
-        f"\n## A CNN of 24-48-64 channels, fine-tuned\n\n{data}, mean of {len(seeds)} nets (seeds "
-        f"{list(seeds)}, Adam, cosine from 2e-3, {EPOCHS} epochs): {floats.mean():.4f} (between "
-        f"{floats.min():.4f} and {floats.max():.4f}). Its second and third convolution swapped in "
-        f"the metric of {IMAGES} images; then BatchNorm recalibrated; then 2 epochs of all images, "
-        "Adam, cosine from 5e-4. Differences from the float net, in points: the mean, and the worst"
-        " net.\n\n| form | MACs | swapped | recalibrated | fine-tuned |\n|---|---|---|---|---|\n"
+    yield CNN.format(
+        data=data,
+        seeds=list(seeds),
+        epochs=EPOCHS,
+        images=IMAGES,
+        mean=floats.mean(),
+        low=floats.min(),
+        high=floats.max(),
     )
     for name, form in reversed(FORMS.items()):
         for cut in (4, 8):
@@ -127,38 +145,34 @@ def cnn(nets, seeds):
 def one_cost(what):
     """Runs one decomposition in this process and prints its row."""
     random = np.random.default_rng(0)
-    expression, start = "sr,ir,or->sio", time.perf_counter()
+    expression, start = "sr,ir,or->sio", time.process_time()
     if what == "svd":
         w = random.standard_normal((25088, 4096), dtype="float32")
-        start = time.perf_counter()
+        start = time.process_time()
         u, v = svd(w, 256)
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         error = np.sqrt(1 - np.vdot(u.T @ u, v @ v.T) / np.vdot(w, w))
         print(f"| SVD of 25088 x 4096, rank 256 | {error:.4f} | | {seconds:.0f} | {memory:.2f} |")
         return
     w = random.standard_normal(CP_SHAPE, dtype="float32")
     if what == "best":
-        runs = [cp(w, 256, seed=seed, starts=1, sweeps=1000) for seed in range(1, 6)]
+        runs = [cp(w, 256, seed=seed, starts=1, sweeps=600) for seed in range(1, 6)]
         factors = min(runs, key=lambda run: relative_error(w, run, expression))
-        name = "the best of five runs of 1,000 sweeps"
+        name = "the best of five runs of 600 sweeps"
     else:
         factors = cp(w, 256)
         name = "CP of 3x3x512x512, rank 256"
         if what == "corrected":
             factors, name = correct(w, factors), "the same, corrected"
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     error, spread = relative_error(w, factors, expression), sensitivity(factors, expression)
     print(f"| {name} | {error:.4f} | {spread:.3g} | {seconds:.0f} | {memory:.2f} |")
 
 
 def cost(nets, seeds):
-    yield (
-        "\n## What a decomposition takes\n\nRandom kernels. Memory: the peak of the process, Keras "
-        "and TensorFlow (0.5 GB) included.\n\n| | relative error | sensitivity | seconds | GB |\n"
-        "|---|---|---|---|---|\n"
-    )
+    yield COST
     for what in ("svd", "cp", "corrected", "best"):
         command = [sys.executable, __file__, "--cost", what]
         yield subprocess.run(command, check=True, capture_output=True, text=True).stdout
