@@ -30,6 +30,21 @@ Measured on x86-64 (Zen 4, AVX512-VNNI), one thread, batch 1, as ratios to the s
 | depthwise 3x3 64, 28x28  | 0.23 | | |
 | depthwise 5x5 256, 14x14 | 0.5  | | |
 
+Forms of part of the weights, or that the runtime unpacks (docs/export-structured-benchmark.md):
+
+| FULLY_CONNECTED [n, n]             | 256  | 512  | 1024 | 2048 |
+|---|---|---|---|---|
+| 1-bit codes                        | 0.8 | 1.1 | 1.5 | 2.5 |
+| 3-bit codes                        | 0.9 | 1.2 | 1.5 | 2.3 |
+| hashed 1/64, int8 bank             | 0.7 | 0.91 | 0.90 | 1.3 |
+| 1x16 int8 blocks, 10% nonzero      | 2.2 | 4.9 | 9.8 | 19 |
+| 1x16 int8 blocks, 30% nonzero      | 1.7 | 2.9 | 4.3 | 6.5 |
+| 1x4 float32 blocks, 10% nonzero    | 0.6 | 0.8 | 1.2 | 2.1 |
+| any 10%, int8, DENSIFY             |      | 1.2 | 1.5 | 2.5 |
+| any 10%, float32, DENSIFY          | 1.0 | 1.0 | 1.0 | 1.0 |
+
+So codes and hashes are for `"small"` alone: INT2 and INT8 are faster at every size.
+
 INT8 or FLOAT16 that is unpacked when the file is loaded runs at 1.0 everywhere. 4-bit digits are
 wrong without the delegate (the builtin INT4 kernel quantizes in its own way).
 """
@@ -45,7 +60,8 @@ from .kernel import Kernel
 LEAST = 256  # entries; below 1024 the forms are within 0.05 microseconds of float32
 ROW_BYTES = 12  # a float32 scale and an int64 zero point
 IM2COL_CHANNELS = 32
-BLOCK_SHARE = {8: 0.5, 32: 0.15}  # of the entries, up to which products of blocks are faster
+BLOCK_SHARE = {8: 0.5, 32: 0.12}  # of the entries, up to which products of blocks are faster
+LEAST_BLOCKS = {8: LEAST, 32: 2**20}
 
 
 def choose(graph: Graph, operator, kernel: Kernel, activations, store, int2):
@@ -81,7 +97,7 @@ def _floats(graph, operator, kernel, store):
     if kernel.code != "DEPTHWISE_CONV_2D":
         choices.append((sparse.densified, 32))
     if _flat_product(graph, operator, kernel) and (
-        store == "small" or _block_share(kernel, 32) <= BLOCK_SHARE[32]
+        store == "small" or _blocks_are_fast(kernel, 32)
     ):
         choices.append((sparse.blocks, 32))
     return choices
@@ -92,7 +108,7 @@ def _products(graph, operator, kernel, bits, activations, store):
     if activations == "int8":
         choices = [(forms.hybrid, bits)]
         flat = _flat_product(graph, operator, kernel)
-        if flat and (small or _block_share(kernel, 8) <= BLOCK_SHARE[8]):
+        if flat and (small or _blocks_are_fast(kernel, 8)):
             choices.append((sparse.blocks, 8))
         return choices + ([(sparse.densified_hybrid, 8), *_unpacked(kernel)] if small else [])
     return _exact_products(graph, operator, kernel, bits, store)
@@ -141,8 +157,9 @@ def _flat_product(graph, operator, kernel) -> bool:
     return kernel.code == "FULLY_CONNECTED" and len(graph.shape(operator.inputs[0])) == 2
 
 
-def _block_share(kernel, bits) -> float:
-    return 8 * sparse.block_bytes(kernel, bits) / (bits * kernel.size)
+def _blocks_are_fast(kernel, bits) -> bool:
+    share = 8 * sparse.block_bytes(kernel, bits) / (bits * kernel.size)
+    return kernel.size >= LEAST_BLOCKS[bits] and share <= BLOCK_SHARE[bits]
 
 
 def _size(graph, operator, kernel, form, bits) -> float:

@@ -11,19 +11,22 @@ from keras import ops
 
 from ..layers.base import to_numpy
 
-# Measured (AMD Zen 4, one thread, batch 1; the whole kernel in float32 under XNNPACK is 1), by
-# benchmarks/export_structured.py --circulant:
+# Measured (AMD Zen 4, one thread, batch 1; the whole kernel in float32 under XNNPACK is 1), see
+# docs/export-structured-benchmark.md:
 #
-# | i, o, block     | products | RFFT2D |   | i, o, block      | products | RFFT2D |
+# | i, o, block     | products | RFFT2D |   | i, o, block     | products | RFFT2D |
 # |---|---|---|---|---|---|---|
-# | 128, 128, one   | 0.51 | 0.25 |         | 256, 256, 16     | 1.1 | 0.36 |
-# | 256, 256, one   | 1.1  | 0.44 |         | 512, 512, 64     | 2.1 | 0.85 |
-# | 512, 512, one   | 3.0  | 1.1  |         | 1024, 1024, 64   | 7.3 | 2.3  |
-# | 1024, 1024, one | 9.5  | 2.7  |         | 1024, 1024, 256  | 2.5 | 1.8  |
-# | 2048, 2048, one | 22   | 7.2  |         | 1024, 1024, 512  | 0.9 | 1.5  |
-# | 4096, 4096, one | 86   | 27   |         | 2048, 2048, 128  | 15  | 6.2  |
-# | 600, 300, one   | 2.2  | 0.67 |         | 2048, 2048, 512  | 3.9 | 4.8  |
+# | 128, 128, one   | 0.51 | 0.25 |         | 256, 256, 16    | 1.2  | 0.36 |
+# | 256, 256, one   | 1.1  | 0.45 |         | 256, 256, 64    | 0.65 | 0.31 |
+# | 512, 512, one   | 3.0  | 1.1  |         | 512, 512, 16    | 3.4  | 0.89 |
+# | 1024, 1024, one | 10   | 2.9  |         | 512, 512, 64    | 2.2  | 0.87 |
+# | 2048, 2048, one | 22   | 7.2  |         | 1024, 1024, 64  | 7.9  | 2.5  |
+# | 4096, 4096, one | 86   | 27   |         | 1024, 1024, 256 | 2.8  | 2.0  |
+# | 8192, 8192, one | 340  | 180  |         | 1024, 1024, 512 | 0.9  | 1.3  |
+# | 600, 300, one   | 2.3  | 0.68 |         | 2048, 2048, 128 | 23   | 6.2  |
+# | 2048, 512, one  | 3.6  | 1.2  |         | 2048, 2048, 512 | 3.9  | 4.8  |
 LEAST_WEIGHTS = 65_000  # of the whole kernel; below, the operators cost more than they save
+LEAST_OF_BLOCKS = 130_000
 WEIGHTS_PER_PLACE = 150  # of one circulant
 WEIGHTS_PER_MAC = 1.3  # of blocks
 RFFT_BLOCK, RFFT_SIZE = 512, 16384  # from here on RFFT2D is as fast as products, or nearly
@@ -45,7 +48,8 @@ class CirculantOperations(keras.layers.Layer):
 
     def __init__(self, layer, store, **kwargs):
         super().__init__(name=layer.name, dtype="float32", **kwargs)
-        self.layer, self.store = layer, store
+        object.__setattr__(self, "layer", layer)  # no part of this one: its kernel is never asked for
+        self.store = store
         self.form = _form(layer, store)
         self.constants = dict(self.form.constants)
         if layer.signs:
@@ -81,7 +85,7 @@ class CirculantOperations(keras.layers.Layer):
             return weights >= max(LEAST_WEIGHTS, WEIGHTS_PER_PLACE * self.form.inputs)
         f = n // 2 + 1
         macs = (0 if n >= RFFT_BLOCK else 2 * f * n * (p + q)) + 4 * f * p * q
-        return weights >= max(LEAST_WEIGHTS, WEIGHTS_PER_MAC * macs)
+        return weights >= max(LEAST_OF_BLOCKS, WEIGHTS_PER_MAC * macs)
 
 
 def _form(layer, store):
