@@ -48,7 +48,7 @@ class CirculantOperations(keras.layers.Layer):
 
     def __init__(self, layer, store, **kwargs):
         super().__init__(name=layer.name, dtype="float32", **kwargs)
-        object.__setattr__(self, "layer", layer)  # no part of this one: its kernel is never asked for
+        object.__setattr__(self, "layer", layer)  # no part of this one, which must show no kernel
         self.store = store
         self.form = _form(layer, store)
         self.constants = dict(self.form.constants)
