@@ -28,7 +28,7 @@ th, td { padding: .25rem .55rem; border-bottom: 1px solid var(--line); text-alig
 th { color: var(--soft); font-weight: 600; }
 .left { text-align: left; }
 tfoot td { font-weight: 600; }
-.layer { display: grid; grid-template-columns: minmax(5rem, 12rem) 1fr; gap: .2rem .8rem;
+.layer { display: grid; grid-template-columns: 22% 1fr; gap: .2rem .8rem;
   margin: .5rem 0; align-items: center; }
 .layer span { overflow-wrap: anywhere; }
 .bar { height: .6rem; min-width: 1px; border-radius: 2px; margin: 2px 0; background: var(--bar); }
@@ -41,7 +41,8 @@ tfoot td { font-weight: 600; }
 .legend i { display: inline-block; width: .8rem; height: .8rem; margin-right: .35rem; }
 .plot { position: relative; height: 18rem; margin: 1rem 1rem 2.6rem 3.6rem;
   border-left: 1px solid var(--line); border-bottom: 1px solid var(--line); }
-.plot span { position: absolute; color: var(--soft); font-size: .8rem; }
+.plot span { position: absolute; color: var(--soft); font-size: .8rem;
+  white-space: nowrap; }
 .plot .x { top: 100%; transform: translate(-50%, .3rem); }
 .plot .y { right: 100%; transform: translate(-.4rem, 50%); }
 .plot b { position: absolute; width: 1.35rem; height: 1.35rem; margin: 0 0 -.675rem -.675rem;
@@ -201,7 +202,8 @@ def _pareto(points):
         marks.append(f'<span class="y" style="bottom:{ys(end):.2f}%">{end:.2%}</span>')
     head = _table_row(["", "model", "", "bytes", "accuracy"], "th")
     return (
-        f'<h2>Accuracy against bytes</h2>\n<div class="plot">{"".join(marks)}</div>\n'
+        "<h2>Accuracy against bytes</h2>\n<p>Bytes are on a logarithmic axis; a point is filled "
+        f'where no smaller one is as accurate.</p>\n<div class="plot">{"".join(marks)}</div>\n'
         f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
         "</div>"
     )
