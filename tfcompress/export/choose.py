@@ -30,7 +30,8 @@ Measured on x86-64 (Zen 4, AVX512-VNNI), one thread, batch 1, as ratios to the s
 | depthwise 3x3 64, 28x28  | 0.23 | | |
 | depthwise 5x5 256, 14x14 | 0.5  | | |
 
-Forms of part of the weights, or that the runtime unpacks (docs/export-structured-benchmark.md):
+Forms of part of the weights, or that the runtime unpacks, measured on Zen 5,
+also where the rules choose another (docs/export-structured-benchmark.md has what they choose):
 
 | FULLY_CONNECTED [n, n]             | 256  | 512  | 1024 | 2048 |
 |---|---|---|---|---|

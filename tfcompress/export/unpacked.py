@@ -54,8 +54,8 @@ def coded(graph: Graph, operator, kernel: Kernel, bits):
 def hashed(graph: Graph, operator, kernel: Kernel, bits):
     """A bank of int8 (`bits` 8) or float32 numbers; the runtime hashes each weight's place.
 
-    Nothing is stored for each weight. The first call computes the whole hash, 0.1 microseconds and
-    some 12 bytes of memory for each weight.
+    Nothing is stored for each weight. The first call computes the whole hash: measured, 0.02 to
+    0.06 microseconds and a peak of 22 to 24 bytes of memory for each weight.
     """
     key = (kernel.tensor, "hashed")
     if key not in graph.added:
