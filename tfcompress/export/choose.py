@@ -41,7 +41,7 @@ also where the rules choose another (docs/export-structured-benchmark.md has wha
 | 1x16 int8 blocks, 10% nonzero      | 2.2 | 4.9 | 9.8 | 19 |
 | 1x16 int8 blocks, 30% nonzero      | 1.7 | 2.9 | 4.3 | 6.5 |
 | 1x4 float32 blocks, 10% nonzero    | 0.6 | 0.8 | 1.2 | 2.1 |
-| any 10%, int8, DENSIFY             |      | 1.2 | 1.5 | 2.5 |
+| any 10%, int8, DENSIFY             | 0.9 | 1.2 | 1.5 | 2.5 |
 | any 10%, float32, DENSIFY          | 1.0 | 1.0 | 1.0 | 1.0 |
 
 So codes and hashes are for `"small"` alone: INT2 and INT8 are faster at every size.

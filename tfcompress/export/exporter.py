@@ -57,7 +57,7 @@ def to_tflite(
         store: `"fast"`: the fewest bits that run at least as fast as float32 in kernels that read
             them as stored. `"small"`: fewest bytes; 2- and 4-bit convolutions then run as a GATHER
             and a matrix product, kernels of up to 5 bits are unpacked when the file is loaded
-            (0.05 seconds for 4 million weights) and hashed ones in the first call (0.3).
+            (0.05 seconds for 4 million weights) and hashed ones in the first call (0.4).
         check: sample inputs, in the structure of the model's inputs, to verify with and to measure
             ranges on; None takes random ones of the static shape.
         min_runtime: the oldest LiteRT that must read the file, at least 1.2.0; 2-bit kernels need

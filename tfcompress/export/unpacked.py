@@ -55,7 +55,7 @@ def hashed(graph: Graph, operator, kernel: Kernel, bits):
     """A bank of int8 (`bits` 8) or float32 numbers; the runtime hashes each weight's place.
 
     Nothing is stored for each weight. The first call computes the whole hash: measured, 0.02 to
-    0.06 microseconds and a peak of 22 to 24 bytes of memory for each weight.
+    0.1 microseconds and a peak of 22 to 24 bytes of memory for each weight.
     """
     key = (kernel.tensor, "hashed")
     if key not in graph.added:
