@@ -1,12 +1,13 @@
 """Discrete weights in training: BinaryConnect layers and the proximal Newton optimizer.
 
     python benchmarks/quantization.py --nets folder    trains the float nets there if missing
-    python benchmarks/quantization.py --parts steps    one part: mlp, plain, nets or steps
+    python benchmarks/quantization.py --parts steps    some parts: mlp, plain, nets, steps
 
 Writes docs/quantization-benchmark.md.
 """
 
 import argparse
+import functools
 import pathlib
 import time
 
@@ -18,18 +19,20 @@ from nets import accuracy, inner_layers, load_or_train
 
 import tfcompress as tfc
 from tfcompress.datasets import fashion_mnist
+from tfcompress.export.run import Runner
 from tfcompress.optimizers import ProxNewton
 from tfcompress.project import Binary, Linear, Log, Ternary
 
 BATCH = 128
 CALLS = 6
 NETS = {  # epochs, rate of the layers, rate of ProxNewton
-    "lenet300": (12, 2e-3, 2e-3),
+    "lenet300": (12, 1e-3, 2e-3),
     "lenet": (10, 1e-3, 1e-3),
     "mlp": (10, 1e-3, 1e-3),
     "resnet": (4, 1e-3, 1e-3),
 }
 DENSE = layers.Dense
+CROSSED = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 TEXTS = {
     "mlp": """## 784-512-512-512-10 with batch normalization
 
@@ -46,11 +49,11 @@ Cross-entropy; a wrong scale cannot hide behind a normalization here.
 """,
     "nets": """## Small files
 
-LeNet-300-100 with batch normalization from scratch, 12 epochs; the others from the float nets of
-`nets.py`, LeNet and MLP 10 epochs, ResNet 4; cosine to 0, cross-entropy. Binary are all weights of
-LeNet-300-100. Ternary are the Dense layers but the last of MLP and LeNet, and the convolutions but
-the first of the ResNet; then the last layer and LeNet's second convolution are rounded to 8 bits.
-Accuracy in LiteRT on all test images. Latency over that of the float32 file.
+LeNet-300-100 with batch normalization: 8 epochs in float32, 12 with binary weights in all layers.
+The others start from the float nets of `nets.py`: LeNet and MLP 10 epochs, ResNet 4. Rates fall to
+0 by a cosine, cross-entropy. Ternary are the Dense layers but the last of MLP and LeNet, and the
+convolutions but the first of the ResNet; then the last layer and LeNet's second convolution are
+rounded to 8 bits. Accuracy in LiteRT on all test images. Bytes and latency ratio of both stores.
 
 """,
     "steps": """## Time of a training step
@@ -60,45 +63,44 @@ Of the MLP with batch normalization: processor time over that of the float32 mod
 
 """,
 }
-LINE = "|---" * 6 + "|\n"
-HEADS = {
-    "mlp": f"| method | rate | accuracy | range | bytes | latency ratio |\n{LINE}",
-    "nets": "| net | way | rate | seed | accuracy | bytes | latency ratio | small bytes |\n"
-    f"|---|---{LINE}",
-    "steps": "| method | ratio | quartiles |\n|---|---|---|\n",
+COLUMNS = {
+    "mlp": ("method", "rate", "accuracy", "range", "bytes", "latency ratio"),
+    "nets": ("net", "way", "rate", "seed", "accuracy", "fast", "ratio", "small", "ratio"),
+    "steps": ("method", "ratio", "quartiles"),
 }
-HEADS["plain"] = HEADS["mlp"]
+COLUMNS["plain"] = COLUMNS["mlp"]
 
 
 def prox(project, **options):
-    return lambda rate: ProxNewton(rate, project, **options)
+    return functools.partial(ProxNewton, project=project, **options)
 
 
-METHODS = {  # name: (rate, maker of Dense layers, maker of the optimizer)
-    "float32": (1e-3, None, keras.optimizers.Adam),
-    "BinaryConnect": (1e-3, tfc.layers.BinaryDense.using(), keras.optimizers.Adam),
+METHODS = {  # name: (rate, Dense layer, maker of the optimizer)
+    "float32": (1e-3, DENSE, keras.optimizers.Adam),
+    "float32, same rate": (2e-3, DENSE, keras.optimizers.Adam),
+    "BinaryConnect": (2e-3, tfc.layers.BinaryDense, keras.optimizers.Adam),
     "BinaryConnect, stochastic": (
         5e-3,
-        tfc.layers.BinaryDense.using(stochastic=True),
+        functools.partial(tfc.layers.BinaryDense, stochastic=True),
         keras.optimizers.Adam,
     ),
-    "BWN": (1e-3, None, prox(Binary(), weighted=False)),
-    "LAB": (1e-3, None, prox(Binary())),
-    "ternary layers": (1e-3, tfc.layers.TernaryDense.using(), keras.optimizers.Adam),
-    "LAT, ternary": (1e-3, None, prox(Ternary())),
-    "LAQ, 3 bits": (1e-3, None, prox(Linear(3))),
-    "LAQ, 3 bits, log": (1e-3, None, prox(Log(3))),
-    "LAQ, 4 bits": (1e-3, None, prox(Linear(4))),
+    "BWN": (2e-3, DENSE, prox(Binary(), weighted=False)),
+    "LAB": (2e-3, DENSE, prox(Binary())),
+    "ternary layers": (2e-3, tfc.layers.TernaryDense, keras.optimizers.Adam),
+    "LAT, ternary": (2e-3, DENSE, prox(Ternary())),
+    "LAQ, 3 bits": (2e-3, DENSE, prox(Linear(3))),
+    "LAQ, 3 bits, log": (2e-3, DENSE, prox(Log(3))),
+    "LAQ, 4 bits": (2e-3, DENSE, prox(Linear(4))),
 }
 
 
-def mlp(sizes, norm, last_norm):
+def mlp(sizes, norm, dense=DENSE):
     parts = [keras.Input((28, 28, 1)), layers.Flatten()]
     for k, units in enumerate(sizes):
-        parts.append(DENSE(units, use_bias=not norm, name=f"fc{k + 1}"))
+        parts.append(dense(units, use_bias=not norm, name=f"fc{k + 1}"))
         parts += [layers.BatchNormalization(), layers.ReLU()] if norm else [layers.ReLU()]
-    parts.append(DENSE(10, use_bias=not last_norm, name="out"))
-    return keras.Sequential(parts + ([layers.BatchNormalization()] if last_norm else []))
+    parts.append(dense(10, use_bias=not norm, name="out"))
+    return keras.Sequential(parts + ([layers.BatchNormalization()] if norm else []))
 
 
 def signs(labels):
@@ -108,46 +110,34 @@ def signs(labels):
 def made(label, norm, seed, steps):
     """A model of `METHODS`, compiled."""
     keras.utils.set_random_seed(seed)
-    rate, maker, optimizer = METHODS[label]
-    model = mlp((512, 512, 512), norm, norm)
-    model = tfc.swap(model, {DENSE: maker} if maker else {})
+    rate, dense, optimizer = METHODS[label]
+    model = mlp((512, 512, 512), norm, dense)
     falling = keras.optimizers.schedules.ExponentialDecay(rate, steps, 0.01)
-    crossed = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer(falling), keras.losses.SquaredHinge() if norm else crossed)
+    model.compile(optimizer(falling), keras.losses.SquaredHinge() if norm else CROSSED)
     return model
 
 
-def size_and_ratio(model, reference, test=None):
-    """Bytes, latency over the float file's, bytes in the small form, accuracy in LiteRT."""
+def files(model, reference, calibration=None):
+    """The two files of a model: bytes, and latency over that of the float32 file; and the first."""
     stock = tf.lite.TFLiteConverter.from_keras_model(reference).convert()
-    fast, small = tfc.to_tflite(model), tfc.to_tflite(model, store="small")
-    found = tfc.bench({"float32": stock, "small": fast}, rounds=41, memory=False)["small"]
-    right = lite_accuracy(fast, *test) if test else None
-    return len(fast), 1 / found.ratio, len(small), right
+    both = {way: tfc.to_tflite(model, store=way, check=calibration) for way in ("fast", "small")}
+    found = tfc.bench({"float32": stock, **both}, rounds=41, memory=False)
+    cells = [f"{found[way].bytes:,} | {1 / found[way].ratio:.2f}" for way in both]
+    return cells, both["fast"]
 
 
 def lite_accuracy(blob, x, y):
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_content=blob, num_threads=1)
-    interpreter.allocate_tensors()
-    source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    found = []
-    for image in x:
-        interpreter.set_tensor(source["index"], image[None])
-        interpreter.invoke()
-        found.append(interpreter.get_tensor(target["index"]).argmax())
-    return float(np.mean(found == y))
+    runner = Runner(blob)
+    return np.mean([runner([image[None]])[0].argmax() for image in x] == y)
 
 
 def mlp_rows(train, test, arguments, norm=True):
     (x, y), (x_test, y_test) = (((a - 0.286) / 0.353, b) for a, b in (train, test))
     steps = arguments.epochs * -(-len(x) // BATCH)
     callback = tfc.callbacks.RecalibrateBatchNorm(x[:2560])
-    for label, (rate, _, _) in METHODS.items():
-        if "stochastic" in label and not norm:
-            continue
-        found, extra = [], ""
+    labels = [label for label in METHODS if norm or "stochastic" not in label]
+    for label in labels:
+        found = []
         for seed in range(arguments.seeds):
             model = made(label, norm, seed, steps)
             targets = signs(y) if norm else y
@@ -155,47 +145,51 @@ def mlp_rows(train, test, arguments, norm=True):
             model.fit(x, targets, BATCH, arguments.epochs, verbose=0, callbacks=callbacks)
             found.append(accuracy(model, x_test, y_test))
             if seed == 0:
-                bytes_, ratio, _, _ = size_and_ratio(model, mlp((512,) * 3, norm, norm))
-                extra = f"{bytes_:,} | {ratio:.2f}"
+                cell = files(model, mlp((512,) * 3, norm))[0][0]
         low, high = min(found), max(found)
-        yield f"| {label} | {rate} | {np.mean(found):.4f} | {low:.4f} to {high:.4f} | {extra} |\n"
+        rate = METHODS[label][0]
+        yield f"| {label} | {rate} | {np.mean(found):.4f} | {low:.4f} to {high:.4f} | {cell} |\n"
 
 
 def net_rows(train, test, arguments):
-    for name, (epochs, *rates) in NETS.items():
-        start = mlp((300, 100), True, True) if name == "lenet300" else None
-        start = start or load_or_train(name, arguments.nets, train)
+    for name in arguments.only:
+        epochs, *rates = NETS[name]
+        start = None if name == "lenet300" else load_or_train(name, arguments.nets, train)
         for way, rate in zip(("layers", "ProxNewton"), rates, strict=True):
             for seed in range(arguments.net_seeds):
                 keras.utils.set_random_seed(seed)
-                model = trained(name, start, way, rate, epochs, train)
-                bytes_, ratio, small, right = size_and_ratio(model, start, test)
-                cells = f"{right:.4f} | {bytes_:,} | {ratio:.2f} | {small:,}"
-                yield f"| {name} | {way} | {rate} | {seed} | {cells} |\n"
+                start = float_lenet300(train) if name == "lenet300" else start
+                model = discrete(name, start, way, rate, epochs, train)
+                cells, blob = files(model, start, train[0][:64])
+                right = f"{lite_accuracy(blob, *test):.4f}"
+                yield f"| {' | '.join((name, way, str(rate), str(seed), right, *cells))} |\n"
 
 
-def trained(name, start, way, rate, epochs, train):
+def fit(model, optimizer, rate, epochs, train):
+    falling = keras.optimizers.schedules.CosineDecay(rate, epochs * -(-len(train[0]) // BATCH))
+    model.compile(optimizer(falling), CROSSED)
+    model.fit(*train, BATCH, epochs, verbose=0)
+    return model
+
+
+def float_lenet300(train):
+    return fit(mlp((300, 100), norm=True), keras.optimizers.Adam, 2e-3, 8, train)
+
+
+def discrete(name, start, way, rate, epochs, train):
     """The net with discrete weights, trained, and its other large kernels in 8 bits."""
-    fresh = name == "lenet300"
-    if fresh:  # other initial weights for each seed
-        start = mlp((300, 100), True, True)
+    binary = name == "lenet300"
     names = {"lenet300": ["fc1", "fc2", "out"], "resnet": inner_layers(start)}
     names = names.get(name, ["fc1", "fc2"])
-    falling = keras.optimizers.schedules.CosineDecay(rate, epochs * -(-len(train[0]) // BATCH))
     if way == "layers":
-        dense = tfc.layers.BinaryDense if fresh else tfc.layers.TernaryDense
-        conv = tfc.layers.TernaryConv2D
-        model = tfc.swap(
-            start, {n: dense if start.get_layer(n).kernel.ndim == 2 else conv for n in names}
-        )
-        optimizer = keras.optimizers.Adam(falling)
+        dense = tfc.layers.BinaryDense if binary else tfc.layers.TernaryDense
+        kinds = {2: dense, 4: tfc.layers.TernaryConv2D}
+        model = tfc.swap(start, {n: kinds[start.get_layer(n).kernel.ndim] for n in names})
+        fit(model, keras.optimizers.Adam, rate, epochs, train)
     else:
-        model = tfc.swap(start, {})
-        kernels = [f"{n}/kernel" for n in names]
-        optimizer = ProxNewton(falling, Binary() if fresh else Ternary(), kernels)
-    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    model.fit(*train, BATCH, epochs, verbose=0)
-    rest = {} if fresh else {"out": tfc.layers.QuantizedDense.using(bits=8)}
+        model, kernels = tfc.swap(start, {}), [f"{n}/kernel" for n in names]
+        fit(model, prox(Binary() if binary else Ternary(), variables=kernels), rate, epochs, train)
+    rest = {} if binary else {"out": tfc.layers.QuantizedDense.using(bits=8)}
     if name == "lenet":
         rest["c2"] = tfc.layers.QuantizedConv2D.using(bits=8)
     return tfc.swap(model, rest)
@@ -223,8 +217,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nets", default="benchmarks/float-nets", help="folder of .keras files")
     parser.add_argument("--parts", nargs="*", default=list(TEXTS), choices=list(TEXTS))
+    parser.add_argument("--only", nargs="*", default=list(NETS), choices=list(NETS))
     parser.add_argument("--epochs", type=int, default=5, help="of the deep MLP")
-    parser.add_argument("--seeds", type=int, default=3, help="of the deep MLP")
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--net-seeds", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--output", default="docs/quantization-benchmark.md")
@@ -239,8 +234,10 @@ def main():
     lines = [f"# Discrete weights in training\n\n`benchmarks/quantization.py` on {data}.\n\n"]
     for part in arguments.parts:
         values = vars(arguments) | {"calls": CALLS}
-        lines.append(TEXTS[part].format(**values) + HEADS[part])
-        print(lines[-1], flush=True)
+        names = COLUMNS[part]
+        lines.append(f"{TEXTS[part].format(**values)}| {' | '.join(names)} |\n")
+        lines.append("|---" * len(names) + "|\n")
+        print(*lines[-2:], sep="", end="", flush=True)
         for row in makers[part]():
             print(row, end="", flush=True)
             lines.append(row)

@@ -182,8 +182,12 @@ def test_levels_are_exact(project):
 def test_a_scale_that_is_too_large_or_zero_starts_again(project):
     w, d = np.float32([[0.1], [-0.02]]), np.ones((2, 1), "float32")
     for scale in (0.0, 1e6):
-        levels = project.refine(w, d, np.full((1, 1), scale, "float32"))
+        levels = np.full((1, 1), scale, "float32")
+        for _ in range(2):
+            levels = project.refine(w, d, levels)
         assert np.any(np.asarray(project.nearest(w, levels)))
+    zeros = np.zeros_like(w)
+    assert np.array_equal(project.nearest(zeros, project.refine(zeros, d, levels)), zeros)
 
 
 @pytest.mark.parametrize("project", ALL, ids=repr)

@@ -13,6 +13,7 @@ from .base import Projection, as_rows, axes, check_axis, check_whole, ratio, tot
 
 ROUNDS = 10  # alternations from each start
 STARTS = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.2)  # scales, in shares of the largest weight
+SMALLEST = 1e-30  # scale; w / SMALLEST must not overflow
 EXACT = 7  # levels; above, the events to sort take too much memory
 
 
@@ -79,19 +80,18 @@ class _Scaled(Projection):
 
     def refine(self, w, d, levels):
         """The nearest codes, then their least-squares scale `sum d b w / sum d b^2`."""
-        peak = ops.max(ops.abs(w), axes(w, self.axis), keepdims=True)
-        alive = ops.logical_and(levels > 0, levels * self.steps[0] <= peak)
-        levels = ops.where(alive, levels, peak)  # else all codes could be zero, and stay so
         codes = self._codes(w, levels)
         weighted = d * codes
         size = total(weighted * codes, self.axis)
-        return ratio(total(weighted * w, self.axis), size, levels)
+        return ratio(total(weighted * w, self.axis), size, ops.zeros_like(size))
 
     def nearest(self, w, levels):
         return levels * self._codes(w, levels)
 
     def _codes(self, w, levels):
-        return self.code(w / ops.where(levels > 0, levels, 1))
+        # A scale of 0, which is what codes that are all zero give, has the largest codes: the next
+        # alternation starts from the signs.
+        return self.code(w / ops.maximum(levels, SMALLEST))
 
 
 @keras.saving.register_keras_serializable("tfcompress.project")
@@ -200,11 +200,12 @@ class Log(_Scaled):
         return [2.0**-j for j in reversed(range(n))]
 
     def code(self, u):
-        size, below, found = ops.abs(u), 0.0, ops.zeros_like(u)
-        for step in self.steps:
-            found = ops.where(size > (below + step) / 2, ops.cast(step, u.dtype), found)
-            below = step
-        return ops.sign(u) * found
+        first, *larger = self.steps
+        most = min(len(self.steps), 2)
+        found = first * ops.clip(ops.round(u / first), -most, most)  # 0, t and 2t: a linear grid
+        for step in larger[1:]:
+            found = ops.where(ops.abs(u) > 0.75 * step, step * ops.sign(u), found)
+        return found
 
 
 def _exact_scale(w, d, steps, axis):
