@@ -50,7 +50,7 @@ CNN = """
 {images} images; then BatchNorm recalibrated; then 2 epochs of all images, Adam, cosine from 5e-4.
 Differences from the float net, in points: the mean, and the worst net.
 
-| form | MACs | swapped | recalibrated | fine-tuned |
+| form | parameters | swapped | recalibrated | fine-tuned |
 |---|---|---|---|---|
 """
 COST = """
@@ -115,8 +115,11 @@ def cnn(nets, seeds):
     train, test, data = fashion_mnist()
     models = []
     for seed in seeds:
-        keras.utils.set_random_seed(seed)
-        models.append(fit(small_cnn(), train, 2e-3, EPOCHS, seed))
+        path = pathlib.Path(nets, f"cnn-24-48-64-seed-{seed}.keras")
+        if not path.exists():
+            keras.utils.set_random_seed(seed)
+            fit(small_cnn(), train, 2e-3, EPOCHS, seed).save(path)
+        models.append(keras.saving.load_model(path, compile=False))
     floats = np.array([accuracy(model, *test) for model in models])
     yield CNN.format(
         data=data,
@@ -132,7 +135,7 @@ def cnn(nets, seeds):
             runs = []
             for seed, model in zip(seeds, models, strict=True):
                 images = train[0][np.random.default_rng(seed).choice(len(train[0]), IMAGES, False)]
-                small = tfc.swap(model, {"c[23]": form.using(macs=1 / cut)}, data=images)
+                small = tfc.swap(model, {"c[23]": form.using(rank=1 / cut)}, data=images)
                 run = [accuracy(small, *test)]
                 tfc.recalibrate_batch_norm(small, images)
                 run += [accuracy(small, *test), accuracy(fit(small, train, 5e-4, 2, seed), *test)]
