@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """The layout: a file imports only lower floors at its top, and tensorflow only where said."""
 
 import ast
