@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """Accuracy at the size of a download: sparse ternary weights, distilled, in an archive.
 
     python benchmarks/archive.py --nets folder [--only mlp] [--seeds 3]
