@@ -15,7 +15,7 @@ from test_layers import all_cases
 import tfcompress as tfc
 from tfcompress import archive
 from tfcompress.archive import ArchiveError
-from tfcompress.layers.base import to_numpy
+from tfcompress.layers.ordinary import to_numpy
 
 pytest.importorskip("constriction")
 CASES = all_cases()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 import tfcompress as tfc
 from tfcompress import layers
 from tfcompress.costs import layer_macs
-from tfcompress.layers.base import ordinary_layer
+from tfcompress.layers.ordinary import ordinary_layer
 from tfcompress.metric import Kronecker
 
 rng = np.random.default_rng(0)

@@ -153,3 +153,11 @@ def test_bad_input(arguments, error, message):
     arguments = {"data": X, "budget": 0.5, **arguments}
     with pytest.raises(error, match=message):
         tfc.plan(net(), **arguments)
+
+
+def test_unknown_macs_are_refused():
+    image = keras.Input((4, 3))
+    model = keras.Model(image, L.Dense(8, name="out")(L.LSTM(16, name="lstm")(image)))
+    x = RNG.normal(size=(20, 4, 3)).astype("float32")
+    with pytest.raises(ValueError, match=r"MACs of \['lstm"):
+        tfc.plan(model, x, 0.9, "macs", candidates={"r": tfc.layers.LowRankDense.using(rank=1)})

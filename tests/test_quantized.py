@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tfcompress as tfc
-from tfcompress.layers.base import kernel_of
+from tfcompress.layers.ordinary import kernel_of
 
 rng = np.random.default_rng(0)
 

@@ -6,7 +6,9 @@ import numpy as np
 from . import layers as forms
 from .costs import layer_macs
 from .knapsack import frontier
-from .layers.base import Composed, Maker, kernel_bits, kernel_of, to_numpy
+from .layers.base import kernel_bits
+from .layers.makers import Composed, Maker
+from .layers.ordinary import kernel_of, to_numpy
 
 EMPTY_FILE = 1200  # bytes of a file with one small operation
 

@@ -17,7 +17,7 @@ from .moments import Moments, can_measure, watch_inputs
 from .progress import progress
 from .rewrite import copy
 from .surgeon import check_sparsity
-from .walk import walk
+from .walk import name_of, walk
 
 BATCH = 128
 TINY = 1e-30
@@ -99,7 +99,7 @@ def _groups(model, channels, layers):
     for pattern in check_patterns(layers):
         chosen = select(model, pattern)
         staying = [path for path, layer in chosen.items() if id(layer) not in may_go]
-        if pattern in (*staying, *(path.rpartition("/")[2] for path in staying)):
+        if pattern in (*staying, *map(name_of, staying)):
             raise ValueError(
                 f"The channels of '{staying[0]}' cannot be removed: an output of the model depends "
                 "on each of them, or a layer through which they cannot be followed."

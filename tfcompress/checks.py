@@ -21,7 +21,7 @@ import keras
 import numpy as np
 
 from .codecs import unpack
-from .layers.base import kernel_of, to_numpy
+from .layers.ordinary import kernel_of, to_numpy
 
 
 class ContractError(AssertionError):

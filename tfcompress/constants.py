@@ -7,7 +7,8 @@ import numpy as np
 
 from .costs import matrices
 from .flatbuffer import StoredTensor, constant, read, stored_tensors
-from .layers.base import CompressedLayer, to_numpy
+from .layers.base import CompressedLayer
+from .layers.ordinary import to_numpy
 from .walk import walk
 
 

@@ -1,13 +1,11 @@
 """Pruning masks: which variables may be pruned, and which of their weights go next."""
 
-import difflib
-import fnmatch
 import math
 
 import keras
 import numpy as np
 
-from .walk import walk
+from .walk import named, near, walk
 
 ONE_KERNEL = (
     keras.layers.Dense,
@@ -64,12 +62,10 @@ def select(model, layers):
     listed = {path: layer for path, (layer, _) in walk(model).items()}
     chosen = set()
     for pattern in check_patterns(layers):
-        matches = [path for path in listed if _matches(path, pattern)]
+        matches = named(pattern, listed)
         if not matches:
-            near = difflib.get_close_matches(pattern, [*listed, *map(_name, listed)], cutoff=0.5)
             raise ValueError(
-                f"`layers` matches no layer. Received: {pattern!r}. "
-                f"Near names: {', '.join(dict.fromkeys(near)) or ', '.join(listed)}"
+                f"`layers` matches no layer. Received: {pattern!r}. {near(pattern, listed)}"
             )
         reasons = {path: _why_not(listed[path]) for path in matches}
         if not _is_glob(pattern):
@@ -88,14 +84,6 @@ def check_patterns(layers) -> list[str]:
     raise TypeError(
         f"Expected `layers` to be a name, path or glob, or a list of these. Received: {layers!r}"
     )
-
-
-def _matches(path, pattern):
-    return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(_name(path), pattern)
-
-
-def _name(path):
-    return path.rpartition("/")[2]
 
 
 def _is_glob(pattern):

@@ -257,11 +257,14 @@ def _tuple(value, like):
 
 
 def _array(x):
-    """A tensor as an array; None for one inside a trace."""
-    try:
-        return keras.ops.convert_to_numpy(x)
-    except (NotImplementedError, TypeError):
-        return None
+    """A tensor as an array; None for one that stands for a value inside a trace."""
+    if keras.backend.backend() == "jax":
+        from jax.core import Tracer
+
+        traced = isinstance(x, Tracer)
+    else:
+        traced = keras.ops.is_tensor(x) and not hasattr(x, "numpy")
+    return None if traced else keras.ops.convert_to_numpy(x)
 
 
 def _t(a):

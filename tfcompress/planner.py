@@ -1,10 +1,7 @@
 """One budget for a whole network: which layer takes which form."""
 
-import io
 import math
-from dataclasses import dataclass
 
-import keras
 import numpy as np
 
 from . import layers as forms
@@ -15,121 +12,13 @@ from .follow import follow
 from .judge import Judge, split
 from .knapsack import choose
 from .moments import Moments, can_measure, intercepted, replaced
+from .plans import Option, Plan, tables
 from .rewrite import check_graph, match, swap
 from .suffix import Suffix
-from .walk import walk
+from .walk import name_of, walk
 
 BLOCK = 1024  # fan-in above which the metric that ranks candidates is cut into blocks
 ORDINARY = "float32"
-
-
-@dataclass(frozen=True)
-class Option:
-    """One form that a layer can take.
-
-    Attributes:
-        name: of the candidate.
-        maker: what makes it; None leaves the layer as it is.
-        cost: in bits, bytes or MACs, as the target says.
-        predicted: `1/2 tr e^T A e` of the kernel's change e; of two steps, that of the first.
-        measured: rise of the loss on held-out data with this layer alone in this form.
-        parts: the names of the layers that take its place.
-    """
-
-    name: str
-    maker: object
-    cost: int
-    predicted: float = 0.0
-    measured: float = 0.0
-    parts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The form of each layer. `print` it; `rules` go to `tfcompress.swap`.
-
-    Attributes:
-        target, budget, cost: what is counted, how much was allowed, and how much the plan takes.
-        float_cost: what the network as it is takes.
-        options: `{layer path: list of Option}`, those that were measured, by rising cost.
-        chosen: `{layer path: the Option taken}`.
-        loss: of the network as it is, on held-out data.
-        predicted: the rise of the loss as the sum over layers.
-        measured: that of the whole network, swapped on the data and recalibrated.
-        model: this network.
-    """
-
-    target: str
-    budget: int
-    cost: int
-    float_cost: int
-    options: dict[str, list[Option]]
-    chosen: dict[str, Option]
-    loss: float
-    predicted: float
-    measured: float
-    model: keras.Model
-
-    @property
-    def rules(self) -> dict:
-        """The rules for `tfcompress.swap`, by layer path."""
-        return {path: one.maker for path, one in self.chosen.items() if one.maker is not None}
-
-    def __str__(self):
-        from rich.console import Console
-        from rich.table import Table
-
-        share = self.cost / self.float_cost
-        title = f"{self.cost:,} {self.target} of {self.float_cost:,} ({share:.1%})"
-        table = Table(title=title, box=None, pad_edge=False)
-        for name in ("layer", "form", self.target, "loss, this layer alone"):
-            table.add_column(name, justify="left" if name in ("layer", "form") else "right")
-        for path, one in self.chosen.items():
-            table.add_row(path, one.name, f"{one.cost:,}", f"{one.measured:+.4f}")
-        console = Console(file=io.StringIO(), width=110)
-        console.print(table, highlight=False)
-        return (
-            console.file.getvalue().rstrip()
-            + f"\nloss {self.loss:.4f}: {self.predicted:+.4f} predicted, {self.measured:+.4f} "
-            "measured (swapped on the data, recalibrated)"
-        )
-
-    def plot(self, path):
-        """Draws what each budget would cost in loss, as the sum over layers predicts it.
-
-        Args:
-            path: of the `.png` file.
-
-        Returns:
-            The matplotlib figure.
-        """
-        from matplotlib.figure import Figure
-
-        costs, harms = _tables(self.options)
-        fixed = self.float_cost - sum(max(row) for row in costs)
-        low, high = sum(map(min, costs)), sum(map(max, costs))
-        points = []
-        for budget in np.geomspace(max(low, 1), high, 60).astype(int):
-            picked = choose(costs, harms, max(int(budget), low))
-            total = sum(row[i] for row, i in zip(costs, picked, strict=True))
-            points.append((total + fixed, sum(h[i] for h, i in zip(harms, picked, strict=True))))
-        shares, harms = np.array(points).T
-        lowest = max(1e-3 * harms.max(), 1e-6)
-        figure = Figure(figsize=(7, 5), dpi=150, layout="constrained")
-        axes = figure.subplots()
-        shares = 100 * shares / self.float_cost
-        axes.step(shares, np.maximum(harms, lowest), where="post", label="predicted")
-        here = 100 * self.cost / self.float_cost, max(self.measured, lowest)
-        axes.plot(*here, "o", label="this plan, measured")
-        axes.set(xscale="log", yscale="log", ylabel=f"increase of the loss (at least {lowest:.0e})")
-        axes.set_xlabel(f"{self.target}, % of float32")
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("{x:g}")
-        axes.tick_params(axis="x", which="minor", labelsize=7)
-        axes.grid(alpha=0.3)
-        axes.legend()
-        figure.savefig(path)
-        return figure
 
 
 def plan(model, data, budget, target="bits", loss=None, candidates=None) -> Plan:
@@ -154,9 +43,8 @@ def plan(model, data, budget, target="bits", loss=None, candidates=None) -> Plan
         loss: as in `compile`. None takes the compiled one, if there are labels; else the loss is
             the mean squared change of the outputs over their variance.
         candidates: `{name: maker}`, or a list of makers, of which a layer gets the first that can
-            take it. None:
-            binary, ternary, 3, 4 and 8 bits, and low rank with 8 bits; for `"macs"`, low rank,
-            k x 1 / 1 x k and Tucker forms at 1/2, 1/4 and 1/8 of the MACs.
+            take it. None: binary, ternary, 3, 4 and 8 bits, and low rank with 8 bits; for `"macs"`,
+            low rank, k x 1 / 1 x k and Tucker forms at 1/2, 1/4 and 1/8 of the MACs.
 
     Returns:
         A `Plan`.
@@ -188,7 +76,7 @@ def plan(model, data, budget, target="bits", loss=None, candidates=None) -> Plan
     allowed = int(budget * whole) if budget <= 1 else int(budget * (8 if target == "bits" else 1))
     scales, plans = dict.fromkeys(options, 1.0), []
     for _ in range(2):
-        picked = choose(*_tables(options, scales), allowed - fixed)
+        picked = choose(*tables(options, scales), allowed - fixed)
         chosen = {path: row[i] for (path, row), i in zip(options.items(), picked, strict=True)}
         if plans and chosen == plans[0].chosen:
             break
@@ -256,18 +144,13 @@ def _fixed(model, target, options):
     """What the kernels take that no form is chosen for."""
     others = {path: layer for path, (layer, _) in walk(model).items() if path not in options}
     if target == "macs":
-        return sum(count or 0 for path, count in macs(model).items() if path in others)
+        counts = {path: count for path, count in macs(model).items() if path in others}
+        unknown = [path for path, count in counts.items() if count is None]
+        if unknown:
+            raise ValueError(f"The MACs of {unknown} are not known. Plan for another `target`.")
+        return sum(counts.values())
     sizes = sum(math.prod(v.shape) for layer in others.values() for v in matrices(layer))
     return sizes * (32 if target == "bits" else 4)
-
-
-def _tables(options, scales=None):
-    costs = [[one.cost for one in row] for row in options.values()]
-    harms = [
-        [one.measured * (scales or {}).get(path, 1.0) for one in row]
-        for path, row in options.items()
-    ]
-    return costs, harms
 
 
 def _scales(model, made, judge):
@@ -277,8 +160,8 @@ def _scales(model, made, judge):
     chains = {}
     for path, one in made.chosen.items():
         if one.maker is not None:
-            folder = path.rpartition("/")[0]
-            chains[path] = [now[f"{folder}/{name}".lstrip("/")][0] for name in one.parts]
+            folder = path.removesuffix(name_of(path))
+            chains[path] = [now[folder + name][0] for name in one.parts]
     for path in sorted(chains, key=lambda path: suffix.place(chains[path][0])):
         suffix.advance(chains[path][0])
         back = suffix.outputs(_put_back(chains[path], before[path][0]))

@@ -11,7 +11,8 @@ import numpy as np
 from .constants import constants_of
 from .costs import macs, matrices
 from .flatbuffer import load
-from .layers.base import CompressedLayer, to_numpy
+from .layers.base import CompressedLayer
+from .layers.ordinary import to_numpy
 from .report_html import page
 from .report_text import text
 from .walk import walk

@@ -1,8 +1,6 @@
 """Rebuild a model with some of its layers replaced; the model itself stays untouched."""
 
 import copy as copy_object
-import difflib
-import fnmatch
 import tempfile
 import warnings
 
@@ -10,9 +8,11 @@ import keras
 from keras.src.saving.serialization_lib import SafeModeScope
 
 from .follow import follow
-from .layers.base import CompressedLayer, Maker, kernel_bits, to_numpy
+from .layers.base import CompressedLayer, kernel_bits
+from .layers.makers import Maker
+from .layers.ordinary import to_numpy
 from .moments import Moments
-from .walk import check_keras_3, is_graph, walk
+from .walk import check_keras_3, is_graph, named, near, walk
 
 
 def swap(model, rules, curvature=None, data=None):
@@ -164,9 +164,9 @@ def match(model, rules) -> tuple[dict, dict]:
                 f"The maker of rule {key!r} must be `LayerClass.using(...)` or a callable. "
                 f"Received: {maker!r}"
             )
-        named, paths = _matching(key, layers)
+        by_name, paths = _matching(key, layers)
         if not paths:
-            raise ValueError(f"Rule {key!r} matches no layer. {_near(key, layers)}")
+            raise ValueError(f"Rule {key!r} matches no layer. {near(key, layers)}")
         for path in paths:
             layer, owner = layers[path]
             if id(layer) in taken:
@@ -175,13 +175,13 @@ def match(model, rules) -> tuple[dict, dict]:
             if maker is None:
                 continue
             if id(layer) in replaceable:
-                targets[id(layer)] = (path, maker, named)
+                targets[id(layer)] = (path, maker, by_name)
                 continue
             left[path] = (
                 f"it is a part of the {type(owner).__name__} '{owner.name}', whose parts cannot be "
                 "replaced"
             )
-            if named:
+            if by_name:
                 raise ValueError(f"Layer '{path}' cannot be swapped: {left[path]}.")
     return targets, left
 
@@ -294,19 +294,9 @@ def _matching(key, layers):
         exact = [path for path, (layer, _) in layers.items() if key in (path, layer.name)]
         if exact:
             return True, exact
-        return False, [
-            path
-            for path, (layer, _) in layers.items()
-            if fnmatch.fnmatchcase(path, key) or fnmatch.fnmatchcase(layer.name, key)
-        ]
+        return False, named(key, layers)
     if isinstance(key, type):
         return False, [path for path, (layer, _) in layers.items() if isinstance(layer, key)]
     if callable(key):
         return False, [path for path, (layer, _) in layers.items() if key(layer)]
     raise TypeError(f"A rule's key must be a string, a class or a predicate. Received: {key!r}")
-
-
-def _near(key, layers):
-    near = difflib.get_close_matches(key, layers, cutoff=0.4) if isinstance(key, str) else []
-    listed = ", ".join(near or list(layers)[:20])
-    return f"{'Near names' if near else 'The layers'}: {listed}"

@@ -1,16 +1,16 @@
 """How much the loss suffers from the compression of one layer, all others intact."""
 
-import fnmatch
 import io
 from dataclasses import dataclass
 
 import numpy as np
 
 from .batches import batches, check_repeats
-from .layers.base import to_numpy
+from .layers.ordinary import to_numpy
+from .masks import check_patterns
 from .progress import progress
 from .rewrite import check_graph, copy
-from .walk import walk
+from .walk import named, walk
 
 BATCH = 500
 
@@ -187,14 +187,11 @@ def _loss(model, data) -> float:
 
 
 def _paths(model, patterns) -> list[str]:
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    found = [
-        path
-        for path, (layer, _) in walk(model).items()
-        if hasattr(layer, "kernel")
-        and any(fnmatch.fnmatchcase(name, p) for p in patterns for name in (path, layer.name))
-    ]
-    if not found:
-        listed = ", ".join(p for p, (layer, _) in walk(model).items() if hasattr(layer, "kernel"))
-        raise ValueError(f"No layer with a kernel matches {patterns}. The layers: {listed}")
-    return found
+    listed = [path for path, (layer, _) in walk(model).items() if hasattr(layer, "kernel")]
+    patterns = check_patterns(patterns)
+    chosen = {path for pattern in patterns for path in named(pattern, listed)}
+    if not chosen:
+        raise ValueError(
+            f"No layer with a kernel matches {patterns}. The layers: {', '.join(listed)}"
+        )
+    return [path for path in listed if path in chosen]

@@ -46,15 +46,15 @@ class Suffix:
         """The number of the first node that calls a layer."""
         return next(i for i, node in enumerate(self.nodes) if _calls(node.operation, layer))
 
-    def outputs(self, changed=contextlib.nullcontext()) -> list[list]:  # noqa: B008
+    def outputs(self, changed=None) -> list[list]:
         """The outputs of each batch.
 
         Args:
             changed: the context in which the layers that do not lie behind run, such as
-                `moments.replaced`.
+                `moments.replaced`; None: as they are.
         """
         found = []
-        with changed:
+        with changed or contextlib.nullcontext():
             for held in self.held:
                 values = dict(held)
                 for node in self.nodes[self.position :]:

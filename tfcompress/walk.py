@@ -1,5 +1,8 @@
 """The one way to name a layer at any depth: the path of layer names."""
 
+import difflib
+import fnmatch
+
 import keras
 from keras.src.models.functional import Functional
 
@@ -54,6 +57,33 @@ def parts(layer) -> list[keras.layers.Layer]:
     if isinstance(layer, keras.Model):
         return layer.layers
     return layer._flatten_layers(include_self=False, recursive=False)
+
+
+def named(pattern, paths) -> list[str]:
+    """The paths that a name, a path or a glob over both matches.
+
+    >>> named("fc?", ["block/fc1", "out"])
+    ['block/fc1']
+    """
+    return [
+        path
+        for path in paths
+        if fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(name_of(path), pattern)
+    ]
+
+
+def near(key, paths) -> str:
+    """For an error message: the paths and names near to a key, or else all paths."""
+    listed = dict.fromkeys([*paths, *map(name_of, paths)])
+    close = difflib.get_close_matches(key, listed, cutoff=0.4) if isinstance(key, str) else []
+    if close:
+        return f"Near names: {', '.join(close)}"
+    return f"The layers: {', '.join(list(paths)[:20])}"
+
+
+def name_of(path) -> str:
+    """The last part of a path: the layer's own name."""
+    return path.rpartition("/")[2]
 
 
 def is_graph(model) -> bool:

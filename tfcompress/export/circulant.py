@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..layers.base import to_numpy
+from ..layers.ordinary import to_numpy
 from .transforms import Blocks, Dft, OneByRfft, Rfft, TwoStage
 
 # Measured (AMD Zen 5, one thread, batch 1; the whole kernel in float32 under XNNPACK is 1), with

@@ -5,8 +5,9 @@ from functools import singledispatch
 import keras
 import numpy as np
 
-from ..layers.base import CompressedLayer, to_numpy
+from ..layers.base import CompressedLayer
 from ..layers.circulant import CirculantDense
+from ..layers.ordinary import to_numpy
 from ..layers.tile_hashed import TileHashedDense
 from ..rewrite import rebuild
 from ..walk import is_graph

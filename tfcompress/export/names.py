@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from ..flatbuffer import operator_name
-from ..layers.base import to_numpy
+from ..layers.ordinary import to_numpy
 from ..walk import walk
 from .graph import Graph
 from .kernel import CHANNEL_AXIS, kernel_rows

@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..layers.base import CompressedLayer, to_numpy
+from ..layers.base import CompressedLayer
 from ..layers.codebook import CodebookKernel
 from ..layers.hashed import HashedKernel
+from ..layers.ordinary import to_numpy
 from .grid import Grid
 
 ROUNDING = 1e-6  # of float32 factors multiplied in, relative to a row's largest entry

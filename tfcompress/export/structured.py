@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from ..layers.base import to_numpy
+from ..layers.ordinary import to_numpy
 from ..layers.tile_hashed import TileHashedDense
 from ..walk import walk
 from .circulant import CirculantOperations

@@ -7,7 +7,6 @@ give the rest. A concrete layer joins a method with a form:
 """
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar
 
 import keras
@@ -15,16 +14,8 @@ import numpy as np
 from keras import ops
 
 from ..codecs import Packed, pack
-
-COMMON = (
-    "activation",
-    "use_bias",
-    "bias_initializer",
-    "kernel_regularizer",
-    "bias_regularizer",
-    "bias_constraint",
-    "activity_regularizer",
-)
+from .makers import Maker
+from .ordinary import COMMON, glorot_variance, kernel_of, positions, to_numpy
 
 
 class CompressedLayer(keras.layers.Layer):
@@ -177,7 +168,7 @@ class CompressedLayer(keras.layers.Layer):
         return new
 
     @classmethod
-    def using(cls, **options) -> "Maker":
+    def using(cls, **options) -> Maker:
         """A maker for `tfcompress.swap`: the class with its options, waiting for a layer."""
         unknown = set(options) - set(cls.options)
         if unknown:
@@ -267,59 +258,6 @@ class CompressedLayer(keras.layers.Layer):
             )
 
 
-@dataclass(frozen=True)
-class Maker:
-    """A compressed layer class with its options: called with a layer, it makes the new one."""
-
-    layer_class: type[CompressedLayer]
-    options: dict
-
-    def __call__(self, layer, metric=None, kernel=None):
-        return self.layer_class.from_layer(layer, metric, kernel, **self.options)
-
-    def then(self, *makers) -> "Composed":
-        """A maker in two steps: the layer unfolded into its parts, and these made by `makers`.
-
-        >>> import tfcompress as tfc
-        >>> four_bits = tfc.layers.QuantizedConv2D.using(bits=4)
-        >>> tfc.layers.TuckerConv2D.using(rank=0.25).then(four_bits)
-        TuckerConv2D.using(rank=0.25).then(QuantizedConv2D.using(bits=4))
-        """
-        return Composed(self.layer_class, self.options, makers)
-
-    def __repr__(self):
-        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
-        return f"{self.layer_class.__name__}.using({options})"
-
-
-@dataclass(frozen=True)
-class Composed(Maker):
-    """A maker whose layer is unfolded and compressed again: makes the chain of the parts.
-
-    Each part is made by the first of `others` whose class takes it, in the sum of squares; others
-    stay ordinary.
-    """
-
-    others: tuple[Maker, ...]
-
-    def __call__(self, layer, metric=None, kernel=None):
-        return self.unfolded(super().__call__(layer, metric, kernel))
-
-    def unfolded(self, layer) -> list[keras.layers.Layer]:
-        """The second step, for the layer of the first."""
-        if not layer.built:
-            raise ValueError(f"Layer '{layer.name}' is not built, so it cannot be unfolded.")
-        return [self._again(part) for part in layer.to_ordinary()]
-
-    def _again(self, part):
-        takes = (maker for maker in self.others if maker.layer_class.ordinary is type(part))
-        maker = next(takes, None)
-        return part if maker is None else maker(part)
-
-    def __repr__(self):
-        return f"{super().__repr__()}.then({', '.join(map(repr, self.others))})"
-
-
 CONSTRAINTS = ("kernel_constraint", "depthwise_constraint", "embeddings_constraint")
 
 
@@ -345,47 +283,8 @@ def refuse(cls, layer) -> None:
         raise ValueError(f"{cls.__name__} cannot take layer '{layer.name}': {reason}.")
 
 
-def kernel_of(layer):
-    """The kernel of an ordinary or compressed layer; that of an Embedding is its table."""
-    return layer.embeddings if isinstance(layer, keras.layers.Embedding) else layer.kernel
-
-
 def kernel_bits(layer) -> int:
     """What a layer's kernel takes: its `bits`, or float32 of an ordinary one."""
     if isinstance(layer, CompressedLayer):
         return layer.bits
     return 32 * math.prod(kernel_of(layer).shape)
-
-
-def ordinary_layer(layer, arguments, kernel, cls=None, name=None, last=True):
-    """A built Keras layer with this kernel; the last of a chain has the bias and the activation."""
-    new = (cls or layer.ordinary)(
-        **arguments,
-        **({name: getattr(layer, name) for name in COMMON} if last else {"use_bias": False}),
-        name=name or layer.name,
-        dtype=layer.dtype_policy,
-        trainable=layer.trainable,
-    )
-    depthwise = isinstance(new, keras.layers.DepthwiseConv2D)
-    channels = kernel.shape[-2] * (1 if depthwise else getattr(new, "groups", 1))
-    new.build((*[None] * (kernel.ndim - 1), channels))
-    new.kernel.assign(kernel)
-    if last and new.use_bias:
-        new.bias.assign(layer.bias)
-    return new
-
-
-def glorot_variance(shape: tuple[int, ...]) -> float:
-    """`2 / (fan_in + fan_out)` of a kernel of this shape."""
-    space = math.prod(shape[:-2])
-    return 2.0 / (space * (shape[-2] + shape[-1]))
-
-
-def to_numpy(variable) -> np.ndarray:
-    return ops.convert_to_numpy(variable)
-
-
-def positions(space) -> int:
-    if any(n is None for n in space):
-        raise ValueError(f"MACs need a known input size. Received: {tuple(space)}")
-    return math.prod(space)

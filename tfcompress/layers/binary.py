@@ -7,9 +7,9 @@ import numpy as np
 from keras import ops
 
 from ..metric import as_metric
-from .base import glorot_variance, to_numpy
 from .forms import CompressedConv1D, CompressedConv2D, CompressedDense
 from .grid import GridKernel, fit_grid, straight_through
+from .ordinary import glorot_variance, to_numpy
 
 
 @keras.saving.register_keras_serializable("tfcompress")

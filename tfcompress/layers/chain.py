@@ -9,9 +9,9 @@ from keras import ops
 
 from ..factorize import refine
 from ..metric import as_metric
-from .base import glorot_variance, ordinary_layer, positions, to_numpy
 from .forms import CompressedConv2D, output_length
 from .low_rank import LowRankConv2D
+from .ordinary import glorot_variance, ordinary_layer, positions, to_numpy
 from .ranked import Ranked
 
 

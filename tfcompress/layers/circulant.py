@@ -7,8 +7,8 @@ import numpy as np
 from keras import ops
 
 from ..hashing import random_signs
-from .base import glorot_variance
 from .forms import CompressedDense, positive_int
+from .ordinary import glorot_variance
 from .sharing import fit_shared
 
 

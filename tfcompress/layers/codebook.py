@@ -8,9 +8,10 @@ from keras import ops
 
 from ..factorize import least_squares
 from ..metric import Diagonal, as_metric, compensate
-from .base import CompressedLayer, glorot_variance, to_numpy
+from .base import CompressedLayer
 from .forms import CompressedConv1D, CompressedConv2D, CompressedDense, positive_int
 from .hashed import gather
+from .ordinary import glorot_variance, to_numpy
 
 ROUNDS = 8  # of compensated rounding and least-squares centroids
 SWEEPS = 100  # of k-means, at most; each costs a few binary searches

@@ -6,7 +6,8 @@ import numpy as np
 from keras import ops
 
 from ..metric import Kronecker, as_metric, compensate
-from .base import CompressedLayer, to_numpy
+from .base import CompressedLayer
+from .ordinary import to_numpy
 
 ROUNDS = 12
 LARGE = 2**23  # weights; above, a round takes minutes, and there is one

@@ -6,8 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from .base import CompressedLayer, to_numpy
+from .base import CompressedLayer
 from .forms import CompressedConv1D, CompressedConv2D, CompressedDense
+from .ordinary import to_numpy
 from .other_forms import CompressedDepthwiseConv2D, CompressedEinsumDense, CompressedEmbedding
 
 LARGEST = 65504.0  # of float16

@@ -7,8 +7,9 @@ import numpy as np
 from keras import ops
 
 from ..hashing import signed_codes
-from .base import CompressedLayer, glorot_variance, to_numpy
+from .base import CompressedLayer
 from .forms import CompressedDense, positive_int
+from .ordinary import glorot_variance, to_numpy
 from .sharing import fit_shared
 
 

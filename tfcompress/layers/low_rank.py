@@ -7,8 +7,8 @@ import numpy as np
 from keras import ops
 
 from ..factorize import svd, svd_in_metric
-from .base import glorot_variance, ordinary_layer, to_numpy
 from .forms import CompressedConv1D, CompressedConv2D, CompressedDense
+from .ordinary import glorot_variance, ordinary_layer, to_numpy
 from .ranked import Ranked
 
 

@@ -6,8 +6,9 @@ from typing import ClassVar
 import keras
 from keras import ops
 
-from .base import COMMON, CompressedLayer, positions
+from .base import CompressedLayer
 from .forms import CompressedConv2D, positive_int
+from .ordinary import COMMON, positions
 
 
 class CompressedDepthwiseConv2D(CompressedConv2D):

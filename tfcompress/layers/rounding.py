@@ -1,7 +1,7 @@
 """The swap rules that round a whole network to fewer bits."""
 
 from . import half, quantized
-from .base import Maker
+from .makers import Maker
 
 FAMILIES = {
     half.Float16Kernel: (

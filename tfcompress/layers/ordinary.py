@@ -1,0 +1,56 @@
+"""The ordinary layers that compressed ones come from and turn into."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+COMMON = (
+    "activation",
+    "use_bias",
+    "bias_initializer",
+    "kernel_regularizer",
+    "bias_regularizer",
+    "bias_constraint",
+    "activity_regularizer",
+)
+
+
+def kernel_of(layer):
+    """The kernel of an ordinary or compressed layer; that of an Embedding is its table."""
+    return layer.embeddings if isinstance(layer, keras.layers.Embedding) else layer.kernel
+
+
+def ordinary_layer(layer, arguments, kernel, cls=None, name=None, last=True):
+    """A built Keras layer with this kernel; the last of a chain has the bias and the activation."""
+    new = (cls or layer.ordinary)(
+        **arguments,
+        **({name: getattr(layer, name) for name in COMMON} if last else {"use_bias": False}),
+        name=name or layer.name,
+        dtype=layer.dtype_policy,
+        trainable=layer.trainable,
+    )
+    depthwise = isinstance(new, keras.layers.DepthwiseConv2D)
+    channels = kernel.shape[-2] * (1 if depthwise else getattr(new, "groups", 1))
+    new.build((*[None] * (kernel.ndim - 1), channels))
+    new.kernel.assign(kernel)
+    if last and new.use_bias:
+        new.bias.assign(layer.bias)
+    return new
+
+
+def glorot_variance(shape: tuple[int, ...]) -> float:
+    """`2 / (fan_in + fan_out)` of a kernel of this shape."""
+    space = math.prod(shape[:-2])
+    return 2.0 / (space * (shape[-2] + shape[-1]))
+
+
+def to_numpy(variable) -> np.ndarray:
+    return ops.convert_to_numpy(variable)
+
+
+def positions(space) -> int:
+    if any(n is None for n in space):
+        raise ValueError(f"MACs need a known input size. Received: {tuple(space)}")
+    return math.prod(space)
