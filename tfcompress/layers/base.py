@@ -32,8 +32,8 @@ class CompressedLayer(keras.layers.Layer):
         parts: own variables of the kernel, by name (set by `add_part`).
 
     Args:
-        activation, use_bias, bias_initializer, bias_regularizer, bias_constraint,
-            activity_regularizer: as in Keras' own layers.
+        activation, use_bias, activity_regularizer: as in Keras' own layers.
+        bias_initializer, bias_regularizer, bias_constraint: the same.
         kernel_regularizer: a penalty on the effective `kernel`, whatever it is stored as. It
             materialises the kernel in every step.
         **kwargs: `name`, `dtype`, `trainable`.
