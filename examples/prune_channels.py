@@ -52,7 +52,7 @@ print(f"float: accuracy {accuracy(model):.4f}, {model.count_params():,} paramete
 
 # 30% of the channels, those that the layers which read them can do without best; the layers that
 # are left are fitted to what they gave before. The sums tie `stem` and `last0`, so they go alike.
-sample = x[:2_000]
+sample = x[: 500 if QUICK else 2_000]
 small = tfc.prune_channels(model, 0.3, score="obs", data=sample)
 tfc.recalibrate_batch_norm(small, sample)
 print(f"pruned: accuracy {accuracy(small):.4f}, {small.count_params():,} parameters")

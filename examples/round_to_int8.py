@@ -26,7 +26,7 @@ model = keras.Sequential(
     [
         keras.Input((28, 28, 1)),
         layers.Conv2D(16, 5, strides=2, activation="relu", name="conv"),
-        layers.DepthwiseConv2D(3, activation="relu", name="depthwise"),
+        layers.DepthwiseConv2D(3, strides=2, activation="relu", name="depthwise"),
         layers.Conv2D(64, 1, activation="relu", name="pointwise"),
         layers.Flatten(),
         layers.Dense(64, activation="relu", name="fc"),
