@@ -145,7 +145,7 @@ def test_split_takes_held_out_examples_from_all_over():
         ({"budget": "10%"}, TypeError, "number"),
         ({"budget": 1e-4}, ValueError, "cheapest"),
         ({"target": "bytes"}, ValueError, "target"),
-        ({"candidates": {"a": tfc.layers.BinaryConv1D.using()}}, ValueError, "No candidate"),
+        ({"candidates": {"a": tfc.layers.BinaryConv1D.using()}}, ValueError, "BinaryConv1D cannot"),
         ({"data": X[:3]}, ValueError, "at least 5"),
     ],
 )

@@ -39,8 +39,11 @@ def default_candidates(target) -> dict[str, list[Maker]]:
     return found
 
 
-def fitted(layer, metric, candidates, count):
-    """`(name, maker, cost, predicted, chain)` of the forms that none beats, by rising cost."""
+def fitted(layer, metric, candidates, count, reasons):
+    """`(name, maker, cost, predicted, chain)` of the forms that none beats, by rising cost.
+
+    Why a maker cannot take the layer is added to the list `reasons`.
+    """
     w = np.asarray(to_numpy(kernel_of(layer)), "float64")
     made = []
     for name, makers in candidates.items():
@@ -50,7 +53,8 @@ def fitted(layer, metric, candidates, count):
                 one = Maker(maker.layer_class, maker.options) if two_steps else maker
                 first = one(layer, metric)
                 chain = maker.unfolded(first) if two_steps else [first]
-            except ValueError:
+            except ValueError as error:
+                reasons.append(f"- {error}")
                 continue
             predicted = metric.quadratic(w - to_numpy(first.kernel))
             made.append((name, maker, count(chain), predicted, chain))

@@ -68,9 +68,11 @@ def plan(model, data, budget, target="bits", loss=None, candidates=None) -> Plan
     _check(budget, target)
     fit, held = split(data)
     judge = Judge(model, *held, loss)
-    options = _options(model, fit, target, judge, candidates or default_candidates(target))
+    makers, reasons = candidates or default_candidates(target), []
+    options = _options(model, fit, target, judge, makers, reasons)
     if not any(len(row) > 1 for row in options.values()):
-        raise ValueError("No candidate takes any layer, or none would be smaller.")
+        why = "\n".join(["", *reasons])
+        raise ValueError(f"No candidate takes any layer, or none would be smaller.{why}")
     fixed = _fixed(model, target, options)
     whole = fixed + sum(row[-1].cost for row in options.values())
     allowed = int(budget * whole) if budget <= 1 else int(budget * (8 if target == "bits" else 1))
@@ -105,7 +107,7 @@ def _tried(model, target, allowed, whole, fixed, options, chosen, fit, judge):
     )
 
 
-def _options(model, fit, target, judge, candidates):
+def _options(model, fit, target, judge, candidates, reasons):
     """`{path: options by rising cost}`, fitted and measured in one walk over the network."""
     targets, _ = match(model, {_has_kernel: lambda layer: layer})
     shapes, suffix, found = uses_of(model), Suffix(model, judge.inputs), {}
@@ -116,7 +118,7 @@ def _options(model, fit, target, judge, candidates):
         for before, _ in pairs:
             moments.add(before)
         count = counter(target, layer, shapes.get(id(layer), []))
-        made = fitted(layer, moments.metric(), candidates, count)
+        made = fitted(layer, moments.metric(), candidates, count, reasons)
         suffix.advance(layer)
         found[path] = [
             Option(name, maker, cost, predicted, suffix_loss(layer, chain), _names(chain))
