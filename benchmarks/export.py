@@ -128,6 +128,28 @@ def blocks():
     yield mlp({}), [("MLP 2048-2048-2048-10", mlp(both), "fast", "int8", 2.25, 9)]
 
 
+def shapes():
+    """Blocks of convolutions of other shapes, for which there are no bars."""
+    image = {"padding": "same", "name": "conv"}
+    kinds = {
+        "Conv 1x1 256-64, 28x28": ((28, 28, 256), layers.Conv2D(64, 1, **image)),
+        "Conv 1x1 32-32, 14x14": ((14, 14, 32), layers.Conv2D(32, 1, **image)),
+        "Conv 5x5 32-64, 14x14": ((14, 14, 32), layers.Conv2D(64, 5, **image)),
+        "Conv 3x3 64-128, 28x28, stride 2": ((28, 28, 64), layers.Conv2D(128, 3, 2, **image)),
+        "Conv 3x3 1-32, 28x28": ((28, 28, 1), layers.Conv2D(32, 3, **image)),
+        "depthwise 3x3 64, 28x28": ((28, 28, 64), layers.DepthwiseConv2D(3, **image)),
+    }
+    for name, (shape, layer) in kinds.items():
+        found = []
+        for levels, label in ((TERNARY, "ternary"), (FOUR_BITS, "4-bit")):
+            copy = type(layer).from_config(layer.get_config())
+            model = keras.Sequential([keras.Input(shape), copy])
+            on_grid(model, {"conv": levels})
+            for store in ("fast", "small"):
+                found.append((f"{name}, {label}", model, store, "int8", None, None))
+        yield keras.Sequential([keras.Input(shape), layer]), found
+
+
 def nets(folder):
     """The nets of a folder with all kernels binary or 4-bit, by `swap`."""
     makers = {
@@ -161,7 +183,7 @@ def measure(reference, rows, rounds):
         differences[str(place)] = [value / np.sqrt(np.mean(expected**2)) for value in found]
     result = bench(files, rounds=rounds, seconds=20, memory=False)
     first = result["float32"]
-    lines = [f"| {rows[0][0].split(',')[0]}, float32, stock | | {first.bytes:,} | 1 | |\n"]
+    lines = [f"| {rows[0][0].rsplit(',', 1)[0]}, float32, stock | | {first.bytes:,} | 1 | |\n"]
     for place, (name, _, store, activations, most, aim) in enumerate(rows):
         t, (fast, slow) = result[str(place)], differences[str(place)]
         size, ratio = f"{t.bytes:,}", f"{t.ratio:.2f} [{t.ratio_low:.2f}, {t.ratio_high:.2f}]"
@@ -204,7 +226,8 @@ def main():
         cores=os.cpu_count(),
     )
     text += HEAD + "|---|---|---|---|---|\n"
-    for reference, rows in [*blocks(), *(nets(arguments.nets) if arguments.nets else ())]:
+    rest = nets(arguments.nets) if arguments.nets else ()
+    for reference, rows in [*blocks(), *shapes(), *rest]:
         text += "".join(measure(reference, rows, arguments.rounds))
     pathlib.Path(arguments.out).write_text(text)
 

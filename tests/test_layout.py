@@ -9,8 +9,9 @@ ROOT = pathlib.Path(tfcompress.__file__).parent
 FLOORS = [
     "hashing factorize canonical codecs entropy metric flatbuffer walk batches progress datasets "
     "data_files pareto report_text models knapsack labels",
-    "report_html moments masks costs schedules score project ranks taps distill_losses",
-    "layers surgeon objective follow hints teacher",
+    "report_html moments masks costs schedules score project ranks taps distill_losses runtimes",
+    "surgeon",
+    "layers objective follow hints teacher",
     "rewrite suffix skeleton recursion constants hint_stage",
     "curvature calibrate optimizers channels distill",
     "pruning callbacks sensitivities",
@@ -20,7 +21,8 @@ FLOORS = [
     "export",
     "benchmark",
     "reports checks archive",
-    "demo",
+    "demo compression",
+    "search",
     "cli",
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}

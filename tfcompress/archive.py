@@ -129,7 +129,7 @@ def _write(file, model, config, half):
         file.write(data)
 
     def record(array):
-        made, blobs = entropy.encode(_rounded(array) if half else array)
+        made, blobs = entropy.encode(rounded(array) if half else array)
         for blob in blobs:
             put(blob)
         return made
@@ -231,7 +231,7 @@ def _weights(model) -> list:
     return [v for v in model.weights if id(v) not in parts]
 
 
-def _rounded(array):
+def rounded(array):
     largest = np.max(np.abs(array), initial=0) if array.dtype == np.float32 else np.inf
     fits = largest <= HALF.max and (largest == 0 or largest >= HALF.smallest_normal)
     return array.astype(np.float16) if fits else array

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from . import layers as forms
-from .costs import layer_macs
+from .costs import layer_macs, matrices
 from .knapsack import frontier
 from .layers.base import kernel_bits
 from .layers.makers import Composed, Maker
@@ -31,6 +31,11 @@ def default_candidates(target) -> dict[str, list[Maker]]:
     }
     for bits in (3, 4, 8):
         found[f"{bits} bits"] = list(forms.rounding(bits).values())
+    if target == "archive":
+        books = forms.CodebookDense, forms.CodebookConv1D, forms.CodebookConv2D
+        for zeros, size in ((0.6, 16), (0.8, 16), (0.9, 8)):
+            name = f"{zeros:.0%} zeros, {size} entries"
+            found[name] = [cls.using(size=size, sparsity=zeros) for cls in books]
     eight = forms.QuantizedDense, forms.QuantizedConv1D, forms.QuantizedConv2D
     for share in (0.25, 0.125):
         found[f"rank {share:.3g}, 8 bits"] = [
@@ -65,13 +70,21 @@ def fitted(layer, metric, candidates, count, reasons):
     return [made[i] for i in kept]
 
 
-def counter(target, layer, shapes):
-    """What a chain of layers in the place of a layer takes."""
+def counter(target, layer, shapes, store="fast"):
+    """What a chain of layers in the place of a layer takes.
+
+    Args:
+        target: see `planner.plan`.
+        shapes: of what the layer gets, one for each of its uses.
+        store: see `to_tflite`.
+    """
     if target == "bits":
         return lambda chain: sum(map(kernel_bits, chain))
     if target == "macs":
         return lambda chain: sum(_macs(chain, shape) for shape in shapes)
-    return lambda chain: _file_bytes(chain, shapes[0])
+    if target == "archive":
+        return lambda chain: sum(map(_archive_bytes, chain))
+    return lambda chain: _file_bytes(chain, shapes[0], store)
 
 
 def _macs(chain, shape):
@@ -82,12 +95,21 @@ def _macs(chain, shape):
     return total
 
 
-def _file_bytes(chain, shape):
+def _archive_bytes(part) -> int:
+    from .archive import rounded
+    from .entropy import encode
+
+    compressed = isinstance(part, forms.CompressedLayer)
+    arrays = part.stored().values() if compressed else [to_numpy(v) for v in matrices(part)]
+    return sum(len(blob) for a in arrays for blob in encode(rounded(np.asarray(a)))[1])
+
+
+def _file_bytes(chain, shape, store) -> int:
     """What a chain takes in a file of its own, less what any file takes."""
-    from .export import to_tflite
+    from .export import file_bytes
 
     layers = [type(part).from_config(part.get_config()) for part in chain]
     model = keras.Sequential([keras.Input(shape[1:]), *layers])
     for new, part in zip(layers, chain, strict=True):
         new.set_weights(part.get_weights())
-    return max(len(to_tflite(model)) - EMPTY_FILE, 0)
+    return max(file_bytes(model, store) - EMPTY_FILE, 0)

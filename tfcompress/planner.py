@@ -1,6 +1,7 @@
 """One budget for a whole network: which layer takes which form."""
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -13,12 +14,13 @@ from .judge import Judge, split
 from .knapsack import choose
 from .moments import Moments, can_measure, intercepted, replaced
 from .plans import Option, Plan, tables
-from .rewrite import check_graph, match, swap
+from .rewrite import check_graph, copy, match, swap
 from .suffix import Suffix
 from .walk import name_of, walk
 
 BLOCK = 1024  # fan-in above which the metric that ranks candidates is cut into blocks
 ORDINARY = "float32"
+TARGETS = ("bits", "tflite", "archive", "macs")
 
 
 def plan(model, data, budget, target="bits", loss=None, candidates=None) -> Plan:
@@ -39,11 +41,13 @@ def plan(model, data, budget, target="bits", loss=None, candidates=None) -> Plan
         budget: a share of what the float32 network takes, in (0, 1]; or above 1, bytes of stored
             kernels, bytes of the file's kernels, or MACs, as `target` says.
         target: `"bits"`, stored bits of all kernels; `"tflite"`, what they take in the file of
-            `to_tflite` (each candidate is exported, which takes its time); or `"macs"`.
+            `to_tflite` (each candidate is exported, which takes its time); `"archive"`, what they
+            take in a file of `archive.save(half=True)`; or `"macs"`.
         loss: as in `compile`. None takes the compiled one, if there are labels; else the loss is
             the mean squared change of the outputs over their variance.
         candidates: `{name: maker}`, or a list of makers, of which a layer gets the first that can
-            take it. None: binary, ternary, 3, 4 and 8 bits, and low rank with 8 bits; for `"macs"`,
+            take it. None: binary, ternary, 3, 4 and 8 bits, and low rank with 8 bits; for
+            `"archive"` also codebooks of 8 and 16 entries for 60, 80 and 90% zeros; for `"macs"`,
             low rank, k x 1 / 1 x k and Tucker forms at 1/2, 1/4 and 1/8 of the MACs.
 
     Returns:
@@ -64,50 +68,73 @@ def plan(model, data, budget, target="bits", loss=None, candidates=None) -> Plan
     >>> made.cost <= 0.15 * made.float_cost
     True
     """
-    check_graph(model)
-    _check(budget, target)
-    fit, held = split(data)
-    judge = Judge(model, *held, loss)
-    makers, reasons = candidates or default_candidates(target), []
-    options = _options(model, fit, target, judge, makers, reasons)
-    if not any(len(row) > 1 for row in options.values()):
-        why = "\n".join(["", *reasons])
-        raise ValueError(f"No candidate takes any layer, or none would be smaller.{why}")
-    fixed = _fixed(model, target, options)
-    whole = fixed + sum(row[-1].cost for row in options.values())
-    allowed = int(budget * whole) if budget <= 1 else int(budget * (8 if target == "bits" else 1))
-    scales, plans = dict.fromkeys(options, 1.0), []
-    for _ in range(2):
-        picked = choose(*tables(options, scales), allowed - fixed)
-        chosen = {path: row[i] for (path, row), i in zip(options.items(), picked, strict=True)}
-        if plans and chosen == plans[0].chosen:
-            break
-        plans.append(_tried(model, target, allowed, whole, fixed, options, chosen, fit, judge))
-        if len(plans) == 1:
-            scales = _scales(model, plans[0], judge)
-    return min(plans, key=lambda one: one.measured)
+    _check(budget)
+    return Planner(model, data, target, loss, candidates).plan(budget)
 
 
-def _tried(model, target, allowed, whole, fixed, options, chosen, fit, judge):
-    """The plan with the network that comes of it, measured."""
-    rules = {path: one.maker for path, one in chosen.items() if one.maker is not None}
-    new = swap(model, rules, data=fit)
-    recalibrate_batch_norm(new, fit)
-    return Plan(
-        target=target,
-        budget=allowed,
-        cost=fixed + sum(one.cost for one in chosen.values()),
-        float_cost=whole,
-        options=options,
-        chosen=chosen,
-        loss=judge.base,
-        predicted=sum(one.measured for one in chosen.values()),
-        measured=judge(new) - judge.base,
-        model=new,
-    )
+class Planner:
+    """The forms of each layer, fitted and measured once, for plans of any budget; see `plan`.
+
+    Args:
+        model, data, target, loss, candidates: as in `plan`.
+        store: of the file whose bytes the target `"tflite"` counts.
+    """
+
+    def __init__(self, model, data, target="bits", loss=None, candidates=None, store="fast"):
+        check_graph(model)
+        _check_target(target)
+        self.model, self.target = model, target
+        self.fit, held = split(data)
+        self.judge = Judge(model, *held, loss)
+        makers, reasons = candidates or default_candidates(target), []
+        count = partial(counter, target, store=store)
+        self.options = _options(model, self.fit, count, self.judge, makers, reasons)
+        if not any(len(row) > 1 for row in self.options.values()):
+            why = "\n".join(["", *reasons])
+            raise ValueError(f"No candidate takes any layer, or none would be smaller.{why}")
+        self.fixed = _fixed(model, target, self.options)
+        self.whole = self.fixed + sum(row[-1].cost for row in self.options.values())
+        self.least = self.fixed + sum(row[0].cost for row in self.options.values())
+
+    def plan(self, budget) -> Plan:
+        """The plan for a budget, the better one of two."""
+        unit = 8 if self.target == "bits" else 1
+        allowed = int(budget * (self.whole if budget <= 1 else unit))
+        scales, plans = dict.fromkeys(self.options, 1.0), []
+        for _ in range(2):
+            chosen = self.choose(allowed, scales)
+            if plans and chosen == plans[0].chosen:
+                break
+            plans.append(self.tried(allowed, chosen))
+            if len(plans) == 1:
+                scales = _scales(self.model, plans[0], self.judge)
+        return min(plans, key=lambda one: one.measured)
+
+    def choose(self, allowed, scales) -> dict:
+        """`{layer path: Option}` by the knapsack, each layer's damage times its scale."""
+        picked = choose(*tables(self.options, scales), allowed - self.fixed)
+        return {path: row[i] for (path, row), i in zip(self.options.items(), picked, strict=True)}
+
+    def tried(self, allowed, chosen) -> Plan:
+        """The plan with the network that comes of it, measured."""
+        rules = {path: one.maker for path, one in chosen.items() if one.maker is not None}
+        new = swap(self.model, rules, data=self.fit) if rules else copy(self.model)
+        recalibrate_batch_norm(new, self.fit)
+        return Plan(
+            target=self.target,
+            budget=allowed,
+            cost=self.fixed + sum(one.cost for one in chosen.values()),
+            float_cost=self.whole,
+            options=self.options,
+            chosen=chosen,
+            loss=self.judge.base,
+            predicted=sum(one.measured for one in chosen.values()),
+            measured=self.judge(new) - self.judge.base,
+            model=new,
+        )
 
 
-def _options(model, fit, target, judge, candidates, reasons):
+def _options(model, fit, counter_of, judge, candidates, reasons):
     """`{path: options by rising cost}`, fitted and measured in one walk over the network."""
     targets, _ = match(model, {_has_kernel: lambda layer: layer})
     shapes, suffix, found = uses_of(model), Suffix(model, judge.inputs), {}
@@ -117,7 +144,7 @@ def _options(model, fit, target, judge, candidates, reasons):
         moments = Moments(layer, BLOCK)
         for before, _ in pairs:
             moments.add(before)
-        count = counter(target, layer, shapes.get(id(layer), []))
+        count = counter_of(layer, shapes.get(id(layer), []))
         made = fitted(layer, moments.metric(), candidates, count, reasons)
         suffix.advance(layer)
         found[path] = [
@@ -152,7 +179,7 @@ def _fixed(model, target, options):
             raise ValueError(f"The MACs of {unknown} are not known. Plan for another `target`.")
         return sum(counts.values())
     sizes = sum(math.prod(v.shape) for layer in others.values() for v in matrices(layer))
-    return sizes * (32 if target == "bits" else 4)
+    return sizes * {"bits": 32, "tflite": 4, "archive": 2}[target]
 
 
 def _scales(model, made, judge):
@@ -185,9 +212,12 @@ def _put_back(chain, layer):
     return intercepted(dict.fromkeys([chain[0], chain[-1]]), around)
 
 
-def _check(budget, target):
-    if target not in ("bits", "tflite", "macs"):
-        raise ValueError(f"Expected target 'bits', 'tflite' or 'macs'. Received: target={target!r}")
+def _check_target(target):
+    if target not in TARGETS:
+        raise ValueError(f"Expected `target` to be one of {TARGETS}. Received: {target!r}")
+
+
+def _check(budget):
     if isinstance(budget, bool) or not isinstance(budget, (int, float, np.number)):
         raise TypeError(f"Expected `budget` to be a number. Received: {budget!r}")
     if not 0 < budget < math.inf:

@@ -7,10 +7,11 @@ import numpy as np
 
 from ..flatbuffer import read, write
 from ..rewrite import check_graph
+from ..runtimes import INT2, parse
 from ..walk import walk
 from . import static
 from .convert import convert
-from .guard import refuse_known_bad
+from .guard import refuse_known_bad, refuse_newer
 from .lower import lower
 from .names import name_kernels
 from .rewrite import apply, calibrate, find_sites
@@ -21,8 +22,6 @@ from .verify import make_cases, verify
 
 ACTIVATIONS = ("int8", "float32", "static_int8")
 STORES = ("fast", "small")
-INT2_SINCE = (2, 1, 2)
-OLDEST = (1, 2, 0)
 
 
 def to_tflite(
@@ -60,8 +59,8 @@ def to_tflite(
             (0.05 seconds for 4 million weights) and hashed ones in the first call (0.4).
         check: sample inputs, in the structure of the model's inputs, to verify with and to measure
             ranges on; None takes random ones of the static shape.
-        min_runtime: the oldest LiteRT that must read the file, at least 1.2.0; 2-bit kernels need
-            2.1.2 and are stored in 4 bits for older ones.
+        min_runtime: the oldest LiteRT that must run the file right, at least `"1.2"`: 2-bit kernels
+            need 2.1.2 and are stored in 4 bits for older ones.
         io: `"float32"`, or `"int8"` inputs and outputs for a `"static_int8"` file.
 
     Returns:
@@ -86,7 +85,7 @@ def to_tflite(
     _check_path(path)
     arrays = sample_arrays(model, check)
     lowered = lower(model, None if activations == "static_int8" else store)
-    int2 = runtime >= INT2_SINCE
+    int2 = runtime >= INT2
     float_blob = _finish(convert(lowered), lowered)
     if activations == "static_int8":
         sites, rounded = [], static.activations(float_blob)
@@ -101,11 +100,20 @@ def to_tflite(
         rounded = {tensor for site in sites for tensor in site.inexact}
         blob = apply(float_blob, sites)
     refuse_known_bad(read(blob))
+    refuse_newer(blob, runtime)
     cases = make_cases(model, float_blob, verify_batches(model, arrays), rounded, sites)
     verify(model, blob, cases, sites, float_blob)
     if path is not None:
         _write(path, blob)
     return blob
+
+
+def file_bytes(model, store="fast") -> int:
+    """The size of the file with int8 activations, which is neither verified nor written."""
+    lowered = lower(model, store)
+    blob = _finish(convert(lowered), lowered)
+    layers = {path: layer for path, (layer, _) in walk(model).items()}
+    return len(apply(blob, find_sites(read(blob), "int8", store, True, layers)))
 
 
 def _finish(file, lowered) -> bytes:
@@ -149,16 +157,7 @@ def _check_arguments(activations, store, min_runtime, io, check) -> tuple[int, .
             "`io` must be 'float32', or 'int8' together with `activations='static_int8'`. "
             f"Received: io={io!r}, activations={activations!r}"
         )
-    try:
-        runtime = tuple(int(part) for part in min_runtime.split("."))
-    except (AttributeError, ValueError):
-        runtime = ()
-    if runtime < OLDEST:
-        raise ValueError(
-            "`min_runtime` must be a LiteRT version of at least '1.2.0', such as '2.1.2'. "
-            f"Received: {min_runtime!r}"
-        )
-    return runtime
+    return parse(min_runtime)
 
 
 def _check_path(path):

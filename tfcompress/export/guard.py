@@ -1,6 +1,7 @@
 """Forms that load and run, and give wrong results or crash on some runtime: never written."""
 
 from ..flatbuffer import operator_name, type_name
+from ..runtimes import min_runtime, parse
 from .errors import ExportError
 from .graph import Graph
 from .sparse import BLOCK, LEDGER, SPARSE
@@ -23,6 +24,7 @@ def refuse_known_bad(file) -> None:
       delegate reads as dense, and sparse INT8 ones that are not cut in blocks of 16, 256 to a row
       at most;
     - the INT8 output of a DENSIFY in another version: the delegate fails;
+    - a FLOAT16 DENSIFY: NaN in the delegate of several versions before 2.2;
     - variables that nothing ever sets, which a converter route leaves in place of weights.
     """
     for index in range(len(file.subgraphs)):
@@ -34,9 +36,21 @@ def refuse_known_bad(file) -> None:
                 raise ExportError(f"{code} with {reason} gives wrong results. No file was written.")
 
 
+def refuse_newer(source, runtime) -> None:
+    """Raises `ExportError` if a file needs a newer LiteRT than `runtime`, a tuple of numbers."""
+    needed = min_runtime(source)
+    if parse(needed) > runtime:
+        asked = ".".join(map(str, runtime))
+        raise ExportError(
+            f"The file needs LiteRT {needed}, and `min_runtime` is {asked}. No file was written."
+        )
+
+
 def _reason(graph, operator, code) -> str | None:
     if code == "VAR_HANDLE" and not _assigned(graph):
         return "a variable that is never set"
+    if code == "DENSIFY" and graph.type(operator.inputs[0]) == "FLOAT16":
+        return "a FLOAT16 kernel"
     if code not in (*CONVOLUTIONS, "FULLY_CONNECTED") or len(operator.inputs) < 2:
         return None
     weight = graph.tensors[operator.inputs[1]]

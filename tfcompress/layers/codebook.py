@@ -7,7 +7,9 @@ import numpy as np
 from keras import ops
 
 from ..factorize import least_squares
+from ..masks import lowest
 from ..metric import Diagonal, as_metric, compensate
+from ..surgeon import check_sparsity, sparsify
 from .base import CompressedLayer
 from .forms import CompressedConv1D, CompressedConv2D, CompressedDense, positive_int
 from .hashed import gather
@@ -30,10 +32,13 @@ class CodebookKernel(CompressedLayer):
 
     Args:
         size: entries of the codebook, the zero included, from 2 to 256.
+        sparsity: share of the weights that `from_layer` prunes first, in [0, 1): the two steps of
+            Deep Compression. `bits` counts all indices; an archive takes few bits for zeros.
         Others: as in the ordinary layer.
 
     `from_layer` clusters the weights by k-means, weighted by a diagonal metric; with a Kronecker
-    metric it goes on with compensated rounding and least-squares centroids. A layer that is not
+    metric it goes on with compensated rounding and least-squares centroids. It prunes by
+    `surgeon.sparsify` in a Kronecker metric, else where `d w^2` is least. A layer that is not
     made from a trained one draws its indices at random.
 
     Example:
@@ -49,10 +54,12 @@ class CodebookKernel(CompressedLayer):
     all equal.
     """
 
-    options = ("size",)
+    options = ("size", "sparsity")
 
-    def __init__(self, *args, size=16, **kwargs):
+    def __init__(self, *args, size=16, sparsity=0.0, **kwargs):
         super().__init__(*args, **kwargs)
+        check_sparsity(sparsity)
+        self.sparsity = float(sparsity)
         self.size = positive_int(size, "size")
         if not 2 <= self.size <= 256:
             raise ValueError(f"`size` must be an integer from 2 to 256. Received: size={size!r}")
@@ -79,6 +86,11 @@ class CodebookKernel(CompressedLayer):
         metric = as_metric(metric, w.shape)
         w = np.asarray(w, "float64")
         d = metric.diagonal(w.shape)
+        if self.sparsity and isinstance(metric, Diagonal):
+            gone = lowest((d * w**2).ravel(), round(self.sparsity * w.size))
+            w = np.where(gone.reshape(w.shape), 0, w)
+        elif self.sparsity:
+            w = sparsify(w, metric, self.sparsity)
         codebook = k_means(w[w != 0], d[w != 0], self.size)
         indices = np.where(w == 0, 0, nearest(codebook, w))
         if not isinstance(metric, Diagonal):
