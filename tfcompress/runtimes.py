@@ -3,7 +3,7 @@
 from .flatbuffer import operator_name, read, type_name
 
 OLDEST = (1, 2, 0)
-SYMMETRIC, INT2, HALF = (2, 0, 3), (2, 1, 2), (2, 2, 0)
+HALF_DEPTHWISE, SYMMETRIC, INT2, HALF_SPARSE = (1, 4, 0), (2, 0, 3), (2, 1, 2), (2, 2, 0)
 LAST_WITHOUT_INT2 = 13  # version of FULLY_CONNECTED
 
 
@@ -16,6 +16,7 @@ def min_runtime(source) -> str:
     - `2.0.3` for float32 activations and an INT8 kernel in FULLY_CONNECTED without
       `asymmetricQuantizeInputs`: older ones give wrong results on ARM and no error;
     - `2.2.0` for a FLOAT16 DENSIFY: NaN in some older ones;
+    - `1.4.0` for a FLOAT16 kernel with a float32 bias in DEPTHWISE_CONV_2D: older ones refuse it;
     - `1.2.0` for the other forms that `to_tflite` writes.
 
     Args:
@@ -28,20 +29,32 @@ def min_runtime(source) -> str:
     needs = [OLDEST]
     for graph in model.subgraphs:
         needs += [INT2 for tensor in graph.tensors or [] if type_name(tensor) == "INT2"]
-        needs += [_need(model, graph.tensors, operator) for operator in graph.operators or []]
+        operators = graph.operators or []
+        halves = {o.outputs[0] for o in operators if _unpacks_half(model, graph.tensors, o)}
+        needs += [_need(model, graph.tensors, operator, halves) for operator in operators]
     return ".".join(map(str, max(needs)))
 
 
-def _need(model, tensors, operator):
+def _unpacks_half(model, tensors, operator) -> bool:
+    names = ("DEQUANTIZE", "DENSIFY")
+    half = operator_name(model, operator) in names
+    return half and type_name(tensors[operator.inputs[0]]) == "FLOAT16"
+
+
+def _need(model, tensors, operator, halves):
+    """What one operator needs; `halves`: the tensors that are float16 numbers, unpacked."""
     code = operator_name(model, operator)
-    types = [type_name(tensors[index]) for index in operator.inputs if index >= 0]
-    if code == "DENSIFY" and types[0] == "FLOAT16":
-        return HALF
+    if code == "DENSIFY" and operator.outputs[0] in halves:
+        return HALF_SPARSE
+    if code == "DEPTHWISE_CONV_2D":
+        kernel, *bias = operator.inputs[1:]
+        return HALF_DEPTHWISE if kernel in halves and not halves & set(bias) else OLDEST
     if code != "FULLY_CONNECTED":
         return OLDEST
     if model.operatorCodes[operator.opcodeIndex].version > LAST_WITHOUT_INT2:
         return INT2
-    hybrid = types[:2] == ["FLOAT32", "INT8"]
+    types = [type_name(tensors[index]) for index in operator.inputs[:2]]
+    hybrid = types == ["FLOAT32", "INT8"]
     symmetric = hybrid and not operator.builtinOptions.asymmetricQuantizeInputs
     return SYMMETRIC if symmetric else OLDEST
 

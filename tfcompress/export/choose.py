@@ -54,6 +54,7 @@ import math
 
 import numpy as np
 
+from ..runtimes import HALF_DEPTHWISE, INT2
 from . import forms, sparse, unpacked
 from .graph import Graph
 from .kernel import Kernel
@@ -65,24 +66,24 @@ BLOCK_SHARE = {8: 0.5, 32: 0.12}  # of the entries, up to which products of bloc
 LEAST_BLOCKS = {8: LEAST, 32: 2**20}
 
 
-def choose(graph: Graph, operator, kernel: Kernel, activations, store, int2):
+def choose(graph: Graph, operator, kernel: Kernel, activations, store, runtime):
     """The form of one kernel.
 
     Args:
         activations: `"int8"` or `"float32"`.
         store: `"fast"` or `"small"`.
-        int2: whether the oldest runtime to serve knows INT2.
+        runtime: the oldest LiteRT to serve, as numbers.
 
     Returns:
         `(form, bits)`: a function of `forms` and the bits of the constant; or None: leave it.
     """
     if kernel.size < LEAST:
         return None
-    bits = kernel.bits_for(int2)
+    bits = kernel.bits_for(runtime >= INT2)
     if kernel.shared is not None and activations == "float32":
         choices = [(unpacked.hashed, 32)] if store == "small" and kernel.shared.hashed else []
     elif bits >= 16:
-        choices = _floats(graph, operator, kernel, store)
+        choices = _floats(graph, operator, kernel, store, runtime)
     elif kernel.code == "FULLY_CONNECTED":
         choices = _products(graph, operator, kernel, bits, activations, store)
     elif kernel.code == "CONV_2D":
@@ -93,9 +94,11 @@ def choose(graph: Graph, operator, kernel: Kernel, activations, store, int2):
     return choices[int(np.argmin(sizes))] if min(sizes, default=np.inf) < 4 * kernel.size else None
 
 
-def _floats(graph, operator, kernel, store):
-    choices = [(forms.weight_only, 16)] if kernel.bits == 16 else []
-    if kernel.code != "DEPTHWISE_CONV_2D":
+def _floats(graph, operator, kernel, store, runtime):
+    depthwise = kernel.code == "DEPTHWISE_CONV_2D"
+    half = kernel.bits == 16 and (not depthwise or runtime >= HALF_DEPTHWISE)
+    choices = [(forms.weight_only, 16)] * half
+    if not depthwise:
         choices.append((sparse.densified, 32))
     if _flat_product(graph, operator, kernel) and (
         store == "small" or _blocks_are_fast(kernel, 32)

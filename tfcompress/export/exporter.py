@@ -60,7 +60,8 @@ def to_tflite(
         check: sample inputs, in the structure of the model's inputs, to verify with and to measure
             ranges on; None takes random ones of the static shape.
         min_runtime: the oldest LiteRT that must run the file right, at least `"1.2"`: 2-bit kernels
-            need 2.1.2 and are stored in 4 bits for older ones.
+            need 2.1.2 and are stored in 4 bits for older ones, float16 kernels of depthwise
+            convolutions need 1.4.
         io: `"float32"`, or `"int8"` inputs and outputs for a `"static_int8"` file.
 
     Returns:
@@ -85,16 +86,15 @@ def to_tflite(
     _check_path(path)
     arrays = sample_arrays(model, check)
     lowered = lower(model, None if activations == "static_int8" else store)
-    int2 = runtime >= INT2
     float_blob = _finish(convert(lowered), lowered)
     if activations == "static_int8":
         sites, rounded = [], static.activations(float_blob)
         file = static.convert_static(lowered, all_batches(model, arrays), io)
-        static.store_exact(file, float_blob, int2)
+        static.store_exact(file, float_blob, runtime >= INT2)
         blob = _finish(file, lowered)
     else:
         layers = {path: layer for path, (layer, _) in walk(model).items()}
-        sites = find_sites(read(float_blob), activations, store, int2, layers)
+        sites = find_sites(read(float_blob), activations, store, runtime, layers)
         if check is not None:
             sites = calibrate(float_blob, sites, all_batches(model, arrays))
         rounded = {tensor for site in sites for tensor in site.inexact}
@@ -113,7 +113,7 @@ def file_bytes(model, store="fast") -> int:
     lowered = lower(model, store)
     blob = _finish(convert(lowered), lowered)
     layers = {path: layer for path, (layer, _) in walk(model).items()}
-    return len(apply(blob, find_sites(read(blob), "int8", store, True, layers)))
+    return len(apply(blob, find_sites(read(blob), "int8", store, INT2, layers)))
 
 
 def _finish(file, lowered) -> bytes:

@@ -32,12 +32,12 @@ class Site:
     rounds: bool = False
 
 
-def find_sites(file, activations, store, int2, layers) -> list[Site]:
+def find_sites(file, activations, store, runtime, layers) -> list[Site]:
     """Finds the kernels that fewer bits hold exactly, and the form for each.
 
     Args:
         file: a float32 `ModelT`.
-        activations, store, int2: see `choose.choose`.
+        activations, store, runtime: see `choose.choose`.
         layers: `{path: layer}` of the model before it was lowered.
     """
     graph, sites = Graph(file), []
@@ -45,7 +45,7 @@ def find_sites(file, activations, store, int2, layers) -> list[Site]:
         kernel = find_kernel(graph, operator, layers)
         if kernel is None:
             continue
-        choice = choose(graph, operator, kernel, activations, store, int2)
+        choice = choose(graph, operator, kernel, activations, store, runtime)
         if choice is None:
             continue
         form, bits = choice
