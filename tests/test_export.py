@@ -20,7 +20,15 @@ from oracles_export import (
 
 from tfcompress import export, flatbuffer
 from tfcompress.export import ExportError, to_tflite
-from tfcompress.layers import BinaryConv2D, BinaryDense, LowRankDense, QuantizedDense
+from tfcompress.layers import (
+    BinaryConv2D,
+    BinaryDense,
+    CodebookDense,
+    HashedDense,
+    LowRankDense,
+    QuantizedDense,
+)
+from tfcompress.reports import report
 from tfcompress.rewrite import swap, to_ordinary
 
 WAYS = [("int8", "fast"), ("int8", "small"), ("float32", "fast"), ("float32", "small")]
@@ -157,6 +165,30 @@ def test_batch_normalization_is_folded_and_the_kernel_stays_binary():
     file = flatbuffer.read(blob)
     tensor = next(t for t in file.subgraphs[0].tensors if t.name == b"conv/kernel")
     assert set(np.unique(flatbuffer.constant(file, tensor))) == {-1, 1}
+
+
+NORMS = [layers.BatchNormalization, layers.LayerNormalization]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    "maker", [QuantizedDense.using(bits=4), HashedDense.using(ratio=8), CodebookDense.using(size=8)]
+)
+def test_what_a_normalization_multiplies_into_the_next_kernel_is_taken_back(norm, maker):
+    keras.utils.set_random_seed(0)
+    first, last = layers.Dense(64, "relu", name="first"), layers.Dense(64, "relu", name="last")
+    model = keras.Sequential([keras.Input((32,)), first, norm(name="norm"), last])
+    random = np.random.default_rng(0)
+    model.get_layer("norm").set_weights(
+        [random.uniform(0.5, 2, w.shape) for w in model.get_layer("norm").get_weights()]
+    )
+    small = swap(model, {"last": maker})
+    x = samples(small, 8)
+    for activations in ("int8", "float32"):
+        blob = to_tflite(small, activations=activations, check=x)
+        assert report(small, tflite=blob).rows[-1].full_size is (
+            activations == "float32" and maker.layer_class is not QuantizedDense
+        )
 
 
 def test_a_low_rank_layer_stays_two_products():

@@ -21,8 +21,9 @@ FLOORS = [
     "export",
     "benchmark",
     "reports checks archive",
-    "demo compression",
-    "search",
+    "demo attempts",
+    "compression",
+    "trials",
     "cli",
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}

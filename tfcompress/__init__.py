@@ -30,7 +30,14 @@ from .walk import walk as walk
 __version__ = "0.1.0"
 
 # These need TensorFlow; on other backends the rest works without it.
-_TENSORFLOW = {"curvature": None, "to_tflite": "export", "ExportError": "export"}
+_TENSORFLOW = {
+    "curvature": None,
+    "to_tflite": "export",
+    "ExportError": "export",
+    "compress": "compression",
+    "Compressed": "compression",
+    "search": "trials",
+}
 
 
 def __getattr__(name):

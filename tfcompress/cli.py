@@ -1,4 +1,4 @@
-"""The command line: `tfcompress report | export | archive | bench | demo`."""
+"""The command line: `tfcompress report | compress | export | archive | bench | demo`."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +43,80 @@ def report(
         if html is not None:
             made.to_html(html, None if points is None else read_points(points))
         print(made.to_json() if json else made)
+
+
+@app.command()
+def compress(
+    model: Model,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="The file to write: .tflite, or .tfc (archive), or .keras."
+        ),
+    ],
+    data: Annotated[
+        str, typer.Option(help="An .npz file (x and y), a folder of images, or module:function.")
+    ],
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Of the output: a share of the float32 size, 10%, or bytes, 80000."),
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="How much of the accuracy may be lost: 0.01.")
+    ] = None,
+    validation: Annotated[
+        str | None, typer.Option(help="As --data, to measure on. Else a tenth of --data.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Of training, with the model as the teacher.")] = 3,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="A Keras loss of the labels. Else the model's own, or the teacher alone teaches."
+        ),
+    ] = None,
+    store: Annotated[str, typer.Option(help="fast, or small: of the .tflite file.")] = "fast",
+    json: Json = False,
+):
+    """Compress a trained model to a budget, or as far as its accuracy allows."""
+    with errors_told():
+        from json import dumps, loads
+
+        from .compression import compress as run
+        from .data_files import load_data
+
+        targets = {".tflite": "tflite", ".tfc": "archive", ".keras": "bits"}
+        if output.suffix not in targets:
+            raise ValueError(
+                f"Expected an output named .tflite, .tfc or .keras. Received: {output}"
+            )
+        if not output.parent.is_dir():
+            raise ValueError(f"There is no such folder: {output.parent}")
+        loaded = load(model, compile=loss is None)
+        made = run(
+            loaded,
+            load_data(data, loaded),
+            None if budget is None else read_budget(budget),
+            max_drop,
+            fine_tune=epochs,
+            validation_data=None if validation is None else load_data(validation, loaded),
+            target=targets[output.suffix],
+            store=store,
+            loss=loss,
+            path=output if output.suffix == ".tflite" else None,
+        )
+        if output.suffix == ".tfc":
+            from . import archive as archives
+
+            archives.save(made.model, output, half=True)
+        elif output.suffix == ".keras":
+            made.model.save(output)
+        size = output.stat().st_size
+        facts = {"path": str(output), "bytes": size, "before": made.before, "after": made.after}
+        if json:
+            print(dumps(facts | {"report": loads(made.report.to_json())}))
+        else:
+            print(made)
+            tell_file(output, size, json)
 
 
 @app.command()
@@ -120,8 +194,8 @@ def demo(
         run(output, quick=quick, seed=seed)
 
 
-def load(path):
-    """Loads a Keras model from a `.keras`, a legacy `.h5` or a `.tfc` file, not compiled."""
+def load(path, compile=False):
+    """Loads a Keras model from a `.keras`, a legacy `.h5` or a `.tfc` file."""
     import keras
 
     from . import layers  # noqa: F401  registers the compressed layers
@@ -135,9 +209,19 @@ def load(path):
     if path.suffix not in (".keras", ".h5", ".hdf5"):
         raise ValueError(f"Expected a .keras, .h5 or .tfc file. Received: {path}")
     try:
-        return keras.models.load_model(path, compile=False)
+        return keras.models.load_model(path, compile=compile)
     except Exception as error:  # zip, HDF5, JSON and Keras raise their own
         raise ValueError(f"Keras cannot load {path}: {error}") from error
+
+
+def read_budget(text) -> float:
+    """A share for `10%` or `0.1`, bytes for `80000`."""
+    try:
+        return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise ValueError(
+            f"Expected a budget such as 10%, 0.1 or 80000 (bytes). Received: {text!r}"
+        ) from None
 
 
 def read_points(path):

@@ -1,33 +1,19 @@
 """`compress`: from a trained model and a budget to a small one, exported and measured."""
 
-import os
-import tempfile
 from dataclasses import dataclass
 
 import keras
 import numpy as np
-from keras import ops
 
-from . import archive
-from .batches import batches
-from .calibrate import recalibrate_batch_norm
-from .distill import Distiller
+from .attempts import Work
 from .export import to_tflite
-from .follow import graph_of
-from .planner import Planner
 from .plans import Plan
 from .reports import ModelReport, report
-from .rewrite import check_graph, copy
+from .rewrite import check_graph
 
-BATCH = 128
-RATE = 1e-3  # of Adam; it falls to 0 by a cosine
-TEMPERATURE, ALPHA = 2.0, 0.5
-CALIBRATION = 2000  # examples that plans are made on
-HELD = 10  # a tenth of the data is held out, if no other is given to validate on
 CHECKED = 32  # examples that the file is verified with
 ROUNDS = 4  # of bisection, in the logarithm of the budget
 WIDEST = 0.5  # the largest budget that the search tries
-TRIES = 4  # to bring the size of a file below a budget
 
 
 @dataclass(frozen=True)
@@ -129,13 +115,10 @@ def compress(
     Papers: S. Han, H. Mao, W. J. Dally, "Deep Compression", 2016; T. Furlanello et al., "Born-Again
     Neural Networks", 2018, for the teacher that is the model itself.
     """
-    _check(model, budget, max_drop, fine_tune, teacher)
+    check_arguments(model, budget, max_drop, fine_tune, teacher)
     work = Work(model, data, metric, fine_tune, teacher, validation_data, target, store, loss)
-    if max_drop is None:
-        found = work.attempt(budget)
-    else:
-        found = _smallest(work, budget, max_drop)
-    return work.finished(found, path)
+    found = work.attempt(budget) if max_drop is None else _smallest(work, budget, max_drop)
+    return finished(work, found, path)
 
 
 def _smallest(work, budget, max_drop):
@@ -162,180 +145,23 @@ def _smallest(work, budget, max_drop):
     return best
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """A plan carried out: the model after training, its size, and its metric."""
-
-    plan: Plan
-    model: keras.Model
-    size: int
-    value: float
-
-
-class Work:
-    """What the attempts at several budgets share: the data, the measured forms, the teacher."""
-
-    def __init__(
-        self, model, data, metric, fine_tune, teacher, validation_data, target, store, loss
-    ):
-        self.model, self.metric, self.fine_tune = model, metric, fine_tune
-        self.teacher = model if isinstance(teacher, str) else teacher
-        self.loss = loss if loss is not None or not model.compiled else model.loss
-        self.target, self.store, self.tried, self.cache = target, store, [], None
-        self.train, self.held = arrays(data), validation_data
-        if self.held is None:
-            self.train, self.held = _hold_out(self.train)
-        self.held = _labelled(model, arrays(self.held))
-        count = len(keras.tree.flatten(self.train[0])[0])
-        some = _rows(self.train, np.linspace(0, count - 1, min(count, CALIBRATION)).astype(int))
-        given = some if some[1] is not None and self.loss is not None else some[0]
-        self.calibration = some[0]
-        self.planner = Planner(model, given, target, self.loss, store=store)
-        self.whole = self.measure(model, self.planner.whole)
-        self.before = self.value(model)
-
-    def share(self, budget) -> float:
-        """A budget as a share of what the float32 model takes."""
-        unit = 8 if self.target == "bits" else 1
-        return budget if budget <= 1 else min(1.0, budget * unit / self.whole)
-
-    def least(self) -> float:
-        """The smallest share that the forms allow, with what the file has besides kernels."""
-        return (self.planner.least + self.whole - self.planner.whole) / self.whole
-
-    def attempt(self, budget, rate=RATE, alpha=ALPHA, temperature=TEMPERATURE):
-        """Plans for a budget, trains, and measures."""
-        plan, size = self.fitting(self.share(budget) * self.whole)
-        keras.utils.set_random_seed(0)
-        model = plan.model
-        if callable(self.fine_tune):
-            self.fine_tune(model, self.teacher, self.train)
-        elif self.fine_tune:
-            model = self.trained(plan, rate, alpha, temperature)
-        size = self.measure(model, plan.cost)
-        value = self.value(model)
-        self.tried.append((size / self.whole, size, value))
-        return Attempt(plan, model, size, value)
-
-    def fitting(self, allowed):
-        """A plan whose file holds the budget, and its size."""
-        budget = allowed - max(self.whole - self.planner.whole, 0)
-        for _ in range(TRIES):
-            if budget < self.planner.least:
-                break
-            unit = 8 if self.target == "bits" else 1
-            plan = self.planner.plan(max(budget / unit, 1 + 1e-9))
-            size = self.measure(plan.model, plan.cost)
-            if size <= allowed:
-                return plan, size
-            budget -= size - allowed
-        raise ValueError(
-            f"Even the smallest forms exceed the budget: they need about {self.least():.1%} of "
-            f"{self.whole:,}. Received: a budget of {allowed / self.whole:.1%}"
-        )
-
-    def trained(self, plan, rate, alpha, temperature):
-        """The swapped model after training with the teacher, the rate falling to 0."""
-        student, epochs = copy(plan.model), self.fine_tune
-        x, y = self.train
-        if self.loss is None:
-            y = None
-        steps = epochs * -(-len(keras.tree.flatten(x)[0]) // BATCH)
-        optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
-        learner = student
-        if self.teacher is not None:
-            teacher = self.teacher
-            learner = Distiller(
-                student=student, teacher=teacher, temperature=temperature, alpha=alpha
-            )
-            if self.cache is None:
-                self.cache = learner.cache_teacher((x,) if y is None else (x, y)).x
-            x = self.cache
-        learner.compile(optimizer, self.loss)
-        learner.fit(x, y, batch_size=BATCH, epochs=epochs, verbose=0)
-        return student
-
-    def measure(self, model, cost) -> int:
-        """The size of a model in the unit of the target; `cost` is what its plan counts."""
-        if self.target == "tflite":
-            from .export import file_bytes
-
-            return file_bytes(model, self.store)
-        if self.target == "archive":
-            with tempfile.TemporaryDirectory() as folder:
-                return archive.save(model, os.path.join(folder, "model"), half=True)
-        return cost
-
-    def value(self, model) -> float:
-        """The metric of a model on the validation data."""
-        if callable(self.metric) and not isinstance(self.metric, keras.metrics.Metric):
-            return float(self.metric(model))
-        graph = graph_of(model)
-        judged = keras.Model(graph.input, graph.output)  # of its own compiled state
-        judged.compile(loss=_no_loss, metrics=[self.metric])
-        results = judged.evaluate(*self.held, batch_size=BATCH, verbose=0, return_dict=True)
-        results.pop("loss", None)
-        if len(results) != 1:
-            raise ValueError(f"Expected one metric. Received: {sorted(results)}")
-        return float(next(iter(results.values())))
-
-    def finished(self, attempt, path) -> Compressed:
-        """The result, exported and verified."""
-        check = keras.tree.map_structure(lambda a: a[:CHECKED], self.calibration)
-        blob = to_tflite(attempt.model, path, store=self.store, check=check)
-        return Compressed(
-            model=attempt.model,
-            tflite=blob,
-            plan=attempt.plan,
-            report=report(attempt.model, self.model, blob),
-            before=self.before,
-            after=attempt.value,
-            size=attempt.size,
-            tried=self.tried,
-        )
-
-
-def arrays(data) -> tuple:
-    """`(x, y)` as arrays, `y` None if there are no labels."""
-    given = [batch[:2] for batch in batches(data, 1024)]
-    x, y = (
-        None if parts[0] is None else keras.tree.map_structure(lambda *a: np.concatenate(a), *parts)
-        for parts in zip(*given, strict=True)
+def finished(work, attempt, path) -> Compressed:
+    """The result, exported and verified."""
+    check = keras.tree.map_structure(lambda a: a[:CHECKED], work.calibration)
+    blob = to_tflite(attempt.model, path, store=work.store, check=check)
+    return Compressed(
+        model=attempt.model,
+        tflite=blob,
+        plan=attempt.plan,
+        report=report(attempt.model, work.model, blob),
+        before=work.before,
+        after=attempt.value,
+        size=attempt.size,
+        tried=work.tried,
     )
-    return x, y
 
 
-def _no_loss(y, outputs):
-    """Keras does not evaluate a model without a loss."""
-    return ops.zeros(ops.shape(outputs)[:1])
-
-
-def _hold_out(data):
-    count = len(keras.tree.flatten(data[0])[0])
-    held = np.zeros(count, bool)
-    held[:: HELD] = True
-    return _rows(data, ~held), _rows(data, held)
-
-
-def _rows(data, chosen):
-    return keras.tree.map_structure(lambda a: None if a is None else a[chosen], data)
-
-
-def _labelled(model, data):
-    """The data, labelled by the model itself if there are no labels."""
-    x, y = data
-    if y is not None:
-        return x, y
-    outputs = model.predict(x, verbose=0)
-    if keras.tree.is_nested(outputs) or outputs.ndim != 2 or outputs.shape[-1] < 2:
-        raise ValueError(
-            "Without labels the metric is taken against the model's most likely classes, so it "
-            "must have one output of at least two classes. Give labels, or a `metric` function."
-        )
-    return x, outputs.argmax(-1)
-
-
-def _check(model, budget, max_drop, fine_tune, teacher):
+def check_arguments(model, budget, max_drop, fine_tune, teacher):
     check_graph(model)
     if budget is None and max_drop is None:
         raise ValueError("Give a `budget`, a `max_drop`, or both.")
@@ -344,11 +170,13 @@ def _check(model, budget, max_drop, fine_tune, teacher):
             raise TypeError(f"Expected `{name}` to be a number. Received: {value!r}")
     if budget is not None and not 0 < budget < float("inf"):
         raise ValueError(f"Expected `budget` > 0. Received: {budget!r}")
-    if max_drop is not None and not 0 <= max_drop:
+    if max_drop is not None and not max_drop >= 0:
         raise ValueError(f"Expected `max_drop` >= 0. Received: {max_drop!r}")
     whole = isinstance(fine_tune, int) and not isinstance(fine_tune, bool) and fine_tune >= 0
     if not whole and not callable(fine_tune):
-        raise ValueError(f"`fine_tune` is a number of epochs or a function. Received: {fine_tune!r}")
+        raise ValueError(
+            f"`fine_tune` is a number of epochs or a function. Received: {fine_tune!r}"
+        )
     known = teacher is None or isinstance(teacher, keras.Model) or teacher == "self"
     if not known:
         raise ValueError(f"`teacher` is 'self', a Keras model, or None. Received: {teacher!r}")

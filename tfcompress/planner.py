@@ -96,18 +96,24 @@ class Planner:
         self.whole = self.fixed + sum(row[-1].cost for row in self.options.values())
         self.least = self.fixed + sum(row[0].cost for row in self.options.values())
 
-    def plan(self, budget) -> Plan:
-        """The plan for a budget, the better one of two."""
+    def plan(self, budget, bend=None) -> Plan:
+        """The plan for a budget, the better one of two.
+
+        Args:
+            budget: as in `plan`.
+            bend: `{layer path: factor}` of the damage to expect; None for 1 each.
+        """
         unit = 8 if self.target == "bits" else 1
         allowed = int(budget * (self.whole if budget <= 1 else unit))
-        scales, plans = dict.fromkeys(self.options, 1.0), []
+        scales, plans = bend or dict.fromkeys(self.options, 1.0), []
         for _ in range(2):
             chosen = self.choose(allowed, scales)
             if plans and chosen == plans[0].chosen:
                 break
             plans.append(self.tried(allowed, chosen))
             if len(plans) == 1:
-                scales = _scales(self.model, plans[0], self.judge)
+                found = _scales(self.model, plans[0], self.judge)
+                scales = {path: scales[path] * found.get(path, 1.0) for path in scales}
         return min(plans, key=lambda one: one.measured)
 
     def choose(self, allowed, scales) -> dict:

@@ -18,6 +18,7 @@ from .rewrite import apply, calibrate, find_sites
 from .samples import all_batches, sample_arrays, verify_batches
 from .structured import tidy_structured
 from .tidy import tidy
+from .unfold import unfold
 from .verify import make_cases, verify
 
 ACTIVATIONS = ("int8", "float32", "static_int8")
@@ -119,6 +120,7 @@ def file_bytes(model, store="fast") -> int:
 def _finish(file, lowered) -> bytes:
     tidy(file)
     name_kernels(file, lowered)
+    unfold(file, lowered)
     tidy_structured(file, lowered)
     return write(file)
 

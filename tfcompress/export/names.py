@@ -33,7 +33,7 @@ def name_kernels(file, model) -> None:
 def _path(rows, layers) -> str | None:
     for path, layer in layers.items():
         if np.prod(layer.kernel.shape) == rows.size:
-            other, some = _layer_rows(layer), slice(0, ROWS)
+            other, some = layer_rows(layer), slice(0, ROWS)
             same = other.shape == rows.shape
             if same and np.allclose(_unit(rows[some]), _unit(other[some]), atol=NEAR):
                 return path
@@ -52,7 +52,8 @@ def _file_rows(graph, operator, code):
     return rows
 
 
-def _layer_rows(layer):
+def layer_rows(layer) -> np.ndarray:
+    """The kernel of a layer as a matrix with a row per output channel."""
     kernel = to_numpy(layer.kernel)
     if isinstance(layer, keras.layers.DepthwiseConv2D):
         return kernel.reshape(-1, kernel.shape[-2] * kernel.shape[-1]).T
