@@ -23,7 +23,6 @@ from tfcompress.export.run import Runner
 
 EIGHT_BITS = range(-127, 128)
 NOTE = """; the aims come from AMD Zen 5.
-Other work ran on the machine: figures with quartiles far apart are no more than an order of size.
 
 """
 FIRST = """

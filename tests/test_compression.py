@@ -60,7 +60,7 @@ def test_the_smallest_budget_that_keeps_the_metric(model):
 
 
 def test_training_recovers_what_the_swap_costs(model):
-    arguments = {"budget": 0.12, "validation_data": TEST, "teacher": None}
+    arguments = {"budget": 0.15, "validation_data": TEST, "teacher": None}
     rough = tfc.compress(model, TRAIN, **arguments, fine_tune=0)
     tuned = tfc.compress(model, TRAIN, **arguments, fine_tune=3)
     assert tuned.after > rough.after - 0.02
@@ -99,7 +99,7 @@ def test_nothing_keeps_an_impossible_metric(model):
         ({"budget": 0.1, "teacher": "me"}, "`teacher`"),
         ({"budget": 0.1, "target": "bytes"}, "`target`"),
         ({"budget": 0.001}, "smallest forms exceed"),
-        ({"budget": 0.3, "metric": ["accuracy", "mse"]}, "metric"),
+        ({"budget": 0.3, "metric": "not a metric"}, "not a metric"),
     ],
 )
 def test_bad_arguments(model, arguments, message):
@@ -131,7 +131,7 @@ def test_a_bend_moves_the_budget(model):
     work = Work(model, TRAIN, "accuracy", 0, None, TEST, "bits", "fast", LOSS)
     paths = list(work.planner.options)
     early, late = (
-        work.planner.plan(0.1, dict(zip(paths, bend, strict=True))).chosen
+        work.planner.plan_for(work.planner.whole // 10, dict(zip(paths, bend, strict=True))).chosen
         for bend in ((9.0, 1.0, 0.1), (0.1, 1.0, 9.0))
     )
     assert early["fc1"].cost > late["fc1"].cost

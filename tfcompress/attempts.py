@@ -49,22 +49,22 @@ class Work:
         if self.held is None:
             self.train, self.held = _hold_out(self.train)
         self.held = _labelled(model, arrays(self.held))
+        if self.train[1] is None:
+            self.loss = None
         count = len(keras.tree.flatten(self.train[0])[0])
         some = _rows(self.train, np.linspace(0, count - 1, min(count, CALIBRATION)).astype(int))
-        given = some if some[1] is not None and self.loss is not None else some[0]
+        given = some[0] if self.loss is None else some
         self.calibration = some[0]
         self.planner = Planner(model, given, target, self.loss, store=store)
         self.whole = self.measure(model, self.planner.whole)
+        smallest = self.planner.smallest()
+        self.least = self.measure(smallest.model, smallest.cost)
         self.before = self.value(model)
 
     def share(self, budget) -> float:
         """A budget as a share of what the float32 model takes."""
         unit = 8 if self.target == "bits" else 1
         return budget if budget <= 1 else min(1.0, budget * unit / self.whole)
-
-    def least(self) -> float:
-        """The smallest share that the forms allow, with what the file has besides kernels."""
-        return (self.planner.least + self.whole - self.planner.whole) / self.whole
 
     def attempt(self, budget, rate=RATE, alpha=ALPHA, temperature=TEMPERATURE, bend=None):
         """Plans for a budget, trains, and measures; for `bend` see `Planner.plan`."""
@@ -87,20 +87,22 @@ class Work:
 
     def fitting(self, allowed, bend=None):
         """A plan whose model, not trained yet, holds the budget, and its size."""
-        budget = allowed - max(self.whole - self.planner.whole, 0)
+        least, whole = self.planner.least, self.planner.whole
+        if allowed < self.least:
+            raise ValueError(
+                f"Even the smallest forms exceed the budget: they need {self.least:,}, "
+                f"{self.least / self.whole:.1%} of {self.whole:,}. Received: {int(allowed):,}"
+            )
+        ratio = (whole - least) / max(self.whole - self.least, 1)
+        budget = least + ratio * (allowed - self.least)  # of the kernels alone
         for _ in range(TRIES):
-            if budget < self.planner.least:
-                break
-            unit = 8 if self.target == "bits" else 1
-            plan = self.planner.plan(max(budget / unit, 1 + 1e-9), bend)
+            plan = self.planner.plan_for(max(int(budget), least), bend)
             size = self.measure(plan.model, plan.cost)
             if size <= allowed:
                 return plan, size
             budget -= size - allowed
-        raise ValueError(
-            f"Even the smallest forms exceed the budget: they need about {self.least():.1%} of "
-            f"{self.whole:,}. Received: a budget of {allowed / self.whole:.1%}"
-        )
+        plan = self.planner.smallest()
+        return plan, self.least
 
     def trained(self, plan, rate, alpha, temperature):
         """The swapped model after training with the teacher, the rate falling to 0."""

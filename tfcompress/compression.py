@@ -123,7 +123,7 @@ def compress(
 
 def _smallest(work, budget, max_drop):
     """The attempt of the smallest budget that keeps the metric, by bisection."""
-    low = work.least() if budget is None else work.share(budget)
+    low = work.least / work.whole if budget is None else work.share(budget)
     high = max(WIDEST, low)
     found = work.attempt(low)
     if work.before - found.value <= max_drop:

@@ -96,15 +96,22 @@ class Planner:
         self.whole = self.fixed + sum(row[-1].cost for row in self.options.values())
         self.least = self.fixed + sum(row[0].cost for row in self.options.values())
 
-    def plan(self, budget, bend=None) -> Plan:
-        """The plan for a budget, the better one of two.
+    def plan(self, budget) -> Plan:
+        """The plan for a budget as `plan` takes it."""
+        unit = 8 if self.target == "bits" else 1
+        return self.plan_for(int(budget * (self.whole if budget <= 1 else unit)))
+
+    def smallest(self) -> Plan:
+        """The plan of the smallest forms."""
+        return self.tried(self.least, {path: row[0] for path, row in self.options.items()})
+
+    def plan_for(self, allowed, bend=None) -> Plan:
+        """The better one of two plans.
 
         Args:
-            budget: as in `plan`.
+            allowed: the budget, in bits, bytes or MACs.
             bend: `{layer path: factor}` of the damage to expect; None for 1 each.
         """
-        unit = 8 if self.target == "bits" else 1
-        allowed = int(budget * (self.whole if budget <= 1 else unit))
         scales, plans = bend or dict.fromkeys(self.options, 1.0), []
         for _ in range(2):
             chosen = self.choose(allowed, scales)
