@@ -20,7 +20,7 @@ FLOORS = [
     "planner",
     "export",
     "benchmark",
-    "reports checks archive",
+    "reports checks archive interop",
     "demo attempts",
     "compression",
     "trials",

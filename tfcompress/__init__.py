@@ -6,6 +6,7 @@ from . import archive as archive
 from . import callbacks as callbacks
 from . import checks as checks
 from . import distill_losses as distill_losses
+from . import interop as interop
 from . import layers as layers
 from . import metric as metric
 from . import models as models

@@ -45,7 +45,7 @@ def convert(model, **settings):
         logging.set_verbosity(verbosity)
     file = read(blob)
     _check_builtin(file)
-    _name(file, input_names(model), output_names(model))
+    name_ends(file, model)
     return file
 
 
@@ -131,8 +131,9 @@ def _check_builtin(file):
                 )
 
 
-def _name(file, inputs, outputs):
+def name_ends(file, model):
     """Puts inputs and outputs in the model's order, names them and writes the signature."""
+    inputs, outputs = input_names(model), output_names(model)
     graph, signature = file.subgraphs[0], schema().SignatureDefT()
     if file.signatureDefs:  # from a folder; from memory the order is right, and there is none
         graph.inputs = _ordered(file.signatureDefs[0].inputs)

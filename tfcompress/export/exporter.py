@@ -52,8 +52,9 @@ def to_tflite(
             their inputs to int8 as it runs, so outputs are off by a few percent of their rms, and
             kernels of few bits are fastest; the numbers of a codebook or of a hashed layer are
             rounded to 8 bits. `"float32"`: outputs equal to float32 accuracy.
-            `"static_int8"`: everything in int8, for NPUs and microcontrollers, with the ranges
-            that `check` shows; layers that nobody compressed are rounded to 8 bits too.
+            `"static_int8"`: everything in int8, for NPUs and microcontrollers, with the ranges of
+            `layers.FakeQuant` and else those that `check` shows; layers that nobody compressed are
+            rounded to 8 bits too.
         store: `"fast"`: the fewest bits that run at least as fast as float32 in kernels that read
             them as stored. `"small"`: fewest bytes; 2- and 4-bit convolutions then run as a GATHER
             and a matrix product, kernels of up to 5 bits are unpacked when the file is loaded
@@ -86,11 +87,16 @@ def to_tflite(
     runtime = _check_arguments(activations, store, min_runtime, io, check)
     _check_path(path)
     arrays = sample_arrays(model, check)
+    ranged, model = model, static.clip_ranges(model)  # the reference rounds no activations
     lowered = lower(model, None if activations == "static_int8" else store)
     float_blob = _finish(convert(lowered), lowered)
     if activations == "static_int8":
         sites, rounded = [], static.activations(float_blob)
-        file = static.convert_static(lowered, all_batches(model, arrays), io)
+        batches = all_batches(model, arrays)
+        if ranged is model:
+            file = static.convert_static(lowered, batches, io)
+        else:
+            file = static.convert_learned(lower(ranged), batches, io)
         static.store_exact(file, float_blob, runtime >= INT2)
         blob = _finish(file, lowered)
     else:
@@ -111,7 +117,7 @@ def to_tflite(
 
 def file_bytes(model, store="fast") -> int:
     """The size of the file with int8 activations, which is neither verified nor written."""
-    lowered = lower(model, store)
+    lowered = lower(static.clip_ranges(model), store)
     blob = _finish(convert(lowered), lowered)
     layers = {path: layer for path, (layer, _) in walk(model).items()}
     return len(apply(blob, find_sites(read(blob), "int8", store, INT2, layers)))

@@ -3,10 +3,13 @@
 import numpy as np
 import tensorflow as tf
 
-from ..flatbuffer import operator_name, read, type_name
-from .convert import convert
+from ..flatbuffer import operator_name, read, schema, type_name, write
+from ..layers.fake_quant import Clip, FakeQuant
+from ..rewrite import rebuild
+from .convert import convert, name_ends
 from .graph import Graph, per_channel
 from .kernel import CHANNEL_AXIS, Kernel, find_kernel, kernel_rows
+from .run import Probe
 
 INTEGERS = {"float32": tf.float32, "int8": tf.int8}
 
@@ -27,6 +30,76 @@ def convert_static(model, batches, io):
         inference_input_type=INTEGERS[io],
         inference_output_type=INTEGERS[io],
     )
+
+
+def clip_ranges(model):
+    """The model with learned ranges that clip and do not round; itself where it has none."""
+
+    def replace(layer):
+        return [Clip.from_config(layer.get_config())] if type(layer) is FakeQuant else None
+
+    found = any(type(layer) is FakeQuant for layer in model._flatten_layers())
+    return rebuild(model, replace) if found else model
+
+
+def convert_learned(model, batches, io):
+    """As `convert_static`, with the ranges of `FakeQuant` layers; others are measured.
+
+    The stock converter measures all ranges of a model or none. What it does after it has measured
+    them is done here: the ranges are written into the float32 file, and that is quantized.
+    """
+    from tensorflow.lite.python.convert import mlir_quantize
+
+    file = convert(model)
+    _take_out_ranges(file)
+    blob = write(file)  # takes unused tensors out, so indices hold from here on
+    tensors = file.subgraphs[0].tensors
+    for index, measured in _measured(blob, batches).items():
+        if not _has_range(tensors[index]):
+            _set_range(tensors[index], *measured)
+    types = {"input_data_type": INTEGERS[io], "output_data_type": INTEGERS[io]}
+    file = read(mlir_quantize(write(file), **types))
+    file.signatureDefs = []
+    name_ends(file, model)
+    return file
+
+
+def _take_out_ranges(file) -> None:
+    """Puts the range of each QUANTIZE, which is how a `FakeQuant` arrives, on the tensor itself."""
+    graph, same, kept = file.subgraphs[0], {}, []
+    for operator in graph.operators:
+        code = operator_name(file, operator)
+        operator.inputs = [same.get(int(i), int(i)) for i in operator.inputs]
+        if code == "QUANTIZE":
+            table = graph.tensors[operator.outputs[0]].quantization
+            scale, zero = float(table.scale[0]), int(table.zeroPoint[0])
+            _set_range(graph.tensors[operator.inputs[0]], -zero * scale, (255 - zero) * scale)
+        if code in ("QUANTIZE", "DEQUANTIZE"):
+            same[int(operator.outputs[0])] = operator.inputs[0]
+        else:
+            kept.append(operator)
+    graph.operators = kept
+    graph.outputs = [same.get(int(i), int(i)) for i in graph.outputs]
+    file.signatureDefs = []
+
+
+def _set_range(tensor, low, high) -> None:
+    tensor.quantization = schema().QuantizationParametersT()
+    tensor.quantization.min, tensor.quantization.max = [low], [max(high, low + 1e-6)]
+
+
+def _has_range(tensor) -> bool:
+    return tensor.quantization is not None and tensor.quantization.min is not None
+
+
+def _measured(blob, batches) -> dict:
+    """The range of each float32 activation of a file."""
+    probe, found = Probe(blob, activations(blob)), {}
+    for inputs in batches:
+        for tensor, values in probe.run(inputs)[1].items():
+            low, high = found.get(tensor, (0.0, 0.0))
+            found[tensor] = (min(low, float(values.min())), max(high, float(values.max())))
+    return found
 
 
 def store_exact(file, float_blob, int2) -> None:

@@ -9,6 +9,7 @@ from .codebook import CodebookConv1D as CodebookConv1D
 from .codebook import CodebookConv2D as CodebookConv2D
 from .codebook import CodebookDense as CodebookDense
 from .cp import CPConv2D as CPConv2D
+from .fake_quant import FakeQuant as FakeQuant
 from .half import Float16Conv1D as Float16Conv1D
 from .half import Float16Conv2D as Float16Conv2D
 from .half import Float16Dense as Float16Dense

@@ -1,0 +1,3 @@
+"""Working together with other packages."""
+
+from . import tfmot as tfmot

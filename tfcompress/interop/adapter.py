@@ -1,0 +1,104 @@
+"""A compressed layer inside a tf_keras model."""
+
+import functools
+import json
+
+import keras
+import numpy as np
+
+from ..layers.ordinary import to_numpy
+from .packages import load
+
+PREFIX = "part_"
+
+
+@functools.cache
+def adapter_class() -> type:
+    """The class, which can only be made where tf_keras is installed."""
+    packages = load()
+    bases = (Adapter, packages.tf_keras.layers.Layer)
+    cls = type("CompressedAdapter", (*bases, packages.PrunableLayer, packages.ClusterableLayer), {})
+    return packages.tf_keras.utils.register_keras_serializable("tfcompress")(cls)
+
+
+class Adapter:
+    """Runs a compressed layer on variables of tf_keras, which its optimizers and wrappers change.
+
+    The variables that a pruner may zero are offered to pruning, to clustering and, as weights, to
+    quantization-aware training. Wrappers put other tensors in place of these attributes.
+
+    Args:
+        layer: a built `tfcompress.layers.CompressedLayer`, or its config as JSON.
+    """
+
+    def __init__(self, layer, **kwargs):
+        if isinstance(layer, str):
+            layer = keras.saving.deserialize_keras_object(json.loads(layer))
+        kwargs = {"dtype": layer.dtype_policy.name, "trainable": layer.trainable, **kwargs}
+        super().__init__(**{"name": layer.name, **kwargs})
+        object.__setattr__(self, "inner", layer)  # its own variables stay out of tf_keras' sight
+
+    def build(self, input_shape):
+        for variable in self.inner.variables:
+            value = to_numpy(variable)
+            part = self.add_weight(
+                name=PREFIX + variable.name,
+                shape=variable.shape,
+                dtype=variable.dtype,
+                initializer=lambda shape, dtype, value=value: load().tf.constant(value, dtype),
+                trainable=variable.trainable,
+                constraint=getattr(variable, "constraint", None),
+                experimental_autocast=False,
+            )
+            setattr(self, PREFIX + variable.name, part)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        inner = self.inner
+        trainable, others = (
+            [getattr(self, PREFIX + variable.name) for variable in variables]
+            for variables in (inner.trainable_variables, inner.non_trainable_variables)
+        )
+        others = [load().tf.convert_to_tensor(value) for value in others]
+        outputs, states, losses = inner.stateless_call(
+            [load().tf.convert_to_tensor(value) for value in trainable],
+            others,
+            inputs,
+            training=bool(training) if isinstance(training, (bool, int)) else False,
+            return_losses=True,
+        )
+        for variable, before, after in zip(
+            inner.non_trainable_variables, others, states, strict=True
+        ):
+            if after is not before:  # the state of a random generator
+                getattr(self, PREFIX + variable.name).assign(after)
+        self.add_loss(losses)
+        return outputs
+
+    def compute_output_shape(self, input_shape):
+        return load().tf.TensorShape(self.inner.compute_output_shape(tuple(input_shape)))
+
+    @property
+    def offered(self) -> list[str]:
+        """The attributes that hold the variables of the stored form that wrappers may change."""
+        return [PREFIX + variable.name for variable in self.inner.prunable]
+
+    def get_prunable_weights(self):
+        return [getattr(self, name) for name in self.offered]
+
+    def get_clusterable_weights(self):
+        return [(name, getattr(self, name)) for name in self.offered]
+
+    def restored(self, values=()) -> keras.layers.Layer:
+        """The compressed layer as it is now; `values`: attributes to take others for."""
+        new = type(self.inner).from_config(self.inner.get_config())
+        new.build(self.inner.get_build_config()["input_shape"])
+        values = dict(values)
+        for variable in new.variables:
+            name = PREFIX + variable.name
+            variable.assign(np.asarray(values.get(name, getattr(self, name))))
+        return new
+
+    def get_config(self):
+        layer = json.dumps(keras.saving.serialize_keras_object(self.inner))
+        return super().get_config() | {"layer": layer}

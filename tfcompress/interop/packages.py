@@ -1,0 +1,68 @@
+"""The one place that imports tf_keras and tensorflow_model_optimization."""
+
+import functools
+import os
+from types import SimpleNamespace
+
+VARIABLE = "TF_USE_LEGACY_KERAS"
+
+
+@functools.cache
+def load() -> SimpleNamespace:
+    """Imports both packages, and leaves the process as it was.
+
+    Returns:
+        `tf`, `tf_keras`, `tfmot`, and the classes of tfmot's wrappers, which it does not export.
+
+    Raises:
+        ImportError: one of them is not installed.
+    """
+    import tensorflow as tf
+
+    _ = tf.keras.layers  # decides now which Keras this is, as the process had it
+    found = os.environ.get(VARIABLE)
+    try:
+        return _load(tf)
+    except ImportError as error:
+        raise ImportError(
+            "Working with tensorflow_model_optimization needs it and tf_keras: "
+            f'pip install "tfcompress[tfmot]". {error}'
+        ) from error
+    finally:
+        os.environ.pop(VARIABLE, None)  # tfmot sets it
+        if found is not None:
+            os.environ[VARIABLE] = found
+
+
+def _load(tf):
+    import tensorflow_model_optimization as tfmot
+    import tf_keras
+    from tensorflow_model_optimization.python.core.clustering.keras import (
+        cluster_wrapper,
+        clusterable_layer,
+    )
+    from tensorflow_model_optimization.python.core.quantization.keras import (
+        quantize_annotate,
+        quantize_aware_activation,
+        quantize_layer,
+        quantize_wrapper,
+    )
+    from tensorflow_model_optimization.python.core.sparsity.keras import (
+        prunable_layer,
+        pruning_wrapper,
+    )
+
+    return SimpleNamespace(
+        tf=tf,
+        tf_keras=tf_keras,
+        tfmot=tfmot,
+        PrunableLayer=prunable_layer.PrunableLayer,
+        ClusterableLayer=clusterable_layer.ClusterableLayer,
+        PruneLowMagnitude=pruning_wrapper.PruneLowMagnitude,
+        ClusterWeights=cluster_wrapper.ClusterWeights,
+        QuantizeWrapper=quantize_wrapper.QuantizeWrapper,
+        QuantizeAnnotate=quantize_annotate.QuantizeAnnotate,
+        QuantizeLayer=quantize_layer.QuantizeLayer,
+        QuantizeAwareActivation=quantize_aware_activation.QuantizeAwareActivation,
+        NoOpActivation=quantize_aware_activation.NoOpActivation,
+    )

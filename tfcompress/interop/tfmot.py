@@ -1,0 +1,119 @@
+"""Keras 3 models in the training loops of tensorflow_model_optimization, which knows Keras 2 only.
+
+Both packages are imported when a function here is called, never before.
+"""
+
+import keras
+
+from .graphs import from_tf_keras as from_tf_keras
+from .graphs import to_tf_keras as to_tf_keras
+from .packages import load
+from .translate import translate
+
+
+class Training:
+    """A model of tf_keras in training.
+
+    Attributes:
+        tf_keras_model: the model with its wrappers, compiled.
+    """
+
+    def __init__(self, model, callbacks=()):
+        self.tf_keras_model, self._callbacks = model, list(callbacks)
+
+    def fit(self, *args, callbacks=(), **kwargs):
+        """`fit` of tf_keras with the callbacks that the method needs; gives its `History`."""
+        callbacks = [*self._callbacks, *(callbacks or ())]
+        return self.tf_keras_model.fit(*args, callbacks=callbacks, **kwargs)
+
+    def model(self) -> keras.Model:
+        """The model as it is now, in Keras 3, without wrappers and not compiled."""
+        return from_tf_keras(self.tf_keras_model)
+
+
+def prune(model, optimizer=None, loss=None, metrics=None, **arguments) -> Training:
+    """Prepares `tfmot.sparsity.keras.prune_low_magnitude` of a Keras 3 model.
+
+        training = tfc.interop.tfmot.prune(model, pruning_schedule=schedule)
+        training.fit(x, y, epochs=2)
+        pruned = training.model()
+
+    Compressed layers are pruned in what they store: factors and banks. `tfcompress.callbacks.Prune`
+    does the same without the other package.
+
+    Args:
+        model: see `to_tf_keras`. It stays as it is.
+        optimizer, loss, metrics: of either Keras, as in `compile`; by default those that the model
+            was compiled with. The state of its optimizer is not carried.
+        **arguments: of `prune_low_magnitude`.
+
+    Raises:
+        ValueError: a layer cannot cross, or the other package refuses it; or no loss is known.
+        ImportError: tf_keras or tensorflow_model_optimization is missing.
+    """
+    packages = load()
+    wrapped = packages.tfmot.sparsity.keras.prune_low_magnitude(to_tf_keras(model), **arguments)
+    _compile(wrapped, model, optimizer, loss, metrics)
+    return Training(wrapped, [packages.tfmot.sparsity.keras.UpdatePruningStep()])
+
+
+def cluster(model, optimizer=None, loss=None, metrics=None, **arguments) -> Training:
+    """Prepares `tfmot.clustering.keras.cluster_weights` of a Keras 3 model.
+
+    Compressed layers are clustered in what they store, factors and banks.
+
+    Args:
+        model, optimizer, loss, metrics: see `prune`.
+        **arguments: of `cluster_weights`: `number_of_clusters`, `preserve_sparsity` and others.
+            Centroids start evenly spread where `cluster_centroids_init` does not say otherwise.
+
+    Raises: see `prune`.
+    """
+    package = load().tfmot.clustering.keras
+    linear = package.CentroidInitialization.LINEAR
+    arguments = {"cluster_centroids_init": linear, **arguments}
+    wrapped = package.cluster_weights(to_tf_keras(model), **arguments)
+    _compile(wrapped, model, optimizer, loss, metrics)
+    return Training(wrapped)
+
+
+def quantize(model, optimizer=None, loss=None, metrics=None) -> Training:
+    """Prepares quantization-aware training with the 8-bit scheme of tensorflow_model_optimization.
+
+    The model that comes back has weights on int8 levels and `tfcompress.layers.FakeQuant` layers
+    with the learned ranges; `to_tflite(model, activations="static_int8", check=x)` writes these. A
+    kernel that has zeros keeps them, one of few values keeps its clusters. Compressed layers learn
+    the range of their outputs, and round what they offer to pruning.
+
+    Args:
+        model, optimizer, loss, metrics: see `prune`. Without nested models.
+
+    Raises: see `prune`. RuntimeError: the scheme has no such layer; the message names it.
+    """
+    from .scheme import Scheme
+
+    package = load().tfmot.quantization.keras
+    annotated = package.quantize_annotate_model(to_tf_keras(model))
+    wrapped = package.quantize_apply(annotated, Scheme())
+    _compile(wrapped, model, optimizer, loss, metrics)
+    return Training(wrapped)
+
+
+def _compile(wrapped, model, optimizer, loss, metrics):
+    """Compiles with what is given, or else with what the Keras 3 model was compiled with."""
+    found = {}
+    if model.compiled and loss is None:
+        names = ("loss", "loss_weights", "metrics", "weighted_metrics")
+        found = {name: model._compile_config.config.get(name) for name in names}
+        optimizer = model.optimizer if optimizer is None else optimizer
+    elif loss is None:
+        raise ValueError(
+            f"Model '{model.name}' is not compiled. Give `optimizer` and `loss`, or compile it."
+        )
+    if loss is not None:
+        found["loss"] = loss
+    if metrics is not None:
+        found["metrics"] = metrics
+    tf_keras = load().tf_keras
+    optimizer = "rmsprop" if optimizer is None else optimizer
+    wrapped.compile(optimizer=translate(optimizer, tf_keras), **translate(found, tf_keras))

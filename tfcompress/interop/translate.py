@@ -1,0 +1,119 @@
+"""Objects of one Keras version, made again in the other from their configs."""
+
+import inspect
+import operator
+
+import keras
+
+# Settings that the other version lacks, and that change nothing of what is computed.
+TECHNICAL = {"batch_input_shape", "flash_attention", "fn", "implementation", "is_legacy_optimizer"}
+TECHNICAL |= {"jit_compile", "key_shape", "query_shape", "seed", "use_cudnn", "value_shape"}
+TECHNICAL |= {"rng_type", "zero_output_for_mask"}  # the second is for `Bidirectional` to set
+TECHNICAL |= {"kernel_initializer"}  # of separable convolutions, which do not use it
+# What the version without the setting does.
+ONLY = {"data_format": "channels_last", "groups": 1, "trainable": True}
+POLICIES = {"DTypePolicy", "FloatDTypePolicy", "Policy"}
+SLOPES = {"negative_slope": "alpha", "alpha": "negative_slope"}
+# The two versions compute other things under these names.
+DIFFERENT = {"hard_sigmoid", "RandomCrop"}
+
+
+def translate(item, package, **changes):
+    """A layer, an optimizer, a loss or a metric of the other Keras version, with the same config.
+
+    Args:
+        item: the object, a list, tuple or dict of such objects, or anything else, which stays.
+        package: the Keras that it is to be made in, `keras` or `tf_keras`.
+        **changes: of the config.
+
+    Raises:
+        ValueError: the other version has no such class, or lacks a setting that matters.
+    """
+    if isinstance(item, (list, tuple)):
+        return type(item)(translate(one, package) for one in item)
+    if isinstance(item, dict):
+        return {key: translate(one, package) for key, one in item.items()}
+    source = _source(item)
+    if source is None or source is package:
+        return item
+    serialized = source.saving.serialize_keras_object(item)
+    config = serialized["config"] | changes
+    return _make(serialized | {"config": config}, package, type(item))
+
+
+def _source(item):
+    """The Keras version that an object with a config comes from."""
+    if isinstance(item, type) or not hasattr(item, "get_config"):
+        return None
+    origins = {base.__module__.split(".")[0] for base in type(item).__mro__}
+    if "tf_keras" in origins:
+        import tf_keras
+
+        return tf_keras
+    return keras if "keras" in origins else None
+
+
+def _config_value(value, package):
+    if isinstance(value, (list, tuple)):
+        return type(value)(_config_value(one, package) for one in value)
+    if isinstance(value, dict):
+        if {"class_name", "config"} <= set(value):
+            return _make(value, package)
+        return {key: _config_value(one, package) for key, one in value.items()}
+    if isinstance(value, str):
+        _check_same(value)
+    return value
+
+
+def _check_same(name):
+    if name in DIFFERENT:
+        raise ValueError(f"{name} computes something else there")
+
+
+def _make(serialized, package, source=None):
+    name, config = serialized["class_name"], serialized["config"]
+    if name in POLICIES:
+        return config["name"]
+    if name == "__tuple__":
+        return tuple(_config_value(one, package) for one in serialized["items"])
+    _check_same(name)
+    cls = _class(serialized, package)
+    if name == "LeakyReLU":
+        config = {SLOPES.get(key, key): value for key, value in config.items()}
+    if name == "BatchNormalization" and isinstance(config["axis"], (list, tuple)):
+        (axis,) = config["axis"]
+        config = config | {"axis": axis}
+    names = _argument_names(cls)
+    parameters = {} if source is None else inspect.signature(source.__init__).parameters
+    defaults = {key: parameter.default for key, parameter in parameters.items()} | ONLY
+    for key, value in config.items():
+        lost = value and key not in names and key not in TECHNICAL
+        if lost and not (key in defaults and defaults[key] == value):
+            raise ValueError(f"{name} has no setting {key}={value!r} there")
+    return cls(**{k: _config_value(v, package) for k, v in config.items() if k in names})
+
+
+def _class(serialized, package):
+    module, name = serialized.get("module") or "", serialized["class_name"]
+    found = None
+    if module.split(".")[0] == "keras":
+        try:
+            found = operator.attrgetter(f"{module}.{name}".removeprefix("keras."))(package)
+        except AttributeError:
+            found = None
+    if not isinstance(found, type):
+        raise ValueError(f"{package.__name__} has no {name}")
+    return found
+
+
+def _argument_names(cls) -> set[str]:
+    """The arguments that a class takes, those of its bases included where it hands them on."""
+    names = set()
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()
+        names |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return names - {"self", "fn"}
