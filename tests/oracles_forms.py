@@ -217,7 +217,12 @@ def _unpacked():
         )
     yield (
         "binary codes",
-        Form(lambda: compressed((256,), kinds.BinaryDense(256)), SMALL, ("coded 1",)),
+        Form(
+            lambda: normalized(compressed((256,), kinds.BinaryDense(256))),
+            SMALL,
+            ("coded 1",),
+            0.1,
+        ),
     )
     yield (
         "codes of a convolution",
@@ -265,6 +270,10 @@ def _sparse():
         Form(lambda: pruned((500,), 1, 0.1), SMALL | EXACT, ("densified 8",)),
     )
     yield (
+        "any zeros of float16",
+        Form(lambda: halves(pruned((510,), 1, 0.1, **floats)), {}, ("densified 32",)),
+    )
+    yield (
         "zeros of a convolution",
         Form(
             lambda: pruned(image, 1, 0.1, kind=kind, arguments=(48, 3), **floats),
@@ -300,7 +309,7 @@ def _chains():
     yield "low rank", Form(lambda: compressed((256,), kinds.LowRankDense(128, rank=16)))
     for bits in 8, 4:
         parts = {layers.Dense: kinds.QuantizedDense.using(bits=bits)}
-        make = partial(_chain, (256,), layers.Dense(128), kinds.LowRankDense.using(rank=16), parts)
+        make = partial(_chain, (256,), layers.Dense, kinds.LowRankDense.using(rank=16), parts)
         yield f"low rank in int{bits}", Form(make, {}, (f"hybrid {bits}",) * 2, 0.1)
     parts = {
         layers.Conv2D: kinds.QuantizedConv2D.using(bits=8),
@@ -314,13 +323,14 @@ def _chains():
         ("Tucker", kinds.TuckerConv2D, (slow, fast, slow)),
     ):
         yield name, Form(lambda kind=kind: plain(image, kind(48, 3, rank=12)))
-        make = partial(_chain, image, layers.Conv2D(48, 3), kind.using(rank=12), parts)
+        make = partial(_chain, image, layers.Conv2D, kind.using(rank=12), parts)
         yield f"{name} in int8", Form(make, {}, sites, 0.1)
 
 
-def _chain(shape, layer, maker, parts):
+def _chain(shape, kind, maker, parts):
     """A layer as a chain of smaller ones, which are compressed again."""
-    model = tfc.to_ordinary(tfc.swap(plain(shape, layer), {layer.name: maker}))
+    layer = kind(128, name="fc") if kind is layers.Dense else kind(48, 3, name="fc")
+    model = tfc.to_ordinary(tfc.swap(plain(shape, layer), {"fc": maker}))
     used = {type(layer) for layer in model.layers}
     return tfc.swap(model, {kind: maker for kind, maker in parts.items() if kind in used})
 

@@ -96,6 +96,9 @@ def test_the_file_is_found_layer_by_layer(swapped):
     assert made.file.bytes == len(blob)
     assert made.file.gzip_bytes == len(gzip.compress(blob, 9))
     assert made.file.latency_ratio is None
+    assert made.file.min_runtime == "2.1.2" and "LiteRT 2.1.2 and newer" in str(made)
+    old = report(small, tflite=to_tflite(small, min_runtime="1.2"))
+    assert json.loads(old.to_json())["file"]["min_runtime"] == "1.2.0"
     assert rows["fc1"].encodings == ("INT2",)
     assert rows["fc1"].file_bytes == 1600 * 32 / 4 + 12 * 32
     assert not rows["fc1"].full_size

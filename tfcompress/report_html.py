@@ -82,6 +82,7 @@ def _facts(made):
     if made.file:
         facts[".tflite file"] = size(made.file.bytes)
         facts["gzipped"] = size(made.file.gzip_bytes)
+        facts["oldest LiteRT"] = made.file.min_runtime
         if made.file.latency_ratio is not None:
             facts["of the float32 file's time"] = f"{made.file.latency_ratio:.2f}"
     boxes = (f"<div><b>{value}</b>{label}</div>" for label, value in facts.items())

@@ -38,7 +38,8 @@ def _notes(made):
     if made.file:
         ratio = made.file.latency_ratio
         speed = "" if ratio is None else f", {ratio:.2f} of the float32 file's time"
-        yield f".tflite file: {made.file.bytes:,} bytes, {made.file.gzip_bytes:,} gzipped{speed}"
+        size = f"{made.file.bytes:,} bytes, {made.file.gzip_bytes:,} gzipped"
+        yield f".tflite file: {size}{speed}; for LiteRT {made.file.min_runtime} and newer"
     if any(row.full_size for row in made.rows):
         yield "FULL SIZE: the file holds the whole float32 kernel, whatever the layer stores."
     reasons = {}

@@ -15,6 +15,7 @@ from .layers.base import CompressedLayer
 from .layers.ordinary import to_numpy
 from .report_html import page
 from .report_text import text
+from .runtimes import min_runtime
 from .walk import walk
 
 
@@ -62,11 +63,13 @@ class FileFacts:
         bytes, gzip_bytes: of the file as it is, and after `gzip -9`.
         latency_ratio: its time per run over that of the baseline's float32 file (below 1 is
             faster), None without a baseline.
+        min_runtime: the oldest LiteRT that is known to run it right (see `tfcompress.runtimes`).
     """
 
     bytes: int
     gzip_bytes: int
     latency_ratio: float | None
+    min_runtime: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +243,12 @@ def _with_file(made, model, baseline, tflite):
                 full_size=row.bits < row.float_bits and any(_is_full(t, row) for t in tensors),
             )
         rows.append(row)
-    facts = FileFacts(len(blob), len(gzip.compress(blob, 9)), _latency_ratio(baseline, blob))
+    facts = FileFacts(
+        bytes=len(blob),
+        gzip_bytes=len(gzip.compress(blob, 9)),
+        latency_ratio=_latency_ratio(baseline, blob),
+        min_runtime=min_runtime(blob),
+    )
     return dataclasses.replace(made, rows=tuple(rows), file=facts)
 
 

@@ -55,11 +55,15 @@ def _reason(graph, operator, code) -> str | None:
         return None
     weight = graph.tensors[operator.inputs[1]]
     type = type_name(weight)
+    integers = type in ("INT2", "INT4", "INT8")
+    hybrid = code == "FULLY_CONNECTED" and integers and graph.type(operator.inputs[0]) == "FLOAT32"
+    if hybrid and not operator.builtinOptions.asymmetricQuantizeInputs:
+        return "float32 activations quantized symmetrically"
     if weight.sparsity is not None:
         return _sparse(graph, operator, weight, type)
     if code in CONVOLUTIONS:
         return f"an {type} filter" if type in ("INT2", "INT4") else None
-    return _fully_connected(graph, operator, weight, type)
+    return _fully_connected(graph, operator, weight, type) if integers else None
 
 
 def _sparse(graph, operator, weight, type) -> str | None:
@@ -75,11 +79,6 @@ def _sparse(graph, operator, weight, type) -> str | None:
 
 
 def _fully_connected(graph, operator, weight, type) -> str | None:
-    if type not in ("INT2", "INT4", "INT8"):
-        return None
-    hybrid = graph.type(operator.inputs[0]) == "FLOAT32"
-    if hybrid and not operator.builtinOptions.asymmetricQuantizeInputs:
-        return "float32 activations quantized symmetrically"
     makers = {o.outputs[0]: o for o in graph.subgraph.operators if len(o.outputs)}
     maker = makers.get(operator.inputs[1])
     if maker is not None and operator_name(graph.model, maker) == "DENSIFY":

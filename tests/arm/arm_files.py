@@ -1,4 +1,4 @@
-"""The files of the ARM suite: every form, what it must compute, and files that are known to be bad."""
+"""The files of the ARM suite: every form, what it must compute, and whether a run did."""
 
 import json
 from dataclasses import dataclass, field
