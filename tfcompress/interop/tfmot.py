@@ -65,13 +65,10 @@ def cluster(model, optimizer=None, loss=None, metrics=None, **arguments) -> Trai
     Args:
         model, optimizer, loss, metrics: see `prune`.
         **arguments: of `cluster_weights`: `number_of_clusters`, `preserve_sparsity` and others.
-            Centroids start evenly spread where `cluster_centroids_init` does not say otherwise.
 
     Raises: see `prune`.
     """
     package = load().tfmot.clustering.keras
-    linear = package.CentroidInitialization.LINEAR
-    arguments = {"cluster_centroids_init": linear, **arguments}
     wrapped = package.cluster_weights(to_tf_keras(model), **arguments)
     _compile(wrapped, model, optimizer, loss, metrics)
     return Training(wrapped)
