@@ -50,6 +50,7 @@ def test_report_of_a_compressed_model_with_its_file(files):
     assert "BinaryDense" in done.stdout
     assert "INT" in done.stdout
     assert f"{(files / 'small.tflite').stat().st_size:,} bytes" in done.stdout
+    assert "LiteRT 2.1.2 and newer" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["net.keras", "net.h5"])
@@ -181,3 +182,60 @@ def test_demo_makes_the_table_the_picture_and_the_files(small_demo, tmp_path):
     assert (tmp_path / "out" / "pareto.png").read_bytes().startswith(b"\x89PNG")
     saved = keras.models.load_model(tmp_path / "out" / "binary.keras")
     assert type(saved.get_layer("fc")).__name__ == "BinaryDense"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compress")
+    random = np.random.default_rng(0)
+    y = random.integers(0, 3, 600)
+    x = (random.normal(size=(600, 64)) + 3 * np.eye(3, 64)[y]).astype("float32")
+    keras.utils.set_random_seed(0)
+    model = net()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(5e-3), loss)
+    model.fit(x, y, epochs=5, verbose=0)
+    model.save(folder / "net.keras")
+    np.savez(folder / "data.npz", x=x, y=y)
+    return folder
+
+
+@pytest.mark.parametrize("suffix", ["tflite", "tfc", "keras"])
+def test_compress_to_a_budget(trained, suffix):
+    output = trained / f"small.{suffix}"
+    arguments = ["--data", trained / "data.npz", "--budget", "40%", "--epochs", 1, "-o", output]
+    done = run("compress", trained / "net.keras", *arguments, "--json")
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.stdout)
+    assert facts["bytes"] == output.stat().st_size
+    assert facts["before"] - facts["after"] < 0.1
+    if suffix == "tflite":
+        whole = len(tfc.to_tflite(keras.models.load_model(trained / "net.keras")))
+        assert facts["bytes"] <= 0.4 * whole
+
+
+def test_compress_as_far_as_the_accuracy_allows(trained):
+    output = trained / "smallest.tflite"
+    arguments = ["--data", trained / "data.npz", "--max-drop", 0.1, "--epochs", 1, "-o", output]
+    done = run("compress", trained / "net.keras", *arguments)
+    assert done.exit_code == 0, done.output
+    assert "metric" in done.stdout and f"{output.stat().st_size:,} bytes" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--budget", "lots"], "budget such as 10%"),
+        ([], "Give a `budget`"),
+        (["--budget", "0.01%"], "smallest forms exceed"),
+        (["--budget", "10%", "-o", "small.onnx"], "named .tflite"),
+        (["--budget", "10%", "--data", "missing.npz"], "missing.npz"),
+        (["--budget", "10%", "--loss", "no_such_loss"], "no_such_loss"),
+    ],
+)
+def test_bad_input_of_compress(trained, arguments, message):
+    given = ["--data", trained / "data.npz", "-o", trained / "bad.tflite", *arguments]
+    done = run("compress", trained / "net.keras", *given)
+    assert done.exit_code == 1
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not (trained / "bad.tflite").exists()

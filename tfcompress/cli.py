@@ -129,13 +129,17 @@ def export(
     store: Annotated[
         str, typer.Option(help="fast, or small: fewest bytes, perhaps slower.")
     ] = "fast",
+    min_runtime: Annotated[
+        str, typer.Option(help="The oldest LiteRT that must run the file right, at least 1.2.")
+    ] = "2.1.2",
     json: Json = False,
 ):
     """Convert a model to a verified .tflite file."""
     with errors_told():
         from .export import to_tflite
 
-        blob = to_tflite(load(model), output, activations=activations, store=store)
+        options = {"activations": activations, "store": store, "min_runtime": min_runtime}
+        blob = to_tflite(load(model), output, **options)
         tell_file(output, len(blob), json)
 
 
