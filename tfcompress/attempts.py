@@ -39,12 +39,13 @@ class Work:
     """What the attempts at several budgets share: the data, the measured forms, the teacher."""
 
     def __init__(
-        self, model, data, metric, fine_tune, teacher, validation_data, target, store, loss
+        self, model, data, metric, fine_tune, teacher, validation_data, target, store, loss, seed=0
     ):
         self.model, self.metric, self.fine_tune = model, metric, fine_tune
         self.teacher = model if isinstance(teacher, str) else teacher
         self.loss = loss if loss is not None or not model.compiled else model.loss
-        self.target, self.store, self.tried, self.cache = target, store, [], None
+        self.target, self.store, self.seed = target, store, seed
+        self.tried, self.cache = [], None
         self.train, self.held = arrays(data), validation_data
         if self.held is None:
             self.train, self.held = _hold_out(self.train)
@@ -68,10 +69,10 @@ class Work:
 
     def attempt(self, budget, rate=RATE, alpha=ALPHA, temperature=TEMPERATURE, bend=None):
         """Plans for a budget, trains, and measures; for `bend` see `Planner.plan`."""
-        allowed = aim = self.share(budget) * self.whole
+        allowed = aim = round(self.share(budget) * self.whole)
         for _ in range(TRIES):
             plan, before = self.fitting(aim, bend)
-            keras.utils.set_random_seed(0)
+            keras.utils.set_random_seed(self.seed)
             model = plan.model
             if callable(self.fine_tune):
                 self.fine_tune(model, self.teacher, self.train)

@@ -61,6 +61,7 @@ def compress(
     store="fast",
     loss=None,
     path=None,
+    seed=0,
 ) -> Compressed:
     """Compresses a trained model to a budget, or as far as an accuracy allows.
 
@@ -93,6 +94,7 @@ def compress(
         loss: of the labels, as in `compile`; None takes the compiled one; without either the
             teacher alone teaches.
         path: where to write the .tflite file; None writes none.
+        seed: of `keras.utils.set_random_seed`, which is called before each training.
 
     Returns:
         A `Compressed`.
@@ -116,7 +118,7 @@ def compress(
     Neural Networks", 2018, for the teacher that is the model itself.
     """
     check_arguments(model, budget, max_drop, fine_tune, teacher)
-    work = Work(model, data, metric, fine_tune, teacher, validation_data, target, store, loss)
+    work = Work(model, data, metric, fine_tune, teacher, validation_data, target, store, loss, seed)
     found = work.attempt(budget) if max_drop is None else _smallest(work, budget, max_drop)
     return finished(work, found, path)
 

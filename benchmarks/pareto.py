@@ -1,0 +1,161 @@
+"""Fashion-MNIST: accuracy against bytes of `compress`, beside what other tools give.
+
+    python benchmarks/pareto.py --nets folder [--only mlp] [--seeds 0 1 2]
+
+Starts from the float nets of `nets.py` (trained and saved in the folder if missing). For each
+budget `compress` plans, swaps, trains on for at most 10 epochs with the net as its own teacher, and
+exports; the accuracy is that of the file in LiteRT on all 10,000 test images, which nothing else
+looks at. Writes docs/pareto-benchmark.md and a picture of each net beside it.
+"""
+
+import argparse
+import pathlib
+
+import keras
+import numpy as np
+from export import machine
+from nets import load_or_train
+
+import tfcompress as tfc
+from tfcompress.datasets import fashion_mnist
+from tfcompress.export.run import Runner
+
+EPOCHS = {"mlp": 10, "lenet": 10, "resnet": 8}
+# Budget in bytes, the way of storing, and what the accuracy should be, where that was asked.
+BUDGETS = {
+    "mlp": [(140_000, "fast", None), (76_000, "fast", 0.8970), (48_000, "small", 0.8950)],
+    "lenet": [(36_000, "fast", None), (26_000, "fast", 0.9060), (18_000, "small", None)],
+    "resnet": [(160_000, "small", None), (85_000, "small", 0.9220), (60_000, "small", None)],
+}
+# Accuracy, bytes and time over float32 of files of other tools, from the same float nets, on the
+# same data; the rows were measured once, with one seed.
+OTHERS = {
+    "mlp": {
+        "float32": (0.8960, 1_069_236, 1.0),
+        "TFLite dynamic int8": (0.8967, 278_512, 0.15),
+        "ai-edge-quantizer 4 bits": (0.8907, 142_464, 0.11),
+        "tfmot prune 80%, int8": (0.8937, 277_744, 0.13),
+        "tfmot cluster 16, int8": (0.8831, 277_744, 0.13),
+        "tfmot QAT": (0.8989, 280_400, 0.12),
+        "larq signs, 2 bits": (0.8975, 75_536, 0.15),
+        "prune 80%, 4 bits": (0.8921, 141_720, 0.10),
+    },
+    "lenet": {
+        "float32": (0.9069, 251_092, 1.0),
+        "TFLite dynamic int8": (0.9066, 72_400, 0.72),
+        "ai-edge-quantizer 4 bits": (0.8766, 38_776, 2.64),
+        "tfmot prune 80%, int8": (0.8918, 71_560, 0.70),
+        "tfmot cluster 16, int8": (0.9076, 71_568, 0.70),
+        "tfmot QAT": (0.9082, 72_680, 0.78),
+        "larq signs, 2 bits": (0.8924, 26_184, 1.03),
+        "prune 80%, 4 bits": (0.8908, 37_968, 2.6),
+    },
+    "resnet": {
+        "float32": (0.9252, 894_680, 1.0),
+        "TFLite dynamic int8": (0.9251, 240_920, 0.31),
+        "ai-edge-quantizer 4 bits": (0.9215, 126_824, 1.70),
+        "tfmot prune 80%, int8": (0.9088, 240_000, 0.31),
+        "tfmot cluster 16, int8": (0.9161, 240_000, 0.32),
+        "tfmot QAT": (0.9255, 246_000, 0.31),
+        "larq signs, convolutions in 4 bits": (0.9066, 126_056, 1.70),
+        "prune 80%, 4 bits": (0.9079, 125_904, 1.7),
+    },
+}
+HEAD = """# Accuracy against bytes
+
+Written by `benchmarks/pareto.py`: {machine}. Seeds {seeds}.
+
+{protocol}
+
+`.tflite` bytes. "Time" is that over the float32 file's, batch 1, one thread, median of interleaved
+rounds. Rows of other tools: one run each, from the same float nets (4 epochs of
+fine-tuning, 2 for the ResNet; quantization-aware training and clustering with a falling rate).
+
+| net | method | accuracy, mean (each seed) | at least | bytes | time |
+|---|---|---|---|---|---|
+"""
+
+
+def right(blob, x, y, batch=500):
+    run = Runner(blob)
+    found = [run([x[i : i + batch]])[0].argmax(-1) for i in range(0, len(x), batch)]
+    return float(np.mean(np.concatenate(found) == y))
+
+
+def rows_of(name, start, train, test, seeds):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    stock = tfc.to_tflite(start, check=test[0][:32])
+    rows, points = [], {}
+    for budget, store, least in BUDGETS[name]:
+        found = [
+            tfc.compress(
+                start,
+                train,
+                budget,
+                fine_tune=EPOCHS[name],
+                store=store,
+                loss=loss,
+                seed=seed,
+            ).tflite
+            for seed in seeds
+        ]
+        values = [right(blob, *test) for blob in found]
+        ratio = tfc.bench({"float32": stock, "ours": found[0]}, memory=False)["ours"].ratio
+        mean, size = np.mean(values), max(map(len, found))
+        each = ", ".join(f"{value:.4f}" for value in values)
+        wanted = "" if least is None else f"{least:.4f}"
+        label = f"compress to {budget:,}, {store}"
+        row = f"| {name} | {label} | **{mean:.4f}** ({each}) | {wanted} | {size:,} |"
+        rows.append(f"{row} {1 / ratio:.2f} |\n")
+        points[label] = size, mean
+        print(rows[-1], end="", flush=True)
+    for label, (value, size, time) in OTHERS[name].items():
+        rows.append(f"| {name} | {label} | {value:.4f} | | {size:,} | {time:.2f} |\n")
+        points[label] = size, value
+    return rows, points
+
+
+def draw(points, path, name):
+    """The rows of one net: ours in colour, joined, and those of other tools in grey."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    figure = Figure(figsize=(9, 5.5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    ours = {label: point for label, point in points.items() if label.startswith("compress")}
+    for label, (size, value) in points.items():
+        color = "tab:blue" if label in ours else "0.45"
+        axes.plot(size, value, "o", color=color)
+        shift = (6, 5) if label in ours else (6, -9)
+        axes.annotate(label, (size, value), shift, textcoords="offset points", color=color, size=8)
+    axes.plot(*zip(*sorted(ours.values()), strict=True), color="tab:blue")
+    axes.set(xscale="log", xlabel="bytes of the .tflite file", ylabel="accuracy in LiteRT")
+    axes.set_title(f"{name}, Fashion-MNIST")
+    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.margins(x=0.25)
+    axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nets", type=pathlib.Path, default=pathlib.Path("benchmark-nets"))
+    parser.add_argument("--only", nargs="*", default=list(BUDGETS), choices=list(BUDGETS))
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--out", type=pathlib.Path, default="docs/pareto-benchmark.md")
+    arguments = parser.parse_args()
+    train, test, _ = fashion_mnist()
+    protocol, seeds = __doc__.split("\n\n")[2], ", ".join(map(str, arguments.seeds))
+    text = HEAD.format(machine=machine(), seeds=seeds, protocol=protocol)
+    for name in arguments.only:
+        start = load_or_train(name, arguments.nets, train)
+        rows, points = rows_of(name, start, train, test, arguments.seeds)
+        picture = arguments.out.with_name(f"pareto-{name}.png")
+        draw(points, picture, name)
+        text += "".join(rows)
+    text += "\n" + "".join(f"![{name}](pareto-{name}.png)\n" for name in arguments.only)
+    arguments.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
