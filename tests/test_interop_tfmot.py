@@ -5,6 +5,8 @@ Most tests need the extra "tfmot". It changes nothing in this process: see the f
 
 import importlib.util
 import os
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -460,3 +462,12 @@ def test_their_schedules_drive_our_callbacks():
     callback = tfc.callbacks.Prune(decay, scope="layer", every=1)
     model.fit(x, y, batch_size=4, verbose=0, callbacks=[callback])
     assert zeros(model.layers[0].kernel) == 0.75
+
+
+@needs_extra
+def test_the_page_for_migrants_runs():
+    path = pathlib.Path(__file__).parent.parent / "docs" / "migrating-from-tfmot.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+    names = {"tfmot": packages.load().tfmot}  # whose import would set its environment variable
+    for block in blocks:
+        exec(block.replace("import tensorflow_model_optimization as tfmot\n", ""), names)

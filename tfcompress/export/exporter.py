@@ -91,7 +91,7 @@ def to_tflite(
     lowered = lower(model, None if activations == "static_int8" else store)
     float_blob = _finish(convert(lowered), lowered)
     if activations == "static_int8":
-        sites, rounded = [], static.activations(float_blob)
+        sites, rounded = [], static.activations(float_blob, ranged)
         batches = all_batches(model, arrays)
         if ranged is model:
             file = static.convert_static(lowered, batches, io)

@@ -71,11 +71,13 @@ class Probe:
 
     Args:
         blob: the file's bytes.
-        tensors: indices of the float32 tensors to see.
+        tensors: indices of the float32 tensors to see; a dict gives each the least step that int8
+            has there.
     """
 
     def __init__(self, blob, tensors):
-        self.tensors = sorted(set(tensors))
+        self.tensors = sorted(tensors)
+        self.least = tensors if isinstance(tensors, dict) else {}
         self.runner = Runner(_instrumented(blob, self.tensors))
 
     def run(self, inputs, noise=None):
@@ -89,14 +91,15 @@ class Probe:
     def deviations(self, inputs) -> list[float]:
         """The largest change of each output when the tensors are rounded as int8 rounds them.
 
-        Rounding is played by uniform noise of one step, `max|x| / 127`; the largest of a few draws.
+        Rounding is played by uniform noise of one step, `max|x| / 127` or the least one of the
+        tensor; the largest of a few draws.
         """
         outputs, values = self.run(inputs)
         random, worst = np.random.default_rng(0), [0.0] * len(outputs)
         for _ in range(DRAWS):
             noise = {}
             for t in self.tensors:
-                step = np.abs(values[t]).max(initial=0.0) / LEVELS
+                step = max(np.abs(values[t]).max(initial=0.0) / LEVELS, self.least.get(t, 0.0))
                 noise[t] = random.uniform(-step / 2, step / 2, values[t].shape).astype(np.float32)
             noisy, _ = self.run(inputs, noise)
             worst = list(map(max, worst, map(difference, noisy, outputs)))

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from ..flatbuffer import operator_name, read, schema, type_name, write
+from ..flatbuffer import operator_name, read, schema, write
 from ..layers.fake_quant import Clip, FakeQuant
 from ..rewrite import rebuild
 from .convert import convert, name_ends
@@ -154,9 +154,25 @@ def _bias(graph, operator, kernel) -> int:
     return graph.constant(values, f"{kernel.layer}/bias", per_channel(unit))
 
 
-def activations(float_blob) -> set[int]:
-    """The float32 activations of a file, all of which a full-integer file rounds."""
+def activations(float_blob, model=None) -> dict[int, float]:
+    """The float32 activations of a file, all of which a full-integer file rounds.
+
+    With each the step of its learned range, if `model` has a `FakeQuant` for it, or 0: the range
+    can be wider than the values, as long as training is short.
+    """
     graph = Graph(read(float_blob))
-    made = {index for operator in graph.subgraph.operators for index in operator.outputs}
-    tensors = made | {int(index) for index in graph.subgraph.inputs}
-    return {index for index in tensors if type_name(graph.tensors[index]) == "FLOAT32"}
+    steps = dict.fromkeys(map(int, graph.subgraph.inputs), 0.0)
+    layers = [] if model is None else model._flatten_layers()
+    learned = {
+        np.float32(end): (layer.high - layer.low) / 255
+        for layer in layers
+        if isinstance(layer, FakeQuant)
+        for end in (layer.low, layer.high)
+        if end
+    }
+    for operator in graph.subgraph.operators:
+        constants = [graph.values(i) for i in operator.inputs if i >= 0]
+        ends = [c.item() for c in constants if c is not None and c.size == 1]  # of a clip
+        step = max((learned.get(np.float32(end), 0.0) for end in ends), default=0.0)
+        steps.update((int(index), step) for index in operator.outputs)
+    return {index: s for index, s in steps.items() if graph.type(index) == "FLOAT32"}
