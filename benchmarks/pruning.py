@@ -110,17 +110,18 @@ def channels(base, train, test, images, amount=0.3):
     rows = []
     x = train[0][:images]
     blobs = {"float": tfc.to_tflite(base, check=test[0][:8])}
-    for score in ("magnitude", "obs"):
+    for score, multiple in (("magnitude", 1), ("obs", 1), ("obs", 16)):
         keras.utils.set_random_seed(0)
         data = x if score == "obs" else None
-        small = tfc.prune_channels(base, amount, score, data)
+        small = tfc.prune_channels(base, amount, score, data, multiple=multiple)
         tfc.recalibrate_batch_norm(small, x)
         before = accuracy(small, *test)
         compile_for(small, 1e-3, 2, -(-len(train[0]) // 128), cosine=True)
         small.fit(*train, batch_size=128, epochs=2, verbose=0)
-        blobs[score] = tfc.to_tflite(small, check=test[0][:8])
+        name = score if multiple == 1 else f"{score}, multiples of {multiple}"
+        blobs[name] = tfc.to_tflite(small, check=test[0][:8])
         macs = total_macs(small) / total_macs(base)
-        rows.append((score, macs, before, accuracy(small, *test), len(blobs[score])))
+        rows.append((name, macs, before, accuracy(small, *test), len(blobs[name])))
     timed = tfc.bench(blobs, memory=False)
     return [(*row, 1 / timed[row[0]].ratio) for row in rows], len(blobs["float"])
 

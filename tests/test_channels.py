@@ -186,6 +186,17 @@ def test_a_layer_keeps_one_channel():
     assert sizes(tfc.prune_channels(randomize(residual()), 0.99, scope="global"))["out"] == (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("amount", "multiple", "left"), [(0.3, 16, 16), (0.3, 8, 24), (0.01, 5, 30), (0.9, 64, 3)]
+)
+def test_the_channels_that_stay_are_whole_multiples(amount, multiple, left):
+    layers = [L.Dense(32, name="a"), L.Dense(4, name="b"), L.Dense(3)]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    small = tfc.prune_channels(model, amount, multiple=multiple)
+    assert small.get_layer("a").units == left
+    assert 1 <= small.get_layer("b").units <= 4
+
+
 def test_channels_that_others_can_replace_cost_nothing():
     """Half of the units are copies of the others: with `obs` nothing is lost."""
     model = keras.Sequential(

@@ -11,6 +11,7 @@ from .layers.makers import Composed, Maker
 from .layers.ordinary import kernel_of, to_numpy
 
 EMPTY_FILE = 1200  # bytes of a file with one small operation
+LARGEST_CP = 2**18  # weights of a kernel, above which a CP decomposition takes more than seconds
 
 
 def default_candidates(target) -> dict[str, list[Maker]]:
@@ -41,6 +42,10 @@ def default_candidates(target) -> dict[str, list[Maker]]:
         found[f"rank {share:.3g}, 8 bits"] = [
             low.using(rank=share).then(*(cls.using(bits=8) for cls in eight)) for low in by_kind
         ]
+    for share in (0.5, 0.25):
+        for cls, label in ((forms.TuckerConv2D, "Tucker"), (forms.CPConv2D, "CP")):
+            maker = cls.using(rank=share).then(forms.QuantizedConv2D.using(bits=8))
+            found[f"{label} {share:.3g}, 8 bits"] = [maker]
     return found
 
 
@@ -53,6 +58,9 @@ def fitted(layer, metric, candidates, count, reasons):
     made = []
     for name, makers in candidates.items():
         for maker in makers if isinstance(makers, (list, tuple)) else [makers]:
+            if getattr(maker, "layer_class", None) is forms.CPConv2D and w.size > LARGEST_CP:
+                reasons.append(f"- CP would take long for the {w.size:,} weights of {layer.name}.")
+                continue
             try:
                 two_steps = isinstance(maker, Composed)
                 one = Maker(maker.layer_class, maker.options) if two_steps else maker

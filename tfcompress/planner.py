@@ -46,7 +46,8 @@ def plan(model, data, budget, target="bits", loss=None, candidates=None) -> Plan
         loss: as in `compile`. None takes the compiled one, if there are labels; else the loss is
             the mean squared change of the outputs over their variance.
         candidates: `{name: maker}`, or a list of makers, of which a layer gets the first that can
-            take it. None: binary, ternary, 3, 4 and 8 bits, and low rank with 8 bits; for
+            take it. None: binary, ternary, 3, 4 and 8 bits, and low rank, Tucker and (up to
+            262,144 weights, as it takes long) CP forms with 8 bits; for
             `"archive"` also codebooks of 8 and 16 entries for 60, 80 and 90% zeros; for `"macs"`,
             low rank, k x 1 / 1 x k and Tucker forms at 1/2, 1/4 and 1/8 of the MACs.
 
