@@ -199,6 +199,7 @@ def _convolutions():
                 lambda i=channels, levels=levels: conv((4, 4, i), levels, 192, 3),
                 SMALL,
                 (f"im2col_int8 {bits}",),
+                0.06,  # the output is rounded too
                 samples=24,
             ),
         )

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Fetches what the ARM suite runs on: Debian's Python for ARM64 and LiteRT's wheels for it.
 #
-#   tests/arm/fetch.sh FOLDER VERSION...     versions of ai-edge-litert
+#   tests/arm/fetch.sh      into build/arm, where `pytest -n 0 tests/arm` looks for it
 #
-# Debian packages are unpacked into FOLDER/root by a package database of its own: nothing of the
+# The newest LiteRT of the suite is the one installed beside `python3`; `test_arm.py` has the list.
+# Debian packages are unpacked into build/arm/root by a package database of its own: nothing of the
 # machine changes. Needs apt-get, dpkg and pip; the tests themselves need `qemu-aarch64-static`
 # (apt-get install qemu-user-static). What is there already is not fetched again.
 set -euo pipefail
-folder=$(mkdir -p "$1" && cd "$1" && pwd)
-shift
+cd "$(dirname "$0")/../.."
+folder=$PWD/build/arm
+current=$(python3 -c 'from importlib.metadata import version; print(version("ai-edge-litert"))')
 
 python=$(apt-cache show python3-minimal | sed -n 's/^Version: \(3\.[0-9]*\).*/\1/p' | head -1)
 if [ ! -e "$folder/root/usr/bin/python$python" ]; then
@@ -33,7 +35,7 @@ wheels() {  # FOLDER PACKAGE...
   mv "$1.part" "$1"
 }
 [ -e "$folder/numpy" ] || wheels "$folder/numpy" numpy
-for version in "$@"; do
+for version in "$current" 2.1.2 1.4.0 1.2.0; do
   [ -e "$folder/litert-$version" ] || wheels "$folder/litert-$version" "ai-edge-litert==$version"
 done
 ln -sfn "python$python" "$folder/root/usr/bin/python3"

@@ -7,7 +7,7 @@ import subprocess
 
 FOLDER = pathlib.Path(__file__).parents[2] / "build/arm"  # of `fetch.sh`
 QEMU = "qemu-aarch64-static"
-LIMIT = 400  # seconds of one run
+LIMIT = 900  # seconds of one run
 # qemu's name of each CPU, and the part number that LiteRT looks for in /proc/cpuinfo
 CPUS = {
     "cortex-a53": "0xd03",  # ARMv8.0: no dot products
@@ -33,7 +33,7 @@ def missing(versions) -> str | None:
     needed = [f"litert-{version}" for version in versions] + ["numpy", "root/usr/bin/python3"]
     absent = [name for name in needed if not os.path.lexists(FOLDER / name)]
     if absent:
-        return f"build/arm lacks {absent}: tests/arm/fetch.sh build/arm {' '.join(versions)}"
+        return f"build/arm lacks {absent}: run tests/arm/fetch.sh"
     return None
 
 
