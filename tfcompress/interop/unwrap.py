@@ -58,8 +58,8 @@ def _quantized(wrapper):
         before = getattr(activation, "_pre_activation_vars", None)
         after = getattr(activation, "_post_activation_vars", None)
         activation = activation.activation
-        changes["activation"] = "linear" if before else activation.__name__
-    elif isinstance(activation, packages.NoOpActivation):
+        changes["activation"] = "linear" if before else getattr(activation, "__name__", None)
+    if isinstance(activation, packages.NoOpActivation):
         changes["activation"] = "linear"
     parts = zip(getattr(wrapper.quantize_config, "weight_attrs", []), kernels, strict=True)
     weights = None if isinstance(layer, adapter_class()) else [*kernels, *layer.get_weights()]
