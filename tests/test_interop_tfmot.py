@@ -343,6 +343,7 @@ def file_kernels(blob):
 
 
 @needs_extra
+@pytest.mark.slow
 def test_a_network_of_compressed_layers_is_pruned_clustered_quantized_and_exported():
     x, y, x_test, y_test = images()
     inputs = keras.Input((28, 28, 1))
@@ -406,6 +407,57 @@ def test_the_file_has_the_learned_ranges():
     np.testing.assert_array_equal(outputs(loaded, x)[0], outputs(new, x)[0])
 
 
+def mobile():
+    """Normalizations, depthwise convolutions, a branch, and a softmax that stays in float."""
+    inputs = keras.Input((12, 12, 3))
+    h = L.Conv2D(4, 3, padding="same", use_bias=False)(inputs)
+    h = L.ReLU(6.0)(L.BatchNormalization()(h))
+    h = L.DepthwiseConv2D(3, padding="same")(h)
+    h = L.Activation("relu")(L.BatchNormalization()(h))
+    branch = L.Conv2D(4, 1)(h)
+    h = L.AveragePooling2D(2)(L.ReLU()(h + branch))
+    h = L.Flatten()(L.Concatenate()([h, L.MaxPooling2D(2)(branch)]))
+    return keras.Model(inputs, L.Dense(5, activation="softmax")(h))
+
+
+def of_compressed_layers():
+    own = tfc.layers
+    return keras.Sequential(
+        [
+            keras.Input((12, 12, 3)),
+            *(own.TuckerConv2D(8, 3, rank=(2, 4)), L.BatchNormalization()),
+            own.SpatialConv2D(4, 3, rank=3, activation="relu"),
+            *(L.Flatten(), own.LowRankDense(16, rank=4), L.ReLU(), own.CirculantDense(16)),
+            *(L.ReLU(), own.CodebookDense(16, size=8, activation="relu")),
+            own.TileHashedDense(16, tile=4, tiles=3, activation="relu"),
+            *(own.TernaryDense(16, activation="relu"), L.Dense(5, activation="softmax")),
+        ]
+    )
+
+
+@needs_extra
+@pytest.mark.parametrize("make", [mobile, of_compressed_layers])
+def test_quantized_networks_come_back_equal_and_are_exported(make):
+    random = np.random.default_rng(0)
+    x = random.standard_normal((64, 12, 12, 3)).astype("float32")
+    training = tfmot.quantize(make(), "adam", "sparse_categorical_crossentropy")
+    training.fit(x, random.integers(0, 5, 64), batch_size=16, epochs=2, verbose=0)
+    model = training.model()
+    expected = training.tf_keras_model.predict(x, verbose=0)
+    np.testing.assert_allclose(outputs(model, x)[0], expected, atol=1e-6)
+    blob = tfc.to_tflite(model, activations="static_int8", check=x, io="int8")
+    for delegates in (True, False):
+        (found,) = Runner(blob, delegates)([x])
+        assert np.abs(found - expected).max() < 0.03
+
+
+@needs_extra
+def test_what_the_scheme_lacks_is_refused_by_name():
+    model = keras.Sequential([keras.Input((8, 3)), L.Conv1D(4, 3, name="steps")])
+    with pytest.raises(RuntimeError, match="steps"):
+        tfmot.quantize(model, "adam", "mse")
+
+
 def separate():
     """A network whose ReLUs are layers of their own."""
     return keras.Sequential(
@@ -465,6 +517,7 @@ def test_their_schedules_drive_our_callbacks():
 
 
 @needs_extra
+@pytest.mark.slow
 def test_the_page_for_migrants_runs():
     path = pathlib.Path(__file__).parent.parent / "docs" / "migrating-from-tfmot.md"
     blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
