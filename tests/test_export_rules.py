@@ -251,6 +251,9 @@ def test_the_oldest_runtime_of_changed_files():
     assert min_runtime(file) == "2.0.3"
     Graph(file).set_version(product, "FULLY_CONNECTED", 14)
     assert min_runtime(file) == "2.1.2"
+    file = flatbuffer.read(to_tflite(dense(64, 40, TERNARY)))
+    Graph(file).set_version(file.subgraphs[0].operators[0], "FULLY_CONNECTED", 12)
+    assert min_runtime(file) == "2.1.2"
     with pytest.raises(ValueError, match="tflite file"):
         min_runtime(b"nothing")
 

@@ -222,9 +222,7 @@ def _version(graph, weight, static=False):
     """The lowest version of FULLY_CONNECTED that takes the kernel's type."""
     if graph.type(weight) == "INT2":
         return 14
-    if static:
-        return 10 if graph.type(weight) == "INT4" else 4
-    return 12  # a scale per channel, float32 activations
+    return 10 if static else 12  # 10: INT4, int8 activations; 12: a scale per channel, float32
 
 
 def _bias(operator):
