@@ -4,6 +4,8 @@ import functools
 import os
 from types import SimpleNamespace
 
+import keras
+
 VARIABLE = "TF_USE_LEGACY_KERAS"
 
 
@@ -16,7 +18,13 @@ def load() -> SimpleNamespace:
 
     Raises:
         ImportError: one of them is not installed.
+        ValueError: Keras runs on another backend than TensorFlow.
     """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "tf_keras runs on TensorFlow: save the model, and go on in a process with "
+            f"KERAS_BACKEND=tensorflow. Received: {keras.backend.backend()!r}"
+        )
     import tensorflow as tf
 
     _ = tf.keras.layers  # decides now which Keras this is, as the process had it
