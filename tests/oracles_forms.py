@@ -1,15 +1,22 @@
-"""One small network for every form that the exporter can write, and what it computes, in float64.
-
-Letters in shapes: b batch, i in, o out, h w space, t taps.
-"""
+"""A small network for every form that the exporter can write."""
 
 from dataclasses import dataclass, field
 from functools import partial
 
-import keras
-import numpy as np
 from keras import layers
-from oracles_export import BINARY, EIGHT_BITS, FOUR_BITS, TERNARY, on_grid
+from oracles_export import BINARY, EIGHT_BITS, FOUR_BITS, TERNARY
+from oracles_networks import (
+    chain,
+    compressed,
+    conv,
+    dense,
+    halves,
+    inputs_of,
+    network,
+    normalized,
+    plain,
+    small_cnn,
+)
 from oracles_structured import circulant, codebook, hashed, pruned
 
 import tfcompress as tfc
@@ -49,61 +56,6 @@ class Form:
     def export(self, model, **options) -> bytes:
         check = {"check": inputs_of(model, self.samples)} if self.samples else {}
         return tfc.to_tflite(model, **self.options, **check, **options)
-
-
-def dense(inputs, units, levels=TERNARY, **options):
-    layer = layers.Dense(units, name="fc", **options)
-    return on_grid(keras.Sequential([keras.Input((inputs,)), layer]), levels)
-
-
-def conv(image, levels, *arguments, kind=layers.Conv2D, **options):
-    layer = kind(*arguments, name="fc", **options)
-    return on_grid(keras.Sequential([keras.Input(image), layer]), levels)
-
-
-def compressed(shape, layer, bias=True):
-    model = keras.Sequential([keras.Input(shape), layer])
-    if bias:
-        layer.bias.assign(np.linspace(-1, 1, layer.bias.shape[0]))
-    return model
-
-
-def halves(model):
-    (layer,) = model.layers
-    layer.kernel.assign(layer.kernel.numpy().astype("float16"))
-    return model
-
-
-def plain(shape, layer):
-    return keras.Sequential([keras.Input(shape), layer])
-
-
-def normalized(model, low=0.5):
-    """A batch normalization behind it, which scales each row of the kernel."""
-    norm = layers.BatchNormalization(epsilon=1e-3)
-    model.add(norm)
-    count = norm.gamma.shape[0]
-    norm.set_weights([np.linspace(low, 1.5, count), *np.ones((3, count))])
-    return model
-
-
-def network():
-    kinds = tfc.layers
-    x = [
-        kinds.BinaryConv2D(32, 3, activation="relu", name="binary"),
-        layers.Flatten(),
-        kinds.HashedDense(128, ratio=32, activation="relu", name="hashed"),
-        kinds.CirculantDense(512, activation="relu", name="circulant"),
-        kinds.TileHashedDense(512, activation="relu", name="tiles"),
-        kinds.CodebookDense(64, size=8, name="codebook"),
-        layers.Dense(10, name="out"),
-    ]
-    return keras.Sequential([keras.Input((6, 6, 32)), *x])
-
-
-def inputs_of(model, count=3, seed=1):
-    random = np.random.default_rng(seed)
-    return random.standard_normal((count, *model.input_shape[1:])).astype("float32")
 
 
 def _low_bit():
@@ -310,7 +262,7 @@ def _chains():
     yield "low rank", Form(lambda: compressed((256,), kinds.LowRankDense(128, rank=16)))
     for bits in 8, 4:
         parts = {layers.Dense: kinds.QuantizedDense.using(bits=bits)}
-        make = partial(_chain, (256,), layers.Dense, kinds.LowRankDense.using(rank=16), parts)
+        make = partial(chain, (256,), layers.Dense, kinds.LowRankDense.using(rank=16), parts)
         yield f"low rank in int{bits}", Form(make, {}, (f"hybrid {bits}",) * 2, 0.1)
     parts = {
         layers.Conv2D: kinds.QuantizedConv2D.using(bits=8),
@@ -324,37 +276,17 @@ def _chains():
         ("Tucker", kinds.TuckerConv2D, (slow, fast, slow)),
     ):
         yield name, Form(lambda kind=kind: plain(image, kind(48, 3, rank=12)))
-        make = partial(_chain, image, layers.Conv2D, kind.using(rank=12), parts)
+        make = partial(chain, image, layers.Conv2D, kind.using(rank=12), parts)
         yield f"{name} in int8", Form(make, {}, sites, 0.1)
 
 
-def _chain(shape, kind, maker, parts):
-    """A layer as a chain of smaller ones, which are compressed again."""
-    layer = kind(128, name="fc") if kind is layers.Dense else kind(48, 3, name="fc")
-    model = tfc.to_ordinary(tfc.swap(plain(shape, layer), {"fc": maker}))
-    used = {type(layer) for layer in model.layers}
-    return tfc.swap(model, {kind: maker for kind, maker in parts.items() if kind in used})
-
-
 def _static():
-    def net():
-        model = keras.Sequential(
-            [
-                keras.Input((8, 8, 16)),
-                layers.Conv2D(32, 3, activation="relu", name="conv"),
-                layers.DepthwiseConv2D(3, name="depth"),
-                layers.Flatten(),
-                layers.Dense(32, name="fc"),
-            ]
-        )
-        return on_grid(model, FOUR_BITS)
-
     for bits, levels in (2, TERNARY), (4, FOUR_BITS), (8, EIGHT_BITS):
         make = partial(dense, 64, 40, levels, activation="relu")
         yield f"static, {bits} bits", Form(make, STATIC, limit=0.08, samples=24)
-    yield "static network", Form(net, STATIC, limit=0.05, samples=24)
+    yield "static network", Form(small_cnn, STATIC, limit=0.05, samples=24)
     full = STATIC | {"io": "int8"}
-    yield "static network of int8 inputs", Form(net, full, limit=0.05, samples=24)
+    yield "static network of int8 inputs", Form(small_cnn, full, limit=0.05, samples=24)
 
 
 def every_form():

@@ -7,7 +7,8 @@ import pytest
 from keras import layers
 from oracles_export import EIGHT_BITS, FOUR_BITS, TERNARY, run
 from oracles_float64 import limit_of, outputs_of
-from oracles_forms import FORMS, compressed, dense, halves, inputs_of, plain
+from oracles_forms import FORMS
+from oracles_networks import compressed, dense, halves, inputs_of, plain
 from oracles_structured import codebook, hashed, pruned
 
 import tfcompress as tfc

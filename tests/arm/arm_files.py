@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import keras
 import numpy as np
 from oracles_float64 import limit_of, outputs_of
-from oracles_forms import FORMS, inputs_of
+from oracles_forms import FORMS
+from oracles_networks import inputs_of
 
 from tfcompress import flatbuffer
 from tfcompress.runtimes import min_runtime
