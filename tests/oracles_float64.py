@@ -51,6 +51,8 @@ def _array(variable):
 def _apply(layer, x):
     if isinstance(layer, layers.InputLayer):
         return x
+    if isinstance(layer, tfc.layers.FakeQuant):
+        return np.clip(x, layer.low, layer.high)
     if isinstance(layer, layers.Flatten):
         return x.reshape(len(x), -1)
     if isinstance(layer, layers.BatchNormalization):

@@ -12,6 +12,7 @@ from oracles_networks import (
     dense,
     halves,
     inputs_of,
+    learned_ranges,
     network,
     normalized,
     plain,
@@ -284,6 +285,7 @@ def _static():
     for bits, levels in (2, TERNARY), (4, FOUR_BITS), (8, EIGHT_BITS):
         make = partial(dense, 64, 40, levels, activation="relu")
         yield f"static, {bits} bits", Form(make, STATIC, limit=0.08, samples=24)
+    yield "static, learned ranges", Form(learned_ranges, STATIC, limit=0.08, samples=24)
     yield "static network", Form(small_cnn, STATIC, limit=0.05, samples=24)
     full = STATIC | {"io": "int8"}
     yield "static network of int8 inputs", Form(small_cnn, full, limit=0.05, samples=24)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 from keras import layers
-from oracles_export import FOUR_BITS, TERNARY, on_grid
+from oracles_export import EIGHT_BITS, FOUR_BITS, TERNARY, on_grid
 
 import tfcompress as tfc
 
@@ -69,6 +69,13 @@ def chain(shape, kind, maker, parts):
     model = tfc.to_ordinary(tfc.swap(plain(shape, layer), {"fc": maker}))
     used = {type(layer) for layer in model.layers}
     return tfc.swap(model, {kind: maker for kind, maker in parts.items() if kind in used})
+
+
+def learned_ranges():
+    """What quantization-aware training leaves: the ranges of the activations are known."""
+    kind = tfc.layers.FakeQuant
+    x = [kind(-4.0, 4.0), layers.Dense(40, activation="relu", name="fc"), kind(0.0, 3.0)]
+    return on_grid(keras.Sequential([keras.Input((64,)), *x]), EIGHT_BITS)
 
 
 def small_cnn():
