@@ -77,15 +77,16 @@ def prox(project, **options):
 
 METHODS = {  # name: (rate, Dense layer, maker of the optimizer)
     "float32": (1e-3, DENSE, keras.optimizers.Adam),
-    "float32, same rate": (2e-3, DENSE, keras.optimizers.Adam),
+    "float32, 2e-3": (2e-3, DENSE, keras.optimizers.Adam),
+    "float32, 5e-3": (5e-3, DENSE, keras.optimizers.Adam),
     "BinaryConnect": (2e-3, tfc.layers.BinaryDense, keras.optimizers.Adam),
     "BinaryConnect, stochastic": (
         5e-3,
         functools.partial(tfc.layers.BinaryDense, stochastic=True),
         keras.optimizers.Adam,
     ),
-    "BWN": (2e-3, DENSE, prox(Binary(), weighted=False)),
-    "LAB": (2e-3, DENSE, prox(Binary())),
+    "BWN": (5e-3, DENSE, prox(Binary(), weighted=False)),
+    "LAB": (5e-3, DENSE, prox(Binary())),
     "ternary layers": (2e-3, tfc.layers.TernaryDense, keras.optimizers.Adam),
     "LAT, ternary": (2e-3, DENSE, prox(Ternary())),
     "LAQ, 3 bits": (2e-3, DENSE, prox(Linear(3))),
