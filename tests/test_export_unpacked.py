@@ -38,6 +38,32 @@ def test_every_weight_of_a_file_that_hashes():
     assert np.abs(kernel - np.asarray(layer.kernel)).max() < 0.51 * step + 0.02 * kernel.max()
 
 
+@pytest.mark.parametrize("inputs, blocks", [(96, 8), (97, 5), (96, 7)])
+def test_every_weight_of_a_file_that_hashes_runs(inputs, blocks):
+    model = hashed(128, inputs, ratio=16, blocks=blocks, seed=3)
+    layer = model.get_layer("fc")
+    blob = to_tflite(model, store="small", activations="float32")
+    assert "CALL_ONCE" in operators(blob) and len(blob) < 4 * layer.buckets + 4 * 128 + 6000
+    kernel = run(blob, [np.eye(inputs, dtype="float32")])[0] - layer.bias.numpy()
+    np.testing.assert_allclose(kernel, layer.kernel, atol=1e-6)
+    same(to_tflite(model, store="small"), model, 0.1)
+    same(to_tflite(model), model, 0.1)
+
+
+@pytest.mark.parametrize("blocks", [1, 9])
+def test_hashed_convolutions(blocks):
+    options = {"ratio": 16, "blocks": blocks, "padding": "same", "name": "c"}
+    flat = [keras.Input((20, 48)), tfc.layers.HashedConv1D(80, 5, **options)]
+    image = [keras.Input((9, 8, 32)), tfc.layers.HashedConv2D(72, 3, **options)]
+    for parts in (flat, image):
+        model = keras.Sequential(parts)
+        for store, hashes in (("small", True), ("fast", False)):
+            blob = to_tflite(model, store=store)
+            same(blob, model, 0.1)
+            assert ("CALL_ONCE" in operators(blob)) == hashes
+        same(to_tflite(model, activations="float32"), model, 1e-5)
+
+
 def test_a_normalization_behind_a_hashed_layer_scales_its_rows():
     x = keras.Input((512,))
     y = tfc.layers.HashedDense(512, ratio=64, name="fc")(x)

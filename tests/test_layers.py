@@ -20,6 +20,7 @@ DENSE = {
     "float16": layers.Float16Dense.using(),
     "hashed": layers.HashedDense.using(ratio=4),
     "hashed-buckets": layers.HashedDense.using(buckets=11, seed=3),
+    "hashed-runs": layers.HashedDense.using(ratio=4, blocks=7),
     "tile-hashed": layers.TileHashedDense.using(tile=4, tiles=3),
     "circulant": layers.CirculantDense.using(),
     "circulant-block": layers.CirculantDense.using(block=5, seed=1),
@@ -32,6 +33,7 @@ CONV1D = {
     "ternary": layers.TernaryConv1D.using(),
     "quantized": layers.QuantizedConv1D.using(bits=4),
     "codebook": layers.CodebookConv1D.using(size=8),
+    "hashed": layers.HashedConv1D.using(ratio=4),
     "float16": layers.Float16Conv1D.using(),
     "low-rank": layers.LowRankConv1D.using(rank=3),
 }
@@ -40,6 +42,8 @@ CONV2D = {
     "ternary": layers.TernaryConv2D.using(),
     "quantized": layers.QuantizedConv2D.using(bits=4),
     "codebook": layers.CodebookConv2D.using(size=8),
+    "hashed": layers.HashedConv2D.using(ratio=4),
+    "hashed-runs": layers.HashedConv2D.using(ratio=4, blocks=3, seed=1),
     "float16": layers.Float16Conv2D.using(),
     "low-rank": layers.LowRankConv2D.using(rank=3),
     "cp": layers.CPConv2D.using(rank=4),
@@ -77,6 +81,8 @@ def all_cases():
     }
     cases["dense-wide-circulant"] = case(dense(33, name="fc"), DENSE["circulant"], 5, 20)
     cases["dense-3d-circulant"] = case(dense(7, name="fc"), DENSE["circulant-block"], 2, 3, 17)
+    cases["dense-3d-hashed"] = case(dense(7, name="fc"), DENSE["hashed-runs"], 2, 3, 16)
+    cases["conv2d-grouped-hashed"] = case(conv2d(8, 3, groups=2), CONV2D["hashed"], 2, 8, 8, 6)
     cases["dense-3d-low-rank"] = case(dense(7, name="fc"), DENSE["low-rank"], 2, 3, 16)
     cases["conv2d-strided-cp"] = case(conv2d(8, (2, 5), strides=2), CONV2D["cp"], 2, 9, 10, 6)
     cases["conv2d-dilated-cp"] = case(conv2d(8, 4, dilation_rate=2), CONV2D["cp"], 2, 9, 10, 6)
@@ -167,6 +173,8 @@ def test_a_check_sees_a_broken_layer():
         (lambda: layers.CPConv2D(4, 3, strides=(1, 2), rank=2), "equal strides"),
         (lambda: layers.CPConv2D(4, 3, groups=2, rank=2), "grouped"),
         (lambda: layers.HashedDense(4, ratio=0.5), "ratio"),
+        (lambda: layers.HashedDense(4, buckets=10, blocks=4), "whole runs"),
+        (lambda: layers.HashedDense(4, blocks=0), "blocks"),
         (lambda: layers.HashedDense(4, buckets=33).build((None, 8)), "buckets"),
         (lambda: layers.HashedDense(2**15).build((None, 2**15)), "virtual weights"),
         (lambda: layers.TileHashedDense(4, tile=8).build((None, 8)), "tiles"),

@@ -9,7 +9,8 @@ ROOT = pathlib.Path(tfcompress.__file__).parent
 FLOORS = [
     "hashing factorize canonical codecs entropy metric flatbuffer walk batches progress datasets "
     "data_files pareto report_text models knapsack labels",
-    "report_html moments masks costs schedules score project ranks taps distill_losses runtimes",
+    "hash_index report_html moments masks costs schedules score project ranks taps distill_losses "
+    "runtimes",
     "surgeon",
     "layers objective follow hints teacher",
     "rewrite suffix skeleton recursion constants hint_stage",
@@ -27,7 +28,7 @@ FLOORS = [
     "cli",
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
-TENSORFLOW = {"optimizers", "curvature", "objective", "recursion", "export"}
+TENSORFLOW = {"hash_index", "optimizers", "curvature", "objective", "recursion", "export"}
 
 
 def files():

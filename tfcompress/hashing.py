@@ -36,6 +36,13 @@ def signed_codes(count: int, buckets: int, seed: int = 0) -> np.ndarray:
     >>> signed_codes(6, buckets=4, seed=0).tolist()
     [4, 6, 4, 3, 0, 0]
     """
+    check_codes(count, buckets)
+    mixed = _mix(np.arange(count, dtype=np.int32), seed_word(seed))
+    return np.mod(mixed, np.int32(2 * buckets))
+
+
+def check_codes(count: int, buckets: int) -> None:
+    """Raises ValueError if there are no such codes."""
     if not 1 <= count <= MAX_WEIGHTS:
         raise ValueError(
             f"A hashed kernel may have at most {MAX_WEIGHTS} virtual weights: its index takes 4 "
@@ -45,8 +52,6 @@ def signed_codes(count: int, buckets: int, seed: int = 0) -> np.ndarray:
         raise ValueError(
             f"`buckets` must be from 1 to the number of weights, {count}. Received: {buckets}"
         )
-    mixed = _mix(np.arange(count, dtype=np.int32), seed_word(seed))
-    return np.mod(mixed, np.int32(2 * buckets))
 
 
 def seed_word(seed: int) -> np.int32:

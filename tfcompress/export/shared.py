@@ -7,7 +7,6 @@ import numpy as np
 from ..layers.base import CompressedLayer
 from ..layers.codebook import CodebookKernel
 from ..layers.hashed import HashedKernel
-from ..layers.ordinary import to_numpy
 from .grid import Grid
 
 ROUNDING = 1e-6  # of float32 factors multiplied in, relative to a row's largest entry
@@ -58,14 +57,15 @@ def find_shared(rows, layer) -> Shared | None:
         layer: the compressed layer that it belongs to.
     """
     if isinstance(layer, HashedKernel):
-        bank, codes = layer.stored()["bank"], to_numpy(layer._index)
+        bank, codes = layer.stored()["bank"], layer.codes()
         table = np.concatenate([bank, -bank])
     elif isinstance(layer, CodebookKernel):
         stored = layer.stored()
-        table, codes = stored["codebook"], stored["indices"].astype(np.int32)
+        table = stored["codebook"]
+        codes = np.moveaxis(stored["indices"].astype(np.int32), -1, 0)
     else:
         return None
-    codes = np.moveaxis(codes, -1, 0).reshape(codes.shape[-1], -1)
+    codes = codes.reshape(len(codes), -1)
     table = table.astype(np.float32)
     if codes.shape != rows.shape:
         return None

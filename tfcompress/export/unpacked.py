@@ -99,11 +99,17 @@ def _decode(write, kernel, codes, levels, bits) -> int:
     table = _table(write, levels, bits, per_index)
     index = graph.constant(index, f"{kernel.layer}/kernel")
     entries = write("GATHER", [table, index], (len(codes), per_index), version=2, like=table)
-    if codes.size > kernel.size:
-        entries = write.reshape(entries, (codes.size,), like=table)
-        ends = [write.int32([end]) for end in (0, kernel.size, 1)]
-        entries = write("STRIDED_SLICE", [entries, *ends], (kernel.size,), version=2, like=table)
+    entries = _cut(write, entries, codes.size, kernel.size, like=table)
     return write.reshape(entries, kernel.shape, _computed(graph, kernel, 8))
+
+
+def _cut(write, entries, count, size, like) -> int:
+    """The first `size` of `count` entries."""
+    if count == size:
+        return entries
+    entries = write.reshape(entries, (count,), like=like)
+    ends = [write.int32([end]) for end in (0, size, 1)]
+    return write("STRIDED_SLICE", [entries, *ends], (size,), version=2, like=like)
 
 
 def _table(write, levels, bits, per_index) -> int:
@@ -133,11 +139,17 @@ def _fill_variable(graph, kernel, bits) -> None:
     """A subgraph that hashes every place and sets the variable."""
     inner = graph.subgraph_of(f"hash of {kernel.layer}")
     write, shared = Writer(inner), kernel.shared
-    codes = _hash(write, kernel.size, shared.layer.buckets, shared.layer.seed)
+    layer, run = shared.layer, shared.layer.blocks
+    runs = -(-kernel.size // run)
+    codes = _hash(write, runs, layer.buckets // run, layer.seed)
     bank = shared.table if bits == 32 else shared.integers()
-    bank = inner.constant(bank[: shared.layer.buckets], f"{kernel.layer}/kernel")
-    table = _with_negated(write, bank, shared.layer.buckets)
-    values = write("GATHER", [table, codes], (kernel.size,), version=2, like=bank)
+    bank = inner.constant(bank[: layer.buckets], f"{kernel.layer}/kernel")
+    table = _with_negated(write, bank, layer.buckets)
+    if run > 1:
+        table = write.reshape(table, (2 * layer.buckets // run, run), like=bank)
+    shape = (runs, run) if run > 1 else (runs,)
+    values = write("GATHER", [table, codes], shape, version=2, like=bank)
+    values = _cut(write, values, runs * run, kernel.size, like=bank)
     values = write.reshape(values, kernel.shape, _computed(inner, kernel, bits))
     handle = _handle(write, kernel)
     inner.subgraph.operators = [

@@ -16,6 +16,8 @@ from .half import Float16Dense as Float16Dense
 from .half import Float16DepthwiseConv2D as Float16DepthwiseConv2D
 from .half import Float16EinsumDense as Float16EinsumDense
 from .half import Float16Embedding as Float16Embedding
+from .hashed import HashedConv1D as HashedConv1D
+from .hashed import HashedConv2D as HashedConv2D
 from .hashed import HashedDense as HashedDense
 from .low_rank import LowRankConv1D as LowRankConv1D
 from .low_rank import LowRankConv2D as LowRankConv2D

@@ -12,7 +12,7 @@ from ..metric import Diagonal, as_metric, compensate
 from ..surgeon import check_sparsity, sparsify
 from .base import CompressedLayer
 from .forms import CompressedConv1D, CompressedConv2D, CompressedDense, positive_int
-from .hashed import gather
+from .lookup import gather
 from .ordinary import glorot_variance, to_numpy
 
 ROUNDS = 8  # of compensated rounding and least-squares centroids
