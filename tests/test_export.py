@@ -19,7 +19,7 @@ from oracles_export import (
 )
 
 from tfcompress import export, flatbuffer
-from tfcompress.export import ExportError, to_tflite
+from tfcompress.export import ExportError, convert, to_tflite
 from tfcompress.layers import (
     BinaryConv2D,
     BinaryDense,
@@ -406,3 +406,35 @@ def test_operators_that_stock_litert_lacks_are_named():
         to_tflite(keras.Model(x, keras.ops.irfft(keras.ops.rfft(x))))
     with pytest.raises(ExportError, match=r"known batch size"):
         to_tflite(keras.Sequential([keras.Input((5, 8)), layers.LSTM(4)]))
+
+
+def wide(middle):
+    """Kernels of a million entries, one used twice, with something between."""
+    image = keras.Input((8, 8, 256))
+    h = layers.Conv2D(512, 3, strides=2, name="conv")(image)
+    h = middle(layers.Dense(1024, "relu", name="a")(layers.Flatten()(h)))
+    for weight in middle.weights:
+        weight.assign(np.linspace(0.5, 2, 1024))
+    h, again = layers.Dense(1024, "relu", name="b")(h), layers.Dense(1024, "relu", name="c")
+    return keras.Model(image, layers.Dense(3, name="out")(again(again(h))))
+
+
+@pytest.mark.parametrize("middle", [layers.Dropout(0.5), layers.BatchNormalization()])
+@pytest.mark.parametrize("changed", [False, True])
+def test_large_kernels_are_put_into_the_file_after_its_conversion(middle, changed, monkeypatch):
+    found, ordinary = [], convert._convert
+
+    def counted(model, kernels, settings):
+        found.append(len(kernels))
+        return ordinary(model, kernels, settings)
+
+    monkeypatch.setattr(convert, "_convert", counted)
+    if changed:  # the converter's doing: one of the numbers is not in the file
+        monkeypatch.setattr(convert, "put_kernels", lambda file, kernels: not kernels)
+    model = wide(middle)
+    blob = to_tflite(model)  # verified
+    assert found == ([4, 0] if changed else [4])
+    monkeypatch.setattr(convert, "large_kernels", lambda model: {})
+    stored = [flatbuffer.stored_tensors(one) for one in (blob, to_tflite(model))]
+    sizes = [sorted((row.encoding, row.bytes) for row in rows) for rows in stored]
+    assert sizes[0] == sizes[1]

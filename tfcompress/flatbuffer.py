@@ -73,10 +73,10 @@ def _names(enum):
     return {v: k for k, v in vars(getattr(schema(), enum)).items() if isinstance(v, int)}
 
 
-def load(source) -> bytes:
+def load(source) -> bytes | bytearray:
     """The bytes of a .tflite file given as bytes or as a path."""
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return bytes(source)
+        return bytes(source) if isinstance(source, memoryview) else source
     with open(os.fspath(source), "rb") as file:
         return file.read()
 
@@ -152,7 +152,7 @@ def write(model) -> bytes:
     size = sum(0 if buffer.data is None else len(buffer.data) + 64 for buffer in model.buffers)
     builder = flatbuffers.Builder(size + (1 << 16))
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+    return bytes(memoryview(builder.Bytes)[builder.Head() :])
 
 
 @cache

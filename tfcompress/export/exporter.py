@@ -100,6 +100,7 @@ def to_tflite(
         static.store_exact(file, float_blob, runtime >= INT2)
         blob = _finish(file, lowered)
     else:
+        del lowered  # it holds each kernel in float32, and so does the file
         layers = {path: layer for path, (layer, _) in walk(model).items()}
         sites = find_sites(read(float_blob), activations, store, runtime, layers)
         if check is not None:

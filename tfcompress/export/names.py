@@ -33,9 +33,9 @@ def name_kernels(file, model) -> None:
 def _path(rows, layers) -> str | None:
     for path, layer in layers.items():
         if np.prod(layer.kernel.shape) == rows.size:
-            other, some = layer_rows(layer), slice(0, ROWS)
+            other = layer_rows(layer)  # views as long as that is possible: kernels can be large
             same = other.shape == rows.shape
-            if same and np.allclose(_unit(rows[some]), _unit(other[some]), atol=NEAR):
+            if same and np.allclose(_unit(rows[:ROWS]), _unit(other[:ROWS]), atol=NEAR):
                 return path
     return None
 
@@ -46,7 +46,7 @@ def _file_rows(graph, operator, code):
     values, tensor = graph.values(operator.inputs[1]), graph.tensors[operator.inputs[1]]
     if values is None:
         return None
-    rows = kernel_rows(values, code).astype(np.float32)
+    rows = kernel_rows(values, code).astype(np.float32, copy=False)
     if tensor.quantization is not None and tensor.quantization.scale is not None:
         rows = rows * np.broadcast_to(tensor.quantization.scale, len(rows))[:, None]
     return rows

@@ -78,7 +78,7 @@ class Probe:
     def __init__(self, blob, tensors):
         self.tensors = sorted(tensors)
         self.least = tensors if isinstance(tensors, dict) else {}
-        self.runner = Runner(_instrumented(blob, self.tensors))
+        self.runner = Runner(_instrumented(blob, self.tensors) if tensors else blob)
 
     def run(self, inputs, noise=None):
         """The outputs of the model, and `{tensor: values}`; `noise`: `{tensor: array}` to add."""
