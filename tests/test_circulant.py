@@ -73,3 +73,41 @@ def test_signs_come_from_the_seed():
     a, b, c = (built(64, 64, seed=seed)._signs for seed in (0, 0, 1))
     assert np.array_equal(a, b) and not np.array_equal(a, c)
     assert set(a) == {-1, 1}
+
+
+def test_large_layers_of_blocks_multiply_spectra_and_small_ones_kernels():
+    layer = built(200, 180, block=33)
+    assert layer.by_fft() and not built(20, 18, block=5).by_fft() and built(20, 18).by_fft()
+    x = rng.standard_normal((3, 180)).astype("float32")
+    np.testing.assert_allclose(layer(x), x @ np.asarray(layer.kernel), atol=1e-5)
+
+
+@pytest.mark.parametrize("inputs, filters, block", [(6, 4, None), (6, 8, 3), (5, 7, 4), (1, 3, 1)])
+def test_a_convolution_has_circulant_blocks_of_channels(inputs, filters, block):
+    layer = tfc.layers.CirculantConv2D(filters, (2, 3), block=block, seed=1)
+    layer.build((None, 8, 8, inputs))
+    r, n = layer.stored()["circulants"], block or max(inputs, filters)
+    assert r.shape == (2, 3, -(-filters // n), -(-inputs // n), n)
+    for (h, w, i, o), value in np.ndenumerate(np.asarray(layer.kernel)):
+        assert value == layer._signs[i] * r[h, w, o // n, i // n, (o - i) % n]
+
+
+def test_a_circulant_convolution_comes_back_exactly():
+    teacher, student = (tfc.layers.CirculantConv2D(8, 3, block=4) for _ in range(2))
+    for layer in (teacher, student):
+        layer.build((None, 8, 8, 6))
+    student.fit_kernel(np.asarray(teacher.kernel))
+    np.testing.assert_allclose(student.kernel, teacher.kernel, atol=1e-7)
+
+
+def test_a_convolution_is_fitted_in_the_metric():
+    conv = keras.layers.Conv2D(6, 3)
+    conv.build((None, 8, 8, 4))
+    metric = rng.random(conv.kernel.shape) + 0.1
+    layer = tfc.layers.CirculantConv2D.from_layer(conv, metric, block=2)
+    w, signs = np.asarray(conv.kernel), layer._signs[:, None]
+    r = np.zeros((9 * 3 * 2 * 2,))
+    for k in range(len(r)):
+        here = layer._index() == k
+        r[k] = np.sum((metric * signs * w)[here]) / np.sum(metric[here])
+    np.testing.assert_allclose(layer.stored()["circulants"].ravel(), r, rtol=1e-5, atol=1e-7)

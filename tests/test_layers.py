@@ -45,6 +45,8 @@ CONV2D = {
     "hashed": layers.HashedConv2D.using(ratio=4),
     "hashed-runs": layers.HashedConv2D.using(ratio=4, blocks=3, seed=1),
     "float16": layers.Float16Conv2D.using(),
+    "circulant": layers.CirculantConv2D.using(),
+    "circulant-block": layers.CirculantConv2D.using(block=3, seed=1),
     "low-rank": layers.LowRankConv2D.using(rank=3),
     "cp": layers.CPConv2D.using(rank=4),
     "cp-share": layers.CPConv2D.using(rank=0.4),
@@ -80,6 +82,12 @@ def all_cases():
         for key, maker in CONV2D.items()
     }
     cases["dense-wide-circulant"] = case(dense(33, name="fc"), DENSE["circulant"], 5, 20)
+    cases["dense-spectra-circulant"] = case(
+        dense(160, name="fc"), layers.CirculantDense.using(block=33), 5, 200
+    )
+    cases["conv2d-grouped-circulant"] = case(
+        conv2d(8, 3, groups=2), CONV2D["circulant-block"], 2, 8, 8, 6
+    )
     cases["dense-3d-circulant"] = case(dense(7, name="fc"), DENSE["circulant-block"], 2, 3, 17)
     cases["dense-3d-hashed"] = case(dense(7, name="fc"), DENSE["hashed-runs"], 2, 3, 16)
     cases["conv2d-grouped-hashed"] = case(conv2d(8, 3, groups=2), CONV2D["hashed"], 2, 8, 8, 6)
@@ -179,6 +187,7 @@ def test_a_check_sees_a_broken_layer():
         (lambda: layers.HashedDense(2**15).build((None, 2**15)), "virtual weights"),
         (lambda: layers.TileHashedDense(4, tile=8).build((None, 8)), "tiles"),
         (lambda: layers.CirculantDense(4, block=9).build((None, 8)), "block"),
+        (lambda: layers.CirculantConv2D(4, 3, block=9).build((None, 9, 9, 8)), "block"),
         (lambda: layers.QuantizedDense(4, bits=1), "bits"),
         (lambda: layers.BinaryDense(0), "units"),
         (lambda: layers.BinaryDense(4).build((None, None)), "known size"),

@@ -4,6 +4,7 @@ from .base import CompressedLayer as CompressedLayer
 from .binary import BinaryConv1D as BinaryConv1D
 from .binary import BinaryConv2D as BinaryConv2D
 from .binary import BinaryDense as BinaryDense
+from .circulant import CirculantConv2D as CirculantConv2D
 from .circulant import CirculantDense as CirculantDense
 from .codebook import CodebookConv1D as CodebookConv1D
 from .codebook import CodebookConv2D as CodebookConv2D
