@@ -94,6 +94,16 @@ def test_the_report_finds_the_constants_of_a_circulant_layer():
         assert sum(tensor.bytes for tensor in flatbuffer.stored_tensors(blob)) == len(blob)
 
 
+def test_circulant_convolutions_are_written_whole_in_8_bits():
+    layer = tfc.layers.CirculantConv2D(32, 3, block=8, padding="same", name="c")
+    model = keras.Sequential([keras.Input((9, 8, 16)), layer])
+    for store in ("fast", "small"):
+        blob = to_tflite(model, store=store)
+        same(blob, model, 0.1)
+        assert report(model, tflite=blob).rows[0].encodings[0] == "INT8"
+    same(to_tflite(model, activations="float32"), model, 1e-5)
+
+
 def test_tiles_stay_two_products():
     layer = tfc.layers.TileHashedDense(512, tile=32, tiles=4, name="fc", activation="relu")
     model = keras.Sequential([keras.Input((500,)), layer])

@@ -1,10 +1,11 @@
-"""Kernels whose entries are copies of few stored numbers: hashed and codebook ones."""
+"""Kernels whose entries are copies of few stored numbers: hashed, circulant, codebook ones."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..layers.base import CompressedLayer
+from ..layers.circulant import CirculantConv2D
 from ..layers.codebook import CodebookKernel
 from ..layers.hashed import HashedKernel
 from .grid import Grid
@@ -18,8 +19,8 @@ class Shared:
     """The kernel `factor[o] * table[codes[o, i]]` of a layer.
 
     Attributes:
-        layer: a `HashedKernel` or a `CodebookKernel`.
-        table: the stored numbers; those of a hashed layer twice, the second time negated.
+        layer: a `HashedKernel`, a `CirculantConv2D` or a `CodebookKernel`.
+        table: the stored numbers; except those of a codebook twice, the second time negated.
         codes: int array [o, i].
         factor: float32 [o], what a batch normalization has multiplied in.
     """
@@ -59,6 +60,9 @@ def find_shared(rows, layer) -> Shared | None:
     if isinstance(layer, HashedKernel):
         bank, codes = layer.stored()["bank"], layer.codes()
         table = np.concatenate([bank, -bank])
+    elif isinstance(layer, CirculantConv2D):
+        circulants, codes = layer.stored()["circulants"].ravel(), layer.codes()
+        table = np.concatenate([circulants, -circulants])
     elif isinstance(layer, CodebookKernel):
         stored = layer.stored()
         table = stored["codebook"]

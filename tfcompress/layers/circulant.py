@@ -83,6 +83,12 @@ class CirculantKernel(CompressedLayer):
         first = np.arange(math.prod(space)).reshape(*space, 1, 1)
         return (first * (self.blocks_out * self.blocks_in * n) + inside).astype("int32")
 
+    def codes(self) -> np.ndarray:
+        """The place of each weight in `concatenate([r, -r])`, as `(o, *space, i)`."""
+        negative = self._signs[:, None] < 0
+        count = math.prod(self.parts["circulants"].shape)
+        return np.moveaxis(self._index() + np.int32(count) * negative, -1, 0)
+
     def fit_kernel(self, w, metric=None):
         signs = self._signs[:, None].astype("float64")
         circulants = self.parts["circulants"]
