@@ -196,6 +196,10 @@ def _unpacked():
     )
     yield "hashed", Form(lambda: hashed(128, 96, buckets=300), SMALL, ("hashed 8",))
     yield (
+        "hashed in runs",
+        Form(lambda: hashed(129, 97, ratio=32, blocks=8), SMALL, ("hashed 8",)),
+    )
+    yield (
         "hashed and normalized",
         Form(lambda: normalized(hashed(160, 128, buckets=300)), SMALL, ("hashed 8",), 0.1),
     )
