@@ -24,7 +24,7 @@ import tfcompress as tfc
 
 EXACT_SITES = {
     *("digits 2", "digits 8", "weight_only 4", "weight_only 8", "weight_only 16"),
-    *("densified 8", "densified 32", "blocks 32", "hashed 32"),
+    *("densified 8", "densified 32", "blocks 32", "computed 32"),
 }
 STATIC = {"activations": "static_int8"}
 SMALL, EXACT = {"store": "small"}, {"activations": "float32"}
@@ -194,18 +194,26 @@ def _unpacked():
         "rounded codebook",
         Form(lambda: codebook(kinds.CodebookDense, (125,), 8, 99), {}, ("hybrid 8",)),
     )
-    yield "hashed", Form(lambda: hashed(128, 96, buckets=300), SMALL, ("hashed 8",))
+    yield "hashed", Form(lambda: hashed(128, 96, buckets=300), SMALL, ("computed 8",))
     yield (
         "hashed in runs",
-        Form(lambda: hashed(129, 97, ratio=32, blocks=8), SMALL, ("hashed 8",)),
+        Form(lambda: hashed(129, 97, ratio=32, blocks=8), SMALL, ("computed 8",)),
     )
     yield (
         "hashed and normalized",
-        Form(lambda: normalized(hashed(160, 128, buckets=300)), SMALL, ("hashed 8",), 0.1),
+        Form(lambda: normalized(hashed(160, 128, buckets=300)), SMALL, ("computed 8",), 0.1),
     )
     yield (
         "hashed, exact",
-        Form(lambda: hashed(128, 96, buckets=300, seed=7), SMALL | EXACT, ("hashed 32",)),
+        Form(lambda: hashed(128, 96, buckets=300, seed=7), SMALL | EXACT, ("computed 32",)),
+    )
+    yield (
+        "circulant channels",
+        Form(
+            lambda: compressed((6, 6, 48), kinds.CirculantConv2D(64, 3, block=16)),
+            SMALL,
+            ("computed 8",),
+        ),
     )
     yield "rounded bank", Form(lambda: hashed(128, 96, buckets=300), {}, ("hybrid 8",))
 

@@ -94,14 +94,18 @@ def test_the_report_finds_the_constants_of_a_circulant_layer():
         assert sum(tensor.bytes for tensor in flatbuffer.stored_tensors(blob)) == len(blob)
 
 
-def test_circulant_convolutions_are_written_whole_in_8_bits():
-    layer = tfc.layers.CirculantConv2D(32, 3, block=8, padding="same", name="c")
-    model = keras.Sequential([keras.Input((9, 8, 16)), layer])
-    for store in ("fast", "small"):
-        blob = to_tflite(model, store=store)
-        same(blob, model, 0.1)
-        assert report(model, tflite=blob).rows[0].encodings[0] == "INT8"
-    same(to_tflite(model, activations="float32"), model, 1e-5)
+@pytest.mark.parametrize("block", [8, 7, None])
+def test_circulant_convolutions_are_small_or_whole(block):
+    layer = tfc.layers.CirculantConv2D(48, (3, 2), block=block, name="c")
+    model = keras.Sequential([keras.Input((9, 8, 64)), layer])
+    for options, limit in (({}, 0.1), ({"activations": "float32"}, 1e-5)):
+        small, fast = (to_tflite(model, store=s, **options) for s in ("small", "fast"))
+        for blob in (small, fast):
+            same(blob, model, limit)
+        assert "CALL_ONCE" in operators(small) and "CALL_ONCE" not in operators(fast)
+        assert len(small) < layer.bits // 8 + 8000 < len(fast)
+    row = report(model, tflite=small).rows[0]
+    assert row.file_bytes == layer.bits // 8 and not row.full_size
 
 
 def test_tiles_stay_two_products():

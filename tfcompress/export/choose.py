@@ -81,7 +81,7 @@ def choose(graph: Graph, operator, kernel: Kernel, activations, store, runtime):
         return None
     bits = kernel.bits_for(runtime >= INT2)
     if kernel.shared is not None and activations == "float32":
-        choices = [(unpacked.hashed, 32)] if store == "small" and kernel.shared.hashed else []
+        choices = [(unpacked.computed, 32)] if store == "small" and kernel.shared.computed else []
     elif bits >= 16:
         choices = _floats(graph, operator, kernel, store, runtime)
     elif kernel.code == "FULLY_CONNECTED":
@@ -132,9 +132,9 @@ def _exact_products(graph, operator, kernel, bits, store):
 def _unpacked(kernel):
     """Forms that the runtime unpacks into memory."""
     shared = kernel.shared
-    hashed = bool(shared is not None and shared.hashed and shared.factor.min() > 0)
+    computed = bool(shared is not None and shared.computed and shared.factor.min() > 0)
     codes = unpacked.code_bits(kernel)
-    return [(unpacked.hashed, 8)] * hashed + [(unpacked.coded, codes)] * (codes is not None)
+    return [(unpacked.computed, 8)] * computed + [(unpacked.coded, codes)] * (codes is not None)
 
 
 def _convolutions(graph, operator, kernel, bits, activations, store):
@@ -169,8 +169,8 @@ def _blocks_are_fast(kernel, bits) -> bool:
 def _size(graph, operator, kernel, form, bits) -> float:
     """Bytes of a kernel in a form, the operators around it included."""
     scales = 0 if bits in (16, 32) else ROW_BYTES * kernel.units
-    if form is unpacked.hashed:
-        return unpacked.hashed_bytes(kernel, bits)
+    if form is unpacked.computed:
+        return unpacked.computed_bytes(kernel, bits)
     if form is unpacked.coded:
         return unpacked.coded_bytes(kernel, bits) + scales
     if form is sparse.blocks:

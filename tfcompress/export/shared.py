@@ -35,6 +35,11 @@ class Shared:
         return isinstance(self.layer, HashedKernel)
 
     @property
+    def computed(self) -> bool:
+        """Whether a formula gives the codes."""
+        return not isinstance(self.layer, CodebookKernel)
+
+    @property
     def step(self) -> np.float32:
         """What one step of the int8 table is."""
         return np.float32(max(np.abs(self.table).max(initial=0.0) / LARGEST, 1e-30))

@@ -1,10 +1,12 @@
 """Forms whose kernel the runtime itself unpacks once, with builtin operators.
 
 LiteRT computes GATHER, TILE, RESHAPE, CONCATENATION and STRIDED_SLICE of constants once, in
-AllocateTensors, and keeps the result. Integer arithmetic is not among these: a hash runs in a
-subgraph that CALL_ONCE runs in the first call, and its result is a variable. The delegate takes no
-computed kernels, so that the builtin kernels run the products.
+AllocateTensors, and keeps the result. Integer arithmetic is not among these: places are computed in
+a subgraph that CALL_ONCE runs in the first call, and its result is a variable. The delegate takes
+no computed kernels, so that the builtin kernels run the products.
 """
+
+import math
 
 import numpy as np
 
@@ -28,10 +30,12 @@ def coded_bytes(kernel: Kernel, bits) -> float:
     return 2 * kernel.size / per_index + 1200 + 330 * per_index
 
 
-def hashed_bytes(kernel: Kernel, bits) -> float:
-    """Bytes of `hashed`."""
+def computed_bytes(kernel: Kernel, bits) -> float:
+    """Bytes of `computed`."""
     one = bits == 32 or np.all(kernel.grid.scale == kernel.grid.scale[0])
-    return bits / 8 * kernel.shared.layer.buckets + 12 * (1 if one else kernel.units) + 5000
+    count, sides = len(kernel.shared.table) // 2, kernel.units + kernel.shape[-1]
+    vectors = 0 if kernel.shared.hashed else 8 * sides
+    return bits / 8 * count + vectors + 12 * (1 if one else kernel.units) + 5000
 
 
 def coded(graph: Graph, operator, kernel: Kernel, bits):
@@ -51,13 +55,14 @@ def coded(graph: Graph, operator, kernel: Kernel, bits):
     return [*write.operators, operator]
 
 
-def hashed(graph: Graph, operator, kernel: Kernel, bits):
-    """A bank of int8 (`bits` 8) or float32 numbers; the runtime hashes each weight's place.
+def computed(graph: Graph, operator, kernel: Kernel, bits):
+    """A bank of int8 (`bits` 8) or float32 numbers; the runtime computes each weight's place in it.
 
-    Nothing is stored for each weight. The first call computes the whole hash: measured, 0.02 to
-    0.1 microseconds and a peak of 22 to 24 bytes of memory for each weight.
+    Nothing is stored for each weight. The places are hashes or those of circulant blocks, all of
+    them computed in the first call: measured for hashes, 0.02 to 0.1 microseconds and a peak of 22
+    to 24 bytes of memory for each weight.
     """
-    key = (kernel.tensor, "hashed")
+    key = (kernel.tensor, "computed")
     if key not in graph.added:
         _fill_variable(graph, kernel, bits)
         call = graph.operator("CALL_ONCE", [], None)
@@ -136,17 +141,21 @@ def _handle(write, kernel) -> int:
 
 
 def _fill_variable(graph, kernel, bits) -> None:
-    """A subgraph that hashes every place and sets the variable."""
-    inner = graph.subgraph_of(f"hash of {kernel.layer}")
+    """A subgraph that computes every place and sets the variable."""
+    inner = graph.subgraph_of(f"kernel of {kernel.layer}")
     write, shared = Writer(inner), kernel.shared
-    layer, run = shared.layer, shared.layer.blocks
+    layer, count = shared.layer, len(shared.table) // 2
+    run = layer.blocks if shared.hashed else 1
     runs = -(-kernel.size // run)
-    codes = _hash(write, runs, layer.buckets // run, layer.seed)
+    if shared.hashed:
+        codes = _hash(write, runs, count // run, layer.seed)
+    else:
+        codes = _circulant(write, layer, kernel.size)
     bank = shared.table if bits == 32 else shared.integers()
-    bank = inner.constant(bank[: layer.buckets], f"{kernel.layer}/kernel")
-    table = _with_negated(write, bank, layer.buckets)
+    bank = inner.constant(bank[:count], f"{kernel.layer}/kernel")
+    table = _with_negated(write, bank, count)
     if run > 1:
-        table = write.reshape(table, (2 * layer.buckets // run, run), like=bank)
+        table = write.reshape(table, (2 * count // run, run), like=bank)
     shape = (runs, run) if run > 1 else (runs,)
     values = write("GATHER", [table, codes], shape, version=2, like=bank)
     values = _cut(write, values, runs * run, kernel.size, like=bank)
@@ -176,6 +185,26 @@ def _hash(write, count, buckets, seed) -> int:
     v = step("MUL", v, C3)
     v = step("BITWISE_XOR", v, step("RIGHT_SHIFT", v, np.int32(16)))
     return step("FLOOR_MOD", v, np.int32(2 * buckets))
+
+
+def _circulant(write, layer, size) -> int:
+    """The codes of a `CirculantConv2D`, a sum of parts that depend on few axes each."""
+    *space, q, p, n = layer.parts["circulants"].shape
+    i, o, taps = np.arange(layer.inputs), np.arange(layer.outputs), np.arange(math.prod(space))
+    negative = np.where(layer._signs < 0, len(taps) * q * p * n, 0)
+    shape, first = (len(o), len(taps), len(i)), write.constant(np.array(0, np.int32))
+
+    def along(values, axis):
+        sides = [len(values) if k == axis else 1 for k in range(3)]
+        return write.constant(values.astype(np.int32).reshape(sides))
+
+    def step(code, a, b, taps=1):
+        return write(code, [a, b], (shape[0], taps, shape[2]), like=first)
+
+    inside = step("FLOOR_MOD", step("SUB", along(o, 0), along(i, 2)), write.int32(n))
+    block = step("ADD", along(o // n * p * n, 0), along(i // n * n + negative, 2))
+    codes = step("ADD", step("ADD", inside, block), along(taps * q * p * n, 1), len(taps))
+    return write.reshape(codes, (size,), like=first)
 
 
 def _with_negated(write, bank, count) -> int:
