@@ -70,5 +70,5 @@ def take(table, index):
 @tf.function(jit_compile=True, autograph=False)
 def sum_rows(values, index, count):
     """The sum of those of `values` that have the same index, for each index below `count`."""
-    wide = tf.cast(values, tf.float32)
+    wide = tf.cast(values, tf.float32) if values.dtype.size < 4 else values
     return tf.cast(tf.math.unsorted_segment_sum(wide, index, count), values.dtype)

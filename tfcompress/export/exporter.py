@@ -50,15 +50,16 @@ def to_tflite(
         path: where to write the file; None writes none. A file there is replaced at the very end.
         activations: how the layers stored in 8 bits or fewer compute. `"int8"`: LiteRT rounds
             their inputs to int8 as it runs, so outputs are off by a few percent of their rms, and
-            kernels of few bits are fastest; the numbers of a codebook or of a hashed layer are
-            rounded to 8 bits. `"float32"`: outputs equal to float32 accuracy.
+            kernels of few bits are fastest; the numbers of codebooks, hashed layers and circulant
+            convolutions are rounded to 8 bits. `"float32"`: outputs equal to float32 accuracy.
             `"static_int8"`: everything in int8, for NPUs and microcontrollers, with the ranges of
             `layers.FakeQuant` and else those that `check` shows; layers that nobody compressed are
             rounded to 8 bits too.
         store: `"fast"`: the fewest bits that run at least as fast as float32 in kernels that read
             them as stored. `"small"`: fewest bytes; 2- and 4-bit convolutions then run as a GATHER
             and a matrix product, kernels of up to 5 bits are unpacked when the file is loaded
-            (0.05 seconds for 4 million weights) and hashed ones in the first call (0.4).
+            (0.05 seconds for 4 million weights), hashed ones and those of circulant convolutions in
+            the first call (0.4).
         check: sample inputs, in the structure of the model's inputs, to verify with and to measure
             ranges on; None takes random ones of the static shape.
         min_runtime: the oldest LiteRT that must run the file right, at least `"1.2"`: 2-bit kernels
