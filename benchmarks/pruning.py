@@ -51,7 +51,7 @@ def ladder(seed, score, train, test, images, floats):
     data = None if score == "magnitude" else tuple(a[:images] for a in train)
     found = []
     for sparsity in STEPS:
-        compile_for(model, 1e-3, 1, batches, cosine=True)
+        compile_for(model, 2e-3, 1, batches, cosine=True)
         prune = tfc.callbacks.Prune(tfc.schedules.Constant(sparsity), score, data)
         model.fit(*train, batch_size=128, verbose=0, callbacks=[prune])
         found.append(accuracy(model, *test))
@@ -159,7 +159,7 @@ def main():
         text.append(line)
 
     say(f"\n## LeNet-300-100, one epoch a step, mean of {options.seeds} seeds\n")
-    say("Adam, in each step from 1e-3 to 0 by a cosine; the float net: 10 epochs at 1e-3.\n")
+    say("Adam, in each step from 2e-3 to 0 by a cosine; the float net: 10 epochs at 1e-3.\n")
     say("| score | " + " | ".join(f"{s:.0%}" for s in STEPS) + " |")
     say("|---" * (len(STEPS) + 1) + "|")
     floats = {}
