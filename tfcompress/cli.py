@@ -15,6 +15,7 @@ app = typer.Typer(
 Model = Annotated[
     Path, typer.Argument(help="A Keras model: .keras, .h5 of older versions, or a .tfc archive.")
 ]
+TARGETS = {".tflite": "tflite", ".tfc": "archive", ".keras": "bits"}  # of `compress`, by output
 Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
 
 
@@ -79,13 +80,10 @@ def compress(
 ):
     """Compress a trained model to a budget, or as far as its accuracy allows."""
     with errors_told():
-        from json import dumps, loads
-
         from .compression import compress as run
         from .data_files import load_data
 
-        targets = {".tflite": "tflite", ".tfc": "archive", ".keras": "bits"}
-        if output.suffix not in targets:
+        if output.suffix not in TARGETS:
             raise ValueError(
                 f"Expected an output named .tflite, .tfc or .keras. Received: {output}"
             )
@@ -99,24 +97,12 @@ def compress(
             max_drop,
             fine_tune=epochs,
             validation_data=None if validation is None else load_data(validation, loaded),
-            target=targets[output.suffix],
+            target=TARGETS[output.suffix],
             store=store,
             loss=loss,
             path=output if output.suffix == ".tflite" else None,
         )
-        if output.suffix == ".tfc":
-            from . import archive as archives
-
-            archives.save(made.model, output, half=True)
-        elif output.suffix == ".keras":
-            made.model.save(output)
-        size = output.stat().st_size
-        facts = {"path": str(output), "bytes": size, "before": made.before, "after": made.after}
-        if json:
-            print(dumps(facts | {"report": loads(made.report.to_json())}))
-        else:
-            print(made)
-            tell_file(output, size, json)
+        tell_compressed(made, output, json)
 
 
 @app.command()
@@ -196,6 +182,25 @@ def demo(
         from .demo import demo as run
 
         run(output, quick=quick, seed=seed)
+
+
+def tell_compressed(made, output, json) -> None:
+    """Writes what `compress` made, if it is not a .tflite file, and prints what it is."""
+    from json import dumps, loads
+
+    from . import archive as archives
+
+    if output.suffix == ".tfc":
+        archives.save(made.model, output, half=True)
+    elif output.suffix == ".keras":
+        made.model.save(output)
+    size = output.stat().st_size
+    if json:
+        facts = {"path": str(output), "bytes": size, "before": made.before, "after": made.after}
+        print(dumps(facts | {"report": loads(made.report.to_json())}))
+    else:
+        print(made)
+        tell_file(output, size, json)
 
 
 def load(path, compile=False):

@@ -30,7 +30,7 @@ def missing(versions) -> str | None:
     """Why nothing can run, or None."""
     if shutil.which(QEMU) is None:
         return f"{QEMU} is not installed: apt-get install qemu-user-static"
-    needed = [f"litert-{version}" for version in versions] + ["numpy", "root/usr/bin/python3"]
+    needed = [f"litert-{version}" for version in versions] + ["numpy", "debian/usr/bin/python3"]
     absent = [name for name in needed if not os.path.lexists(FOLDER / name)]
     if absent:
         return f"build/arm lacks {absent}: run tests/arm/fetch.sh"
@@ -51,7 +51,7 @@ def run(cpu, version, files, results, folder) -> None:
     (folder / "proc/cpuinfo").write_text("".join(cores))
     packages = f"{FOLDER / f'litert-{version}'}:{FOLDER / 'numpy'}"
     script = pathlib.Path(__file__).with_name("run_files.py")
-    python = FOLDER / "root/usr/bin/python3"
+    python = FOLDER / "debian/usr/bin/python3"
     command = [QEMU, "-cpu", cpu, "-L", folder, "-E", "PYTHONHOME=/usr"]
     command += ["-E", f"PYTHONPATH={packages}", python, script, files, results]
     subprocess.run(command, check=True, timeout=LIMIT, capture_output=True)
