@@ -14,7 +14,7 @@ current=$(python3 -c 'from importlib.metadata import version; print(version("ai-
 
 python=$(apt-cache show python3-minimal | sed -n 's/^Version: \(3\.[0-9]*\).*/\1/p' | head -1)
 if [ ! -e "$folder/debian/usr/bin/python$python" ]; then
-  mkdir -p "$folder"/{root,debs,apt/lists/partial,apt/cache/archives/partial}
+  mkdir -p "$folder"/{debian,debs,apt/lists/partial,apt/cache/archives/partial}
   : >"$folder/apt/status"
   options=(-qq -o APT::Architecture=arm64 -o APT::Architectures=arm64
     -o Dir::State::lists="$folder/apt/lists" -o Dir::State::status="$folder/apt/status"

@@ -45,7 +45,7 @@ def run(cpu, version, files, results, folder) -> None:
             emulated LiteRT sees the host's, finds no ARM core in it and crashes.
     """
     (folder / "proc").mkdir(parents=True)
-    for entry in (FOLDER / "root").iterdir():
+    for entry in (FOLDER / "debian").iterdir():
         (folder / entry.name).symlink_to(entry)
     cores = [CPUINFO.format(core=core, part=CPUS[cpu]) for core in range(CORES)]
     (folder / "proc/cpuinfo").write_text("".join(cores))
