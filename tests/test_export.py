@@ -19,14 +19,16 @@ from oracles_export import (
 )
 
 from tfcompress import export, flatbuffer
-from tfcompress.export import ExportError, convert, to_tflite
+from tfcompress.export import ExportError, exporter, large, to_tflite
 from tfcompress.layers import (
     BinaryConv2D,
     BinaryDense,
     CodebookDense,
     HashedDense,
     LowRankDense,
+    QuantizedConv2D,
     QuantizedDense,
+    TuckerConv2D,
 )
 from tfcompress.reports import report
 from tfcompress.rewrite import swap, to_ordinary
@@ -408,33 +410,66 @@ def test_operators_that_stock_litert_lacks_are_named():
         to_tflite(keras.Sequential([keras.Input((5, 8)), layers.LSTM(4)]))
 
 
-def wide(middle):
-    """Kernels of a million entries, one used twice, with something between."""
-    image = keras.Input((8, 8, 256))
-    h = layers.Conv2D(512, 3, strides=2, name="conv")(image)
-    h = middle(layers.Dense(1024, "relu", name="a")(layers.Flatten()(h)))
-    for weight in middle.weights:
-        weight.assign(np.linspace(0.5, 2, 1024))
-    h, again = layers.Dense(1024, "relu", name="b")(h), layers.Dense(1024, "relu", name="c")
-    return keras.Model(image, layers.Dense(3, name="out")(again(again(h))))
+def many_kinds():
+    """Layers of all kinds that leave their kernels out, one used twice, norms in all places."""
+    image = keras.Input((8, 8, 4))
+    h = layers.Conv2D(16, 3, strides=2, use_bias=False, name="conv")(image)
+    h = layers.ReLU()(layers.BatchNormalization()(h))
+    h = layers.Conv2D(16, 3, dilation_rate=2, padding="same", name="dilated")(h)
+    h = layers.BatchNormalization()(layers.Conv2D(16, 1, activation="relu", name="point")(h))
+    h = layers.Dense(16, "relu", name="rows")(layers.Reshape((9, 16))(h))
+    h = layers.BatchNormalization()(layers.Dense(32, "relu", name="a")(layers.Flatten()(h)))
+    h, again = layers.Dense(32, "relu", name="b")(h), layers.Dense(32, "relu", name="c")
+    model = keras.Model(image, layers.Dense(8, name="out")(again(again(h))))
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.gamma.assign(np.linspace(0.5, 2, layer.gamma.shape[0]))
+            layer.moving_mean.assign(np.linspace(-0.1, 0.2, layer.gamma.shape[0]))
+    return model
 
 
-@pytest.mark.parametrize("middle", [layers.Dropout(0.5), layers.BatchNormalization()])
-@pytest.mark.parametrize("changed", [False, True])
-def test_large_kernels_are_put_into_the_file_after_its_conversion(middle, changed, monkeypatch):
-    found, ordinary = [], convert._convert
+def two_bits(model):
+    rules = {
+        "conv": TuckerConv2D.using(rank=(3, 8)),
+        "a": LowRankDense.using(rank=8),
+        layers.Dense: BinaryDense,
+        layers.Conv2D: QuantizedConv2D.using(bits=4),
+    }
+    return swap(model, rules)
 
-    def counted(model, kernels, settings):
-        found.append(len(kernels))
-        return ordinary(model, kernels, settings)
 
-    monkeypatch.setattr(convert, "_convert", counted)
-    if changed:  # the converter's doing: one of the numbers is not in the file
-        monkeypatch.setattr(convert, "put_kernels", lambda file, kernels: not kernels)
-    model = wide(middle)
-    blob = to_tflite(model)  # verified
-    assert found == ([4, 0] if changed else [4])
-    monkeypatch.setattr(convert, "large_kernels", lambda model: {})
-    stored = [flatbuffer.stored_tensors(one) for one in (blob, to_tflite(model))]
-    sizes = [sorted((row.encoding, row.bytes) for row in rows) for rows in stored]
-    assert sizes[0] == sizes[1]
+@pytest.mark.parametrize("make", [lambda model: model, two_bits], ids=["plain", "compressed"])
+@pytest.mark.parametrize("activations", ["int8", "float32"])
+def test_large_kernels_are_put_into_the_file_after_its_conversion(make, activations, monkeypatch):
+    monkeypatch.setattr(large, "LEAST", 2**30)
+    model = make(many_kinds())
+    whole = to_tflite(model, activations=activations)
+    monkeypatch.setattr(large, "LEAST", 1)
+    converted = []
+    convert = exporter.convert
+    monkeypatch.setattr(exporter, "convert", lambda m: converted.append(m) or convert(m))
+    blob = to_tflite(model, activations=activations)  # verified
+    (lowered,) = converted
+    assert sum(map(large.is_thin, lowered._flatten_layers())) == 8 + 3 * (make is two_bits)
+    assert max(weight.size for weight in map(np.asarray, lowered.weights)) <= 9 * 16
+    kernels = [
+        {row.layer: (row.encoding, row.shape) for row in flatbuffer.stored_tensors(file)}
+        for file in (whole, blob)
+    ]
+    names = [name for name in kernels[0] if name.endswith("/kernel")]
+    assert len(names) >= 7
+    assert [kernels[1][name] for name in names] == [kernels[0][name] for name in names]
+    x = samples(model, 2)
+    for one, other in zip(run(whole, x), run(blob, x), strict=True):
+        assert error(one, other) < 1e-5
+
+
+def test_a_layer_that_the_converter_changed_is_converted_whole(monkeypatch):
+    """It multiplies the factors of the outputs into the kernel."""
+    monkeypatch.setattr(large, "LEAST", 1)
+    found = []
+    monkeypatch.setattr(exporter, "put_kernels", lambda *a: found.append(put(*a)) or found[-1])
+    put, x = large.put_kernels, keras.Input((8,))
+    y = layers.Dense(4)(x) * np.float32([1, 2, 3, 4])
+    to_tflite(keras.Model(x, layers.Dense(40)(y)))  # verified
+    assert found == [False, True]

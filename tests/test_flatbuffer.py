@@ -92,6 +92,30 @@ def test_writing_drops_what_nothing_uses_and_aligns_buffers():
     np.testing.assert_array_equal(flatbuffer.constant(model, model.subgraphs[0].tensors[1]), weight)
 
 
+def test_a_lazy_buffer_is_computed_when_the_file_is_written(tmp_path):
+    blob, weight = small_file()
+    model, asked = flatbuffer.read(blob), []
+
+    def compute():
+        asked.append(1)
+        return weight.T.copy().T  # not contiguous
+
+    model.buffers[model.subgraphs[0].tensors[1].buffer] = flatbuffer.LazyBuffer(60, compute)
+    with open(tmp_path / "lazy.tflite", "wb") as file:
+        flatbuffer.write_to(file, model)
+    assert len(asked) == 1
+    assert (tmp_path / "lazy.tflite").read_bytes() == flatbuffer.write(flatbuffer.read(blob))
+    read = flatbuffer.read(tmp_path / "lazy.tflite")
+    np.testing.assert_array_equal(flatbuffer.constant(read, read.subgraphs[0].tensors[1]), weight)
+
+
+def test_files_beyond_two_gigabytes_are_refused(monkeypatch):
+    model = flatbuffer.read(small_file()[0])
+    monkeypatch.setattr(flatbuffer, "LARGEST", 300)
+    with pytest.raises(ValueError, match="at most 300 bytes"):
+        flatbuffer.write(model)
+
+
 def test_writing_keeps_the_operators_of_unused_tensors_straight():
     blob, _ = small_file()
     model = flatbuffer.read(blob)

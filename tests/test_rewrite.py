@@ -358,6 +358,11 @@ def test_a_maker_in_two_steps():
     assert errors[0] < 0.7 * errors[1]
 
 
+def test_a_second_step_that_is_no_maker_is_refused():
+    with pytest.raises(TypeError, match=r"takes makers such as"):
+        tfc.layers.LowRankDense.using(rank=8).then({"fc": tfc.layers.QuantizedDense.using(bits=8)})
+
+
 def test_a_chain_that_would_be_larger_is_left():
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name="fc")])
     whole = tfc.layers.LowRankDense.using(rank=8).then()

@@ -6,8 +6,12 @@ comes later can trust it.
 """
 
 import hashlib
+import io
 import math
+import mmap
 import os
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -20,6 +24,43 @@ BITS = {
     **{"COMPLEX64": 64, "COMPLEX128": 128},
 }
 BYTES_PER_SCALE = 12  # a float32 scale and an int64 zero point
+LARGEST = 2**31 - 1  # of a file: its offsets have a sign
+
+
+@dataclass(frozen=True)
+class LazyBuffer:
+    """A buffer of a `ModelT` whose data are computed each time that they are asked for.
+
+    Attributes:
+        length: in bytes.
+        compute: gives the array.
+    """
+
+    length: int
+    compute: Callable
+
+    @property
+    def data(self) -> np.ndarray:
+        return np.ascontiguousarray(self.compute()).reshape(-1).view(np.uint8)
+
+
+class _Slot:
+    """Packs a buffer without its data, whose offset is written later."""
+
+    def __init__(self, filled):
+        self.filled = filled
+
+    def Pack(self, builder):
+        schema().BufferStart(builder)
+        if self.filled:
+            builder.PrependUint32Slot(0, 1, 0)
+        return schema().BufferEnd(builder)
+
+
+def _length(buffer) -> int:
+    if isinstance(buffer, LazyBuffer):
+        return buffer.length
+    return 0 if buffer.data is None else len(buffer.data)
 
 
 @dataclass(frozen=True)
@@ -81,11 +122,19 @@ def load(source) -> bytes | bytearray:
         return file.read()
 
 
+def _mapped(path):
+    """The bytes of a file, of which the system loads what is looked at."""
+    with open(os.fspath(path), "rb") as file:
+        whole = os.fstat(file.fileno()).st_size
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if whole else b""
+
+
 def read(source):
     """Reads a .tflite file and checks it.
 
     Args:
-        source: the file's bytes, or its path.
+        source: the file's bytes, or its path: then the file must stay as it is while the result is
+            in use.
 
     Returns:
         The file as a `ModelT` of the schema, whose buffers are NumPy views.
@@ -93,7 +142,7 @@ def read(source):
     Raises:
         ValueError: the bytes are not a .tflite file, or a part of one.
     """
-    blob = load(source)
+    blob = load(source) if isinstance(source, (bytes, bytearray, memoryview)) else _mapped(source)
     if len(blob) < 8 or blob[4:8] != b"TFL3":
         raise ValueError(
             "Expected a .tflite file, which has `TFL3` in its bytes 4 to 8. "
@@ -143,34 +192,53 @@ def _problem(model) -> str | None:
 
 def write(model) -> bytes:
     """Writes a `ModelT` as a .tflite file without unused tensors and unused or equal buffers."""
+    file = io.BytesIO()
+    write_to(file, model)
+    return file.getvalue()
+
+
+def write_to(file, model) -> None:
+    """As `write`, into an open binary file, one buffer after the other behind the graph.
+
+    Raises:
+        ValueError: the file would be larger than the 2 GB that its offsets reach.
+    """
     import flatbuffers
 
     for index, graph in enumerate(model.subgraphs):
         _compact_tensors(graph, [s for s in model.signatureDefs or [] if s.subgraphIndex == index])
     _compact_buffers(model)
     _compact_codes(model)
-    size = sum(0 if buffer.data is None else len(buffer.data) + 64 for buffer in model.buffers)
-    builder = flatbuffers.Builder(size + (1 << 16))
+    buffers, builder = model.buffers, flatbuffers.Builder()
+    model.buffers = [_Slot(_length(buffer) > 0) for buffer in buffers]
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(memoryview(builder.Bytes)[builder.Head() :])
+    model.buffers = buffers
+    head = builder.Output()
+    places, end = _place(head, buffers), len(head)
+    file.write(head)
+    for buffer, place in zip(buffers, places, strict=True):
+        if place:
+            data = np.ascontiguousarray(buffer.data)
+            file.write(bytes(place - end) + struct.pack("<I", data.nbytes))
+            file.write(data)
+            end = place + 4 + data.nbytes
 
 
-@cache
-def _aligned_buffer():
-    """A `BufferT` whose data begins at a multiple of 16 bytes, as the schema demands."""
-
-    class AlignedBuffer(schema().BufferT):
-        def Pack(self, builder):
-            raw = None
-            if self.data is not None and len(self.data):
-                builder.Prep(16, len(self.data))
-                raw = builder.CreateByteVector(self.data.tobytes())
-            schema().BufferStart(builder)
-            if raw is not None:
-                schema().BufferAddData(builder, raw)
-            return schema().BufferEnd(builder)
-
-    return AlignedBuffer
+def _place(head, buffers) -> list[int]:
+    """Writes into the graph where the length and data of each buffer will be: 0 for empty ones."""
+    root, end, places = schema().Model.GetRootAs(head, 0), len(head), []
+    for index, buffer in enumerate(buffers):
+        length = _length(buffer)
+        place = -(-(end + 4) // 16) * 16 - 4 if length else 0  # the data behind it are aligned
+        if place:
+            table = root.Buffers(index)._tab
+            field = table.Pos + table.Offset(4)
+            struct.pack_into("<I", head, field, place - field)
+            end = place + 4 + length
+        places.append(place)
+    if end > LARGEST:
+        raise ValueError(f"A .tflite file holds at most {LARGEST:,} bytes. Received: {end:,} bytes")
+    return places
 
 
 def _compact_tensors(graph, signatures):
@@ -190,17 +258,18 @@ def _compact_tensors(graph, signatures):
 
 
 def _compact_buffers(model):
-    old, new, seen = model.buffers, [_aligned_buffer()()], {}
+    old, new, seen = model.buffers, [schema().BufferT()], {}
     holders = [t for graph in model.subgraphs for t in graph.tensors or []]
     for holder in holders + list(model.metadata or []):
-        data = old[holder.buffer].data
-        if data is None or len(data) == 0:
+        buffer = old[holder.buffer]
+        if _length(buffer) == 0:
             holder.buffer = 0
             continue
-        key = hashlib.sha256(data).digest()
+        lazy = isinstance(buffer, LazyBuffer)
+        key = id(buffer) if lazy else hashlib.sha256(buffer.data).digest()
         if key not in seen:
             seen[key] = len(new)
-            new.append(_aligned_buffer()(data=data))
+            new.append(buffer)
         holder.buffer = seen[key]
     model.buffers = new
     model.metadataBuffer = [m.buffer for m in model.metadata or []]

@@ -10,9 +10,7 @@ import tensorflow as tf
 from absl import logging
 
 from ..flatbuffer import operator_name, read, schema
-from ..layers.ordinary import kernel_of
 from .errors import ExportError
-from .stand_ins import large_kernels, put_kernels, without_kernels
 
 SIGNATURE = "serving_default"
 LARGE = 2**26  # bytes of weights
@@ -31,24 +29,20 @@ def convert(model, **settings):
     Raises:
         ExportError: the model needs an operator that is not a builtin one.
     """
-    kernels = {} if settings else large_kernels(model)
-    file = read(bytearray(_convert(model, kernels, settings)))
-    if not put_kernels(file, kernels):  # the converter has changed one of them
-        file = read(_convert(model, {}, settings))
+    file = read(_convert(model, settings))
     _check_builtin(file)
     name_ends(file, model)
     return file
 
 
-def _convert(model, kernels, settings) -> bytes:
-    """The file, with stand-ins for the `kernels`."""
-    concrete = _function(model, kernels)
+def _convert(model, settings) -> bytes:
+    concrete = _function(model)
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about statistics that the samples give
-            converter = _converter(model, kernels, concrete, folder)
+            converter = _converter(model, concrete, folder)
             for name, value in settings.items():
                 setattr(converter, name, value)
             return converter.convert()
@@ -58,12 +52,11 @@ def _convert(model, kernels, settings) -> bytes:
         logging.set_verbosity(verbosity)
 
 
-def _function(model, kernels):
+def _function(model):
     """The model as a function; input and output number i are `place_i` in its signature."""
 
     def function(**inputs):
-        with without_kernels(kernels):
-            outputs = call(model, [inputs[_place(i)] for i in range(len(inputs))])
+        outputs = call(model, [inputs[_place(i)] for i in range(len(inputs))])
         return {_place(i): output for i, output in enumerate(outputs)}
 
     specs = {
@@ -73,14 +66,13 @@ def _function(model, kernels):
     return tf.function(function, autograph=False).get_concrete_function(**specs)
 
 
-def _converter(model, kernels, concrete, folder):
+def _converter(model, concrete, folder):
     """A converter that finds the values of the variables, by the better of two routes.
 
     From memory it is five times quicker, by way of a folder it needs half the memory. Behind a
     `trackable` Keras model it would find none and leave them out of the file without an error.
     """
-    left_out = {id(kernel_of(layer)) for layer in kernels.values()}
-    variables = [variable.value for variable in model.variables if id(variable) not in left_out]
+    variables = [variable.value for variable in model.variables]
     if sum(math.prod(v.shape) * v.dtype.size for v in variables) < LARGE:
         return tf.lite.TFLiteConverter.from_concrete_functions([concrete])
     module = tf.Module()

@@ -1,17 +1,19 @@
 """`to_tflite`: a Keras model to a verified .tflite file."""
 
 import os
+import tempfile
 
 import keras
 import numpy as np
 
-from ..flatbuffer import read, write
+from ..flatbuffer import read, write, write_to
 from ..rewrite import check_graph
 from ..runtimes import INT2, parse
 from ..walk import walk
 from . import static
 from .convert import convert
 from .guard import refuse_known_bad, refuse_newer
+from .large import put_kernels
 from .lower import lower
 from .names import name_kernels
 from .rewrite import apply, calibrate, find_sites
@@ -43,7 +45,9 @@ def to_tflite(
     without them. Kernels of transposed convolutions and in the loops of recurrent layers stay
     float32. The file is then run and compared with the model, and no file is written if it differs.
 
-    Bytes of a kernel [i, o]: `i * o * bits / 8 + 12 o`.
+    Bytes of a kernel [i, o]: `i * o * bits / 8 + 12 o`. Memory beside the model and the file: a few
+    copies of its largest kernel to write it, and what LiteRT takes to run its float32 form, which
+    lies in the folder for temporary files.
 
     Args:
         model: a built Sequential or Functional model.
@@ -88,30 +92,31 @@ def to_tflite(
     runtime = _check_arguments(activations, store, min_runtime, io, check)
     _check_path(path)
     arrays = sample_arrays(model, check)
-    ranged, model = model, static.clip_ranges(model)  # the reference rounds no activations
-    lowered = lower(model, None if activations == "static_int8" else store)
-    float_blob = _finish(convert(lowered), lowered)
-    if activations == "static_int8":
-        sites, rounded = [], static.activations(float_blob, ranged)
-        batches = all_batches(model, arrays)
-        if ranged is model:
-            file = static.convert_static(lowered, batches, io)
+    reference = static.clip_ranges(model)  # it rounds no activations
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        plain = os.path.join(folder, "float32.tflite")
+        if activations == "static_int8":
+            lowered = lower(reference)
+            _write_file(plain, _finished(convert(lowered), lowered))
+            sites, rounded = [], static.activations(plain, model)
+            batches = all_batches(reference, arrays)
+            if reference is model:
+                file = static.convert_static(lowered, batches, io)
+            else:
+                file = static.convert_learned(lower(model), batches, io)
+            static.store_exact(file, plain, runtime >= INT2)
         else:
-            file = static.convert_learned(lower(ranged), batches, io)
-        static.store_exact(file, float_blob, runtime >= INT2)
-        blob = _finish(file, lowered)
-    else:
-        del lowered  # it holds each kernel in float32, and so does the file
-        layers = {path: layer for path, (layer, _) in walk(model).items()}
-        sites = find_sites(read(float_blob), activations, store, runtime, layers)
-        if check is not None:
-            sites = calibrate(float_blob, sites, all_batches(model, arrays))
-        rounded = {tensor for site in sites for tensor in site.inexact}
-        blob = apply(float_blob, sites)
-    refuse_known_bad(read(blob))
-    refuse_newer(blob, runtime)
-    cases = make_cases(model, float_blob, verify_batches(model, arrays), rounded, sites)
-    verify(model, blob, cases, sites, float_blob)
+            sites = _float32(plain, reference, activations, store, runtime)
+            if check is not None:
+                sites = calibrate(plain, sites, all_batches(reference, arrays))
+            rounded = {tensor for site in sites for tensor in site.inexact}
+            file = None
+        batches = verify_batches(reference, arrays)
+        cases = make_cases(reference, plain, batches, rounded, sites)
+        blob = apply(plain, sites) if file is None else write(_finished(file, lowered))
+        refuse_known_bad(read(blob))
+        refuse_newer(blob, runtime)
+        verify(reference, blob, cases, sites, plain)
     if path is not None:
         _write(path, blob)
     return blob
@@ -119,18 +124,35 @@ def to_tflite(
 
 def file_bytes(model, store="fast") -> int:
     """The size of the file with int8 activations, which is neither verified nor written."""
-    lowered = lower(static.clip_ranges(model), store)
-    blob = _finish(convert(lowered), lowered)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        plain = os.path.join(folder, "float32.tflite")
+        sites = _float32(plain, static.clip_ranges(model), "int8", store, INT2)
+        return len(apply(plain, sites))
+
+
+def _float32(path, model, activations, store, runtime) -> list:
+    """Writes the float32 file of a model, and finds the kernels that fewer bits hold."""
+    for thinned in (True, False):  # the converter may have changed a layer without its kernel
+        lowered = lower(model, store, thinned)
+        file = convert(lowered)
+        if put_kernels(file, lowered):
+            break
+    _write_file(path, _finished(file, lowered))
     layers = {path: layer for path, (layer, _) in walk(model).items()}
-    return len(apply(blob, find_sites(read(blob), "int8", store, INT2, layers)))
+    return find_sites(read(path), activations, store, runtime, layers)
 
 
-def _finish(file, lowered) -> bytes:
+def _finished(file, lowered):
     tidy(file)
     name_kernels(file, lowered)
     unfold(file, lowered)
     tidy_structured(file, lowered)
-    return write(file)
+    return file
+
+
+def _write_file(path, file):
+    with open(path, "wb") as opened:
+        write_to(opened, file)
 
 
 def _check_model(model):

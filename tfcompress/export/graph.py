@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..flatbuffer import constant, pack, schema, type_name
+from ..flatbuffer import LazyBuffer, constant, pack, schema, type_name
 
 _TABLES = {"REDUCE_MAX": "Reducer", "SUM": "Reducer", "MAXIMUM": "MaximumMinimum", "ROUND": None}
 
@@ -41,6 +41,9 @@ class Graph:
     def values(self, index) -> np.ndarray | None:
         """The values of a constant, or None."""
         return constant(self.model, self.tensors[index])
+
+    def is_lazy(self, index) -> bool:
+        return isinstance(self.model.buffers[self.tensors[index].buffer], LazyBuffer)
 
     def type(self, index) -> str:
         return type_name(self.tensors[index])

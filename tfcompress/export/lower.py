@@ -1,6 +1,7 @@
 """Lowers a model to plain float32 Keras layers that the stock converter takes well."""
 
-from functools import singledispatch
+import itertools
+from functools import partial, singledispatch
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from ..layers.ordinary import to_numpy
 from ..layers.tile_hashed import TileHashedDense
 from ..rewrite import rebuild
 from ..walk import is_graph
+from . import large
 from .circulant import LEAST_WEIGHTS, CirculantOperations
 from .convert import functional
 
@@ -58,7 +60,7 @@ def tiles_pay(layer, store) -> bool:
     return weights >= LEAST_WEIGHTS and 3 * weights >= 2 * layer.macs((None, layer.inputs))
 
 
-def lower(model, store=None):
+def lower(model, store=None, thinned=False):
     """A new model of ordinary float32 layers, each batch normalization folded into its layer.
 
     So each kernel in the file is a layer's kernel up to one factor per output channel. Nothing is
@@ -67,8 +69,15 @@ def lower(model, store=None):
     Args:
         store: `"fast"` or `"small"`, for the layers that have forms of both kinds; None makes
             ordinary layers of them, which a full-integer file can hold.
+        thinned: whether large kernels stay out of the new model, see `large`.
     """
-    lowered = rebuild(model, lambda layer: lower_layer(layer, store))
+    count = itertools.count()
+
+    def lowered_layer(layer):
+        lowered = partial(lower_layer, layer, store)
+        return large.thin(layer, lowered, count) if thinned else lowered()
+
+    lowered = rebuild(model, lowered_layer)
     for layer in lowered._flatten_layers():
         if layer.compute_dtype in ("float16", "bfloat16"):
             layer.dtype_policy = "float32"
@@ -78,7 +87,9 @@ def lower(model, store=None):
     def replace(layer):
         if id(layer) in pairs:
             return [_fold(*pairs[id(layer)])]
-        return [_Same(name=layer.name)] if id(layer) in norms else None
+        if id(layer) in norms:
+            return [_Same(name=layer.name)]
+        return [layer] if large.is_thin(layer) else None
 
     return rebuild(lowered, replace) if pairs else lowered
 
@@ -148,11 +159,14 @@ def _fold(layer, norm) -> keras.layers.Layer:
     bias = bias * factor
     if norm.beta is not None:
         bias = bias + to_numpy(norm.beta)
-    kernel = to_numpy(layer.kernel)
-    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-    folded = kernel * (factor.reshape(kernel.shape[-2:]) if depthwise else factor)
     new = type(layer).from_config(layer.get_config() | {"use_bias": True})
     new.build(layer.get_build_config()["input_shape"])
-    new.kernel.assign(folded.astype(np.float32))
     new.bias.assign(bias.astype(np.float32))
+    kernel = to_numpy(layer.kernel)
+    if large.is_thin(layer):
+        new.large = layer.large.times(factor)
+    else:
+        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+        kernel = kernel * (factor.reshape(kernel.shape[-2:]) if depthwise else factor)
+    new.kernel.assign(kernel.astype(np.float32))
     return new

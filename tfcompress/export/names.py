@@ -16,13 +16,15 @@ ROWS = 16  # enough to tell kernels of one shape apart
 def name_kernels(file, model) -> None:
     """Renames each constant kernel to `path/kernel` and its bias to `path/bias`.
 
-    A constant belongs to the layer whose kernel it equals up to a factor per output channel.
+    A constant belongs to the layer whose kernel it equals up to a factor per output channel. Large
+    kernels have their names already.
     """
     layers = {path: layer for path, (layer, _) in walk(model).items() if hasattr(layer, "kernel")}
     graph = Graph(file)
     for operator in graph.subgraph.operators:
         code = operator_name(file, operator)
-        rows = _file_rows(graph, operator, code)
+        named = code in CHANNEL_AXIS and graph.is_lazy(operator.inputs[1])
+        rows = None if named else _file_rows(graph, operator, code)
         path = None if rows is None else _path(rows, layers)
         if path is not None:
             for index, name in zip(operator.inputs[1:], ("kernel", "bias"), strict=False):

@@ -55,13 +55,13 @@ def find_sites(file, activations, store, runtime, layers) -> list[Site]:
     return sites
 
 
-def calibrate(blob, sites, batches) -> list[Site]:
+def calibrate(source, sites, batches) -> list[Site]:
     """Gives im2col sites their int8 form, with the ranges of their activations on `batches`.
 
     It is 20 to 30% faster; a site keeps the float32 form where the other's biases and scales would
     take more than `MOST` of the kernel's bytes.
     """
-    file = read(blob)
+    file = read(source)
     operators = file.subgraphs[0].operators
     ends = {
         site.place: (operators[site.place].inputs[0], operators[site.place].outputs[0])
@@ -70,7 +70,7 @@ def calibrate(blob, sites, batches) -> list[Site]:
     }
     if not ends:
         return sites
-    probe, lows, highs = Probe(blob, {t for pair in ends.values() for t in pair}), {}, {}
+    probe, lows, highs = Probe(source, {t for pair in ends.values() for t in pair}), {}, {}
     for inputs in batches:
         for t, values in probe.run(inputs)[1].items():
             lows[t] = min(lows.get(t, 0.0), float(values.min()))
@@ -89,9 +89,9 @@ def _int8_share(site) -> float:
     return (700 + 12 * site.kernel.units) / (site.kernel.size * site.bits / 8)
 
 
-def round_kernels(blob, sites) -> bytes:
-    """The float32 file with the kernels that some sites round, rounded but still in float32."""
-    file = read(blob)
+def round_kernels(source, sites):
+    """A `ModelT` with the kernels that some sites round, rounded but still in float32."""
+    file = read(source)
     graph = Graph(file)
     for site in sites:
         if site.rounds:
@@ -99,12 +99,12 @@ def round_kernels(blob, sites) -> bytes:
             values = kernel.grid.decode().reshape(kernel.shape)
             constant = graph.constant(values, f"{kernel.layer}/kernel")
             graph.subgraph.operators[site.place].inputs[1] = constant
-    return write(file)
+    return file
 
 
-def apply(blob, sites) -> bytes:
-    """The float32 file with the kernels of `sites` in their forms."""
-    file = read(blob)
+def apply(source, sites) -> bytes:
+    """The float32 file (its bytes or path) with the kernels of `sites` in their forms."""
+    file = read(source)
     graph, operators = Graph(file), []
     chosen = {site.place: site for site in sites}
     for place, operator in enumerate(graph.subgraph.operators):

@@ -1,8 +1,11 @@
 """Runs a .tflite file, and measures what rounding its activations to int8 must cost."""
 
+import os
+import tempfile
+
 import numpy as np
 
-from ..flatbuffer import read, write
+from ..flatbuffer import read, write_to
 from .graph import Graph
 
 DRAWS = 8
@@ -13,19 +16,27 @@ class Runner:
     """A loaded file: called with a list of arrays, gives the list of outputs.
 
     Args:
-        blob: the file's bytes.
+        source: the file's bytes or its path, or a `ModelT`, which is kept in a temporary file: its
+            weights are then not held in memory a second time.
         delegates: False runs the builtin kernels alone.
         threads: how many.
     """
 
-    def __init__(self, blob, delegates=True, threads=1):
+    def __init__(self, source, delegates=True, threads=1):
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         kind = (
             OpResolverType.AUTO if delegates else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         )
+        if hasattr(source, "subgraphs"):
+            self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+            path = os.path.join(self.folder.name, "model.tflite")
+            with open(path, "wb") as file:
+                write_to(file, source)
+            source = path
+        given = "model_path" if isinstance(source, str) else "model_content"
         self.interpreter = Interpreter(
-            model_content=blob, num_threads=threads, experimental_op_resolver_type=kind
+            **{given: source}, num_threads=threads, experimental_op_resolver_type=kind
         )
         self.allocated = False
 
@@ -70,15 +81,15 @@ class Probe:
     """A float32 file with its inner tensors in view, to which noise can be added.
 
     Args:
-        blob: the file's bytes.
+        source: the file's bytes or its path.
         tensors: indices of the float32 tensors to see; a dict gives each the least step that int8
             has there.
     """
 
-    def __init__(self, blob, tensors):
+    def __init__(self, source, tensors):
         self.tensors = sorted(tensors)
         self.least = tensors if isinstance(tensors, dict) else {}
-        self.runner = Runner(_instrumented(blob, self.tensors) if tensors else blob)
+        self.runner = Runner(_instrumented(source, self.tensors) if tensors else source)
 
     def run(self, inputs, noise=None):
         """The outputs of the model, and `{tensor: values}`; `noise`: `{tensor: array}` to add."""
@@ -106,9 +117,9 @@ class Probe:
         return worst
 
 
-def _instrumented(blob, tensors):
-    """The file with an output for each tensor, and an input that is added to it."""
-    file = read(blob)
+def _instrumented(source, tensors):
+    """A `ModelT` with an output for each tensor, and an input that is added to it."""
+    file = read(source)
     graph = Graph(file)
     subgraph, file.signatureDefs = graph.subgraph, []
     subgraph.inputs, subgraph.outputs = list(subgraph.inputs), list(subgraph.outputs)
@@ -126,4 +137,4 @@ def _instrumented(blob, tensors):
     subgraph.inputs += [replaced[t][0] for t in tensors]
     subgraph.outputs = [replaced[t][1] if t in replaced else t for t in subgraph.outputs]
     subgraph.outputs += tensors
-    return write(file)
+    return file

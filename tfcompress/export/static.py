@@ -102,13 +102,13 @@ def _measured(blob, batches) -> dict:
     return found
 
 
-def store_exact(file, float_blob, int2) -> None:
+def store_exact(file, plain, int2) -> None:
     """Puts the exact integers of each low-bit kernel in place of the converter's rounded ones.
 
     The converter divides a channel's largest weight by 127, which holds levels such as 1/7 of it
     only nearly. FULLY_CONNECTED takes 2- and 4-bit kernels too, convolutions 8-bit ones.
     """
-    graph, kernels = Graph(file), _low_bit_kernels(float_blob)
+    graph, kernels = Graph(file), _low_bit_kernels(plain)
     for operator in graph.subgraph.operators:
         code = operator_name(file, operator)
         if code not in CHANNEL_AXIS or graph.type(operator.inputs[1]) != "INT8":
@@ -124,8 +124,8 @@ def store_exact(file, float_blob, int2) -> None:
             operator.inputs[2] = _bias(graph, operator, kernel)
 
 
-def _low_bit_kernels(float_blob) -> list[Kernel]:
-    graph = Graph(read(float_blob))
+def _low_bit_kernels(plain) -> list[Kernel]:
+    graph = Graph(read(plain))
     found = [find_kernel(graph, operator, {}) for operator in graph.subgraph.operators]
     return [kernel for kernel in found if kernel is not None and kernel.grid is not None]
 
@@ -154,13 +154,13 @@ def _bias(graph, operator, kernel) -> int:
     return graph.constant(values, f"{kernel.layer}/bias", per_channel(unit))
 
 
-def activations(float_blob, model=None) -> dict[int, float]:
+def activations(plain, model=None) -> dict[int, float]:
     """The float32 activations of a file, all of which a full-integer file rounds.
 
     With each the step of its learned range, if `model` has a `FakeQuant` for it, or 0: the range
     can be wider than the values, as long as training is short.
     """
-    graph = Graph(read(float_blob))
+    graph = Graph(read(plain))
     steps = dict.fromkeys(map(int, graph.subgraph.inputs), 0.0)
     layers = [] if model is None else model._flatten_layers()
     learned = {

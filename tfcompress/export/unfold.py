@@ -37,7 +37,7 @@ def unfold(file, lowered) -> None:
 
 
 def _factors(graph, operator, layers) -> list:
-    values = graph.values(operator.inputs[1])
+    values = None if graph.is_lazy(operator.inputs[1]) else graph.values(operator.inputs[1])
     if values is None or values.dtype != np.float32:
         return []
     folded = kernel_rows(values, CODE)

@@ -32,19 +32,19 @@ class Case:
     limits: list
 
 
-def make_cases(model, blob, batches, rounded, sites) -> list[Case]:
+def make_cases(model, plain, batches, rounded, sites) -> list[Case]:
     """What the model gives for each batch, and how much a file may differ.
 
     Args:
-        blob: the float32 file.
+        plain: the path of the float32 file.
         rounded: its tensors that the file to verify rounds to int8.
         sites: what is rewritten.
 
     Raises:
         ExportError: the float32 file itself differs from the model.
     """
-    probe = Probe(blob, rounded)
-    coarse = Runner(round_kernels(blob, sites)) if any(site.rounds for site in sites) else None
+    probe = Probe(plain, rounded)
+    coarse = Runner(round_kernels(plain, sites)) if any(site.rounds for site in sites) else None
     exact = max(EXACT.get(layer.compute_dtype, 1e-4) for layer in model._flatten_layers())
     cases = []
     for inputs in batches:
@@ -62,7 +62,7 @@ def make_cases(model, blob, batches, rounded, sites) -> list[Case]:
     return cases
 
 
-def verify(model, blob, cases, sites, float_blob) -> None:
+def verify(model, blob, cases, sites, plain) -> None:
     """Runs a file on the cases, with the default delegates and (one sample) without.
 
     Raises:
@@ -71,16 +71,16 @@ def verify(model, blob, cases, sites, float_blob) -> None:
     for case, delegates in [*((case, True) for case in cases), (cases[0], False)]:
         worst = _worst(Runner(blob, delegates)(case.inputs), case)
         if worst:
-            layer = _culprit(float_blob, sites, case, delegates)
+            layer = _culprit(plain, sites, case, delegates)
             where = "the default resolver" if delegates else "the resolver without delegates"
             raise ExportError(_message(model, worst, f"the file under {where}", layer))
 
 
-def _culprit(float_blob, sites, case, delegates) -> str | None:
+def _culprit(plain, sites, case, delegates) -> str | None:
     """The layer whose kernel, when it alone is rewritten, makes the largest difference."""
 
     def excess(site):
-        outputs = Runner(apply(float_blob, [site]), delegates)(case.inputs)
+        outputs = Runner(apply(plain, [site]), delegates)(case.inputs)
         return max(map(_excess, outputs, case.expected, case.limits))
 
     return max(sites, key=excess).kernel.layer if sites else None

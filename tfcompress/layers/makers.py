@@ -21,6 +21,12 @@ class Maker:
         >>> tfc.layers.TuckerConv2D.using(rank=0.25).then(four_bits)
         TuckerConv2D.using(rank=0.25).then(QuantizedConv2D.using(bits=4))
         """
+        for maker in makers:
+            if not isinstance(maker, Maker):
+                raise TypeError(
+                    "`then` takes makers such as `QuantizedDense.using(bits=4)`, one after the "
+                    f"other. Received: {maker!r}"
+                )
         return Composed(self.layer_class, self.options, makers)
 
     def __repr__(self):
