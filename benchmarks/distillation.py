@@ -7,6 +7,7 @@ Fashion-MNIST. Writes docs/distillation-benchmark.md.
 """
 
 import argparse
+import json
 import math
 import pathlib
 import time
@@ -92,6 +93,16 @@ class Flipped(keras.utils.PyDataset):
         self.cache.on_epoch_end()
 
 
+class Faded:
+    """The mean squared error of a hint, with a weight that `Anneal` brings to 0."""
+
+    def __init__(self):
+        self.weight = keras.Variable(0.0, trainable=False)
+
+    def __call__(self, teacher, student):
+        return self.weight * keras.ops.square(teacher - student)
+
+
 FEW_HINT = tfc.Hint(student="s5", teacher="h1")
 
 
@@ -127,39 +138,62 @@ def few_labels(told, train, test, count, seed, teacher):
 
 
 # All labels: Adam, cosine from 4e-3 after half an epoch of warm-up, batches of 128, mirrored.
-ALL_HINT = tfc.Hint(student="r4", teacher="brelu6")
+PLACES = {"r2": "brelu3", "r4": "brelu6"}  # the last maps of 14x14 and of 7x7
+CONTROL = "no teacher"
 ARMS = {
-    "no teacher": {"alpha": 0.0},
-    "hint 2 epochs, then no teacher": {"alpha": 0.0, "hint_epochs": 2},
-    "no teacher, restarted after 2 epochs": {"alpha": 0.0, "restart": 2},
+    CONTROL: {},
     "teacher T 2, alpha 0.9": {"alpha": 0.9, "temperature": 2.0},
-    "teacher T 2, alpha from 0.9 to 0": {"alpha": 0.9, "temperature": 2.0, "end": 0.0},
-    "hint 2 epochs, then teacher T 2, alpha 0.9": {
-        "alpha": 0.9,
-        "temperature": 2.0,
+    "teacher T 1, alpha 0.5": {"alpha": 0.5, "temperature": 1.0},
+    "hint r4 2 epochs, then no teacher": {"places": ["r4"], "hint_epochs": 2},
+    "hints r2 and r4 2 epochs, then no teacher": {"places": ["r2", "r4"], "hint_epochs": 2},
+    "hints r2 and r4 2 epochs, then teacher T 1, alpha 0.5": {
+        "places": ["r2", "r4"],
         "hint_epochs": 2,
+        "alpha": 0.5,
+        "temperature": 1.0,
+    },
+    "hints r2 and r4 beside the labels, weight from 2 to 0 in 6 epochs": {
+        "places": ["r2", "r4"],
+        "fade_epochs": 6,
     },
 }
+BEST = "hints r2 and r4 2 epochs, then teacher T 1, alpha 0.5"
+
+
+def told_all(teacher, train):
+    """The data, the teacher's logits, and its maps in float16 by the student's layer."""
+    hints = [tfc.Hint(student=s, teacher=t) for s, t in PLACES.items()]
+    stage = tfc.Distiller(student=student(0), teacher=teacher, hints=hints)
+    logits, *maps = stage.cache_teacher(train[0]).x["teacher"]
+    maps = {place: a.astype("float16") for place, a in zip(PLACES, maps, strict=True)}
+    return {"x": train[0], "y": train[1], "logits": logits} | maps
 
 
 def all_labels(
-    caches, test, teacher, seed, epochs, alpha, temperature=1.0, end=None, hint_epochs=0, restart=0
+    told, test, teacher, seed, epochs, places=(), hint_epochs=0, fade_epochs=0, **options
 ):
-    net = student(seed)
-    plain, hinted = caches
-    plain = TeacherCache(plain.x, plain.y, batch_size=128, seed=seed)
+    """Accuracy of one student; `options` of its Distiller, without them the labels alone."""
+    net, faded = student(seed), Faded()
+
+    def distiller(places, loss="mse", **options):
+        hints = [tfc.Hint(student=s, teacher=PLACES[s], loss=loss) for s in places]
+        return tfc.Distiller(student=net, teacher=teacher, hints=hints, **options)
+
+    def data(places, seed):
+        x = {"inputs": told["x"], "teacher": (told["logits"], *[told[s] for s in places])}
+        return Flipped(TeacherCache(x, told["y"], batch_size=128, seed=seed))
+
     if hint_epochs:
-        stage = tfc.Distiller(student=net, teacher=teacher, hints=[ALL_HINT])
-        hinted = TeacherCache(hinted.x, hinted.y, batch_size=128, seed=seed + 1000)
-        optimizer = _optimizer(hint_epochs, len(hinted))
-        stage.fit_hints(Flipped(hinted), optimizer, epochs=hint_epochs, verbose=0)
-    distiller = tfc.Distiller(student=net, teacher=teacher, alpha=alpha, temperature=temperature)
-    for part in [restart, epochs - hint_epochs - restart]:
-        if part:
-            distiller.compile(_optimizer(part, len(plain)), LOSS)
-            schedule = tfc.schedules.Linear(alpha, alpha if end is None else end, part * len(plain))
-            anneal = tfc.callbacks.Anneal(distiller, "alpha", schedule)
-            distiller.fit(Flipped(plain), epochs=part, verbose=0, callbacks=[anneal])
+        images = data(places, seed + 1000)
+        optimizer = _optimizer(hint_epochs, len(images))
+        distiller(places).fit_hints(images, optimizer, epochs=hint_epochs, verbose=0)
+    places = places if fade_epochs else []
+    images = data(places, seed)
+    weight = tfc.schedules.Linear(2.0, 0.0, fade_epochs * len(images) or 1)
+    anneal = [tfc.callbacks.Anneal(faded, "weight", weight)] if fade_epochs else []
+    final = distiller(places, faded, **({"alpha": 0.0} | options))
+    final.compile(_optimizer(epochs - hint_epochs, len(images)), LOSS)
+    final.fit(images, epochs=epochs - hint_epochs, verbose=0, callbacks=anneal)
     return accuracy(net, *test)
 
 
@@ -175,6 +209,7 @@ def _optimizer(epochs, steps):
 def step_times(teacher, x, y, rounds, batches=60, size=64):
     x, y = x[: size * batches], y[: size * batches]
     slim, wide = student(0), _equal_shapes()
+    hint = tfc.Hint(student="r4", teacher="brelu6")
     runs = {}
 
     def add(name, model, x=x):
@@ -189,9 +224,9 @@ def step_times(teacher, x, y, rounds, batches=60, size=64):
     add("Distiller, logits from the cache", stored, stored.cache_teacher(x).x)
     add("Distiller, logits", ours(slim))
     add("keras.distillation, logits", _peer(slim, teacher))
-    add("Distiller, logits and a hint through a regressor", ours(slim, [ALL_HINT]))
-    add("Distiller, logits and a hint of equal shape", ours(wide, [ALL_HINT]))
-    add("keras.distillation, logits and a feature of equal shape", _peer(wide, teacher, ALL_HINT))
+    add("Distiller, logits and a hint through a regressor", ours(slim, [hint]))
+    add("Distiller, logits and a hint of equal shape", ours(wide, [hint]))
+    add("keras.distillation, logits and a feature of equal shape", _peer(wide, teacher, hint))
     seconds = {name: [] for name in runs}
     for turn in range(rounds + 1):
         for name, run in runs.items():
@@ -228,8 +263,9 @@ HEAD = """# Distillation: what the teacher adds
 Written by `benchmarks/distillation.py` on {data}, keras {version}. Test accuracy, 10,000 images:
 one figure has a standard error of 0.28 points. Each arm has the student's control without the
 teacher at the same number of updates, epochs of hints counted in; seeds are of weights and order.
+Gains are means over the seeds, paired, with their standard error over the seeds.
 """
-TABLE = "\n| arm | {seeds} | mean | over the control, paired |\n|---|{rule}---|---|\n"
+TABLE = "\n| arm | {seeds} | mean | points over the control |\n|---|{rule}---|---|\n"
 
 
 def table(results, seeds) -> str:
@@ -240,9 +276,22 @@ def table(results, seeds) -> str:
     )
     for arm, values in results.items():
         cells = " | ".join(f"{value:.4f}" for value in values)
-        gain = 100 * (np.mean(values) - control[: len(values)].mean())
-        text += f"| {arm} | {cells} | {np.mean(values):.4f} | {gain:+.2f} points |\n"
+        gains = 100 * (np.array(values) - control)
+        error = f" ± {gains.std(ddof=1) / len(gains) ** 0.5:.2f}" if gains.any() else ""
+        text += f"| {arm} | {cells} | {np.mean(values):.4f} | {gains.mean():+.2f}{error} |\n"
     return text
+
+
+def once(path, key, run):
+    """What `run()` gives, or gave when it last wrote to this file."""
+    path = path and pathlib.Path(path)
+    done = json.loads(path.read_text()) if path and path.exists() else {}
+    if key not in done:
+        done[key] = run()
+        print(key, done[key], flush=True)
+        if path:
+            path.write_text(json.dumps(done, indent=1))
+    return done[key]
 
 
 def few_part(arguments, train, test):
@@ -258,31 +307,36 @@ def few_part(arguments, train, test):
     for count in (600, 3000):
         results = {}
         for seed in arguments.seeds:
-            for arm, value in few_labels(told, train, test, count, seed, teacher):
+
+            def run(count=count, seed=seed):
+                return dict(few_labels(told, train, test, count, seed, teacher))
+
+            for arm, value in once(arguments.results, f"{count} labels {seed}", run).items():
                 results.setdefault(arm, []).append(value)
-                print(count, seed, arm, value, flush=True)
         yield f"\n{count:,} labels:\n" + table(results, arguments.seeds)
 
 
 def all_part(arguments, train, test):
     teacher = load_or_train("resnet", arguments.nets, train)
-    plain = tfc.Distiller(student=student(0), teacher=teacher).cache_teacher(train)
-    stage = tfc.Distiller(student=student(0), teacher=teacher, hints=[ALL_HINT])
-    caches = plain, stage.cache_teacher(train)
+    told = told_all(teacher, train)
     yield (
-        f"\n## All labels, {arguments.epochs} epochs\n\nTeacher: the ResNet, "
-        f"{teacher.count_params():,} parameters, {accuracy(teacher, *test):.4f}. Student: 7 "
-        f"convolutions, {student(0).count_params():,} parameters. Adam, cosine from 4e-3 after "
-        "half an epoch of warm-up, batches of 128, mirrored images paired with the logits of the "
-        "image as it was.\n"
+        f"\n## All labels\n\nTeacher: the ResNet, {teacher.count_params():,} parameters, "
+        f"{accuracy(teacher, *test):.4f}. Student: 7 convolutions, "
+        f"{student(0).count_params():,} parameters. Adam, cosine from 4e-3 after half an epoch of "
+        "warm-up, batches of 128, mirrored images paired with the logits of the image as it was.\n"
     )
-    results = {}
-    for seed in arguments.seeds:
-        for arm in list(ARMS)[: arguments.arms]:
-            value = all_labels(caches, test, teacher, seed, arguments.epochs, **ARMS[arm])
-            results.setdefault(arm, []).append(value)
-            print(arguments.epochs, seed, arm, value, flush=True)
-    yield table(results, arguments.seeds)
+    for epochs in arguments.epochs:
+        arms = ARMS if epochs == arguments.epochs[0] else [CONTROL, BEST]
+        results = {}
+        for seed in arguments.seeds:
+            for arm in arms:
+
+                def run(epochs=epochs, seed=seed, arm=arm):
+                    return all_labels(told, test, teacher, seed, epochs, **ARMS[arm])
+
+                value = once(arguments.results, f"{epochs} {seed} {arm}", run)
+                results.setdefault(arm, []).append(value)
+        yield f"\n### {epochs} epochs\n" + table(results, arguments.seeds)
 
 
 def steps_part(arguments, train, test):
@@ -316,8 +370,14 @@ def main():
     parser.add_argument("--nets", default="benchmarks/float-nets", help="folder of .keras files")
     parser.add_argument("--only", nargs="*", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=12, help="with all labels")
-    parser.add_argument("--arms", type=int, default=len(ARMS), help="with all labels: the first n")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        nargs="*",
+        default=[12, 30],
+        help="with all labels; all arms at the first, control and best arm at others",
+    )
+    parser.add_argument("--results", help="JSON file of finished runs, to stop and go on")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--output", default="docs/distillation-benchmark.md")
     arguments = parser.parse_args()
