@@ -194,7 +194,7 @@ def test_difference():
 @pytest.mark.parametrize("store", ["fast", "small"])
 def test_rows_that_are_no_whole_bytes_take_more_bits(store):
     for inputs, kind in ((64, "INT2"), (66, "INT4"), (65, "INT8")):
-        file = file_of(layers.Dense(64), (inputs,), TERNARY, store=store)
+        file = file_of(layers.Dense(32), (inputs,), TERNARY, store=store)
         assert flatbuffer.type_name(kernel_of(file)) == kind
 
 

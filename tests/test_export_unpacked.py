@@ -96,6 +96,20 @@ def test_one_hashed_layer_used_twice_is_hashed_once():
     same(blob, model, 0.15)
 
 
+def test_kernels_of_the_same_levels_share_the_table_of_their_codes():
+    random, sizes = np.random.default_rng(0), []
+    for kinds in ((2, 2), (2, 3)):  # signs in both kernels, or levels of their own in the second
+        model = keras.Sequential([keras.Input((240,)), layers.Dense(240), layers.Dense(240)])
+        for layer, kind in zip(model.layers, kinds, strict=True):
+            levels = [-1, 1] if kind == 2 else [-2, 3]
+            layer.kernel.assign(random.choice(levels, (240, 240)) * random.random(240))
+        blob = to_tflite(model, store="small")
+        same(blob, model, 0.1)
+        assert operators(blob).count("GATHER") == 2
+        sizes.append(len(blob))
+    assert sizes[0] < sizes[1] - 1000
+
+
 @pytest.mark.parametrize("size, bits", [(2, 1), (4, 2), (5, 3), (8, 3), (16, 4), (32, 5)])
 def test_codes_of_a_codebook(size, bits):
     model = codebook(tfc.layers.CodebookDense, (509,), size, 307)

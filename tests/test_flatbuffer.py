@@ -1,4 +1,5 @@
 import contextlib
+import copy
 
 import flatbuffers
 import numpy as np
@@ -90,6 +91,27 @@ def test_writing_drops_what_nothing_uses_and_aligns_buffers():
     assert flatbuffer.write(flatbuffer.read(written)) == written
     model = flatbuffer.read(written)
     np.testing.assert_array_equal(flatbuffer.constant(model, model.subgraphs[0].tensors[1]), weight)
+
+
+def test_tensors_share_equal_zero_points_and_each_keeps_its_scales():
+    model = flatbuffer.read(flatbuffer.write(flatbuffer.read(small_file(kind="INT2")[0])))
+    one, graph = len(flatbuffer.write(model)), model.subgraphs[0]
+    other = copy.deepcopy(graph.tensors[1])
+    model.buffers.append(flatbuffer.schema().BufferT(data=np.array([1, 2, 3, 0], np.uint8)))
+    other.name, other.buffer = b"v", len(model.buffers) - 1
+    other.quantization.scale = np.float32([1, 2, 3])
+    graph.tensors.append(other)
+    operator = copy.deepcopy(graph.operators[0])
+    operator.inputs[1] = 3
+    graph.operators.append(operator)
+    blob = flatbuffer.write(model)
+    rows = {row.layer: row.bytes for row in flatbuffer.stored_tensors(blob)}
+    assert rows["w"] == 4 + 12 * 3 and rows["v"] == 4 + 4 * 3
+    assert sum(rows.values()) == len(blob) < one + 160
+    tensors = flatbuffer.read(blob).subgraphs[0].tensors
+    found = {tensor.name: tensor.quantization for tensor in tensors if tensor.quantization}
+    assert found[b"v"].scale.tolist() == [1, 2, 3] and found[b"w"].scale.tolist() == [1, 1, 1]
+    assert found[b"v"].zeroPoint.tolist() == found[b"w"].zeroPoint.tolist() == [0, 0, 0]
 
 
 def test_a_lazy_buffer_is_computed_when_the_file_is_written(tmp_path):

@@ -23,7 +23,6 @@ BITS = {
     **{"UINT64": 64, "UINT32": 32, "UINT16": 16, "UINT8": 8, "UINT4": 4},
     **{"COMPLEX64": 64, "COMPLEX128": 128},
 }
-BYTES_PER_SCALE = 12  # a float32 scale and an int64 zero point
 LARGEST = 2**31 - 1  # of a file: its offsets have a sign
 
 
@@ -71,8 +70,8 @@ class StoredTensor:
         layer: the tensor's name; the exporter names a kernel by its layer's path.
         encoding: its type, `"INT2"`, `"FLOAT32"`, ..., `"SPARSE INT8"`; `"graph"` for the rest.
         shape: of the constant.
-        bytes: its buffer, its scales and the places of its nonzero entries. A buffer that several
-            tensors share counts once.
+        bytes: its buffer, its scales and zero points and the places of its nonzero entries. What
+            several tensors share counts once.
         float_bytes: what a float32 tensor of that shape would take (the same `bytes` for a
             constant that is not a kernel, such as a shape).
     """
@@ -191,7 +190,8 @@ def _problem(model) -> str | None:
 
 
 def write(model) -> bytes:
-    """Writes a `ModelT` as a .tflite file without unused tensors and unused or equal buffers."""
+    """Writes a `ModelT` as a .tflite file without what is unused or there twice: tensors, buffers,
+    operator codes, vectors and names."""
     file = io.BytesIO()
     write_to(file, model)
     return file.getvalue()
@@ -203,13 +203,12 @@ def write_to(file, model) -> None:
     Raises:
         ValueError: the file would be larger than the 2 GB that its offsets reach.
     """
-    import flatbuffers
-
     for index, graph in enumerate(model.subgraphs):
         _compact_tensors(graph, [s for s in model.signatureDefs or [] if s.subgraphIndex == index])
     _compact_buffers(model)
     _compact_codes(model)
-    buffers, builder = model.buffers, flatbuffers.Builder()
+    _lists_to_arrays(model)
+    buffers, builder = model.buffers, _sharing_builder()()
     model.buffers = [_Slot(_length(buffer) > 0) for buffer in buffers]
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     model.buffers = buffers
@@ -222,6 +221,42 @@ def write_to(file, model) -> None:
             file.write(bytes(place - end) + struct.pack("<I", data.nbytes))
             file.write(data)
             end = place + 4 + data.nbytes
+
+
+@cache
+def _sharing_builder():
+    import flatbuffers
+
+    class SharingBuilder(flatbuffers.Builder):
+        """Writes equal vectors and names once: zero points take twice the bytes of the scales."""
+
+        def __init__(self):
+            super().__init__()
+            self.written = {}
+
+        def CreateNumpyVector(self, x):
+            key = x.dtype.str, x.tobytes()
+            if key not in self.written:
+                self.written[key] = super().CreateNumpyVector(x)
+            return self.written[key]
+
+        def CreateString(self, s, *args):
+            if s not in self.written:
+                self.written[s] = super().CreateString(s, *args)
+            return self.written[s]
+
+    return SharingBuilder
+
+
+def _lists_to_arrays(model):
+    """The builder shares arrays."""
+    for graph in model.subgraphs:
+        holders = [(tensor, ("shape", "shapeSignature")) for tensor in graph.tensors]
+        holders += [(operator, ("inputs", "outputs")) for operator in graph.operators or []]
+        for holder, names in holders:
+            for name in names:
+                if getattr(holder, name) is not None:
+                    setattr(holder, name, np.asarray(getattr(holder, name), np.int32))
 
 
 def _place(head, buffers) -> list[int]:
@@ -346,16 +381,17 @@ def stored_tensors(source) -> list[StoredTensor]:
         ValueError: the bytes are not a .tflite file.
     """
     blob = load(source)
-    model, rows, counted = read(blob), [], {0}
-    for graph in model.subgraphs:
-        for tensor in graph.tensors or []:
+    model, rows, counted, shared = read(blob), [], {0}, set()
+    root = schema().Model.GetRootAs(blob, 0)
+    for place, graph in enumerate(model.subgraphs):
+        for index, tensor in enumerate(graph.tensors or []):
             data = model.buffers[tensor.buffer].data
             if data is None or len(data) == 0:
                 continue
             size = 0 if tensor.buffer in counted else len(data) + _sparsity_bytes(tensor)
             counted.add(tensor.buffer)
+            size += _scale_bytes(root.Subgraphs(place).Tensors(index).Quantization(), shared)
             scales = tensor.quantization.scale if tensor.quantization else None
-            size += BYTES_PER_SCALE * (0 if scales is None else len(scales))
             shape, encoding = _shape(tensor), type_name(tensor)
             encoding = encoding if tensor.sparsity is None else f"SPARSE {encoding}"
             kernel = scales is not None or "FLOAT" in encoding
@@ -364,6 +400,18 @@ def stored_tensors(source) -> list[StoredTensor]:
             rows.append(StoredTensor(name, encoding, shape, size, float_bytes))
     rest = len(blob) - sum(row.bytes for row in rows)
     return [*rows, StoredTensor("(operators, names, shapes)", "graph", (), rest, rest)]
+
+
+def _scale_bytes(table, counted) -> int:
+    """What scales and zero points take that no tensor before has; `counted`: their places."""
+    total = 0
+    for slot, width in ((8, 4), (10, 8)):  # of the vectors in the table; float32 and int64
+        field = 0 if table is None else table._tab.Offset(slot)
+        place = table._tab.Vector(field) if field else None
+        if field and place not in counted:
+            counted.add(place)
+            total += width * table._tab.VectorLen(field)
+    return total
 
 
 def _sparsity_bytes(tensor) -> int:

@@ -60,7 +60,7 @@ from .graph import Graph
 from .kernel import Kernel
 
 LEAST = 256  # entries; below 1024 the forms are within 0.05 microseconds of float32
-ROW_BYTES = 12  # a float32 scale and an int64 zero point
+ROW_BYTES = 12  # a float32 scale and an int64 zero point, as if no other kernel shared it
 IM2COL_CHANNELS = 32
 BLOCK_SHARE = {8: 0.5, 32: 0.12}  # of the entries, up to which products of blocks are faster
 LEAST_BLOCKS = {8: LEAST, 32: 2**20}
@@ -172,7 +172,7 @@ def _size(graph, operator, kernel, form, bits) -> float:
     if form is unpacked.computed:
         return unpacked.computed_bytes(kernel, bits)
     if form is unpacked.coded:
-        return unpacked.coded_bytes(kernel, bits) + scales
+        return unpacked.coded_bytes(graph, kernel, bits) + scales
     if form is sparse.blocks:
         return sparse.block_bytes(kernel, bits) + scales + 300
     if form in (sparse.densified, sparse.densified_hybrid):

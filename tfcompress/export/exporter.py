@@ -45,9 +45,10 @@ def to_tflite(
     without them. Kernels of transposed convolutions and in the loops of recurrent layers stay
     float32. The file is then run and compared with the model, and no file is written if it differs.
 
-    Bytes of a kernel [i, o]: `i * o * bits / 8 + 12 o`. Memory beside the model and the file: a few
-    copies of its largest kernel to write it, and what LiteRT takes to run its float32 form, which
-    lies in the folder for temporary files.
+    Bytes of a kernel [i, o]: `i * o * bits / 8 + 4 o`, and `8 o` for zero points, which kernels of
+    as many outputs share. Memory beside the model and the file: a few copies of its largest kernel
+    to write it, and what LiteRT takes to run its float32 form, which lies in the folder for
+    temporary files.
 
     Args:
         model: a built Sequential or Functional model.

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ..flatbuffer import read, write
-from . import forms, sparse
+from . import forms, sparse, unpacked
 from .choose import choose
 from .graph import Graph
 from .kernel import Kernel, find_kernel
@@ -49,6 +49,8 @@ def find_sites(file, activations, store, runtime, layers) -> list[Site]:
         if choice is None:
             continue
         form, bits = choice
+        if form is unpacked.coded:
+            graph.added[unpacked.table_key(kernel.levels(), bits)] = None  # the next one has it
         inexact = () if form in EXACT or bits == 32 else (operator.inputs[0],)
         rounds = kernel.shared is not None and bits != 32
         sites.append(Site(place, kernel, form, bits, inexact, rounds))

@@ -16,6 +16,7 @@ from .kernel import Kernel
 
 INDEX_BITS = 15  # of an int16 index, which must not be negative
 MOST_CODE_BITS = 5
+GROUP_BITS = 5  # of an index that one constant decodes: 32 rows are less than an operator
 
 
 def code_bits(kernel: Kernel) -> int | None:
@@ -24,10 +25,21 @@ def code_bits(kernel: Kernel) -> int | None:
     return bits if bits <= MOST_CODE_BITS else None
 
 
-def coded_bytes(kernel: Kernel, bits) -> float:
-    """Bytes of `coded`, without the scales: an index, and two operators for each code in it."""
-    per_index = INDEX_BITS // bits
-    return 2 * kernel.size / per_index + 1200 + 330 * per_index
+def coded_bytes(graph: Graph, kernel: Kernel, bits) -> float:
+    """Bytes of `coded`, without the scales: an index, and a table where no other kernel has it."""
+    table = 0 if table_key(kernel.levels(), bits) in graph.added else 250 + 330 * len(_groups(bits))
+    return 2 * kernel.size / (INDEX_BITS // bits) + 1200 + table
+
+
+def table_key(levels, bits):
+    """What tells the tables of a graph apart."""
+    return "table", tuple(levels), bits
+
+
+def _groups(bits) -> list[int]:
+    """How many codes of an index each of the constants decodes that the table is made of."""
+    count, most = INDEX_BITS // bits, GROUP_BITS // bits
+    return [min(most, count - place) for place in range(0, count, most)]
 
 
 def computed_bytes(kernel: Kernel, bits) -> float:
@@ -119,18 +131,20 @@ def _cut(write, entries, count, size, like) -> int:
 
 def _table(write, levels, bits, per_index) -> int:
     """Row number `r` holds the levels of the codes whose bits make up `r`, the first one lowest."""
-    graph, count, key = write.graph, 1 << bits, ("table", tuple(levels), bits)
+    graph, count, key = write.graph, 1 << bits, table_key(levels, bits)
     if key not in graph.added:
-        padded = np.pad(levels, (0, count - len(levels)), mode="edge").reshape(1, count, 1)
-        column, columns = write.constant(padded), []
-        for place in range(per_index):
-            low, high = count**place, count ** (per_index - 1 - place)
-            tiled = write(
-                "TILE", [column, write.int32([high, 1, low])], (high, count, low), like=column
-            )
-            columns.append(write.reshape(tiled, (count**per_index, 1), like=column))
+        padded = np.pad(levels, (0, count - len(levels)), mode="edge")
+        columns, place = [], 0
+        for codes in _groups(bits):
+            rows = np.arange(count**codes)[:, None] >> (bits * np.arange(codes))
+            part = write.constant(padded[rows & (count - 1)].reshape(1, -1, 1, codes))
+            low, high = count**place, count ** (per_index - place - codes)
+            shape = high, count**codes, low, codes
+            tiled = write("TILE", [part, write.int32([high, 1, low, 1])], shape, like=part)
+            columns.append(write.reshape(tiled, (count**per_index, codes), like=part))
+            place += codes
         shape = count**per_index, per_index
-        graph.added[key] = write("CONCATENATION", columns, shape, like=column, axis=1)
+        graph.added[key] = write("CONCATENATION", columns, shape, like=columns[0], axis=1)
     return graph.added[key]
 
 
