@@ -177,3 +177,28 @@ def test_what_cannot_be_measured_says_so():
             measure(layer, IMAGE)
     with pytest.raises(ValueError, match="no inputs"):
         measure(layers.Dense(2), [])
+
+
+@pytest.mark.parametrize("name", ["conv1d grouped", "conv2d same", "conv3d", "depthwise2d"])
+def test_drawn_positions_are_some_of_all_rows(name):
+    layer, x = CASES[name]
+    layer(x)
+    some, every = patches(layer, x, positions=3, seed=1), patches(layer, x)
+    assert some.shape == (every.shape[0], 3 * len(x), every.shape[2])
+    places = every.shape[1] // len(x)
+    for group, wanted in zip(some, every, strict=True):
+        rows = [np.flatnonzero((wanted == row).all(1)) for row in group]
+        assert all(len(found) for found in rows)
+        at = {int(found[0]) % places for found in rows if len(found) == 1}
+        assert len(at) <= 3  # the same for all examples
+    np.testing.assert_array_equal(patches(layer, x, positions=10**6), every)
+
+
+def test_the_kernel_is_adapted_at_the_positions_drawn():
+    layer = conv2d(padding="same")
+    layer(IMAGE)
+    moments = Moments(layer, positions=40)
+    for _ in range(8):
+        moments.add(0.5 * IMAGE, IMAGE)
+    np.testing.assert_allclose(moments.adapted(), 2 * np.asarray(layer.kernel), atol=0.05)
+    assert moments.count == 8 * 3 * 40

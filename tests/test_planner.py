@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tfcompress as tfc
-from tfcompress import judge, planner
+from tfcompress import candidates, judge, planner
 from tfcompress.suffix import Suffix
 
 L = keras.layers
@@ -73,6 +73,39 @@ def test_single_losses_are_those_of_the_network_with_one_layer_changed():
     found = next(one for one in plan.options["fc"] if one.name == "ternary")
     assert found.measured == pytest.approx(max(judged(new) - judged.base, 0), abs=1e-5)
     assert found.cost == fc.bits
+
+
+def test_no_low_rank_form_that_is_not_fitted_could_have_been_nearer():
+    layer = L.Conv2D(12, 3)
+    layer.build((None, 9, 9, 10))
+    metric = tfc.metric.Kronecker(np.cov(RNG.normal(size=(90, 300))))
+    w = np.asarray(layer.kernel, "float64")
+    least = candidates._least(metric, w)
+    for cls in (tfc.layers.LowRankConv2D, tfc.layers.TuckerConv2D, tfc.layers.CPConv2D):
+        for rank in (1, 4, 12):
+            fitted = cls.using(rank=rank if cls is not tfc.layers.TuckerConv2D else min(rank, 10))(
+                layer, metric
+            )
+            reached = metric.quadratic(w - np.asarray(fitted.kernel))
+            assert least(fitted) <= reached * (1 + 1e-6) + 1e-6
+            if cls is tfc.layers.LowRankConv2D:
+                assert reached <= 1.05 * least(fitted) + 1e-6
+
+
+def test_forms_larger_than_a_harmless_one_are_not_tried():
+    layer = L.Dense(32)
+    layer.build((None, 64))
+    metric, tried = tfc.metric.Kronecker(np.eye(64)), []
+
+    def measure(chain):
+        tried.append(chain[0].name)
+        return 0.0 if len(tried) == 2 else 1.0
+
+    count = candidates.counter("bits", layer, [(None, 64)])
+    makers = candidates.default_candidates("bits")
+    row = candidates.fitted(layer, metric, makers, count, count, measure, 0.1, [])
+    assert [one[0] for one in row] == ["rank 0.125, 8 bits", "binary"] and len(tried) == 2
+    assert [one[2] for one in row] == sorted(one[2] for one in row)
 
 
 def test_macs_as_target():

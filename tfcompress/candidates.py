@@ -9,6 +9,8 @@ from .knapsack import frontier
 from .layers.base import kernel_bits
 from .layers.makers import Composed, Maker
 from .layers.ordinary import kernel_of, to_numpy
+from .layers.ranked import Ranked
+from .metric import Kronecker
 
 EMPTY_FILE = 1200  # bytes of a file with one small operation
 LARGEST_CP = 2**18  # weights of a kernel, above which a CP decomposition takes more than seconds
@@ -49,33 +51,99 @@ def default_candidates(target) -> dict[str, list[Maker]]:
     return found
 
 
-def fitted(layer, metric, candidates, count, reasons):
-    """`(name, maker, cost, predicted, chain)` of the forms that none beats, by rising cost.
+def fitted(layer, metric, candidates, count, estimate, measure, harmless, reasons):
+    """The forms worth their cost, as `(name, maker, cost, predicted, measured, chain)`, by cost.
 
-    Why a maker cannot take the layer is added to the list `reasons`.
+    They are fitted from the smallest one on, until one does no harm. A form is left out if a
+    smaller one has a lower `1/2 tr e^T A e`; a low-rank one is not even fitted if a smaller form
+    lies below what no kernel of its rank can reach.
+
+    Args:
+        layer: a built layer.
+        metric: of its inputs.
+        candidates: see `planner.plan`.
+        count, estimate: what a chain of layers takes, fitted or not.
+        measure: the rise of the loss with a chain in the layer's place.
+        harmless: a rise that is none.
+        reasons: a list; why a maker cannot take the layer is added.
     """
     w = np.asarray(to_numpy(kernel_of(layer)), "float64")
-    made = []
+    ordinary, least = count([layer]), _least(metric, w)
+    found, done, lowest = [], set(), np.inf
+    for size, name, maker, bare in _by_size(layer, candidates, estimate):
+        if name in done or (
+            bare is not None and (size >= estimate([layer]) or least(bare) > lowest)
+        ):
+            continue
+        if getattr(maker, "layer_class", None) is forms.CPConv2D and w.size > LARGEST_CP:
+            reasons.append(f"- CP would take long for the {w.size:,} weights of {layer.name}.")
+            continue
+        try:
+            first = _first_step(maker)(layer, metric)
+            chain = maker.unfolded(first) if isinstance(maker, Composed) else [first]
+        except ValueError as error:
+            reasons.append(f"- {error}")
+            continue
+        done.add(name)
+        predicted, cost = metric.quadratic(w - to_numpy(first.kernel)), count(chain)
+        if predicted >= lowest or cost >= ordinary:
+            continue
+        lowest = predicted
+        found.append((name, maker, cost, predicted, measure(chain), chain))
+        if found[-1][4] <= harmless:
+            break
+    kept = frontier([one[2] for one in found], [one[3] for one in found])
+    return [found[i] for i in kept]
+
+
+def _by_size(layer, candidates, estimate):
+    """`(estimate, name, maker, layer not fitted)`; 0 and None where only a fit can tell."""
+    found = []
     for name, makers in candidates.items():
         for maker in makers if isinstance(makers, (list, tuple)) else [makers]:
-            if getattr(maker, "layer_class", None) is forms.CPConv2D and w.size > LARGEST_CP:
-                reasons.append(f"- CP would take long for the {w.size:,} weights of {layer.name}.")
+            bare = _unfitted(_first_step(maker), layer)
+            if bare is None:
+                found.append((0, name, maker, None))
                 continue
-            try:
-                two_steps = isinstance(maker, Composed)
-                one = Maker(maker.layer_class, maker.options) if two_steps else maker
-                first = one(layer, metric)
-                chain = maker.unfolded(first) if two_steps else [first]
-            except ValueError as error:
-                reasons.append(f"- {error}")
-                continue
-            predicted = metric.quadratic(w - to_numpy(first.kernel))
-            made.append((name, maker, count(chain), predicted, chain))
-            break
-    ordinary = count([layer])
-    made = [one for one in made if one[2] < ordinary]
-    kept = frontier([one[2] for one in made], [one[3] for one in made])
-    return [made[i] for i in kept]
+            chain = [bare]
+            if isinstance(maker, Composed):
+                chain = [_unfitted(maker.second(part), part) or part for part in bare.to_ordinary()]
+            found.append((estimate(chain), name, maker, bare))
+    return sorted(found, key=lambda one: one[0])
+
+
+def _first_step(maker):
+    return Maker(maker.layer_class, maker.options) if isinstance(maker, Composed) else maker
+
+
+def _unfitted(maker, layer):
+    """The layer that a maker makes, with random weights; None if it needs the kernel."""
+    if not isinstance(maker, Maker):
+        return None
+    try:
+        bare = maker(type(layer).from_config(layer.get_config()))
+        bare.build(layer.get_build_config()["input_shape"])
+    except ValueError:
+        return None
+    return bare
+
+
+def _least(metric, w):
+    """A function of a layer: `1/2 tr e^T A e` of the nearest kernel of its rank.
+
+    `tr e^T A e` of rank r is at least the sum of all but the r largest eigenvalues of `w^T A w`.
+    """
+    if not isinstance(metric, Kronecker) or metric.groups > 1 or metric.g is not None:
+        return lambda layer: 0.0
+    rows = w.reshape(-1, w.shape[-1])
+    values = np.linalg.eigvalsh(rows.T @ metric.apply(w).reshape(rows.shape))
+    sums = np.append(0, np.cumsum(np.maximum(values, 0))) / 2
+
+    def least(layer):
+        last = list(layer.parts.values())[-1].shape if isinstance(layer, Ranked) else ()
+        return sums[max(len(values) - last[0], 0)] if len(last) == 2 else 0.0
+
+    return least
 
 
 def counter(target, layer, shapes, store="fast"):

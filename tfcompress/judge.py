@@ -54,6 +54,7 @@ class Judge:
         if self.objective is None:
             self.before = _joined(outputs)
         self.base = self.of(outputs)
+        self.unit = self.base if self.objective is not None else 1.0
 
     def __call__(self, model):
         return self.of([keras.tree.flatten(model(x, training=False)) for x in self.inputs])

@@ -10,6 +10,7 @@ import numpy as np
 
 DAMPING = 0.01  # of the mean diagonal of A, as in GPTQ
 SINGLE = 1024  # inputs of a block above which `compensate` works in single precision
+HELD = 2**23  # entries of `A`, up to which its factors are held for the next kernel
 ROWS = 64  # rows that are settled one by one between two matrix products
 
 
@@ -92,6 +93,7 @@ class Kronecker:
         self.fan_in = sum(block.shape[-1] for block in self.blocks)
         self.g = None if g is None else np.asarray(g, "float64").reshape(-1)
         self.damping = damping
+        self.factors = {}  # of `compensate`, by the order of rows
 
     def split(self, w) -> np.ndarray:
         """The kernel as `(G, fan_in, m)`, a view where possible."""
@@ -240,15 +242,7 @@ def compensate(w, round_row, metric, order="importance", sweeps=0) -> np.ndarray
         return np.stack([round_row(row, i) for i, row in enumerate(rows)]).reshape(w.shape)
     parts = metric.split(w)
     out = np.empty(parts.shape, w.dtype if w.dtype.kind == "f" else "float64")
-    for rows, A, H in metric.parts():
-        importance = np.diagonal(A, axis1=1, axis2=2).mean(0)
-        places = np.arange(len(importance))
-        if order == "importance":
-            places = np.argsort(-importance, kind="stable")
-        A, H = A[:, places[:, None], places], H[:, places[:, None], places]
-        R = _upper(H)
-        if len(places) > SINGLE:
-            A, H, R = A.astype("float32"), H.astype("float32"), R.astype("float32")
+    for rows, places, A, H, R in _factors(metric, order):
         part = parts[:, rows][:, places].astype(R.dtype)
 
         def round_at(values, i, first=rows.start, places=places):  # values (G, m)
@@ -262,6 +256,28 @@ def compensate(w, round_row, metric, order="importance", sweeps=0) -> np.ndarray
         worse = np.sum((q - plain) * (A @ (q + plain - 2 * part)), 1, keepdims=True) > 0
         out[:, rows.start + places] = np.where(worse, plain, q)
     return metric.join(out, w.shape)
+
+
+def _factors(metric, order):
+    """`(rows, places in order, A, H, R)` of each block, so ordered; held by a small metric."""
+    if order in metric.factors:
+        return metric.factors[order]
+    found = (_ordered(*part, order) for part in metric.parts())
+    if sum(block.size for block in metric.blocks) > HELD:
+        return found
+    return metric.factors.setdefault(order, list(found))
+
+
+def _ordered(rows, A, H, order):
+    importance = np.diagonal(A, axis1=1, axis2=2).mean(0)
+    places = np.arange(len(importance))
+    if order == "importance":
+        places = np.argsort(-importance, kind="stable")
+    A, H = A[:, places[:, None], places], H[:, places[:, None], places]
+    R = _upper(H)
+    if len(places) > SINGLE:
+        A, H, R = A.astype("float32"), H.astype("float32"), R.astype("float32")
+    return rows, places, A, H, R
 
 
 def _upper(H):

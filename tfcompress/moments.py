@@ -4,6 +4,8 @@ Letters: b batch, n fan-in, G groups, N = examples x positions, m outputs of a g
 """
 
 import contextlib
+import math
+from functools import partial
 
 import keras
 import numpy as np
@@ -50,11 +52,17 @@ class Moments:
 
     With the inputs that the layer had `before` its predecessors were changed, `adapted` gives the
     kernel that makes up for the change.
+
+    Args:
+        layer, block: as in `measure`.
+        positions: at how many places of its images, drawn anew for each batch, a convolution's
+            inputs count; None for all. Neighbours are much alike.
     """
 
-    def __init__(self, layer, block=BLOCK):
+    def __init__(self, layer, block=BLOCK, positions=None):
         check_measurable(layer)
-        self.layer, self.block = layer, block
+        self.layer, self.block, self.positions = layer, block, positions
+        self.random = np.random.default_rng(0)
         self.sums, self.count, self.drift = None, 0, 0.0
 
     def add(self, x, before=None):
@@ -66,13 +74,14 @@ class Moments:
             self.sums = counted if self.sums is None else self.sums + counted
             self.count += ids.size
             return
-        size = max(1, CHUNK // max(1, patches(self.layer, x[:1]).size))
+        drawn = partial(patches, self.layer, positions=self.positions)
+        size = max(1, CHUNK // max(1, drawn(x[:1]).size))
         for start in range(0, len(x), size):
-            part = slice(start, start + size)
-            rows = patches(self.layer, x[part])  # (G, N, n)
+            part, seed = slice(start, start + size), int(self.random.integers(2**31))
+            rows = drawn(x[part], seed=seed)  # (G, N, n)
             self._add_rows(rows)
-            if before is not None:
-                moved = patches(self.layer, np.asarray(before)[part]) - rows
+            if before is not None and before is not x:
+                moved = drawn(np.asarray(before)[part], seed=seed) - rows
                 self.drift = self.drift + _t(rows) @ (moved @ self._kernel(rows))
 
     def metric(self, g=None):
@@ -192,7 +201,7 @@ def check_measurable(layer) -> None:
         )
 
 
-def patches(layer, x) -> np.ndarray:
+def patches(layer, x, positions=None, seed=0) -> np.ndarray:
     """The rows that a layer multiplies by its kernel, `(G, N, n)`, in the kernel's own order.
 
     Args:
@@ -201,6 +210,8 @@ def patches(layer, x) -> np.ndarray:
             depthwise convolution (a group for each channel). Known by their attributes, so that
             compressed layers do as well.
         x: the layer's inputs, `(b, ...)`.
+        positions: of a convolution, how many of its places to draw; None for all.
+        seed: of the draw.
 
     Raises:
         ValueError: the layer is of another kind.
@@ -216,7 +227,11 @@ def patches(layer, x) -> np.ndarray:
         x = np.moveaxis(x, 1, -1)
     groups = x.shape[-1] if depthwise else getattr(layer, "groups", 1)
     windows = _windows(layer, x)  # (b, positions..., channels, taps...)
-    rank = len(layer.kernel_size)
+    rank, space = len(layer.kernel_size), windows.shape[1 : 1 + len(layer.kernel_size)]
+    if positions is not None and positions < math.prod(space):
+        drawn = np.random.default_rng(seed).choice(math.prod(space), positions, replace=False)
+        windows = windows[(slice(None), *np.unravel_index(drawn, space))]
+        windows = windows.reshape(len(x), positions, *[1] * (rank - 1), *windows.shape[2:])
     taps = windows.reshape(*windows.shape[: rank + 1], groups, -1, *windows.shape[rank + 2 :])
     order = (rank + 1, *range(rank + 1), *range(rank + 3, 2 * rank + 3), rank + 2)
     return taps.transpose(order).reshape(groups, -1, np.prod(taps.shape[rank + 2 :], dtype=int))

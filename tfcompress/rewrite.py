@@ -59,6 +59,11 @@ def swap(model, rules, curvature=None, data=None):
     check_graph(model)
     if curvature is not None and data is not None:
         raise ValueError("Give either `curvature` or `data`, not both: `data` measures its own.")
+    return swapped(model, rules, curvature, data)
+
+
+def swapped(model, rules, curvature=None, data=None, moments=Moments):
+    """`swap`; `moments(layer)` makes what measures the inputs of a layer."""
     targets, left = match(model, rules)
     made = {}
 
@@ -67,7 +72,7 @@ def swap(model, rules, curvature=None, data=None):
         try:
             fit = {"metric": (curvature or {}).get(path)}
             if pairs is not None and isinstance(maker, Maker):
-                fit = _measured(layer, pairs)
+                fit = _measured(moments(layer), pairs)
             made[id(layer)] = _make(maker, layer, named, fit)
         except ValueError as error:
             if named:
@@ -198,9 +203,8 @@ def check_graph(model) -> None:
         )
 
 
-def _measured(layer, pairs) -> dict:
+def _measured(moments, pairs) -> dict:
     """The metric of a layer on its inputs in the model as changed so far, and a kernel for them."""
-    moments = Moments(layer)
     for before, now in pairs:
         moments.add(now, before)
     return {"metric": moments.metric(), "kernel": moments.adapted()}

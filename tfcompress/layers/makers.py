@@ -53,9 +53,13 @@ class Composed(Maker):
             raise ValueError(f"Layer '{layer.name}' is not built, so it cannot be unfolded.")
         return [self._again(part) for part in layer.to_ordinary()]
 
-    def _again(self, part):
+    def second(self, part):
+        """The maker of a part, or None."""
         takes = (maker for maker in self.others if maker.layer_class.ordinary is type(part))
-        maker = next(takes, None)
+        return next(takes, None)
+
+    def _again(self, part):
+        maker = self.second(part)
         return part if maker is None else maker(part)
 
     def __repr__(self):
