@@ -10,7 +10,8 @@ from .base import CompressedLayer
 from .ordinary import to_numpy
 
 ROUNDS = 12
-GAIN = 0.01  # of the damage: a round that takes less of it away is the last one
+GAIN = 0.01  # of the damage: a round that takes less of it away is the last one,
+SMALL = 2**18  # unless the kernel has no more weights than this
 LARGE = 2**23  # weights; above, a round takes minutes, and there is one
 
 
@@ -101,7 +102,7 @@ def fit_grid(w, nearest, scale, metric, refit=True):
     Alternates compensated rounding (`tfcompress.metric.compensate`) with the least-squares scale of
     each output, and keeps the best of the rounds for each output. The scale matters as much as the
     points: on the networks of `benchmarks/post_training.py` twelve rounds take binary weights from
-    81% to 88% (MLP) and from 73% to 87% (LeNet). Kernels that gain less get fewer.
+    81% to 88% (MLP) and from 73% to 87% (LeNet). Large kernels that gain little get fewer.
 
     Args:
         w: kernel `(..., o)`.
@@ -132,7 +133,7 @@ def fit_grid(w, nearest, scale, metric, refit=True):
         grid = found if grid is None else np.where(better, found, grid)
         last, damage = np.sum(damage), np.minimum(left, damage)
         scale = np.where(better, trial, scale)
-        if last - np.sum(damage) < GAIN * last < np.inf:
+        if w.size > SMALL and last - np.sum(damage) < GAIN * last < np.inf:
             break
     return grid.astype(np.float32), scale.astype(np.float32)
 

@@ -12,7 +12,7 @@ from .grid import GridKernel, fit_grid
 from .other_forms import CompressedDepthwiseConv2D, CompressedEinsumDense, CompressedEmbedding
 
 SHRINK = np.linspace(0.3, 1.2, 91)  # scales that are tried, in shares of the one that clips nothing
-MANY = 2**20  # weights, above which only every third scale is tried
+MANY = 2**18  # weights, above which only every third scale is tried, in single precision
 LEVELS = ("linear", "log")
 
 
@@ -124,14 +124,17 @@ class QuantizedKernel(GridKernel):
 
     def _search_scale(self, w, d):
         """The scale per output with the least `sum d (w - a grid)^2` among `SHRINK`."""
-        w, d = np.asarray(w, "float32"), np.asarray(d / max(d.max(), 1e-30), "float32")
+        shares = SHRINK
+        if w.size > MANY:
+            shares = SHRINK[1::3]
+            w, d = np.asarray(w, "float32"), np.asarray(d / max(d.max(), 1e-30), "float32")
         widest = np.max(np.abs(w), 0) / self.largest
         best, best_error = widest, np.full(w.shape[-1], np.inf)
-        for share in SHRINK if w.size <= MANY else SHRINK[1::3]:
+        for share in shares:
             scale = widest * share
             unit = np.where(scale == 0, 1, scale)
             e = w - scale * self._nearest(w / unit)
-            error = np.einsum("io,io,io->o", d, e, e)
+            error = np.sum(d * e**2, 0) if w.size <= MANY else np.einsum("io,io,io->o", d, e, e)
             best = np.where(error < best_error, scale, best)
             best_error = np.minimum(error, best_error)
         return best
