@@ -5,7 +5,8 @@
 
 The float ResNet of `nets.py`, at 10% and 6% of the bits of its float32 kernels. `plan` gets 2,000
 images, drawn anew for each seed, and their labels; so does each single method, with the same rule
-for all layers (`swap(data=)`), of which the best that fits the budget counts. Norms are measured
+for all layers (`swap(data=)`), of which the best that fits the budget counts; Tucker and CP forms,
+which take minutes for a whole network and are never the best, are left out. Norms are measured
 anew for all. Test accuracy on 10,000 images.
 
 ResNet-18 at 32 x 32 (11.2 million weights, the stem for small images), 1,000 random images, 10% of
@@ -27,6 +28,7 @@ from nets import accuracy, load_or_train
 import tfcompress as tfc
 from tfcompress.candidates import default_candidates
 from tfcompress.datasets import fashion_mnist
+from tfcompress.planner import Planner
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 KINDS = (layers.Dense, layers.Conv2D)
@@ -37,7 +39,8 @@ Written by `benchmarks/planning.py`: {machine}.
 """
 QUALITY = """## Accuracy
 
-{protocol} The float network has {float:.4f}.
+{protocol} The float network has {float:.4f}: where 3 bits
+alone come within half a point of that, no plan can be half a point better.
 
 | budget | seed | plan | its bits | best single method | its bits | difference |
 |---|---|---|---|---|---|---|
@@ -59,6 +62,8 @@ def singles(start, x, test):
     """`[(accuracy, bits, name)]` of each method alone."""
     found = []
     for name, makers in default_candidates("bits").items():
+        if name.startswith(("Tucker", "CP")):
+            continue
         if name.endswith(" bits") and "," not in name:
             rules = tfc.layers.rounding(int(name.split()[0]))
         else:
@@ -79,8 +84,9 @@ def quality(protocol, arguments):
         rows = np.random.default_rng(seed).permutation(len(train[0]))[:2000]
         x, y = train[0][rows], train[1][rows]
         alone = singles(start, x, test)
+        planner = Planner(start, (x, y), loss=LOSS)  # what `plan` makes for each budget
         for budget in (0.10, 0.06):
-            made = tfc.plan(start, (x, y), budget, loss=LOSS)
+            made = planner.plan(budget)
             right = accuracy(made.model, *test)
             fits = [one for one in alone if one[1] <= budget * whole]
             best, size, name = max(fits, default=(float("nan"), 0, "none fits"))

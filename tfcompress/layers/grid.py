@@ -10,7 +10,7 @@ from .base import CompressedLayer
 from .ordinary import to_numpy
 
 ROUNDS = 12
-GAIN = 0.01  # of the damage: a round that takes less of it away is the last one,
+GAIN = 0.003  # of the damage: a round that takes less of it away is the last one,
 SMALL = 2**18  # unless the kernel has no more weights than this
 LARGE = 2**23  # weights; above, a round takes minutes, and there is one
 
