@@ -54,15 +54,16 @@ def default_candidates(target) -> dict[str, list[Maker]]:
 def fitted(layer, metric, candidates, count, estimate, measure, harmless, reasons):
     """The forms worth their cost, as `(name, maker, cost, predicted, measured, chain)`, by cost.
 
-    They are fitted from the smallest one on, until one does no harm. A form is left out if a
-    smaller one has a lower `1/2 tr e^T A e`; a low-rank one is not even fitted if a smaller form
-    lies below what no kernel of its rank can reach.
+    A form is left out if a smaller one has a lower `1/2 tr e^T A e`. Where the cost is known before
+    the fit, forms are fitted from the smallest one on, until one does no harm, and a low-rank one is
+    not even fitted if a smaller form lies below what no kernel of its rank can reach.
 
     Args:
         layer: a built layer.
         metric: of its inputs.
         candidates: see `planner.plan`.
-        count, estimate: what a chain of layers takes, fitted or not.
+        count: what a chain of fitted layers takes.
+        estimate: the same of layers that are not fitted; None where only a fit can tell.
         measure: the rise of the loss with a chain in the layer's place.
         harmless: a rise that is none.
         reasons: a list; why a maker cannot take the layer is added.
@@ -71,9 +72,7 @@ def fitted(layer, metric, candidates, count, estimate, measure, harmless, reason
     ordinary, least = count([layer]), _least(metric, w)
     found, done, lowest = [], set(), np.inf
     for size, name, maker, bare in _by_size(layer, candidates, estimate):
-        if name in done or (
-            bare is not None and (size >= estimate([layer]) or least(bare) > lowest)
-        ):
+        if name in done or (bare is not None and (size >= ordinary or least(bare) > lowest)):
             continue
         if getattr(maker, "layer_class", None) is forms.CPConv2D and w.size > LARGEST_CP:
             reasons.append(f"- CP would take long for the {w.size:,} weights of {layer.name}.")
@@ -86,14 +85,17 @@ def fitted(layer, metric, candidates, count, estimate, measure, harmless, reason
             continue
         done.add(name)
         predicted, cost = metric.quadratic(w - to_numpy(first.kernel)), count(chain)
-        if predicted >= lowest or cost >= ordinary:
+        if cost >= ordinary or (bare is not None and predicted >= lowest):
             continue
-        lowest = predicted
-        found.append((name, maker, cost, predicted, measure(chain), chain))
-        if found[-1][4] <= harmless:
-            break
-    kept = frontier([one[2] for one in found], [one[3] for one in found])
-    return [found[i] for i in kept]
+        found.append([name, maker, cost, predicted, None, chain])
+        if bare is not None:
+            lowest, found[-1][4] = predicted, measure(chain)
+            if found[-1][4] <= harmless:
+                break
+    kept = [found[i] for i in frontier([one[2] for one in found], [one[3] for one in found])]
+    for one in kept:
+        one[4] = measure(one[5]) if one[4] is None else one[4]
+    return kept
 
 
 def _by_size(layer, candidates, estimate):
@@ -101,7 +103,7 @@ def _by_size(layer, candidates, estimate):
     found = []
     for name, makers in candidates.items():
         for maker in makers if isinstance(makers, (list, tuple)) else [makers]:
-            bare = _unfitted(_first_step(maker), layer)
+            bare = None if estimate is None else _unfitted(_first_step(maker), layer)
             if bare is None:
                 found.append((0, name, maker, None))
                 continue

@@ -29,11 +29,11 @@ TARGETS = ("bits", "tflite", "archive", "macs")
 def plan(model, data, budget, target="bits", loss=None, candidates=None) -> Plan:
     """Chooses a form for each layer so that the whole fits a budget and the loss suffers least.
 
-    1. The candidates of each layer are fitted in the metric of the layer's inputs, from the
-       smallest one on; those that another one beats in both size and `1/2 tr e^T A e` are dropped.
+    1. The candidates of each layer are fitted in the metric of the layer's inputs; those that
+       another one beats in both size and `1/2 tr e^T A e` are dropped.
     2. The others are put into the network one by one, and the loss is measured on examples that no
-       kernel was fitted on (a fifth of the data, at most 256 of them). Forms larger than one that
-       raises it by less than 0.2% are not tried.
+       kernel was fitted on (a fifth of the data, at most 256 of them). For `"bits"` and `"macs"`,
+       forms larger than one that raises it by less than 0.2% are not tried.
     3. The multiple-choice knapsack takes the forms with the least sum of losses.
     4. The whole network is swapped, recalibrated and measured, then again with each layer put back.
        If another split promises 5% less damage by these losses, it is tried too, and the better
@@ -94,8 +94,7 @@ class Planner:
         self.judge = Judge(model, *held, loss)
         makers, reasons = candidates or default_candidates(target), []
         count = partial(counter, target, store=store)
-        estimate = partial(counter, "macs" if target == "macs" else "bits")
-        counts = count, estimate
+        counts = count, count if target in ("bits", "macs") else lambda *_: None
         self.options = _options(model, self.fit, counts, self.judge, makers, reasons)
         if not any(len(row) > 1 for row in self.options.values()):
             why = "\n".join(["", *reasons])
