@@ -55,7 +55,7 @@ def fitted(layer, metric, candidates, count, estimate, measure, harmless, reason
     """The forms worth their cost, as `(name, maker, cost, predicted, measured, chain)`, by cost.
 
     A form is left out if a smaller one has a lower `1/2 tr e^T A e`. Where the cost is known before
-    the fit, forms are fitted from the smallest one on, until one does no harm, and a low-rank one is
+    the fit, forms are fitted from the smallest one on, until one does no harm; a low-rank one is
     not even fitted if a smaller form lies below what no kernel of its rank can reach.
 
     Args:
