@@ -64,7 +64,7 @@ half of the loss) and without dropout, which the smaller layers do not need: wit
 0.94 points instead of 0.12. The aim is to lose at most 1 point. Test accuracy on 10,000 images;
 networks that the table does not name were not run.
 
-| network | seed | epochs | float32 | swapped | epochs, rate | trained on | change | from | bytes |
+| network | seed | epochs | float32 | swapped | epochs, rate | trained on | change | float32 bytes | bytes |
 |---|---|---|---|---|---|---|---|---|---|
 """
 
