@@ -6,7 +6,8 @@
 The float ResNet of `nets.py`, at 10% and 6% of the bits of its float32 kernels. `plan` gets 2,000
 images, drawn anew for each seed, and their labels; so does each single method, with the same rule
 for all layers (`swap(data=)`), of which the best that fits the budget counts; Tucker and CP forms,
-which take minutes for a whole network, are left out. Norms are measured anew for all. Test accuracy on 10,000 images.
+which take minutes for a whole network, are left out. Norms are measured anew for all. Test
+accuracy on 10,000 images.
 
 ResNet-18 at 32 x 32 (11.2 million weights, the stem for small images), 1,000 random images, 10% of
 the bits. Weights are random and the norms measured on the images, so that each layer sees
