@@ -291,7 +291,7 @@ def test_levels_are_in_the_tflite_file(project, encoding):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(ProxNewton(0.01, project), loss)
     model.fit(pixels, np.arange(64) % 4, epochs=2, verbose=0)
-    blob = tfc.to_tflite(model, check=pixels[:8], store="small")
+    blob = tfc.to_tflite(model, check=pixels[:8])
     found = {row.layer: row.encoding for row in stored_tensors(blob)}
     assert found["fc/kernel"] == found["out/kernel"] == encoding
 
