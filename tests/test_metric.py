@@ -21,13 +21,13 @@ def problem(seed, n=None, out=None, groups=1):
 
 def to_levels(levels):
     levels = np.asarray(levels)
-    return lambda row, index: levels[np.abs(row[:, None] - levels).argmin(1)]
+    return lambda row, place: levels[np.abs(row[..., None] - levels).argmin(-1)]
 
 
 def to_grid(w, bits=3):
     top = 2 ** (bits - 1) - 1
     scale = np.abs(w).max(0) / top
-    return lambda row, index: np.clip(np.round(row / scale), -top, top) * scale
+    return lambda row, place: np.clip(np.round(row / scale), -top, top) * scale
 
 
 def test_a_diagonal_by_hand():
@@ -132,9 +132,9 @@ def test_values_are_the_rounding_functions_own_and_places_the_rows():
     w, A = problem(3, n=150, out=4)  # more rows than one run between matrix products
     seen = set()
 
-    def rounding(row, index):
-        seen.add(index)
-        return np.where(row >= 0, 1.0, -1.0) * (1 + index)
+    def rounding(row, place):
+        seen.update(np.ravel(place))
+        return np.where(row >= 0, 1.0, -1.0) * np.asarray(1 + place)[..., None]
 
     found = compensate(w, rounding, Kronecker([A[0][:100, :100], A[0][100:, 100:]]))
     assert seen == set(range(150))

@@ -44,8 +44,11 @@ def default_candidates(target) -> dict[str, list[Maker]]:
         found[f"rank {share:.3g}, 8 bits"] = [
             low.using(rank=share).then(*(cls.using(bits=8) for cls in eight)) for low in by_kind
         ]
+    chains = {"Tucker": forms.TuckerConv2D}
+    if target == "tflite":  # in bits, ternary and 4-bit kernels are nearer at the same size
+        chains["CP"] = forms.CPConv2D
     for share in (0.5, 0.25):
-        for cls, label in ((forms.TuckerConv2D, "Tucker"), (forms.CPConv2D, "CP")):
+        for label, cls in chains.items():
             maker = cls.using(rank=share).then(forms.QuantizedConv2D.using(bits=8))
             found[f"{label} {share:.3g}, 8 bits"] = [maker]
     return found

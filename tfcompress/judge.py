@@ -7,7 +7,8 @@ from .batches import batches
 from .suffix import Suffix
 
 BATCH = 64
-HELD = 256  # examples on which the loss is measured, at most a fifth of the data
+HELD = 256  # examples on which the loss is measured, at most a fifth of the data;
+UNLABELLED = 64  # without labels: the outputs' change varies far less by example than a loss does
 
 
 def split(data):
@@ -18,7 +19,7 @@ def split(data):
         for parts in zip(*given, strict=True)
     )
     count = len(keras.tree.flatten(x)[0])
-    held = min(HELD, count // 5)
+    held = min(UNLABELLED if y is None else HELD, count // 5)
     if not held:
         raise ValueError(f"`data` must hold at least 5 examples. Received: {count}")
     chosen = np.zeros(count, bool)

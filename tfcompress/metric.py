@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 DAMPING = 0.01  # of the mean diagonal of A, as in GPTQ
-SINGLE = 1024  # inputs of a block above which `compensate` works in single precision
+SINGLE = 1024  # inputs of a block from which on `compensate` works in single precision
 HELD = 2**23  # entries of `A`, up to which its factors are held for the next kernel
 ROWS = 64  # rows that are settled one by one between two matrix products
 
@@ -217,8 +217,9 @@ def compensate(w, round_row, metric, order="importance", sweeps=0) -> np.ndarray
 
     Args:
         w: kernel.
-        round_row: called as `round_row(row, index)` with one entry per output, `(out,)`, and the
-            row's place in the fan-in; returns the allowed values nearest to them, `(out,)`.
+        round_row: called as `round_row(row, place)` with one entry per output, `(out,)`, and the
+            row's place in the fan-in, or with several rows, `(k, out)`, and their k places; returns
+            the allowed values nearest to them, of the same shape.
         metric: `Kronecker`, or anything else for plain rounding, which a diagonal cannot better.
         order: `"importance"`, the rows in decreasing order of `A_ii`, or `"as_is"`.
         sweeps: passes of coordinate descent. They lower the form, but fit the calibration data
@@ -239,7 +240,7 @@ def compensate(w, round_row, metric, order="importance", sweeps=0) -> np.ndarray
     w = np.asarray(w)
     if not isinstance(metric, Kronecker):
         rows = w.reshape(-1, w.shape[-1])
-        return np.stack([round_row(row, i) for i, row in enumerate(rows)]).reshape(w.shape)
+        return round_row(rows, np.arange(len(rows))).reshape(w.shape)
     parts = metric.split(w)
     out = np.empty(parts.shape, w.dtype if w.dtype.kind == "f" else "float64")
     for rows, places, A, H, R in _factors(metric, order):
@@ -248,7 +249,9 @@ def compensate(w, round_row, metric, order="importance", sweeps=0) -> np.ndarray
         def round_at(values, i, first=rows.start, places=places):  # values (G, m)
             return np.reshape(round_row(values.reshape(-1), first + places[i]), values.shape)
 
-        plain = np.stack([round_at(part[:, i], i) for i in range(len(places))], 1)
+        flat = part.swapaxes(0, 1).reshape(len(places), -1)
+        plain = round_row(flat, rows.start + places).reshape(part.swapaxes(0, 1).shape)
+        plain = plain.swapaxes(0, 1)
         q = _feed_back(part, round_at, R)
         for _ in range(sweeps):
             _descend(part, q, round_at, H)
@@ -275,7 +278,7 @@ def _ordered(rows, A, H, order):
         places = np.argsort(-importance, kind="stable")
     A, H = A[:, places[:, None], places], H[:, places[:, None], places]
     R = _upper(H)
-    if len(places) > SINGLE:
+    if len(places) >= SINGLE:
         A, H, R = A.astype("float32"), H.astype("float32"), R.astype("float32")
     return rows, places, A, H, R
 

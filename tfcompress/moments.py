@@ -226,15 +226,13 @@ def patches(layer, x, positions=None, seed=0) -> np.ndarray:
     if getattr(layer, "data_format", None) == "channels_first":
         x = np.moveaxis(x, 1, -1)
     groups = x.shape[-1] if depthwise else getattr(layer, "groups", 1)
-    windows = _windows(layer, x)  # (b, positions..., channels, taps...)
-    rank, space = len(layer.kernel_size), windows.shape[1 : 1 + len(layer.kernel_size)]
+    windows = _windows(layer, x)  # (b, positions..., taps..., channels)
+    space = windows.shape[1 : 1 + len(layer.kernel_size)]
     if positions is not None and positions < math.prod(space):
         drawn = np.random.default_rng(seed).choice(math.prod(space), positions, replace=False)
         windows = windows[(slice(None), *np.unravel_index(drawn, space))]
-        windows = windows.reshape(len(x), positions, *[1] * (rank - 1), *windows.shape[2:])
-    taps = windows.reshape(*windows.shape[: rank + 1], groups, -1, *windows.shape[rank + 2 :])
-    order = (rank + 1, *range(rank + 1), *range(rank + 3, 2 * rank + 3), rank + 2)
-    return taps.transpose(order).reshape(groups, -1, np.prod(taps.shape[rank + 2 :], dtype=int))
+    rows = windows.reshape(-1, math.prod(layer.kernel_size), groups, x.shape[-1] // groups)
+    return rows.transpose(2, 0, 1, 3).reshape(groups, len(rows), -1)
 
 
 def _windows(layer, x):
@@ -251,7 +249,8 @@ def _windows(layer, x):
             pad[axis] = (size - 1, 0)
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, pad), reach, tuple(axes))
     steps = (slice(None), *(slice(None, None, s) for s in strides), slice(None))
-    return windows[(*steps, *(slice(None, None, d) for d in dilation))]
+    windows = windows[(*steps, *(slice(None, None, d) for d in dilation))]
+    return np.moveaxis(windows, len(axes) + 1, -1)
 
 
 def _contracted(layer):

@@ -19,9 +19,9 @@ from .suffix import Suffix
 from .walk import name_of, walk
 
 BLOCK = 1024  # fan-in above which the metric of a layer's inputs is cut into blocks
-POSITIONS = 32  # at which a convolution's inputs are measured in each image
+POSITIONS = 16  # at which a convolution's inputs are measured in each image
 HARMLESS = 0.002  # rise of the loss, as a share of it, from which on larger forms are not tried
-GAIN = 0.05  # of the damage, for which another split is tried
+GAIN = 0.1  # of the damage, for which another split is tried
 ORDINARY = "float32"
 TARGETS = ("bits", "tflite", "archive", "macs")
 
@@ -36,7 +36,7 @@ def plan(model, data, budget, target="bits", loss=None, candidates=None) -> Plan
        forms larger than one that raises it by less than 0.2% are not tried.
     3. The multiple-choice knapsack takes the forms with the least sum of losses.
     4. The whole network is swapped, recalibrated and measured, then again with each layer put back.
-       If another split promises 5% less damage by these losses, it is tried too, and the better
+       If another split promises 10% less damage by these losses, it is tried too, and the better
        one is kept.
 
     Args:

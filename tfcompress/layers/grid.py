@@ -10,8 +10,8 @@ from .base import CompressedLayer
 from .ordinary import to_numpy
 
 ROUNDS = 12
-GAIN = 0.003  # of the damage: a round that takes less of it away is the last one,
-SMALL = 2**18  # unless the kernel has no more weights than this
+SMALL = 2**18  # weights; above, a metric's sums are in single precision, and a round that takes
+GAIN = 0.003  # of the damage or less away is the last one
 LARGE = 2**23  # weights; above, a round takes minutes, and there is one
 
 
@@ -115,14 +115,14 @@ def fit_grid(w, nearest, scale, metric, refit=True):
         The grid points, float32 like `w`, and the scale, float32.
     """
     metric = as_metric(metric, w.shape)
-    large = isinstance(metric, Kronecker) and w.size > LARGE
-    w = np.asarray(w, np.float32 if large else np.float64)
+    sized = w.size if isinstance(metric, Kronecker) else 0
+    w = np.asarray(w, np.float32 if sized > SMALL else np.float64)
     axes = tuple(range(w.ndim - 1))
     toward = metric.apply(w)  # H w
     none = np.sum(w * toward, axes)
     grid, scale, damage = None, np.broadcast_to(scale, w.shape[-1:]).astype(w.dtype), np.inf
     trial = scale
-    for _ in range(ROUNDS if refit and not large else 1):
+    for _ in range(ROUNDS if refit and sized <= LARGE else 1):
         trial = np.asarray(trial, np.float32).astype(w.dtype)
         found = _round(w, nearest, trial, metric)
         gain, size = np.sum(found * toward, axes), np.sum(found * metric.apply(found), axes)

@@ -12,7 +12,8 @@ from .grid import GridKernel, fit_grid
 from .other_forms import CompressedDepthwiseConv2D, CompressedEinsumDense, CompressedEmbedding
 
 SHRINK = np.linspace(0.3, 1.2, 91)  # scales that are tried, in shares of the one that clips nothing
-MANY = 2**18  # weights, above which only every third scale is tried, in single precision
+MANY = 2**18  # weights that the search for a scale looks at, from at least
+ROWS = 512  # rows, if the kernel has as many
 LEVELS = ("linear", "log")
 
 
@@ -88,7 +89,7 @@ class QuantizedKernel(GridKernel):
     def _nearest(self, u, library=np):
         """The levels nearest to `u`, in NumPy or `keras.ops`."""
         if self.levels == "linear":
-            return library.clip(library.round(u), -self.count, self.count)
+            return library.minimum(library.maximum(library.round(u), -self.count), self.count)
         middles = (self._points[1:] + self._points[:-1]) / 2
         places = library.searchsorted(middles, library.reshape(library.abs(u), [-1]))
         points = library.take(self._points, library.reshape(places, u.shape))
@@ -123,18 +124,18 @@ class QuantizedKernel(GridKernel):
         self.latent.assign(np.where(near, w, scale * grid))
 
     def _search_scale(self, w, d):
-        """The scale per output with the least `sum d (w - a grid)^2` among `SHRINK`."""
-        shares = SHRINK
-        if w.size > MANY:
-            shares = SHRINK[1::3]
-            w, d = np.asarray(w, "float32"), np.asarray(d / max(d.max(), 1e-30), "float32")
+        """The scale per output with the least `sum d (w - a grid)^2` among `SHRINK`.
+
+        Of a large kernel a part of the rows is looked at, evenly drawn.
+        """
         widest = np.max(np.abs(w), 0) / self.largest
+        step = max(1, min(w.size // MANY, len(w) // ROWS))
+        w, d = w[::step], d[::step]
         best, best_error = widest, np.full(w.shape[-1], np.inf)
-        for share in shares:
+        for share in SHRINK:
             scale = widest * share
             unit = np.where(scale == 0, 1, scale)
-            e = w - scale * self._nearest(w / unit)
-            error = np.sum(d * e**2, 0) if w.size <= MANY else np.einsum("io,io,io->o", d, e, e)
+            error = np.sum(d * (w - scale * self._nearest(w / unit)) ** 2, 0)
             best = np.where(error < best_error, scale, best)
             best_error = np.minimum(error, best_error)
         return best
