@@ -6,6 +6,7 @@ import pytest
 
 import tfcompress as tfc
 from tfcompress import candidates, judge, planner
+from tfcompress.planner import Planner
 from tfcompress.suffix import Suffix
 
 L = keras.layers
@@ -166,9 +167,43 @@ def test_suffix_gives_the_outputs_from_wherever_it_is():
 def test_split_takes_held_out_examples_from_all_over():
     x = np.arange(100.0)[:, None]
     fit, (held, labels, weights) = judge.split((x, x[:, 0]))
-    assert len(held) == 20 and len(fit) == 80 and weights is None
+    assert len(held) == 12 and len(fit) == 88 and weights is None
     assert held[0] == 0 and held[-1] == 99 and not set(held[:, 0]) & set(fit[:, 0])
     np.testing.assert_array_equal(held[:, 0], labels)
+    assert len(judge.split(np.zeros((4000, 1)))[1][0]) == 64
+    assert len(judge.split((np.zeros((4000, 1)), np.zeros(4000)))[1][0]) == 256
+
+
+def test_a_form_that_is_small_in_the_file_alone_is_kept_for_the_file_alone():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8, 8, 16)), L.Conv2D(32, 3, name="conv")])
+    x = RNG.normal(size=(100, 8, 8, 16)).astype("float32")
+    low = tfc.layers.LowRankConv2D.using(rank=0.5).then(tfc.layers.QuantizedConv2D.using(bits=8))
+    makers = {"ternary": tfc.layers.TernaryConv2D.using(), "rank": low}
+    options = {
+        target: {
+            one.name: one for one in Planner(model, x, target, candidates=makers).options["conv"]
+        }
+        for target in ("bits", "tflite")
+    }
+    assert set(options["bits"]) == {"ternary", "float32"}  # nearer, and fewer bits
+    rank, ternary = options["tflite"]["rank"], options["tflite"]["ternary"]
+    assert rank.cost < ternary.cost and rank.measured > ternary.measured
+
+
+def test_a_form_is_not_tried_if_a_hardly_larger_one_is_far_better():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((64,)), L.Dense(256, name="fc")])
+    x = RNG.normal(size=(100, 64)).astype("float32")
+    eight = tfc.layers.QuantizedDense.using(bits=8)
+
+    def names(rank):
+        low = tfc.layers.LowRankDense.using(rank=rank).then(eight)
+        makers = {"binary": tfc.layers.BinaryDense.using(), "rank": low}
+        return [one.name for one in Planner(model, x, candidates=makers).options["fc"]]
+
+    assert names(rank=6) == ["binary", "float32"]  # 23,744 bits against 24,576
+    assert names(rank=3) == ["rank", "binary", "float32"]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +214,7 @@ def test_split_takes_held_out_examples_from_all_over():
         ({"budget": 1e-4}, ValueError, "cheapest"),
         ({"target": "bytes"}, ValueError, "target"),
         ({"candidates": {"a": tfc.layers.BinaryConv1D.using()}}, ValueError, "BinaryConv1D cannot"),
-        ({"data": X[:3]}, ValueError, "at least 5"),
+        ({"data": X[:3]}, ValueError, "at least 8"),
     ],
 )
 def test_bad_input(arguments, error, message):

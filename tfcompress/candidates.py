@@ -1,5 +1,7 @@
 """The forms that a layer may take, fitted, and what each of them takes."""
 
+import itertools
+
 import keras
 import numpy as np
 
@@ -13,6 +15,7 @@ from .layers.ranked import Ranked
 from .metric import Kronecker
 
 EMPTY_FILE = 1200  # bytes of a file with one small operation
+NEAR = 1.1  # times the cost, at which half of the damage makes a form not worth trying
 LARGEST_CP = 2**18  # weights of a kernel, above which a CP decomposition takes more than seconds
 
 
@@ -57,9 +60,10 @@ def default_candidates(target) -> dict[str, list[Maker]]:
 def fitted(layer, metric, candidates, count, estimate, measure, harmless, reasons):
     """The forms worth their cost, as `(name, maker, cost, predicted, measured, chain)`, by cost.
 
-    A form is left out if a smaller one has a lower `1/2 tr e^T A e`. Where the cost is known before
-    the fit, forms are fitted from the smallest one on, until one does no harm; a low-rank one is
-    not even fitted if a smaller form lies below what no kernel of its rank can reach.
+    A form is left out if a smaller one has a lower `1/2 tr e^T A e`, or the next one half of it at
+    up to 10% more. Where the cost is known before the fit, forms are fitted from the smallest one
+    on, until one does no harm; a low-rank one is not even fitted if a smaller form lies below what
+    no kernel of its rank can reach.
 
     Args:
         layer: a built layer.
@@ -74,7 +78,8 @@ def fitted(layer, metric, candidates, count, estimate, measure, harmless, reason
     w = np.asarray(to_numpy(kernel_of(layer)), "float64")
     ordinary, least = count([layer]), _least(metric, w)
     found, done, lowest = [], set(), np.inf
-    for size, name, maker, bare in _by_size(layer, candidates, estimate):
+    by_size = _by_size(layer, candidates, estimate)
+    for (size, name, maker, bare), (after, *_) in itertools.pairwise([*by_size, (np.inf,)]):
         if name in done or (bare is not None and (size >= ordinary or least(bare) > lowest)):
             continue
         if getattr(maker, "layer_class", None) is forms.CPConv2D and w.size > LARGEST_CP:
@@ -90,9 +95,12 @@ def fitted(layer, metric, candidates, count, estimate, measure, harmless, reason
         predicted, cost = metric.quadratic(w - to_numpy(first.kernel)), count(chain)
         if cost >= ordinary or (bare is not None and predicted >= lowest):
             continue
+        if found and found[-1][4] is None and cost <= NEAR * found[-1][2]:
+            found = found[:-1] if predicted <= found[-1][3] / 2 else found
         found.append([name, maker, cost, predicted, None, chain])
-        if bare is not None:
-            lowest, found[-1][4] = predicted, measure(chain)
+        lowest = predicted if bare is not None else lowest
+        if bare is not None and after > NEAR * cost:
+            found[-1][4] = measure(chain)
             if found[-1][4] <= harmless:
                 break
     kept = [found[i] for i in frontier([one[2] for one in found], [one[3] for one in found])]

@@ -7,8 +7,9 @@ from .batches import batches
 from .suffix import Suffix
 
 BATCH = 64
-HELD = 256  # examples on which the loss is measured, at most a fifth of the data;
+HELD = 256  # examples on which the loss is measured, at most
 UNLABELLED = 64  # without labels: the outputs' change varies far less by example than a loss does
+SHARE = 8  # of the data, one in as many at most
 
 
 def split(data):
@@ -19,9 +20,9 @@ def split(data):
         for parts in zip(*given, strict=True)
     )
     count = len(keras.tree.flatten(x)[0])
-    held = min(UNLABELLED if y is None else HELD, count // 5)
+    held = min(UNLABELLED if y is None else HELD, count // SHARE)
     if not held:
-        raise ValueError(f"`data` must hold at least 5 examples. Received: {count}")
+        raise ValueError(f"`data` must hold at least {SHARE} examples. Received: {count}")
     chosen = np.zeros(count, bool)
     chosen[np.linspace(0, count - 1, held).astype(int)] = True
     return _rows(x, ~chosen), [_rows(part, chosen) for part in (x, y, weights)]

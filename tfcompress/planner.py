@@ -32,8 +32,8 @@ def plan(model, data, budget, target="bits", loss=None, candidates=None) -> Plan
     1. The candidates of each layer are fitted in the metric of the layer's inputs; those that
        another one beats in both size and `1/2 tr e^T A e` are dropped.
     2. The others are put into the network one by one, and the loss is measured on examples that no
-       kernel was fitted on (a fifth of the data, at most 256 of them). For `"bits"` and `"macs"`,
-       forms larger than one that raises it by less than 0.2% are not tried.
+       kernel was fitted on (an eighth of the data, at most 256, or 64 without labels). For `"bits"`
+       and `"macs"`, forms larger than one that raises it by less than 0.2% are not tried.
     3. The multiple-choice knapsack takes the forms with the least sum of losses.
     4. The whole network is swapped, recalibrated and measured, then again with each layer put back.
        If another split promises 10% less damage by these losses, it is tried too, and the better
@@ -51,10 +51,10 @@ def plan(model, data, budget, target="bits", loss=None, candidates=None) -> Plan
         loss: as in `compile`. None takes the compiled one, if there are labels; else the loss is
             the mean squared change of the outputs over their variance.
         candidates: `{name: maker}`, or a list of makers, of which a layer gets the first that can
-            take it. None: binary, ternary, 3, 4 and 8 bits, and low rank, Tucker and (up to
-            262,144 weights, as it takes long) CP forms with 8 bits; for
-            `"archive"` also codebooks of 8 and 16 entries for 60, 80 and 90% zeros; for `"macs"`,
-            low rank, k x 1 / 1 x k and Tucker forms at 1/2, 1/4 and 1/8 of the MACs.
+            take it. None: binary, ternary, 3, 4 and 8 bits, and low rank and Tucker forms with
+            8 bits; for `"tflite"` also CP forms with 8 bits, of up to 262,144 weights (they take
+            long); for `"archive"` codebooks of 8 and 16 entries for 60, 80 and 90% zeros; for
+            `"macs"`, low rank, k x 1 / 1 x k and Tucker forms at 1/2, 1/4 and 1/8 of the MACs.
 
     Returns:
         A `Plan`.
