@@ -38,7 +38,7 @@ BUILDERS = {
 MOST = {"alexnet": (8e6, 4), "vgg16": (14e6, 3), "resnet18": (3.5e6, 2)}  # bytes, times faster
 BATCH = 128
 EPOCHS = {"alexnet": 12, "vgg16": 12, "resnet18": 8}
-TUNE = {"alexnet": (8, 2e-3), "vgg16": (8, 2e-3), "resnet18": (4, 1e-3)}  # epochs, first rate
+TUNE = {"alexnet": (8, 2e-3), "vgg16": (12, 3e-3), "resnet18": (4, 1e-3)}  # epochs, first rate
 HEAD = """# Whole networks
 
 Written by `benchmarks/networks.py`: {machine}.

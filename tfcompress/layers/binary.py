@@ -8,7 +8,7 @@ from keras import ops
 
 from ..metric import as_metric
 from .forms import CompressedConv1D, CompressedConv2D, CompressedDense
-from .grid import GridKernel, fit_grid, straight_through
+from .grid import GridKernel, fit_grid
 from .ordinary import glorot_variance, to_numpy
 
 
@@ -103,25 +103,24 @@ class BinaryKernel(GridKernel):
             return latent / self.limit
         return ops.where(latent >= 0, 1.0, -1.0)
 
-    @property
-    def kernel(self):
-        if self.stochastic:
-            return super().kernel
-        latent = ops.convert_to_tensor(self.latent)
-        return self._signed(latent >= 0, latent)
+    def rounded(self, latent, scale, training=None):
+        if self.stochastic and not training:
+            return super().rounded(latent, scale)
+        positive = self._draw(latent) if self.stochastic else latent >= 0
+        return ops.where(positive, scale, -scale)
 
-    def apply_kernel(self, x, training=None):
-        if not (self.stochastic and training):
-            return super().apply_kernel(x, training)
-        latent = ops.convert_to_tensor(self.latent)
-        # P(draw < w) = (w / H + 1) / 2; clipping it would change nothing.
-        limits = {"minval": -self.limit, "maxval": self.limit, "seed": self.seed_generator}
-        drawn = keras.random.uniform(latent.shape, dtype=latent.dtype, **limits)
-        return self.multiply(x, ops.cast(self._signed(drawn < latent, latent), self.compute_dtype))
+    def _draw(self, latent):
+        """True with the probability `(w / H + 1) / 2`, which clipping would not change.
 
-    def _signed(self, positive, latent):
-        scale = ops.convert_to_tensor(self.scale)
-        return straight_through(ops.where(positive, scale, -scale), latent, scale)
+        One byte is drawn for each weight. The threshold lies between two bytes, and one number for
+        all weights decides which of both it is, in proportion: no probability is rounded.
+        """
+        size = math.prod(latent.shape)
+        words = (size // 4 + 2,), -(2**31), 2**31 - 1, "int32"  # the last one for all weights
+        words = keras.random.randint(*words, seed=self.seed_generator)
+        drawn = ops.reshape(ops.view(words, "int8")[:size], latent.shape)
+        between = ops.cast(ops.right_shift(words[-1], 8), latent.dtype) / 2**24 - 0.5  # in [-1, 0)
+        return ops.cast(drawn, latent.dtype) <= latent * (128 / self.limit) + between
 
     def fit_kernel(self, w, metric=None):
         if self.stochastic:

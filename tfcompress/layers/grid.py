@@ -7,6 +7,7 @@ from keras import ops
 
 from ..metric import Kronecker, as_metric, compensate
 from .base import CompressedLayer
+from .forms import CompressedDense
 from .ordinary import to_numpy
 
 ROUNDS = 12
@@ -18,7 +19,8 @@ LARGE = 2**23  # weights; above, a round takes minutes, and there is one
 class GridKernel(CompressedLayer):
     """A kernel `scale * grid`, where `grid` holds the nearest grid points of latent weights.
 
-    The gradient of the kernel goes to the latents unchanged (straight through) and to the scale.
+    The gradient of the kernel goes to the latents unchanged (straight through) and to the scale,
+    `dL/dscale = sum dL/dkernel * kernel / scale`; it is `sum dL/dy * y / scale` over the outputs y.
     Stored are the codes of the grid points and the scale; the latents are training state. A method
     gives `grid(latent, scale)` in `keras.ops` and `set_latent(w, grid, scale)`.
     """
@@ -28,7 +30,21 @@ class GridKernel(CompressedLayer):
     @property
     def kernel(self):
         latent, scale = ops.convert_to_tensor(self.latent), ops.convert_to_tensor(self.scale)
-        return straight_through(scale * self.grid(latent, scale), latent, scale)
+        return straight_through(self.rounded(latent, scale), latent, scale)
+
+    def apply_kernel(self, x, training=None):
+        latent, scale = ops.convert_to_tensor(self.latent), ops.convert_to_tensor(self.scale)
+        kernel = self.rounded(latent, scale, training)
+        if not isinstance(self, CompressedDense) or len(x.shape) > 2:
+            kernel = straight_through(kernel, latent, scale)
+            return self.multiply(x, ops.cast(kernel, self.compute_dtype))
+        # A batch has fewer outputs than the kernel has weights.
+        kernel = straight_through(kernel, latent)
+        return scale_through(self.multiply(x, ops.cast(kernel, self.compute_dtype)), scale)
+
+    def rounded(self, latent, scale, training=None):
+        """The kernel, whatever its gradient."""
+        return scale * self.grid(latent, scale)
 
     def encode(self, grid) -> np.ndarray:
         """The int8 codes of grid points."""
@@ -70,23 +86,48 @@ class GridKernel(CompressedLayer):
         return [axis for axis in range(ndim) if axis not in axes] + axes
 
 
-def straight_through(kernel, latent, scale):
+def straight_through(kernel, latent, scale=None):
     """The kernel as it is, with a gradient that reaches the latents unchanged, and the scale.
 
-    `kernel = scale * grid`, so that dL/dscale is the sum of `dL/dkernel * kernel / scale`. Written
-    as one function it takes three passes over the kernel less than `stop_gradient` does.
+    Written as one function it takes three passes over the kernel less than `stop_gradient` does.
+
+    Args:
+        kernel: `scale * grid`.
+        latent: of the same shape.
+        scale: one that broadcasts against these; None if its gradient comes from elsewhere.
     """
 
     @ops.custom_gradient
-    def same(kernel, latent, scale):
+    def same(kernel, latent, *scales):
         def gradient(*args, upstream=None):
             upstream = args[0] if upstream is None else upstream
-            unit = ops.where(ops.equal(scale, 0), ops.ones_like(scale), scale)
-            return ops.zeros_like(kernel), upstream, sum_to(upstream * kernel, scale.shape) / unit
+            toward = [_scale_gradient(kernel, upstream, scale) for scale in scales]
+            return ops.zeros_like(kernel), upstream, *toward
 
         return kernel, gradient
 
-    return same(ops.stop_gradient(kernel), latent, scale)
+    return same(ops.stop_gradient(kernel), latent, *([] if scale is None else [scale]))
+
+
+def scale_through(outputs, scale):
+    """Outputs as they are, with the gradient that reaches the scale of their kernel."""
+
+    @ops.custom_gradient
+    def same(outputs, scale):
+        def gradient(*args, upstream=None):
+            upstream = args[0] if upstream is None else upstream
+            return upstream, _scale_gradient(outputs, upstream, scale)
+
+        return outputs, gradient
+
+    return same(outputs, scale)
+
+
+def _scale_gradient(values, upstream, scale):
+    """dL/dscale of values proportional to the scale: the sum of `dL/dvalue value / scale`."""
+    unit = ops.where(ops.equal(scale, 0), ops.ones_like(scale), scale)
+    values, upstream = ops.cast(values, scale.dtype), ops.cast(upstream, scale.dtype)
+    return sum_to(upstream * values, scale.shape) / unit
 
 
 def sum_to(x, shape):
