@@ -3,11 +3,11 @@
     python benchmarks/planning.py --nets folder        writes docs/planning-benchmark.md
     python benchmarks/planning.py --only time          writes its part of the page anew
 
-The float ResNet of `nets.py`, at 10% and 6% of the bits of its float32 kernels. `plan` gets 2,000
-images, drawn anew for each seed, and their labels; so does each single method, with the same rule
-for all layers (`swap(data=)`), of which the best that fits the budget counts; Tucker and CP forms,
-which take minutes for a whole network, are left out. Norms are measured anew for all. Test
-accuracy on 10,000 images.
+The float ResNet of `nets.py`, at 10% and 6% of the bits of its float32 kernels, and of the bytes of
+its float32 file (plans for `target="tflite", store="small"`). `plan` gets 2,000 images, drawn anew
+for each seed, and their labels; so does each single method of the plan's candidates, with the same
+rule for all layers (`swap(data=)`), of which the best that fits the budget counts (its file in the
+smaller of both stores). Norms are measured anew for all. Test accuracy on 10,000 images.
 
 ResNet-18 at 32 x 32 (11.2 million weights, the stem for small images), 1,000 random images, 10% of
 the bits. Weights are random and the norms measured on the images, so that each layer sees
@@ -31,6 +31,7 @@ from tfcompress.datasets import fashion_mnist
 from tfcompress.planner import Planner
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+UNITS = {"bits": "bits", "tflite": "file's bytes"}
 KINDS = (layers.Dense, layers.Conv2D)
 HEAD = """# One budget for a whole network
 
@@ -42,7 +43,7 @@ QUALITY = """## Accuracy
 {protocol} The float network has {float:.4f}: where 3 bits
 alone come within half a point of that, no plan can be half a point better.
 
-| budget | seed | plan | its bits | best single method | its bits | difference |
+| budget | seed | plan | its size | best single method | its size | difference |
 |---|---|---|---|---|---|---|
 """
 TIME = """## Time
@@ -58,12 +59,14 @@ def bits(model) -> int:
     return tfc.report(model).bits
 
 
-def singles(start, x, test):
-    """`[(accuracy, bits, name)]` of each method alone."""
+def file_bytes(model, check) -> int:
+    return min(len(tfc.to_tflite(model, store=way, check=check)) for way in ("fast", "small"))
+
+
+def singles(start, x, test, target, size):
+    """`[(accuracy, size, name)]` of each method alone."""
     found = []
-    for name, makers in default_candidates("bits").items():
-        if name.startswith(("Tucker", "CP")):
-            continue
+    for name, makers in default_candidates(target).items():
         if name.endswith(" bits") and "," not in name:
             rules = tfc.layers.rounding(int(name.split()[0]))
         else:
@@ -71,31 +74,34 @@ def singles(start, x, test):
             rules = {kind: of_kind[kind] for kind in KINDS if kind in of_kind}
         small = tfc.swap(start, rules, data=x)
         tfc.recalibrate_batch_norm(small, x)
-        found.append((accuracy(small, *test), bits(small), name))
+        found.append((accuracy(small, *test), size(small), name))
     return found
 
 
 def quality(protocol, arguments):
     train, test, _ = fashion_mnist()
     start = load_or_train("resnet", arguments.nets, train)
-    whole = bits(start)
     text = QUALITY.format(protocol=protocol, float=accuracy(start, *test))
-    for seed in arguments.seeds:
-        rows = np.random.default_rng(seed).permutation(len(train[0]))[:2000]
-        x, y = train[0][rows], train[1][rows]
-        alone = singles(start, x, test)
-        planner = Planner(start, (x, y), loss=LOSS)  # what `plan` makes for each budget
-        for budget in (0.10, 0.06):
-            made = planner.plan(budget)
-            right = accuracy(made.model, *test)
-            fits = [one for one in alone if one[1] <= budget * whole]
-            best, size, name = max(fits, default=(float("nan"), 0, "none fits"))
-            row = (
-                f"| {budget:.0%} | {seed} | {right:.4f} | {made.cost / whole:.1%} "
-                f"| {best:.4f} ({name}) | {size / whole:.1%} | {right - best:+.4f} |\n"
-            )
-            print(row, end="", flush=True)
-            text += row
+    for target, size in (("bits", bits), ("tflite", lambda net: file_bytes(net, test[0][:32]))):
+        whole = size(start)
+        for seed in arguments.seeds:
+            rows = np.random.default_rng(seed).permutation(len(train[0]))[:2000]
+            x, y = train[0][rows], train[1][rows]
+            alone = singles(start, x, test, target, size)
+            planner = Planner(start, (x, y), target, LOSS, store="small")  # `plan` for many budgets
+            for budget in (0.10, 0.06):
+                allowed = budget * whole - (whole - planner.whole if target == "tflite" else 0)
+                made = planner.plan_for(int(allowed))
+                right, own = accuracy(made.model, *test), size(made.model)
+                fits = [one for one in alone if one[1] <= budget * whole]
+                best, other, name = max(fits, default=(float("nan"), 0, "none fits"))
+                row = (
+                    f"| {budget:.0%} of the {UNITS[target]} | {seed} | {right:.4f} "
+                    f"| {own / whole:.1%} | {best:.4f} ({name}) | {other / whole:.1%} "
+                    f"| {right - best:+.4f} |\n"
+                )
+                print(row, end="", flush=True)
+                text += row
     return text
 
 

@@ -26,7 +26,7 @@ ORDINARY = "float32"
 TARGETS = ("bits", "tflite", "archive", "macs")
 
 
-def plan(model, data, budget, target="bits", loss=None, candidates=None) -> Plan:
+def plan(model, data, budget, target="bits", loss=None, candidates=None, store="fast") -> Plan:
     """Chooses a form for each layer so that the whole fits a budget and the loss suffers least.
 
     1. The candidates of each layer are fitted in the metric of the layer's inputs; those that
@@ -55,6 +55,7 @@ def plan(model, data, budget, target="bits", loss=None, candidates=None) -> Plan
             8 bits; for `"tflite"` also CP forms with 8 bits, of up to 262,144 weights (they take
             long); for `"archive"` codebooks of 8 and 16 entries for 60, 80 and 90% zeros; for
             `"macs"`, low rank, k x 1 / 1 x k and Tucker forms at 1/2, 1/4 and 1/8 of the MACs.
+        store: of the file whose bytes `"tflite"` counts, as in `to_tflite`.
 
     Returns:
         A `Plan`.
@@ -75,15 +76,14 @@ def plan(model, data, budget, target="bits", loss=None, candidates=None) -> Plan
     True
     """
     _check(budget)
-    return Planner(model, data, target, loss, candidates).plan(budget)
+    return Planner(model, data, target, loss, candidates, store).plan(budget)
 
 
 class Planner:
     """The forms of each layer, fitted and measured once, for plans of any budget; see `plan`.
 
     Args:
-        model, data, target, loss, candidates: as in `plan`.
-        store: of the file whose bytes the target `"tflite"` counts.
+        model, data, target, loss, candidates, store: as in `plan`.
     """
 
     def __init__(self, model, data, target="bits", loss=None, candidates=None, store="fast"):
