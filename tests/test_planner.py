@@ -189,6 +189,8 @@ def test_a_form_that_is_small_in_the_file_alone_is_kept_for_the_file_alone():
     assert set(options["bits"]) == {"ternary", "float32"}  # nearer, and fewer bits
     rank, ternary = options["tflite"]["rank"], options["tflite"]["ternary"]
     assert rank.cost < ternary.cost and rank.measured > ternary.measured
+    smallest = tfc.plan(model, x, 1.0, "tflite", None, {"ternary": makers["ternary"]}, "small")
+    assert smallest.options["conv"][0].cost < ternary.cost  # 2 bits in place of 8
 
 
 def test_a_form_is_not_tried_if_a_hardly_larger_one_is_far_better():

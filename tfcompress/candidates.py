@@ -95,8 +95,9 @@ def fitted(layer, metric, candidates, count, estimate, measure, harmless, reason
         predicted, cost = metric.quadratic(w - to_numpy(first.kernel)), count(chain)
         if cost >= ordinary or (bare is not None and predicted >= lowest):
             continue
-        if found and found[-1][4] is None and cost <= NEAR * found[-1][2]:
-            found = found[:-1] if predicted <= found[-1][3] / 2 else found
+        waiting = found and found[-1][4] is None
+        if waiting and cost <= NEAR * found[-1][2] and predicted <= found[-1][3] / 2:
+            found.pop()
         found.append([name, maker, cost, predicted, None, chain])
         lowest = predicted if bare is not None else lowest
         if bare is not None and after > NEAR * cost:

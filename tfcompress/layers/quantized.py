@@ -126,13 +126,17 @@ class QuantizedKernel(GridKernel):
     def _search_scale(self, w, d):
         """The scale per output with the least `sum d (w - a grid)^2` among `SHRINK`.
 
-        Of a large kernel a part of the rows is looked at, evenly drawn.
+        Of a large kernel a part of the rows is looked at, evenly drawn; of one with few rows, all of
+        them at every third scale, in single precision.
         """
         widest = np.max(np.abs(w), 0) / self.largest
         step = max(1, min(w.size // MANY, len(w) // ROWS))
-        w, d = w[::step], d[::step]
+        w, d, shares = w[::step], d[::step], SHRINK
+        if w.size > 2 * MANY:
+            w, d = np.asarray(w, "float32"), np.asarray(d / max(d.max(), 1e-30), "float32")
+            shares = SHRINK[1::3]
         best, best_error = widest, np.full(w.shape[-1], np.inf)
-        for share in SHRINK:
+        for share in shares:
             scale = widest * share
             unit = np.where(scale == 0, 1, scale)
             error = np.sum(d * (w - scale * self._nearest(w / unit)) ** 2, 0)
