@@ -105,6 +105,21 @@ def test_dead_outputs_and_inputs():
             np.testing.assert_array_equal(kernel, keras.ops.convert_to_numpy(layer.kernel))
 
 
+@pytest.mark.parametrize("cls", [tfc.layers.BinaryDense, tfc.layers.QuantizedDense])
+def test_gradients_from_the_outputs_are_those_from_the_kernel(cls):
+    x, y = (rng.standard_normal((9, n)).astype("float32") for n in (6, 3))
+    found = []
+    for more in ((), (1,)):  # with a third axis the scale's gradient comes from the kernel
+        layer = built(cls(3, activation="tanh"), None, *more, 6)
+        layer.fit_kernel(np.linspace(-1, 1, 18).reshape(6, 3))
+        model = keras.Sequential([keras.Input((*more, 6)), layer])
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+        model.train_on_batch(x.reshape(9, *more, 6), y.reshape(9, *more, 3))
+        found.append(layer.get_weights())
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
 def stochastic(w, **options):
     layer = built(tfc.layers.BinaryDense(w.shape[1], stochastic=True, **options), None, w.shape[0])
     layer.fit_kernel(w)

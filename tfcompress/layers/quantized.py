@@ -126,8 +126,8 @@ class QuantizedKernel(GridKernel):
     def _search_scale(self, w, d):
         """The scale per output with the least `sum d (w - a grid)^2` among `SHRINK`.
 
-        Of a large kernel a part of the rows is looked at, evenly drawn; of one with few rows, all of
-        them at every third scale, in single precision.
+        Of a large kernel a part of the rows is looked at, evenly drawn; of one with few rows, all
+        of them at every third scale, in single precision.
         """
         widest = np.max(np.abs(w), 0) / self.largest
         step = max(1, min(w.size // MANY, len(w) // ROWS))
