@@ -26,6 +26,7 @@ from tfcompress.export import (
 )
 from tfcompress.export.graph import Graph
 from tfcompress.export.guard import refuse_known_bad
+from tfcompress.flatbuffer_writer import write
 from tfcompress.runtimes import min_runtime, parse
 
 LOWEST = {"INT8": -127, "INT4": -7}
@@ -201,7 +202,7 @@ def test_zeros_in_float16_are_refused_and_seen():
     kernel = graph.tensors[unpack.inputs[0]]
     assert flatbuffer.type_name(kernel) == "FLOAT32" and kernel.sparsity is not None
     kernel.type = flatbuffer.schema().TensorType.FLOAT16
-    assert broken_rules(flatbuffer.write(file)) == {"float16 zeros"}
+    assert broken_rules(write(file)) == {"float16 zeros"}
     assert min_runtime(file) == "2.2.0"
     with pytest.raises(ExportError, match="DENSIFY with a FLOAT16 kernel"):
         refuse_known_bad(file)

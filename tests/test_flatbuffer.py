@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfcompress import flatbuffer
+from tfcompress import flatbuffer, flatbuffer_writer
+from tfcompress.flatbuffer_writer import LazyBuffer, write, write_to
 
 
 def small_file(rows=3, columns=5, kind="FLOAT32"):
@@ -85,17 +86,17 @@ def test_reads_two_bit_constants_from_a_path(tmp_path):
 
 def test_writing_drops_what_nothing_uses_and_aligns_buffers():
     blob, weight = small_file()
-    written = flatbuffer.write(flatbuffer.read(blob))
+    written = write(flatbuffer.read(blob))
     assert len(written) < len(blob) - 900
     assert written.find(weight.tobytes()) % 16 == 0
-    assert flatbuffer.write(flatbuffer.read(written)) == written
+    assert write(flatbuffer.read(written)) == written
     model = flatbuffer.read(written)
     np.testing.assert_array_equal(flatbuffer.constant(model, model.subgraphs[0].tensors[1]), weight)
 
 
 def test_tensors_share_equal_zero_points_and_each_keeps_its_scales():
-    model = flatbuffer.read(flatbuffer.write(flatbuffer.read(small_file(kind="INT2")[0])))
-    one, graph = len(flatbuffer.write(model)), model.subgraphs[0]
+    model = flatbuffer.read(write(flatbuffer.read(small_file(kind="INT2")[0])))
+    one, graph = len(write(model)), model.subgraphs[0]
     other = copy.deepcopy(graph.tensors[1])
     model.buffers.append(flatbuffer.schema().BufferT(data=np.array([1, 2, 3, 0], np.uint8)))
     other.name, other.buffer = b"v", len(model.buffers) - 1
@@ -104,7 +105,7 @@ def test_tensors_share_equal_zero_points_and_each_keeps_its_scales():
     operator = copy.deepcopy(graph.operators[0])
     operator.inputs[1] = 3
     graph.operators.append(operator)
-    blob = flatbuffer.write(model)
+    blob = write(model)
     rows = {row.layer: row.bytes for row in flatbuffer.stored_tensors(blob)}
     assert rows["w"] == 4 + 12 * 3 and rows["v"] == 4 + 4 * 3
     assert sum(rows.values()) == len(blob) < one + 160
@@ -122,20 +123,20 @@ def test_a_lazy_buffer_is_computed_when_the_file_is_written(tmp_path):
         asked.append(1)
         return weight.T.copy().T  # not contiguous
 
-    model.buffers[model.subgraphs[0].tensors[1].buffer] = flatbuffer.LazyBuffer(60, compute)
+    model.buffers[model.subgraphs[0].tensors[1].buffer] = LazyBuffer(60, compute)
     with open(tmp_path / "lazy.tflite", "wb") as file:
-        flatbuffer.write_to(file, model)
+        write_to(file, model)
     assert len(asked) == 1
-    assert (tmp_path / "lazy.tflite").read_bytes() == flatbuffer.write(flatbuffer.read(blob))
+    assert (tmp_path / "lazy.tflite").read_bytes() == write(flatbuffer.read(blob))
     read = flatbuffer.read(tmp_path / "lazy.tflite")
     np.testing.assert_array_equal(flatbuffer.constant(read, read.subgraphs[0].tensors[1]), weight)
 
 
 def test_files_beyond_two_gigabytes_are_refused(monkeypatch):
     model = flatbuffer.read(small_file()[0])
-    monkeypatch.setattr(flatbuffer, "LARGEST", 300)
+    monkeypatch.setattr(flatbuffer_writer, "LARGEST", 300)
     with pytest.raises(ValueError, match="at most 300 bytes"):
-        flatbuffer.write(model)
+        write(model)
 
 
 def test_writing_keeps_the_operators_of_unused_tensors_straight():
@@ -146,7 +147,7 @@ def test_writing_keeps_the_operators_of_unused_tensors_straight():
     graph.tensors[0].shape, graph.tensors[0].name = [1], b"unused"
     graph.operators[0].inputs, graph.operators[0].outputs = [1, 2, -1], [3]
     graph.inputs, graph.outputs = [1], [3]
-    written = flatbuffer.read(flatbuffer.write(model)).subgraphs[0]
+    written = flatbuffer.read(write(model)).subgraphs[0]
     assert [tensor.name for tensor in written.tensors] == [b"x", b"w", b"y"]
     assert written.operators[0].inputs == [0, 1, -1]
     assert list(written.outputs) == [2]
@@ -195,7 +196,7 @@ def test_a_buffer_of_the_wrong_size_is_refused():
     model = flatbuffer.read(blob)
     model.subgraphs[0].tensors[1].shape = [3, 6]
     with pytest.raises(ValueError, match=r"60 bytes in place of 72"):
-        flatbuffer.read(flatbuffer.write(model))
+        flatbuffer.read(write(model))
 
 
 def test_a_missing_tensor_is_refused():

@@ -9,6 +9,7 @@ import numpy as np
 
 from tfcompress import flatbuffer
 from tfcompress.export.graph import Graph
+from tfcompress.flatbuffer_writer import write
 
 
 def known_bad(cases) -> dict:
@@ -31,7 +32,7 @@ def known_bad(cases) -> dict:
 def _changed(case, change):
     file = flatbuffer.read(case.blob)
     change(Graph(file))
-    return replace(case, blob=flatbuffer.write(file))
+    return replace(case, blob=write(file))
 
 
 def _product(graph):
@@ -88,4 +89,4 @@ def _with_least(case):
     file.buffers[weight.buffer].data = flatbuffer.pack(values, 4)
     expected = case.expected.copy()
     expected[:, 3] += case.inputs[:, 5] * step
-    return replace(case, blob=flatbuffer.write(file), expected=expected)
+    return replace(case, blob=write(file), expected=expected)

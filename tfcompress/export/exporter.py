@@ -6,7 +6,8 @@ import tempfile
 import keras
 import numpy as np
 
-from ..flatbuffer import read, write, write_to
+from ..flatbuffer import read
+from ..flatbuffer_writer import write, write_to
 from ..rewrite import check_graph
 from ..runtimes import INT2, parse
 from ..walk import walk

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ..flatbuffer import LazyBuffer, constant, pack, schema, type_name
+from ..flatbuffer import constant, pack, schema, type_name
+from ..flatbuffer_writer import LazyBuffer
 
 _TABLES = {"REDUCE_MAX": "Reducer", "SUM": "Reducer", "MAXIMUM": "MaximumMinimum", "ROUND": None}
 

@@ -13,7 +13,8 @@ from functools import partial
 import keras
 import numpy as np
 
-from ..flatbuffer import LazyBuffer, operator_name
+from ..flatbuffer import operator_name
+from ..flatbuffer_writer import LazyBuffer
 from ..layers.ordinary import kernel_of, to_numpy
 from ..walk import walk
 from .graph import Graph

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from ..flatbuffer import read, write
+from ..flatbuffer import read
+from ..flatbuffer_writer import write
 from . import forms, sparse, unpacked
 from .choose import choose
 from .graph import Graph

@@ -5,7 +5,8 @@ import tempfile
 
 import numpy as np
 
-from ..flatbuffer import read, write_to
+from ..flatbuffer import read
+from ..flatbuffer_writer import write_to
 from .graph import Graph
 
 DRAWS = 8

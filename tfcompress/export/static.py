@@ -3,7 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from ..flatbuffer import operator_name, read, schema, write
+from ..flatbuffer import operator_name, read, schema
+from ..flatbuffer_writer import write
 from ..layers.fake_quant import Clip, FakeQuant
 from ..rewrite import rebuild
 from .convert import convert, name_ends
