@@ -111,7 +111,7 @@ def within(planner, most, size):
     while own > most:
         made = planner.plan_for(int(allowed))
         own = size(made.model)
-        allowed -= max(own - most, 0)
+        allowed -= own - most
     return made, own
 
 

@@ -138,6 +138,13 @@ def test_draws_have_the_probabilities_of_the_paper():
     assert np.all(draws[:, 0] < 0) and np.all(draws[:, -1] > 0)
 
 
+def test_a_probability_between_two_bytes_is_not_rounded():
+    layer = stochastic(np.zeros((1, 20_000)), scale=False, use_bias=False, seed=1)
+    layer.latent.assign(layer.latent * 0 + layer.limit * (2 * 0.5 / 256 - 1))
+    share = np.mean([np.mean(layer(np.ones((1, 1)), training=True) > 0) for _ in range(200)])
+    assert 0.35 < 256 * share < 0.65
+
+
 def test_inference_of_a_stochastic_layer_is_the_mean_of_its_draws():
     w = rng.standard_normal((6, 3)).astype("float32")
     layer = stochastic(w, seed=0)

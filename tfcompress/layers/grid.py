@@ -30,17 +30,17 @@ class GridKernel(CompressedLayer):
     @property
     def kernel(self):
         latent, scale = ops.convert_to_tensor(self.latent), ops.convert_to_tensor(self.scale)
-        return straight_through(self.rounded(latent, scale), latent, scale)
+        return scale_through(straight_through(self.rounded(latent, scale), latent), scale)
 
     def apply_kernel(self, x, training=None):
         latent, scale = ops.convert_to_tensor(self.latent), ops.convert_to_tensor(self.scale)
-        kernel = self.rounded(latent, scale, training)
-        if not isinstance(self, CompressedDense) or len(x.shape) > 2:
-            kernel = straight_through(kernel, latent, scale)
-            return self.multiply(x, ops.cast(kernel, self.compute_dtype))
-        # A batch has fewer outputs than the kernel has weights.
-        kernel = straight_through(kernel, latent)
-        return scale_through(self.multiply(x, ops.cast(kernel, self.compute_dtype)), scale)
+        kernel = straight_through(self.rounded(latent, scale, training), latent)
+        # A batch has fewer outputs than the kernel of a Dense layer has weights.
+        from_outputs = isinstance(self, CompressedDense) and len(x.shape) == 2
+        if not from_outputs:
+            kernel = scale_through(kernel, scale)
+        outputs = self.multiply(x, ops.cast(kernel, self.compute_dtype))
+        return scale_through(outputs, scale) if from_outputs else outputs
 
     def rounded(self, latent, scale, training=None):
         """The kernel, whatever its gradient."""
@@ -86,48 +86,41 @@ class GridKernel(CompressedLayer):
         return [axis for axis in range(ndim) if axis not in axes] + axes
 
 
-def straight_through(kernel, latent, scale=None):
-    """The kernel as it is, with a gradient that reaches the latents unchanged, and the scale.
+def straight_through(kernel, latent):
+    """A kernel as it is, with a gradient that reaches the latents unchanged.
 
-    Written as one function it takes three passes over the kernel less than `stop_gradient` does.
-
-    Args:
-        kernel: `scale * grid`.
-        latent: of the same shape.
-        scale: one that broadcasts against these; None if its gradient comes from elsewhere.
+    Written as one function it takes fewer passes over the kernel than `stop_gradient` does.
     """
 
     @ops.custom_gradient
-    def same(kernel, latent, *scales):
+    def same(kernel, latent):
         def gradient(*args, upstream=None):
-            upstream = args[0] if upstream is None else upstream
-            toward = [_scale_gradient(kernel, upstream, scale) for scale in scales]
-            return ops.zeros_like(kernel), upstream, *toward
+            return ops.zeros_like(kernel), args[0] if upstream is None else upstream
 
         return kernel, gradient
 
-    return same(ops.stop_gradient(kernel), latent, *([] if scale is None else [scale]))
+    return same(ops.stop_gradient(kernel), latent)
 
 
-def scale_through(outputs, scale):
-    """Outputs as they are, with the gradient that reaches the scale of their kernel."""
+def scale_through(values, scale):
+    """Values as they are, proportional to a scale, with its gradient `sum dL/dvalue value / scale`.
+
+    Args:
+        values: a kernel, or the outputs that it gives.
+        scale: broadcasts against the kernel.
+    """
 
     @ops.custom_gradient
-    def same(outputs, scale):
+    def same(values, scale):
         def gradient(*args, upstream=None):
             upstream = args[0] if upstream is None else upstream
-            return upstream, _scale_gradient(outputs, upstream, scale)
+            unit = ops.where(ops.equal(scale, 0), ops.ones_like(scale), scale)
+            product = ops.cast(upstream, scale.dtype) * ops.cast(values, scale.dtype)
+            return upstream, sum_to(product, scale.shape) / unit
 
-        return outputs, gradient
+        return values, gradient
 
-    return same(outputs, scale)
-
-
-def _scale_gradient(values, upstream, scale):
-    """dL/dscale of values proportional to the scale: the sum of `dL/dvalue value / scale`."""
-    unit = ops.where(ops.equal(scale, 0), ops.ones_like(scale), scale)
-    values, upstream = ops.cast(values, scale.dtype), ops.cast(upstream, scale.dtype)
-    return sum_to(upstream * values, scale.shape) / unit
+    return same(values, scale)
 
 
 def sum_to(x, shape):
