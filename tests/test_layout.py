@@ -10,7 +10,7 @@ FLOORS = [
     "hashing factorize canonical codecs entropy metric flatbuffer walk batches progress datasets "
     "data_files pareto report_text models knapsack labels",
     "hash_index report_html moments masks costs schedules score project ranks taps distill_losses "
-    "flatbuffer_writer runtimes",
+    "flatbuffer_writer compensate runtimes",
     "surgeon",
     "layers objective follow hints teacher",
     "rewrite suffix skeleton recursion constants hint_stage",

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles_metric import best_rounding, quadratic
 
-from tfcompress.metric import Diagonal, Kronecker, as_metric, compensate
+from tfcompress.compensate import compensate
+from tfcompress.metric import Diagonal, Kronecker, as_metric
 
 SEEDS = st.integers(0, 10**6)
 

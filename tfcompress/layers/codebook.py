@@ -6,9 +6,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from ..compensate import compensate
 from ..factorize import least_squares
 from ..masks import lowest
-from ..metric import Diagonal, as_metric, compensate
+from ..metric import Diagonal, as_metric
 from ..surgeon import check_sparsity, sparsify
 from .base import CompressedLayer
 from .forms import CompressedConv1D, CompressedConv2D, CompressedDense, positive_int

@@ -5,7 +5,8 @@ import math
 import numpy as np
 from keras import ops
 
-from ..metric import Kronecker, as_metric, compensate
+from ..compensate import compensate
+from ..metric import Kronecker, as_metric
 from .base import CompressedLayer
 from .forms import CompressedDense
 from .ordinary import to_numpy
@@ -133,7 +134,7 @@ def sum_to(x, shape):
 def fit_grid(w, nearest, scale, metric, refit=True):
     """Grid points and scales for which `w - scale * grid` is small in the metric.
 
-    Alternates compensated rounding (`tfcompress.metric.compensate`) with the least-squares scale of
+    Alternates compensated rounding (`tfcompress.compensate`) with the least-squares scale of
     each output, and keeps the best of the rounds for each output. The scale matters as much as the
     points: on the networks of `benchmarks/post_training.py` twelve rounds take binary weights from
     81% to 88% (MLP) and from 73% to 87% (LeNet). Large kernels that gain little get fewer.
