@@ -15,10 +15,10 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from tfcompress import curvature
-from tfcompress.batches import batches
 from tfcompress.datasets import fashion_mnist
-from tfcompress.metric import Diagonal
+from tfcompress.measure import curvature
+from tfcompress.numerics.metric import Diagonal
+from tfcompress.utils.batches import batches
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 HEAD = """# Curvature: ranks, cost, and damage predicted

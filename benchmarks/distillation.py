@@ -20,8 +20,8 @@ from nets import accuracy, load_or_train
 
 import tfcompress as tfc
 from tfcompress.datasets import fashion_mnist
-from tfcompress.rewrite import copy
-from tfcompress.teacher import TeacherCache
+from tfcompress.distillation.teacher import TeacherCache
+from tfcompress.rewriting.swap import copy
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

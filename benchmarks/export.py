@@ -18,9 +18,9 @@ import tensorflow as tf
 from keras import layers
 
 import tfcompress as tfc
-from tfcompress.benchmark import bench
 from tfcompress.export import to_tflite
-from tfcompress.export.run import Runner
+from tfcompress.reporting.benchmark import bench
+from tfcompress.tflite.runner import Runner
 
 BINARY, TERNARY = (-1, 1), (-1, 0, 1)
 FOUR_BITS = tuple(range(-7, 8))

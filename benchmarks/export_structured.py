@@ -19,7 +19,7 @@ from keras import layers
 
 import tfcompress as tfc
 from tfcompress.export import to_tflite
-from tfcompress.export.run import Runner
+from tfcompress.tflite.runner import Runner
 
 EIGHT_BITS = range(-127, 128)
 NOTE = """; the aims come from AMD Zen 5.

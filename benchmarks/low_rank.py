@@ -19,9 +19,9 @@ from keras import layers
 from nets import accuracy, inner_layers, load_or_train
 
 import tfcompress as tfc
-from tfcompress.canonical import correct, cp
 from tfcompress.datasets import fashion_mnist
-from tfcompress.factorize import relative_error, sensitivity, svd
+from tfcompress.numerics.cp import correct, cp
+from tfcompress.numerics.low_rank import relative_error, sensitivity, svd
 
 FORMS = {
     "SVD": tfc.layers.LowRankConv2D,

@@ -19,7 +19,7 @@ from nets import load_or_train
 
 import tfcompress as tfc
 from tfcompress.datasets import fashion_mnist
-from tfcompress.export.run import Runner
+from tfcompress.tflite.runner import Runner
 
 EPOCHS = {"mlp": 10, "lenet": 10, "resnet": 4}
 # Budget in bytes, the way of storing, the teacher, and what the accuracy should be, where asked.

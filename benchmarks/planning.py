@@ -27,9 +27,9 @@ from keras import layers
 from nets import accuracy, load_or_train
 
 import tfcompress as tfc
-from tfcompress.candidates import default_candidates
 from tfcompress.datasets import fashion_mnist
-from tfcompress.planner import Planner
+from tfcompress.planning.candidates import default_candidates
+from tfcompress.planning.planner import Planner
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 UNITS = {"bits": "bits", "tflite": "file's bytes"}

@@ -19,8 +19,8 @@ import numpy as np
 from nets import BUILDERS, accuracy, load_or_train
 
 import tfcompress as tfc
-from tfcompress.costs import macs as macs_of
 from tfcompress.datasets import fashion_mnist
+from tfcompress.measure.macs import macs as macs_of
 
 STEPS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 EPOCHS = {"mlp": 4, "lenet": 4, "resnet": 2}

@@ -19,9 +19,9 @@ from nets import accuracy, inner_layers, load_or_train
 
 import tfcompress as tfc
 from tfcompress.datasets import fashion_mnist
-from tfcompress.export.run import Runner
 from tfcompress.optimizers import ProxNewton
 from tfcompress.project import Binary, Linear, Log, Ternary
+from tfcompress.tflite.runner import Runner
 
 BATCH = 128
 CALLS = 6

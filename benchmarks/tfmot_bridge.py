@@ -68,8 +68,8 @@ def bridged(name, base, method, train, test):
     from nets import accuracy
 
     import tfcompress as tfc
-    from tfcompress.export.run import Runner
     from tfcompress.interop.packages import load
+    from tfcompress.tflite.runner import Runner
 
     keras.utils.set_random_seed(0)
     steps = EPOCHS[name] * -(-len(train[0]) // 128)

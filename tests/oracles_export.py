@@ -6,8 +6,8 @@ import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from tfcompress import flatbuffer
-from tfcompress.walk import walk
+from tfcompress.graph.paths import walk
+from tfcompress.tflite import reader as flatbuffer
 
 BINARY, TERNARY, FOUR_BITS, EIGHT_BITS = (
     (-1, 1),

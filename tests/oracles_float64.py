@@ -8,8 +8,8 @@ from keras import layers
 from numpy.lib.stride_tricks import sliding_window_view
 
 import tfcompress as tfc
-from tfcompress.layers.codebook import CodebookKernel
-from tfcompress.layers.hashed import HashedKernel
+from tfcompress.layers.shared.codebook import CodebookKernel
+from tfcompress.layers.shared.hashed import HashedKernel
 
 FLOAT32 = 2e-5  # of an output's rms
 SIGMAS = 6 / math.sqrt(12)  # six standard deviations of the rounding to a step of 1

@@ -1,59 +1,95 @@
-"""The layout: a file imports only lower floors at its top, and tensorflow only where said."""
+"""The folders of the package: their order, what imports what, and who may touch TensorFlow."""
 
 import ast
 import pathlib
 
+import pytest
+
 import tfcompress
 
 ROOT = pathlib.Path(tfcompress.__file__).parent
-FLOORS = [
-    "hashing factorize canonical codecs entropy metric flatbuffer walk batches progress datasets "
-    "data_files pareto report_text models knapsack labels",
-    "hash_index report_html moments masks costs schedules score project ranks taps distill_losses "
-    "flatbuffer_writer compensate runtimes",
-    "surgeon",
-    "layers objective follow hints teacher",
-    "rewrite suffix skeleton recursion constants hint_stage",
-    "curvature calibrate optimizers channels distill",
-    "pruning callbacks sensitivities",
-    "channel_pruning judge plans",
-    "candidates",
-    "planner",
-    "export",
-    "benchmark",
-    "reports checks archive interop",
-    "demo attempts",
-    "compression",
-    "trials",
+# A folder, or a file at the root, imports only from lines above its own, inside functions too.
+ORDER = [
+    "utils project tflite schedules score datasets",
+    "graph numerics optimizers",
+    "layers measure metric distillation models",
+    "rewriting pruning archive export interop curvature distill_losses",
+    "callbacks reporting checks",
+    "planning",
     "cli",
 ]
-FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
-TENSORFLOW = {"hash_index", "optimizers", "curvature", "objective", "recursion", "export"}
+FLOOR = {name: floor for floor, names in enumerate(ORDER) for name in names.split()}
+# What a user of another backend imports stays free of TensorFlow.
+TENSORFLOW = {"layers", "optimizers", "measure", "export", "graph"}
 
 
-def files():
+def imports(tree):
+    """`[(line, module)]` of all imports, those inside functions counted, in full dotted names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"line {node.lineno}: write the whole name of the module"
+            yield node.lineno, node.module
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def pointing_up(name, text):
+    """The imports in a file of folder `name` that reach a folder of its own floor or above."""
+    for line, module in imports(ast.parse(text)):
+        parts = module.split(".")
+        if parts[0] == "tfcompress" and len(parts) > 1 and parts[1] != name:
+            if parts[1] in FLOOR and FLOOR[parts[1]] >= FLOOR[name]:
+                yield f"line {line} imports {module}"
+
+
+def sources():
     for path in sorted(ROOT.rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        if parts[0] not in ("__init__", "__main__"):
-            yield path, parts, ast.parse(path.read_text())
+        name = path.relative_to(ROOT).with_suffix("").parts[0]
+        if name not in ("__init__", "__main__"):
+            yield path, name
 
 
-def test_only_lower_floors_are_imported():
-    for path, parts, tree in files():
-        for node in tree.body:
-            if isinstance(node, ast.ImportFrom) and node.level == len(parts):
-                names = [node.module] if node.module else [alias.name for alias in node.names]
-                for name in names:
-                    target = name.split(".")[0]
-                    assert FLOOR[target] < FLOOR[parts[0]], f"{path.name} imports {target}"
+@pytest.mark.parametrize("name", sorted(FLOOR))
+def test_a_folder_imports_only_what_lies_below(name):
+    files = [path for path, owner in sources() if owner == name]
+    assert files
+    found = [f"{p.relative_to(ROOT)} {m}" for p in files for m in pointing_up(name, p.read_text())]
+    assert not found
 
 
-def test_only_some_files_import_tensorflow():
-    for path, parts, tree in files():
-        for node in tree.body:
-            modules = [alias.name for alias in getattr(node, "names", [])]
-            modules.append(getattr(node, "module", None) or "")
-            uses = any(module.split(".")[0] == "tensorflow" for module in modules)
-            assert not (uses and isinstance(node, (ast.Import, ast.ImportFrom))) or (
-                parts[0] in TENSORFLOW
-            ), f"{path.name} imports tensorflow"
+def test_every_folder_has_its_place():
+    assert {name for _, name in sources()} == set(FLOOR)
+
+
+def test_an_import_that_points_up_is_seen_inside_a_function():
+    planted = "def late():\n    from tfcompress.planning.planner import plan\n    return plan\n"
+    assert list(pointing_up("measure", planted))
+    assert not list(pointing_up("cli", planted))
+
+
+def test_no_module_bears_the_name_of_a_public_function():
+    functions = {name for name in dir(tfcompress) if callable(getattr(tfcompress, name))}
+    assert not functions & {path.stem for path in ROOT.iterdir()}
+
+
+def test_the_root_and_the_folders_stay_small():
+    entries = [path for path in ROOT.iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= 30
+    folders = {path.parent for path in ROOT.rglob("*.py")}
+    assert all(len(list(folder.glob("*.py"))) <= 17 for folder in folders)  # __init__ among them
+    lengths = sorted(path.read_text().count("\n") for path in ROOT.rglob("*.py"))
+    assert lengths[len(lengths) // 2] <= 130
+    assert lengths[-1] <= 300
+
+
+def test_only_some_folders_import_tensorflow():
+    for path, name in sources():
+        tops = [
+            node
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        modules = [getattr(node, "module", None) or node.names[0].name for node in tops]
+        uses = any(module.split(".")[0] == "tensorflow" for module in modules)
+        assert not uses or name in TENSORFLOW, f"{path} imports tensorflow"

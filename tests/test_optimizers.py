@@ -281,7 +281,7 @@ def test_a_model_saved_before_its_first_step(tmp_path):
     "project, encoding", [(Binary(), "INT2"), (Ternary(None), "INT2"), (Linear(4), "INT4")]
 )
 def test_levels_are_in_the_tflite_file(project, encoding):
-    from tfcompress.flatbuffer import stored_tensors
+    from tfcompress.tflite.reader import stored_tensors
 
     image = keras.Input((12, 12, 1))
     z = layers.BatchNormalization()(layers.Conv2D(8, 3, name="conv")(image))
@@ -323,7 +323,7 @@ def test_bad_arguments():
 @pytest.mark.skipif(ON_JAX, reason="this is the process on JAX")
 def test_some_of_this_on_jax():
     here = pathlib.Path(__file__)
-    files = [str(here), str(here.with_name("test_project.py"))]
+    files = [str(here), str(here.parent / "project" / "test_project.py")]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-n", "0", *files, "-k", CHOSEN],
         env=os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": os.pathsep.join(sys.path)},

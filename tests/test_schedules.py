@@ -4,14 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfcompress.schedules import (
-    Constant,
-    Linear,
-    Piecewise,
-    Polynomial,
-    check_schedule,
-    value_at,
-)
+from tfcompress.schedules import Constant, Linear, Piecewise, Polynomial, check_schedule, value_at
 
 ALL = [
     Constant(0.8),

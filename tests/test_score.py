@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfcompress import score
-from tfcompress.masks import tighten
+from tfcompress.pruning.masks import tighten
 
 RNG = np.random.default_rng(0)
 

@@ -2,31 +2,31 @@
 
 import importlib
 
-from . import archive as archive
-from . import callbacks as callbacks
-from . import checks as checks
-from . import distill_losses as distill_losses
-from . import interop as interop
-from . import layers as layers
-from . import metric as metric
-from . import models as models
-from . import optimizers as optimizers
-from . import project as project
-from . import schedules as schedules
-from . import score as score
-from .benchmark import bench as bench
-from .calibrate import recalibrate_batch_norm as recalibrate_batch_norm
-from .channel_pruning import prune_channels as prune_channels
-from .codecs import unpack as unpack
-from .distill import Distiller as Distiller
-from .hints import Hint as Hint
-from .planner import plan as plan
-from .pruning import prune as prune
-from .reports import report as report
-from .rewrite import swap as swap
-from .rewrite import to_ordinary as to_ordinary
-from .sensitivities import sensitivity as sensitivity
-from .walk import walk as walk
+from tfcompress import archive as archive
+from tfcompress import callbacks as callbacks
+from tfcompress import checks as checks
+from tfcompress import distill_losses as distill_losses
+from tfcompress import interop as interop
+from tfcompress import layers as layers
+from tfcompress import metric as metric
+from tfcompress import models as models
+from tfcompress import optimizers as optimizers
+from tfcompress import project as project
+from tfcompress import schedules as schedules
+from tfcompress import score as score
+from tfcompress.distillation.distiller import Distiller as Distiller
+from tfcompress.distillation.hints import Hint as Hint
+from tfcompress.graph.paths import walk as walk
+from tfcompress.measure.batch_norm import recalibrate_batch_norm as recalibrate_batch_norm
+from tfcompress.numerics.codecs import unpack as unpack
+from tfcompress.planning.planner import plan as plan
+from tfcompress.planning.sensitivity import sensitivity as sensitivity
+from tfcompress.pruning.channels import prune_channels as prune_channels
+from tfcompress.pruning.one_shot import prune as prune
+from tfcompress.reporting.benchmark import bench as bench
+from tfcompress.reporting.model_report import report as report
+from tfcompress.rewriting.swap import swap as swap
+from tfcompress.rewriting.swap import to_ordinary as to_ordinary
 
 __version__ = "0.1.0"
 
@@ -35,9 +35,9 @@ _TENSORFLOW = {
     "curvature": None,
     "to_tflite": "export",
     "ExportError": "export",
-    "compress": "compression",
-    "Compressed": "compression",
-    "search": "trials",
+    "compress": "planning.compression",
+    "Compressed": "planning.compression",
+    "search": "planning.hyperparameter_search",
 }
 
 

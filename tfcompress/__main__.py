@@ -1,5 +1,5 @@
 """`python -m tfcompress`."""
 
-from .cli import app
+from tfcompress.cli.app import app
 
 app()

@@ -20,8 +20,8 @@ import tempfile
 import keras
 import numpy as np
 
-from .codecs import unpack
-from .layers.ordinary import kernel_of, to_numpy
+from tfcompress.layers.core.ordinary import kernel_of, to_numpy
+from tfcompress.numerics.codecs import unpack
 
 
 class ContractError(AssertionError):
@@ -156,7 +156,7 @@ LAYER_CHECKS = (
 
 def check_export(ordinary, maker, inputs):
     """The exported file agrees with the layer under both LiteRT resolvers (TensorFlow only)."""
-    from .export import to_tflite
+    from tfcompress.export import to_tflite
 
     layer = maker(ordinary)
     model = keras.Sequential([keras.Input(inputs.shape[1:]), layer])

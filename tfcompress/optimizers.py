@@ -6,7 +6,7 @@ import fnmatch
 import keras
 from keras import ops
 
-from .project import Projection
+from tfcompress.project import Projection
 
 
 @keras.saving.register_keras_serializable("tfcompress")

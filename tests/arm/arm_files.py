@@ -9,8 +9,8 @@ from oracles_float64 import limit_of, outputs_of
 from oracles_forms import FORMS
 from oracles_networks import inputs_of
 
-from tfcompress import flatbuffer
-from tfcompress.runtimes import min_runtime
+from tfcompress.tflite import reader as flatbuffer
+from tfcompress.tflite.runtimes import min_runtime
 
 OLD = "for 1.2"  # a second file of a form whose first one needs a newer LiteRT
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from tfcompress import flatbuffer
-from tfcompress.export.graph import Graph
-from tfcompress.flatbuffer_writer import write
+from tfcompress.tflite import reader as flatbuffer
+from tfcompress.tflite.graph_editor import Graph
+from tfcompress.tflite.writer import write
 
 
 def known_bad(cases) -> dict:

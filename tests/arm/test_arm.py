@@ -15,7 +15,7 @@ from arm_files import OLD, make_cases, problems, write_files
 from known_bad import known_bad
 from oracles_forms import FORMS
 
-from tfcompress.runtimes import parse
+from tfcompress.tflite.runtimes import parse
 
 CURRENT, OLDER, OLDEST = version("ai-edge-litert"), "1.4.0", "1.2.0"
 ALL, ONE = tuple(guest.CPUS), ("cortex-a76",)

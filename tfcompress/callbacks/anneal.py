@@ -2,7 +2,7 @@
 
 import keras
 
-from ..schedules import check_schedule, value_at
+from tfcompress.schedules import check_schedule, value_at
 
 
 class Anneal(keras.callbacks.Callback):

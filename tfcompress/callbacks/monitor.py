@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..masks import prunable
+from tfcompress.pruning.masks import prunable
 
 
 class Monitor(keras.callbacks.Callback):

@@ -4,11 +4,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from .. import score as scores_of
-from ..batches import check_repeats
-from ..masks import check_patterns, prunable, tighten
-from ..optimizers import ProxNewton
-from ..schedules import check_schedule, value_at
+from tfcompress import score as scores_of
+from tfcompress.optimizers import ProxNewton
+from tfcompress.pruning.masks import check_patterns, prunable, tighten
+from tfcompress.schedules import check_schedule, value_at
+from tfcompress.utils.batches import check_repeats
 
 
 class Prune(keras.callbacks.Callback):
@@ -180,7 +180,7 @@ class Prune(keras.callbacks.Callback):
     def _scores(self):
         curvature = None
         if self.data is not None and self.score not in (scores_of.magnitude, scores_of.random):
-            from ..curvature import gauss_newton
+            from tfcompress.measure.curvature import gauss_newton
 
             curvature = gauss_newton(self.model, self.data)
         weights = prunable(self.model, self.layers)

@@ -1,5 +1,5 @@
 """Export to LiteRT: lower, convert, rewrite, verify, write."""
 
-from .errors import ExportError as ExportError
-from .exporter import file_bytes as file_bytes
-from .exporter import to_tflite as to_tflite
+from tfcompress.export.exporter import file_bytes as file_bytes
+from tfcompress.export.exporter import to_tflite as to_tflite
+from tfcompress.utils.errors import ExportError as ExportError

@@ -6,23 +6,23 @@ import tempfile
 import keras
 import numpy as np
 
-from ..flatbuffer import read
-from ..flatbuffer_writer import write, write_to
-from ..rewrite import check_graph
-from ..runtimes import INT2, parse
-from ..walk import walk
-from . import static
-from .convert import convert
-from .guard import refuse_known_bad, refuse_newer
-from .large import put_kernels
-from .lower import lower
-from .names import name_kernels
-from .rewrite import apply, calibrate, find_sites
-from .samples import all_batches, sample_arrays, verify_batches
-from .structured import tidy_structured
-from .tidy import tidy
-from .unfold import unfold
-from .verify import make_cases, verify
+from tfcompress.export.convert import full_integer as static
+from tfcompress.export.convert.column_factors import unfold
+from tfcompress.export.convert.names import name_kernels
+from tfcompress.export.convert.static_shapes import tidy
+from tfcompress.export.convert.stock import convert
+from tfcompress.export.kernels.rewrite import apply, calibrate, find_sites
+from tfcompress.export.known_bad import refuse_known_bad, refuse_newer
+from tfcompress.export.lower.large_kernels import put_kernels
+from tfcompress.export.lower.lower import lower
+from tfcompress.export.lower.structured_constants import tidy_structured
+from tfcompress.export.samples import all_batches, sample_arrays, verify_batches
+from tfcompress.export.verify import make_cases, verify
+from tfcompress.graph.paths import walk
+from tfcompress.rewriting.swap import check_graph
+from tfcompress.tflite.reader import read
+from tfcompress.tflite.runtimes import INT2, parse
+from tfcompress.tflite.writer import write, write_to
 
 ACTIVATIONS = ("int8", "float32", "static_int8")
 STORES = ("fast", "small")

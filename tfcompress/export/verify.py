@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from .convert import call, output_names
-from .errors import ExportError
-from .rewrite import apply, round_kernels
-from .run import Probe, Runner, difference
+from tfcompress.export.convert.stock import call, output_names
+from tfcompress.export.kernels.rewrite import apply, round_kernels
+from tfcompress.tflite.runner import Probe, Runner, difference
+from tfcompress.utils.errors import ExportError
 
 EXACT = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 MARGIN = 4.0

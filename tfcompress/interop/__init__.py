@@ -1,3 +1,3 @@
 """Working together with other packages."""
 
-from . import tfmot as tfmot
+from tfcompress.interop import tfmot as tfmot

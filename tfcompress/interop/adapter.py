@@ -6,8 +6,8 @@ import json
 import keras
 import numpy as np
 
-from ..layers.ordinary import to_numpy
-from .packages import load
+from tfcompress.interop.packages import load
+from tfcompress.layers.core.ordinary import to_numpy
 
 PREFIX = "part_"
 

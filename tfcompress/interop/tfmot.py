@@ -5,10 +5,10 @@ Both packages are imported when a function here is called, never before.
 
 import keras
 
-from .graphs import from_tf_keras as from_tf_keras
-from .graphs import to_tf_keras as to_tf_keras
-from .packages import load
-from .translate import translate
+from tfcompress.interop.configs import translate
+from tfcompress.interop.models import from_tf_keras as from_tf_keras
+from tfcompress.interop.models import to_tf_keras as to_tf_keras
+from tfcompress.interop.packages import load
 
 
 class Training:
@@ -87,7 +87,7 @@ def quantize(model, optimizer=None, loss=None, metrics=None) -> Training:
 
     Raises: see `prune`. RuntimeError: the scheme has no such layer; the message names it.
     """
-    from .scheme import Scheme
+    from tfcompress.interop.quantize_scheme import Scheme
 
     package = load().tfmot.quantization.keras
     annotated = package.quantize_annotate_model(to_tf_keras(model))

@@ -7,10 +7,10 @@ a training step as well as by itself. Keras knows them as `tfcompress.project>Li
 since there is a schedule `Linear` as well.
 """
 
-from .base import Projection as Projection
-from .codebook import Codebook as Codebook
-from .scaled import Binary as Binary
-from .scaled import Linear as Linear
-from .scaled import Log as Log
-from .scaled import Ternary as Ternary
-from .sparse import KSparse as KSparse
+from tfcompress.project.base import Projection as Projection
+from tfcompress.project.codebook import Codebook as Codebook
+from tfcompress.project.scaled import Binary as Binary
+from tfcompress.project.scaled import Linear as Linear
+from tfcompress.project.scaled import Log as Log
+from tfcompress.project.scaled import Ternary as Ternary
+from tfcompress.project.sparse import KSparse as KSparse

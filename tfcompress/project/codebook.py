@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from .base import Projection, check_whole, ratio
+from tfcompress.project.base import Projection, check_whole, ratio
 
 LLOYD = 30  # steps of k-means from each start
 

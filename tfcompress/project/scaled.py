@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from .base import Projection, as_rows, axes, check_axis, check_whole, ratio, total
+from tfcompress.project.base import Projection, as_rows, axes, check_axis, check_whole, ratio, total
 
 ROUNDS = 10  # alternations from each start
 STARTS = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.2)  # scales, in shares of the largest weight

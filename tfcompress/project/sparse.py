@@ -6,7 +6,7 @@ import math
 import keras
 from keras import ops
 
-from .base import Config, as_rows, check_axis, working
+from tfcompress.project.base import Config, as_rows, check_axis, working
 
 
 @keras.saving.register_keras_serializable("tfcompress.project")

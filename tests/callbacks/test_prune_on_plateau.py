@@ -1,0 +1,130 @@
+import keras
+import numpy as np
+import pytest
+
+from tfcompress.callbacks import Monitor, PruneOnPlateau
+from tfcompress.measure import objective
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(128, 6)).astype("float32")
+Y = X[:, :2] @ np.array([[1.0], [2.0]], "float32")
+
+
+def net():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, name="out")])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    return model
+
+
+def run(prune, epochs=60, model=None, **kwargs):
+    model = model or net()
+    model.fit(X, Y, epochs=epochs, callbacks=[prune], verbose=0, **kwargs)
+    return model
+
+
+def zeros(model):
+    return int(np.sum(model.get_layer("out").kernel.numpy() == 0))
+
+
+def test_rounds_delete_a_share_of_what_is_left():
+    prune = PruneOnPlateau(4 / 6, data=(X, Y), share=0.34, monitor="loss", patience=1)
+    model = run(prune)
+    assert [round(6 * one["sparsity"]) for one in prune.rounds] == [2, 3, 4]  # 6 .66 .66 .66
+    assert zeros(model) == 4 and model.stop_training
+    np.testing.assert_allclose(model.get_layer("out").kernel[:2, 0], [1, 2], atol=1e-3)
+
+
+def test_it_ends_at_the_tolerance_with_the_best_model():
+    prune = PruneOnPlateau(
+        5 / 6, data=(X, Y), share=0.34, monitor="loss", patience=1, tolerance=0.1
+    )
+    model = run(prune)
+    assert prune.rounds[-1]["sparsity"] == pytest.approx(5 / 6)
+    assert prune.rounds[-1]["after"] > 0.1  # one weight cannot do it
+    assert zeros(model) == 4 and prune.sparsity == pytest.approx(4 / 6)
+    assert model.evaluate(X, Y, verbose=0) < 0.1
+
+
+def test_the_last_epoch_ends_a_round_too():
+    prune = PruneOnPlateau(
+        5 / 6, data=(X, Y), share=0.5, monitor="loss", patience=3, tolerance=1e-3
+    )
+    model = run(prune, epochs=4)  # never settles
+    assert zeros(model) == 0 and prune.rounds == []
+
+
+def test_predicted_and_measured_rise():
+    """The loss is a quadratic form, with inputs that are nearly apart: the prediction holds."""
+    data = np.tile(X, (32, 1)), np.tile(Y, (32, 1))  # more batches: a better curvature
+    prune = PruneOnPlateau(5 / 6, data=data, share=0.34, monitor="loss", patience=1, tolerance=9)
+    run(prune)
+    last = prune.rounds[-1]
+    assert last["predicted"] == pytest.approx(1.0, rel=0.3)  # E x^2 w^2 with w = 1
+    assert last["measured"] == pytest.approx(last["predicted"], rel=0.3)
+
+
+def test_other_scores_predict_nothing(capsys):
+    prune = PruneOnPlateau(0.5, "magnitude", monitor="loss", patience=1, verbose=1)
+    run(prune)
+    assert prune.rounds[0]["predicted"] is None
+    assert "sparsity 0.1667: loss" in capsys.readouterr().out
+
+
+def test_validation_loss_and_a_second_fit():
+    prune = PruneOnPlateau(0.5, "magnitude", patience=1, share=0.5)
+    model = run(prune, validation_data=(X, Y))
+    assert zeros(model) == 3
+    prune = PruneOnPlateau(4 / 6, "magnitude", patience=1, share=0.5)
+    assert zeros(run(prune, model=model, validation_data=(X, Y))) == 4
+
+
+def test_mean_loss_is_that_of_evaluate():
+    model = net()
+    weights = RNG.uniform(size=len(X))
+    data = X, Y, weights
+    expected = np.mean(weights * np.square(model(X) - Y)[:, 0])
+    assert objective.mean_loss(model, data) == pytest.approx(expected, rel=1e-5)
+    assert objective.mean_loss(model, (X, Y)) == pytest.approx(model.evaluate(X, Y, verbose=0))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"sparsity": 1.0}, "sparsity"),
+        ({"sparsity": 0.9, "floor": 0.2}, "floor"),
+        ({"share": 0}, "share"),
+        ({"tolerance": -1}, "tolerance"),
+        ({"tolerance": np.nan}, "tolerance"),
+        ({"patience": 0}, "patience"),
+        ({"monitor": "val_accuracy"}, "to be a loss"),
+        ({"score": "obd"}, "needs `data`"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        PruneOnPlateau(**{"sparsity": 0.5, "score": "magnitude", **arguments})
+
+
+def test_bad_runs():
+    with pytest.raises(ValueError, match="'val_loss'"):
+        run(PruneOnPlateau(0.5, "magnitude"))
+    with pytest.raises(ValueError, match="matches no layer"):
+        run(PruneOnPlateau(0.5, "magnitude", layers="fc"))
+    model = net()
+    model.compile(keras.optimizers.SGD(1e30), "mse")
+    with pytest.raises(ValueError, match="not finite"):
+        run(PruneOnPlateau(0.5, "magnitude", monitor="loss", patience=1), model=model)
+
+
+def test_monitor_writes_a_curve_for_each_kernel(tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    model, monitor = net(), Monitor(tmp_path)
+    model.get_layer("out").kernel.assign([[0], [0], [0], [1], [1], [1]])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    model.fit(X, Y, epochs=2, callbacks=[monitor], verbose=0)
+    assert monitor.sparsity == {"out": [0.5, 0.5]}
+    events = reader.EventAccumulator(str(tmp_path / "train"))
+    events.Reload()
+    assert len(events.Tensors("epoch_sparsity/out")) == 2
+    assert "epoch_loss" in events.Tags()["tensors"]

@@ -1,0 +1,94 @@
+import keras
+import numpy as np
+import pytest
+
+from tfcompress.graph import layerwise as follow
+from tfcompress.rewriting.swap import copy
+
+L = keras.layers
+RNG = np.random.default_rng(0)
+
+
+def net():
+    keras.utils.set_random_seed(0)
+    shared = L.Dense(6, activation="tanh", name="shared")
+    block = keras.Sequential([keras.Input((6,)), L.Dense(6, "relu", name="inner")], name="block")
+    a, b = keras.Input((6,), name="a"), keras.Input((6,), name="b")
+    h = shared(a) + block(shared(b))
+    h = L.LayerNormalization()(h)
+    h = L.Concatenate()([h, L.Dense(4, name="side")(h)])
+    return keras.Model([a, b], L.Dense(3, name="out")(h))
+
+
+def layer_of(model, name):
+    return model.get_layer("block").get_layer(name) if name == "inner" else model.get_layer(name)
+
+
+def inputs_of(model, name, x):
+    """All inputs of a layer, by a model that ends there (a shared one has two)."""
+    from tfcompress.measure.moments import watch_inputs
+
+    seen = []
+    watch_inputs(model, x, [layer_of(model, name)], lambda _, array: seen.append(array))
+    return np.concatenate(seen)
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_each_layer_sees_what_it_gets_before_and_after(as_dict):
+    model, changed = net(), net()
+    x = [RNG.normal(size=(300, 6)).astype("float32") for _ in range(2)]
+    data = dict(zip("ab", x, strict=True)) if as_dict else x
+    order = []
+
+    def change(layer, pairs):
+        before, now = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        name = layer.name
+        order.append(name)
+        if name != "shared":
+            np.testing.assert_allclose(before, inputs_of(model, name, x), atol=1e-5)
+            np.testing.assert_allclose(now, inputs_of(changed, name, x), atol=1e-5)
+        else:
+            assert len(before) == 600  # both calls
+            np.testing.assert_array_equal(before, now)
+        if name == "side":
+            return None
+        new = layer_of(changed, name)
+        new.kernel.assign(new.kernel.numpy() * 1.5)
+        return [new]
+
+    wanted = [layer_of(model, name) for name in ("shared", "inner", "side", "out")]
+    follow.follow(model, data, wanted, change)
+    assert order == ["shared", "inner", "side", "out"]
+
+
+def test_a_layer_that_is_not_wanted_runs_once_where_nothing_changed():
+    model = net()
+    counted = []
+    layer = model.get_layer("side")
+    call = layer.call
+    layer.call = lambda x: counted.append(1) or call(x)
+    x = [np.ones((10, 6), "float32")] * 2
+    follow.follow(model, x, [model.get_layer("out")], lambda layer, pairs: None)
+    assert len(counted) == 1
+
+
+def test_unbuilt_models_are_refused():
+    with pytest.raises(ValueError, match="not built"):
+        follow.follow(keras.Sequential([L.Dense(2)]), np.ones((2, 2)), [], None)
+
+
+def test_chains_run_in_the_place_of_a_layer():
+    model = keras.Sequential([keras.Input((4,)), L.Dense(4, name="a"), L.Dense(2, name="b")])
+    x = RNG.normal(size=(8, 4)).astype("float32")
+    chain = [layer for layer in copy(model).layers[:1]] * 2
+    seen = []
+
+    def change(layer, pairs):
+        seen.extend(pairs)
+        return chain if layer.name == "a" else None
+
+    follow.follow(model, x, model.layers, change)
+    (first, same), (before, now) = seen
+    np.testing.assert_array_equal(first, same)
+    np.testing.assert_allclose(now, chain[0](chain[0](x)), atol=1e-6)
+    np.testing.assert_allclose(before, model.layers[0](x), atol=1e-6)

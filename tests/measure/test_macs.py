@@ -1,0 +1,97 @@
+import keras
+import numpy as np
+import pytest
+
+from tfcompress.layers import BinaryConv2D, HashedDense
+from tfcompress.measure.macs import layer_macs, macs
+
+L = keras.layers
+
+
+def conv_oracle(layer, shape):
+    """Counts products of a convolution by running it on ones, with a kernel of ones: in "valid"
+    padding each output is the number of its products per output channel group."""
+    layer.build((None, *shape))
+    layer.set_weights([np.ones_like(w) for w in layer.get_weights()])
+    return int(keras.ops.convert_to_numpy(keras.ops.sum(layer(np.ones((1, *shape), "float32")))))
+
+
+@pytest.mark.parametrize(
+    "layer, shape",
+    [
+        (L.Dense(5, use_bias=False), (7,)),
+        (L.Dense(5, use_bias=False), (3, 2, 7)),
+        (L.Conv1D(4, 3, strides=2, use_bias=False), (9, 3)),
+        (L.Conv2D(4, (3, 2), dilation_rate=2, use_bias=False), (9, 8, 3)),
+        (L.Conv2D(4, 3, groups=2, use_bias=False), (6, 6, 4)),
+        (L.Conv3D(2, 2, use_bias=False), (3, 4, 3, 2)),
+        (L.DepthwiseConv1D(3, depth_multiplier=2, use_bias=False), (6, 3)),
+        (L.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False), (6, 5, 3)),
+        (L.Conv1DTranspose(4, 3, strides=2, use_bias=False), (5, 3)),
+        (L.Conv2DTranspose(4, 3, strides=2, use_bias=False), (5, 4, 3)),
+        (L.Conv3DTranspose(2, 2, use_bias=False), (2, 3, 2, 2)),
+        (L.EinsumDense("abc,cde->abde", (None, 4, 2)), (3, 5)),
+        (L.EinsumDense("...x,xy->...y", 4), (3, 2, 5)),
+        (L.EinsumDense("abc,bcd->ad", 6), (3, 5)),
+        (HashedDense(5, ratio=2, use_bias=False), (7,)),
+        (BinaryConv2D(4, 3, use_bias=False), (5, 5, 2)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, L.Layer) else "",
+)
+def test_one_layer_against_counted_products(layer, shape):
+    if hasattr(layer, "macs"):
+        ordinary = layer.ordinary(**{name: getattr(layer, name) for name in layer.arguments})
+        ordinary.use_bias = False
+        layer.build((None, *shape))
+        assert layer_macs(layer, (None, *shape)) == conv_oracle(ordinary, shape)
+    else:
+        expected = conv_oracle(layer, shape)
+        assert layer_macs(layer, (None, *shape)) == expected
+
+
+def test_a_separable_convolution_worked_by_hand():
+    layer = L.SeparableConv2D(5, 3, strides=2, use_bias=True)
+    layer.build((None, 9, 9, 2))
+    assert layer_macs(layer, (None, 9, 9, 2)) == 16 * (9 * 2 + 2 * 5)
+
+
+def test_channels_first():
+    layer = L.Conv2D(4, 3, data_format="channels_first")
+    layer.build((None, 2, 6, 7))
+    assert layer_macs(layer, (None, 2, 6, 7)) == 4 * 5 * 9 * 2 * 4
+
+
+def test_uses_nesting_and_unknown_sizes():
+    shared = L.Dense(4, name="shared", use_bias=False)
+    block = keras.Sequential([keras.Input((None, 4)), L.Conv1D(2, 1, name="conv")], name="block")
+    x = keras.Input((5, 4))
+    y = block(shared(shared(x)))
+    y = L.Concatenate(name="join")([y, L.Embedding(10, 3, name="words")(keras.ops.argmax(x, -1))])
+    model = keras.Model(x, L.LSTM(3, name="lstm")(y))
+    found = macs(model)
+    assert found["shared"] == 2 * 5 * 16
+    assert found["block/conv"] == 5 * 4 * 2  # the size comes from outside the block
+    assert found["words"] == found["join"] == found["lstm"] == 0
+    assert found["lstm/lstm_cell"] is None
+    before = len(shared._inbound_nodes)
+    macs(model)
+    assert len(shared._inbound_nodes) == before
+
+
+def test_unknown_input_size():
+    model = keras.Sequential([keras.Input((None, None, 1)), L.Conv2D(2, 3, name="conv")])
+    assert macs(model) == {"conv": None}
+
+
+def test_a_subclassed_model_counts_on_built_shapes():
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.fc = L.Dense(4, name="fc")
+
+        def call(self, x):
+            return self.fc(x)
+
+    model = Net()
+    model(np.ones((1, 3)))
+    assert macs(model) == {"fc": 12}

@@ -1,0 +1,211 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from tfcompress.measure.moments import (
+    Moments,
+    can_measure,
+    intercepted,
+    measure,
+    patches,
+    watch_inputs,
+)
+from tfcompress.numerics.metric import Diagonal, Kronecker
+
+RNG = np.random.default_rng(0)
+LINE = RNG.normal(size=(3, 11, 4)).astype("float32")
+IMAGE = RNG.normal(size=(3, 9, 8, 4)).astype("float32")
+VOLUME = RNG.normal(size=(2, 5, 6, 7, 4)).astype("float32")
+
+
+def conv2d(**arguments):
+    return layers.Conv2D(6, (3, 2), use_bias=False, **arguments)
+
+
+CASES = {
+    "dense": (layers.Dense(5), IMAGE),
+    "einsum heads": (layers.EinsumDense("abc,cde->abde", (None, 3, 5)), LINE),
+    "einsum two axes": (layers.EinsumDense("abcd,cde->abe", (None, 5)), IMAGE),
+    "einsum ellipsis": (layers.EinsumDense("...x,xy->...y", 7), LINE),
+    "causal": (layers.Conv1D(6, 3, dilation_rate=2, padding="causal", use_bias=False), LINE),
+    "conv1d grouped": (layers.Conv1D(6, 4, strides=3, padding="same", groups=2), LINE),
+    "conv2d valid": (conv2d(strides=2), IMAGE),
+    "conv2d same": (conv2d(strides=(3, 2), padding="same"), IMAGE),
+    "conv2d grouped": (conv2d(padding="same", groups=2), IMAGE),
+    "conv2d dilated": (conv2d(padding="same", dilation_rate=2), IMAGE),
+    "conv3d": (layers.Conv3D(6, (3, 2, 3), strides=(1, 2, 1), padding="same"), VOLUME),
+    "depthwise1d": (layers.DepthwiseConv1D(3, depth_multiplier=2, padding="same"), LINE),
+    "depthwise2d": (layers.DepthwiseConv2D(3, depth_multiplier=2, strides=2), IMAGE),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_patches_times_kernel_is_the_layer(name):
+    layer, x = CASES[name]
+    expected = keras.ops.convert_to_numpy(layer(x))
+    rows = patches(layer, x)
+    groups, _, n = rows.shape
+    kernel = np.asarray(layer.kernel).reshape(n, groups, -1).transpose(1, 0, 2)
+    found = (rows @ kernel).transpose(1, 0, 2).reshape(expected.shape)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert groups == (1 if "grouped" not in name and "depthwise" not in name else rows.shape[0])
+
+
+def test_channels_first():
+    first = layers.Conv2D(3, 2, data_format="channels_first")
+    last = layers.Conv2D(3, 2)
+    np.testing.assert_array_equal(patches(first, np.moveaxis(IMAGE, -1, 1)), patches(last, IMAGE))
+
+
+@pytest.mark.parametrize("name", ["dense", "conv2d grouped", "depthwise2d"])
+def test_the_form_is_half_the_change_of_the_outputs(name):
+    layer, x = CASES[name]
+    before = np.asarray(layer(x), "float64")
+    metric = measure(layer, x)
+    e = RNG.normal(size=layer.kernel.shape).astype("float32")
+    layer.kernel.assign_add(e)
+    change = np.asarray(layer(x), "float64") - before
+    layer.kernel.assign_add(-e)
+    positions = change.size // change.shape[-1]
+    assert metric.quadratic(e) == pytest.approx(np.sum(change**2) / positions / 2, rel=1e-4)
+
+
+def test_streams_and_chunks_add_up(monkeypatch):
+    layer = conv2d(padding="same")
+    whole = measure(layer, IMAGE).blocks[0]
+    np.testing.assert_allclose(measure(layer, (x[None] for x in IMAGE)).blocks[0], whole, atol=1e-5)
+    monkeypatch.setattr("tfcompress.measure.moments.CHUNK", 1)
+    np.testing.assert_allclose(measure(layer, IMAGE).blocks[0], whole, atol=1e-5)
+
+
+def test_a_large_fan_in_is_cut_into_blocks():
+    x = RNG.normal(size=(50, 10)).astype("float32")
+    metric = measure(layers.Dense(3), x, block=4, g=np.ones(3))
+    assert [block.shape for block in metric.blocks] == [(1, 4, 4), (1, 4, 4), (1, 2, 2)]
+    np.testing.assert_allclose(metric.blocks[1][0], x[:, 4:8].T @ x[:, 4:8] / 50, rtol=1e-5)
+    assert metric.g.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_an_embedding_counts_its_rows():
+    layer = layers.Embedding(5, 2)
+    metric = measure(layer, np.array([[1, 1], [4, 1]]), g=[1.0, 2.0])
+    assert isinstance(metric, Diagonal)
+    assert metric.d.tolist() == [[0, 0], [0.75, 1.5], [0, 0], [0, 0], [0.25, 0.5]]
+
+
+@pytest.mark.parametrize("name", ["dense", "conv2d grouped"])
+def test_the_adapted_kernel_is_least_squares_on_what_came_before(name):
+    layer, before = CASES[name]
+    outputs = np.asarray(layer(before), "float64")
+    x = before + 0.3 * RNG.normal(size=before.shape).astype("float32")
+    moments = Moments(layer)
+    for part in (slice(0, 1), slice(1, 3)):
+        moments.add(x[part], before[part])
+    found = moments.adapted()
+    rows = patches(layer, x).astype("float64")
+    outputs = outputs.reshape(-1, len(rows), outputs.shape[-1] // len(rows)).transpose(1, 0, 2)
+    split = Kronecker.split
+    errors = []
+    best = np.stack(
+        [np.linalg.lstsq(a, b, rcond=None)[0] for a, b in zip(rows, outputs, strict=True)]
+    )
+    for kernel in (best, split(moments.metric(), found), split(moments.metric(), layer.kernel)):
+        errors.append(np.sum((rows @ kernel - outputs) ** 2))
+    assert errors[0] <= errors[1] < errors[0] + 0.02 * (errors[2] - errors[0])
+
+
+def test_unchanged_inputs_leave_the_kernel():
+    layer, x = CASES["dense"]
+    moments = Moments(layer)
+    moments.add(x, x)
+    np.testing.assert_allclose(moments.adapted(), np.asarray(layer.kernel), atol=1e-12)
+
+
+def test_inputs_are_seen_at_any_depth_and_nothing_stays_behind():
+    shared = layers.Dense(4, name="shared")
+    block = keras.Sequential([keras.Input((4,)), layers.ReLU(), layers.Dense(4, name="fc")])
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, shared(block(shared(inputs))))
+    x = RNG.normal(size=(2, 4)).astype("float32")
+    seen = []
+    fc = block.layers[-1]
+    watch_inputs(model, x, [shared, fc], lambda layer, array: seen.append((layer.name, array)))
+    assert [name for name, _ in seen] == ["shared", "fc", "shared"]
+    np.testing.assert_array_equal(seen[0][1], x)
+    np.testing.assert_allclose(seen[1][1], np.maximum(np.asarray(shared(x)), 0), rtol=1e-6)
+    assert "call" not in vars(shared)
+
+
+def test_an_error_inside_gives_the_layers_back():
+    layer = layers.Dense(2)
+
+    def fails(layer, call, *args, **kwargs):
+        raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"), intercepted([layer], fails):
+        layer(np.ones((1, 2)))
+    assert layer(np.ones((1, 2))).shape == (1, 2)
+
+
+class InAGraph(layers.Layer):
+    """Runs its part inside a graph of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = layers.Dense(2)
+
+    def call(self, x):
+        return tf.function(self.part)(x)
+
+
+def test_each_step_is_seen_and_a_call_without_values_is_passed_over():
+    model = keras.Sequential([keras.Input((3, 4)), layers.TimeDistributed(layers.Dense(2))])
+    seen = []
+    watch_inputs(model, LINE[:, :3], [model.layers[0].layer], lambda _, x: seen.append(x))
+    np.testing.assert_array_equal(np.stack(seen, 1), LINE[:, :3])
+    model = keras.Sequential([keras.Input((4,)), InAGraph()])
+    watch_inputs(model, LINE[:, 0], [model.layers[0].part], lambda _, x: seen.append(x))
+    assert len(seen) == 3
+
+
+def test_what_cannot_be_measured_says_so():
+    for layer in (
+        layers.Conv2DTranspose(3, 3),
+        layers.SeparableConv2D(3, 3),
+        layers.LSTM(3),
+        layers.ReLU(),
+        layers.MaxPooling2D(),
+        layers.EinsumDense("abc,bd->adc", (3, 4)),
+    ):
+        assert not can_measure(layer)
+        with pytest.raises(ValueError, match=type(layer).__name__):
+            measure(layer, IMAGE)
+    with pytest.raises(ValueError, match="no inputs"):
+        measure(layers.Dense(2), [])
+
+
+@pytest.mark.parametrize("name", ["conv1d grouped", "conv2d same", "conv3d", "depthwise2d"])
+def test_drawn_positions_are_some_of_all_rows(name):
+    layer, x = CASES[name]
+    layer(x)
+    some, every = patches(layer, x, positions=3, seed=1), patches(layer, x)
+    assert some.shape == (every.shape[0], 3 * len(x), every.shape[2])
+    places = every.shape[1] // len(x)
+    for group, wanted in zip(some, every, strict=True):
+        rows = [np.flatnonzero((wanted == row).all(1)) for row in group]
+        assert all(len(found) for found in rows)
+        at = {int(found[0]) % places for found in rows if len(found) == 1}
+        assert len(at) <= 3  # the same for all examples
+    np.testing.assert_array_equal(patches(layer, x, positions=10**6), every)
+
+
+def test_the_kernel_is_adapted_at_the_positions_drawn():
+    layer = conv2d(padding="same")
+    layer(IMAGE)
+    moments = Moments(layer, positions=40)
+    for _ in range(8):
+        moments.add(0.5 * IMAGE, IMAGE)
+    np.testing.assert_allclose(moments.adapted(), 2 * np.asarray(layer.kernel), atol=0.05)
+    assert moments.count == 8 * 3 * 40

@@ -1,0 +1,44 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfcompress.numerics import knapsack
+
+ITEM = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 100)), min_size=1, max_size=4)
+
+
+@given(st.lists(ITEM, min_size=1, max_size=5), st.integers(0, 120))
+def test_it_is_the_best_of_all(items, budget):
+    costs = [[cost for cost, _ in item] for item in items]
+    damages = [[harm for _, harm in item] for item in items]
+    ways = itertools.product(*map(range, map(len, costs)))
+
+    def total(table, way):
+        return sum(row[i] for row, i in zip(table, way, strict=True))
+
+    fitting = [total(damages, way) for way in ways if total(costs, way) <= budget]
+    if not fitting:
+        with pytest.raises(ValueError, match="cheapest"):
+            knapsack.choose(costs, damages, budget)
+        return
+    found = knapsack.choose(costs, damages, budget)
+    assert total(costs, found) <= budget and total(damages, found) == min(fitting)
+
+
+def test_large_costs_keep_the_budget_and_come_close():
+    rng = np.random.default_rng(0)
+    costs = [sorted(map(int, rng.integers(1, 10**9, 6))) for _ in range(30)]
+    damages = [sorted(rng.exponential(size=6), reverse=True) for _ in range(30)]
+    budget = sum(min(item) for item in costs) + 3 * 10**9
+    found = knapsack.choose(costs, damages, budget)
+    assert sum(c[i] for c, i in zip(costs, found, strict=True)) <= budget
+    relaxed = knapsack.choose(costs, damages, budget * 1.01)  # less than the rounding is worth
+    harm = [sum(d[i] for d, i in zip(damages, way, strict=True)) for way in (found, relaxed)]
+    assert harm[1] <= harm[0] <= 1.05 * harm[1]
+
+
+def test_frontier_drops_what_another_beats():
+    assert knapsack.frontier([5, 5, 1], [1.0, 2.0, 1.0]) == [2]

@@ -1,0 +1,143 @@
+import keras
+import numpy as np
+import pytest
+
+import tfcompress as tfc
+from tfcompress.export import file_bytes
+from tfcompress.planning.attempts import Work
+
+L = keras.layers
+RNG = np.random.default_rng(0)
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def problem(count):
+    y = RNG.integers(0, 4, count)
+    x = RNG.normal(size=(count, 64)) + 2.0 * np.eye(4, 64)[y]
+    return x.astype("float32"), y
+
+
+TRAIN, TEST = problem(1000), problem(400)
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    parts = [L.Dense(96, "relu", name="fc1"), L.BatchNormalization(), L.Dense(96, "relu")]
+    model = keras.Sequential([keras.Input((64,)), *parts, L.Dense(4, name="out")])
+    model.compile(keras.optimizers.Adam(5e-3), LOSS, metrics=["accuracy"])
+    model.fit(*TRAIN, epochs=8, batch_size=50, verbose=0)
+    return model
+
+
+def test_the_file_holds_the_budget_and_is_what_was_measured(model, tmp_path):
+    before = model.get_weights()
+    path = tmp_path / "small.tflite"
+    made = tfc.compress(model, TRAIN, 0.2, validation_data=TEST, path=path)
+    assert made.size == len(made.tflite) <= 0.2 * file_bytes(model)
+    assert path.read_bytes() == made.tflite
+    assert made.before == pytest.approx(model.evaluate(*TEST, verbose=0)[1])
+    assert made.after > made.before - 0.05
+    again = keras.Model(made.model.inputs, made.model.outputs)
+    assert np.mean(again.predict(TEST[0], verbose=0).argmax(-1) == TEST[1]) == (
+        pytest.approx(made.after)
+    )
+    assert all(map(np.array_equal, before, model.get_weights()))
+    assert "tflite" in str(made) and "metric" in str(made)
+
+
+def test_a_budget_in_bytes_of_an_archive(model):
+    made = tfc.compress(model, TRAIN, 9000, validation_data=TEST, target="archive", fine_tune=1)
+    assert made.size <= 9000
+
+
+def test_the_smallest_budget_that_keeps_the_metric(model):
+    made = tfc.compress(model, TRAIN, None, 0.03, validation_data=TEST, fine_tune=1)
+    assert made.before - made.after <= 0.03
+    assert made.size == min(size for _, size, value in made.tried if made.before - value <= 0.03)
+    from_there = tfc.compress(model, TRAIN, 0.4, 0.5, validation_data=TEST, fine_tune=0)
+    assert len(from_there.tried) == 1 and from_there.tried[0][0] <= 0.4
+
+
+def test_training_recovers_what_the_swap_costs(model):
+    arguments = {"budget": 0.15, "validation_data": TEST, "teacher": None}
+    rough = tfc.compress(model, TRAIN, **arguments, fine_tune=0)
+    tuned = tfc.compress(model, TRAIN, **arguments, fine_tune=3)
+    assert tuned.after > rough.after - 0.02
+
+
+def test_own_training_and_own_metric(model):
+    seen = []
+
+    def train(student, teacher, data):
+        seen.append((student, teacher, len(data[0])))
+
+    made = tfc.compress(model, TRAIN, 0.3, fine_tune=train, metric=lambda m: float(m is model))
+    assert seen == [(made.model, model, 900)]
+    assert (made.before, made.after) == (1.0, 0.0)
+
+
+def test_inputs_alone(model):
+    made = tfc.compress(model, TRAIN[0], 0.3, fine_tune=1)
+    assert made.before == 1.0  # against its own classes
+    assert made.after > 0.8
+
+
+def test_nothing_keeps_an_impossible_metric(model):
+    falls = iter([1.0] + [0.0] * 20)
+    with pytest.raises(ValueError, match="No budget up to"):
+        tfc.compress(model, TRAIN, None, 0.1, metric=lambda m: next(falls), fine_tune=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "Give a `budget`"),
+        ({"budget": -1}, "`budget` > 0"),
+        ({"budget": 0.1, "max_drop": -0.5}, "`max_drop` >= 0"),
+        ({"budget": 0.1, "fine_tune": -1}, "fine_tune"),
+        ({"budget": 0.1, "teacher": "me"}, "`teacher`"),
+        ({"budget": 0.1, "target": "bytes"}, "`target`"),
+        ({"budget": 0.001}, "smallest forms exceed"),
+        ({"budget": 0.3, "metric": "not a metric"}, "not a metric"),
+    ],
+)
+def test_bad_arguments(model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tfc.compress(model, TRAIN, **arguments)
+
+
+def test_regression_has_no_classes_to_label_by():
+    model = keras.Sequential([keras.Input((64,)), L.Dense(32), L.Dense(1)])
+    with pytest.raises(ValueError, match="two classes"):
+        tfc.compress(model, TRAIN[0], 0.3)
+
+
+def test_a_search_goes_on_where_it_was_cut_off(model, tmp_path):
+    import optuna
+
+    storage = f"sqlite:///{tmp_path}/search.db"
+    arguments = {"validation_data": TEST, "fine_tune": 1, "storage": storage}
+    tfc.search(model, TRAIN, 0.2, trials=2, **arguments)
+    made = tfc.search(model, TRAIN, 0.2, trials=3, **arguments)
+    study = optuna.load_study(study_name="tfcompress", storage=storage)
+    assert len(study.trials) == 3
+    assert study.trials[0].params["tilt"] == 0.0
+    assert made.after == pytest.approx(study.best_value)  # the same model again
+    assert made.size <= 0.2 * file_bytes(model)
+
+
+def test_a_bend_moves_the_budget(model):
+    work = Work(model, TRAIN, "accuracy", 0, None, TEST, "bits", "fast", LOSS)
+    paths = list(work.planner.options)
+    early, late = (
+        work.planner.plan_for(work.planner.whole // 10, dict(zip(paths, bend, strict=True))).chosen
+        for bend in ((9.0, 1.0, 0.1), (0.1, 1.0, 9.0))
+    )
+    assert early["fc1"].cost > late["fc1"].cost
+
+
+def test_pruned_codebooks_are_candidates_for_an_archive(model):
+    planner = Work(model, TRAIN, "accuracy", 0, None, TEST, "archive", "fast", LOSS).planner
+    names = {one.name for row in planner.options.values() for one in row}
+    assert any("zeros" in name for name in names)

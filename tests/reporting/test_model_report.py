@@ -1,0 +1,229 @@
+import gzip
+import json
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfcompress as tfc
+from tfcompress.export import to_tflite
+from tfcompress.layers import BinaryDense, CPConv2D, HashedDense, LowRankDense
+from tfcompress.reporting.file_constants import constants_of
+from tfcompress.reporting.model_report import report
+from tfcompress.tflite.reader import stored_tensors
+
+L = keras.layers
+
+
+def net():
+    return keras.Sequential(
+        [
+            keras.Input((12, 12, 2)),
+            L.Conv2D(16, 3, use_bias=False, name="conv"),
+            L.BatchNormalization(name="norm"),
+            L.ReLU(name="relu"),
+            L.Flatten(name="flatten"),
+            L.Dense(32, activation="relu", name="fc1"),
+            L.Dense(24, activation="relu", name="fc2"),
+            L.Dense(5, name="out"),
+        ],
+        name="net",
+    )
+
+
+@pytest.fixture(scope="module")
+def swapped():
+    keras.utils.set_random_seed(0)
+    model = net()
+    model.get_layer("norm").set_weights([w + 0.5 for w in model.get_layer("norm").get_weights()])
+    rules = {
+        "conv": CPConv2D.using(rank=4),
+        "fc1": BinaryDense.using(),
+        "fc2": HashedDense.using(ratio=8),
+    }
+    small = tfc.swap(model, rules)
+    return model, small, to_tflite(small)
+
+
+def rows_of(made):
+    return {row.path: row for row in made.rows}
+
+
+def test_rows_worked_by_hand(swapped):
+    model, small, _ = swapped
+    made = report(small)
+    rows = rows_of(made)
+    assert list(rows) == ["conv", "fc1", "fc2", "out"]
+    assert [row.method for row in made.rows] == ["CPConv2D", "BinaryDense", "HashedDense", "Dense"]
+    assert rows["conv"].kernel_shape == (3, 3, 2, 16)
+    assert rows["conv"].bits == 32 * 4 * (9 + 2 + 16)
+    assert rows["conv"].macs == 4 * (144 * 2 + 100 * (9 + 16))
+    assert rows["fc1"].bits == 1600 * 32 + 32 * 32
+    assert rows["fc1"].ratio == pytest.approx(32 * 1600 * 32 / rows["fc1"].bits)
+    assert rows["fc2"].bits == 32 * 32 * 24 / 8
+    assert rows["out"].bits == rows["out"].float_bits == 32 * 24 * 5
+    assert made.bits == sum(row.bits for row in made.rows)
+    assert made.float_bits == 32 * (9 * 2 * 16 + 1600 * 32 + 32 * 24 + 24 * 5)
+    assert made.other_bits == 32 * (4 * 16 + 32 + 24 + 5)
+    assert made.macs == sum(row.macs for row in made.rows)
+    assert made.left == {
+        "norm": "no kernel",
+        "relu": "no kernel",
+        "flatten": "no kernel",
+        "out": "ordinary float32",
+    }
+    assert made.file is None
+    assert report(model).ratio == 1
+
+
+def test_nonzero_is_the_share_of_stored_numbers():
+    model = net()
+    kernel, bias = model.get_layer("fc1").get_weights()
+    kernel[:400] = 0
+    model.get_layer("fc1").set_weights([kernel, bias])
+    assert rows_of(report(model))["fc1"].nonzero == 0.75
+    ternary = tfc.swap(model, {"fc1": tfc.layers.TernaryDense.using()})
+    assert rows_of(report(ternary))["fc1"].nonzero < 0.75
+
+
+def test_the_file_is_found_layer_by_layer(swapped):
+    _, small, blob = swapped
+    made = report(small, tflite=blob)
+    rows = rows_of(made)
+    assert made.file.bytes == len(blob)
+    assert made.file.gzip_bytes == len(gzip.compress(blob, 9))
+    assert made.file.latency_ratio is None
+    assert made.file.min_runtime == "2.1.2" and "LiteRT 2.1.2 and newer" in str(made)
+    old = report(small, tflite=to_tflite(small, min_runtime="1.2"))
+    assert json.loads(old.to_json())["file"]["min_runtime"] == "1.2.0"
+    assert rows["fc1"].encodings == ("INT2",)
+    assert rows["fc1"].file_bytes == 1600 * 32 / 4 + 12 * 32
+    assert not rows["fc1"].full_size
+    assert rows["conv"].file_bytes == 4 * 4 * (9 + 2 + 16)  # three kernels, the last one folded
+    assert not rows["conv"].full_size
+    assert rows["fc2"].encodings == ("INT8",)  # the whole kernel, its bank rounded
+    assert rows["fc2"].file_bytes == 32 * 24 + 12 * 24
+    assert not rows["fc2"].full_size
+    assert rows["out"].file_bytes == 4 * 24 * 5
+    assert not rows["out"].full_size  # it is an ordinary layer
+    kernels = sum(row.file_bytes for row in made.rows)
+    assert kernels < sum(tensor.bytes for tensor in stored_tensors(blob)) == len(blob)
+
+
+def stock(model):
+    """A file whose constants have the names that the stock converter gives."""
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    blob = converter.convert()
+    assert b"transposed/kernel" not in blob
+    return blob
+
+
+@pytest.mark.parametrize("converter", [stock, to_tflite])
+def test_every_kind_of_kernel_is_found(converter):
+    x = keras.Input((8, 8, 4))
+    y = L.DepthwiseConv2D(3, name="depthwise")(x)
+    y = L.BatchNormalization(name="norm", gamma_initializer="random_normal")(y)
+    y = L.SeparableConv2D(6, 3, name="separable")(y)
+    y = L.Conv2DTranspose(3, 3, name="transposed")(y)
+    y = L.Reshape((6, 18), name="rows")(y)
+    y = L.Conv1D(7, 3, name="line")(y)
+    y = L.EinsumDense("abc,cde->abde", (4, 3, 5), name="einsum")(y)
+    model = keras.Model(x, L.Dense(2, name="out")(L.Flatten(name="flatten")(y)))
+    found = constants_of(model, converter(model))
+    for path in ("depthwise", "separable", "transposed", "line", "einsum", "out"):
+        layer = model.get_layer(path)
+        expected = sum(4 * np.prod(v.shape) for v in layer.weights if len(v.shape) > 1)
+        assert sum(tensor.bytes for tensor in found[path]) == expected, path
+
+
+def test_a_file_of_another_model_is_not_found(swapped):
+    other = keras.Sequential([keras.Input((7,)), L.Dense(3, name="fc1")])
+    made = report(other, tflite=swapped[2].replace(b"fc1/", b"xx1/"))
+    assert made.rows[0].file_bytes is None
+    assert "not found" in str(made)
+
+
+def test_baseline_gives_ratios_and_latency(swapped, monkeypatch):
+    model, small, blob = swapped
+    given = {}
+
+    def bench(files, **kwargs):
+        given.update(files)
+        return {"model": types.SimpleNamespace(ratio=4.0)}  # four times faster
+
+    stub = types.SimpleNamespace(bench=bench)
+    monkeypatch.setitem(sys.modules, "tfcompress.reporting.benchmark", stub)
+    ordinary = tfc.to_ordinary(small)  # the factors are layers of their own here
+    made = report(ordinary, baseline=model, tflite=blob)
+    assert made.file.latency_ratio == 0.25
+    assert len(given["float32"]) > len(blob) == len(given["model"])
+    assert made.float_bits == report(model).float_bits
+    assert rows_of(made)["conv"].float_bits == 32 * 9 * 2 * 16  # of the layer of that name
+
+
+def test_json_and_text(swapped):
+    small = swapped[1]
+    blob = to_tflite(small, activations="float32")  # holds the whole hashed kernel
+    made = report(small, tflite=blob)
+    data = json.loads(made.to_json())
+    assert data["bits"] == made.bits
+    assert data["rows"][2]["full_size"] is True
+    assert data["file"]["bytes"] == len(blob)
+    shown = []
+    made.print(print_fn=shown.append)
+    assert shown == [str(made)]
+    text = shown[0]
+    for part in (
+        "BinaryDense",
+        "1600x32",
+        "51,200",
+        "FULL SIZE",
+        "Left as they are",
+        f"{len(blob):,}",
+    ):
+        assert part in text, part
+    assert max(map(len, text.splitlines())) <= 110
+
+
+def test_nested_shared_recurrent_and_embedding_layers():
+    block = keras.Sequential([keras.Input((6, 8)), L.Dense(8, name="fc")], name="block")
+    x = keras.Input((6,), dtype="int32")
+    y = L.Embedding(11, 8, name="words")(x)
+    y = L.LSTM(4, name="lstm")(block(block(y)))
+    made = report(keras.Model(x, y))
+    rows = rows_of(made)
+    assert list(rows) == ["words", "block/fc", "lstm/lstm_cell"]
+    assert rows["words"].macs == 0
+    assert rows["block/fc"].macs == 2 * 6 * 64
+    assert rows["lstm/lstm_cell"].kernel_shape == ((8, 16), (4, 16))
+    assert rows["lstm/lstm_cell"].macs is made.macs is None
+    assert "unknown" in str(made)
+
+
+@pytest.mark.parametrize("cut", [0, 3, 40, 1000, -1])
+def test_a_truncated_file_is_a_clear_error(swapped, cut, tmp_path):
+    _, small, blob = swapped
+    path = tmp_path / "cut.tflite"
+    path.write_bytes(blob[:cut])
+    with pytest.raises(ValueError, match=r"\.tflite file"):
+        report(small, tflite=path)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="not built"):
+        report(keras.Sequential([L.Dense(3)]))
+    with pytest.raises(TypeError, match=r"keras\.Model"):
+        report("model.keras")
+    with pytest.raises(OSError):
+        report(net(), tflite="nowhere.tflite")
+
+
+def test_low_rank_and_pruned_kernels_keep_their_own_columns():
+    model = tfc.swap(net(), {"fc1": LowRankDense.using(rank=4)})
+    row = rows_of(report(model))["fc1"]
+    assert row.bits == 32 * 4 * (1600 + 32)
+    assert row.kernel_shape == (1600, 32)
+    assert row.nonzero == 1

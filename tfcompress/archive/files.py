@@ -1,0 +1,237 @@
+"""A model in one small file for download: entropy-coded weights behind a versioned header.
+
+    b"TFCARCHV", version: 1 byte
+    the streams of each array (entropy.py), one behind the other
+    header: zipped JSON {"config", "stored": {layer path: {name: record}}, "weights": [record]}
+    length of the header: 4 bytes, little-endian
+    checksum of all before: 16 bytes, BLAKE2b
+
+The header comes last, so that arrays are coded and written one at a time.
+"""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+import zlib
+
+import keras
+import numpy as np
+
+from tfcompress.archive import entropy
+from tfcompress.archive.untrusted import check_bound, check_config, skeleton
+from tfcompress.graph.paths import walk
+from tfcompress.layers.core.base import CompressedLayer
+from tfcompress.layers.core.ordinary import to_numpy
+from tfcompress.rewriting.swap import check_graph
+
+MAGIC, VERSION = b"TFCARCHV", 1
+CHECKSUM = 16  # bytes
+LARGEST_HEADER = 1 << 22  # bytes of JSON
+HALF = np.finfo("float16")
+
+
+class ArchiveError(ValueError):
+    """A file is no archive, is damaged, newer than this version, or made to mislead."""
+
+
+def save(model, path, half=False) -> int:
+    """Writes a model into one entropy-coded file, from which `load` makes it again.
+
+    Each array is stored losslessly: of a compressed layer what `stored()` gives, of all else the
+    weights. Zeros, codes and clustered weights take about their empirical entropy, so that no mask
+    or format is needed for pruned layers. What only training needs is left out: the optimizer, the
+    compiled state, the latents of compressed layers.
+
+    Cost: `n H` bits for `n` entries of entropy `H`; each array has a model of its own.
+
+    Args:
+        model: a built Sequential or Functional model of registered layers, without `Lambda`.
+        path: of the file; it is replaced only once the new one is complete.
+        half: whether float32 arrays are first rounded to float16 (those with entries beyond its
+            range, or all below its normal numbers, are not). `load` gives the rounded model.
+
+    Returns:
+        The bytes of the file.
+
+    Raises:
+        ValueError: the model cannot be made again from a file; the message tells why.
+        ImportError: the package constriction is missing.
+
+    Example:
+
+    >>> import keras, tempfile, tfcompress as tfc
+    >>> fc = tfc.layers.TernaryDense(64, name="fc")
+    >>> model = keras.Sequential([keras.Input((64,)), fc])
+    >>> path = tempfile.mkdtemp() + "/net.tfc"
+    >>> tfc.archive.save(model, path) < 64 * 64 / 4 + 1024  # 2 bits a weight, and a header
+    True
+    >>> np.array_equal(tfc.archive.load(path).layers[0].kernel, fc.kernel)
+    True
+    """
+    check_graph(model)
+    if not model.built:
+        raise ValueError(f"Model '{model.name}' is not built. Call it on data or `build` it first.")
+    config = keras.saving.serialize_keras_object(model)
+    config.pop("compile_config", None)
+    try:
+        check_config(config)
+    except ValueError as error:
+        raise ValueError(f"Model '{model.name}' cannot be archived: {error}") from error
+    folder = os.path.dirname(os.path.abspath(path))
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".archive-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            size = _write(file, model, config, half)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return size
+
+
+def load(path, max_bytes=1 << 31):
+    """Makes the model of an archive, with every stored array as it was saved, bit for bit.
+
+    Nothing in the file is run: layers are made by Keras from a JSON config in its safe mode, and
+    only those of Keras or registered ones. Sizes are checked before anything is allocated.
+
+    Args:
+        path: of a file written by `save`.
+        max_bytes: of the weights of the model; a file that declares more is refused.
+
+    Returns:
+        A model, not compiled.
+
+    Raises:
+        ArchiveError: the file is not complete, damaged, newer, or made to mislead; it is a
+            ValueError.
+        OSError: there is no such file.
+        ImportError: the package constriction is missing.
+    """
+    with open(path, "rb") as file:
+        try:
+            return _read(file, max_bytes)
+        except (ArchiveError, ImportError):
+            raise
+        except Exception as error:  # Keras, NumPy and the coder raise their own
+            raise ArchiveError(f"{path} does not hold a sound model: {error}") from error
+
+
+def _write(file, model, config, half):
+    checksum = hashlib.blake2b(digest_size=CHECKSUM)
+
+    def put(data):
+        checksum.update(data)
+        file.write(data)
+
+    def record(array):
+        made, blobs = entropy.encode(rounded(array) if half else array)
+        for blob in blobs:
+            put(blob)
+        return made
+
+    put(MAGIC + bytes([VERSION]))
+    stored = {
+        path: {name: record(np.asarray(array)) for name, array in layer.stored().items()}
+        for path, layer in _compressed(model)
+    }
+    weights = [record(to_numpy(variable)) for variable in _weights(model)]
+    text = json.dumps({"config": config, "stored": stored, "weights": weights})
+    if len(text) > LARGEST_HEADER:
+        raise ValueError(f"The config of model '{model.name}' is too large: {len(text)} bytes")
+    header = zlib.compress(text.encode(), 9)
+    put(header + len(header).to_bytes(4, "little"))
+    file.write(checksum.digest())
+    return file.tell()
+
+
+def _read(file, max_bytes):
+    header, end = _header(file)
+    config, stored, weights = header["config"], header["stored"], header["weights"]
+    records = [record for parts in stored.values() for record in parts.values()] + weights
+    _check_records(records, end - file.tell(), max_bytes)
+    model = skeleton(config, max_bytes)
+    layers = dict(_compressed(model))
+    if set(layers) != set(stored):
+        raise ArchiveError("its arrays are not those of its layers")
+
+    def array(record):
+        return entropy.decode(record, (file.read(size) for size, _ in record[2]))
+
+    for path, parts in stored.items():
+        _check_shapes(layers[path], parts)
+        layers[path].restore({name: array(record) for name, record in parts.items()})
+    for variable, record in zip(_weights(model), weights, strict=True):
+        if tuple(record[1]) != tuple(variable.shape):
+            raise ArchiveError(f"{variable.path} has shape {variable.shape}, not {record[1]}")
+        variable.assign(array(record).astype(variable.dtype))
+    return model
+
+
+def _header(file):
+    """The header and where the streams end; the file is left at their start."""
+    start = file.read(len(MAGIC) + 1)
+    if start[:-1] != MAGIC:
+        raise ArchiveError(f"{file.name} is no archive of tfcompress.")
+    if start[-1] > VERSION:
+        raise ArchiveError(
+            f"{file.name} has format {start[-1]}, newer than {VERSION}, which this version of "
+            "tfcompress reads. Install a newer one."
+        )
+    size = os.fstat(file.fileno()).st_size
+    checksum, left = hashlib.blake2b(start, digest_size=CHECKSUM), size - len(start) - CHECKSUM
+    while left > 0 and (part := file.read(min(left, 1 << 20))):
+        checksum.update(part)
+        left -= len(part)
+    if left != 0 or file.read() != checksum.digest():
+        raise ArchiveError(f"{file.name} is truncated or damaged: its checksum does not match.")
+    file.seek(size - CHECKSUM - 4)
+    length = int.from_bytes(file.read(4), "little")
+    end = size - CHECKSUM - 4 - length
+    if end < len(start):
+        raise ArchiveError("its header is longer than the file")
+    file.seek(end)
+    unzip = zlib.decompressobj()
+    text = unzip.decompress(file.read(length), LARGEST_HEADER)
+    if not unzip.eof:
+        raise ArchiveError("its header is too large or not complete")
+    file.seek(len(start))
+    return json.loads(text), end
+
+
+def _check_records(records, available, max_bytes):
+    """Raises unless the sizes that records declare are those of the file and within bounds."""
+    sizes = [size for _, _, streams in records for size, _ in streams]
+    shapes = [n for _, shape, _ in records for n in shape]
+    if not all(type(n) is int and n >= 0 for n in sizes + shapes) or sum(sizes) != available:
+        raise ArchiveError("its sizes do not add up")
+    sizes = (entropy.dtype_of(name).itemsize * math.prod(shape) for name, shape, _ in records)
+    check_bound(sum(sizes), max_bytes)
+
+
+def _check_shapes(layer, parts):
+    # A layer may have two forms of its arrays, with other names, but the shapes are the same.
+    expected = sorted(array.shape for array in layer.stored().values())
+    if sorted(tuple(shape) for _, shape, _ in parts.values()) != expected:
+        raise ArchiveError(f"the arrays of layer '{layer.name}' do not have shapes {expected}")
+
+
+def _compressed(model):
+    layers = ((path, layer) for path, (layer, _) in walk(model).items())
+    return [(path, layer) for path, layer in layers if isinstance(layer, CompressedLayer)]
+
+
+def _weights(model) -> list:
+    """The variables that are not kept by `stored()`."""
+    parts = {id(v) for _, layer in _compressed(model) for v in layer.parts.values()}
+    return [v for v in model.weights if id(v) not in parts]
+
+
+def rounded(array):
+    largest = np.max(np.abs(array), initial=0) if array.dtype == np.float32 else np.inf
+    fits = largest <= HALF.max and (largest == 0 or largest >= HALF.smallest_normal)
+    return array.astype(np.float16) if fits else array

@@ -1,0 +1,196 @@
+"""Optimal Brain Damage's own loop in one `fit`: train, delete, retrain, and so on."""
+
+import numpy as np
+from keras.src.utils.io_utils import print_msg
+
+from tfcompress import score as scores_of
+from tfcompress.callbacks.prune import Prune
+
+NEVER = 2**62
+
+
+class PruneOnPlateau(Prune):
+    """Deletes weights each time that training has settled, until too much is lost.
+
+    A round trains until `monitor` has not fallen for `patience` epochs, and goes back to its best
+    epoch. If that is above the first round's best by more than `tolerance`, `fit` ends. Else a
+    `share` of the weights that are left is deleted, those with the lowest scores, and the next
+    round retrains the rest. At the end the model is the sparsest one within the tolerance.
+
+    Use it with a rate that does not decay, and with many epochs: it ends `fit` itself. What is zero
+    when `fit` begins stays zero; a `fit` that is resumed begins a new first round.
+
+    Args:
+        sparsity: the share of zeros at which to end, in [0, 1), over the chosen kernels.
+        score, data, layers, scope, floor: as in `Prune`; here `score="obd"` is the default.
+        tolerance: how far the monitored loss may be above that of the first round.
+        share: of the weights that are left, how many each round deletes.
+        monitor: a loss in the logs of an epoch.
+        patience: epochs without a new best after which a round ends.
+        verbose: 1 tells each round.
+
+    Attributes:
+        rounds: a dict for each deletion: `sparsity`, `before` (the monitored loss before it),
+            `predicted` and `measured` (the rise of the loss on `data`: the sum of the saliencies,
+            and the true one; None unless the score is `"obd"`), `after` (the monitored loss after
+            retraining) and `epochs`.
+
+    Raises:
+        ValueError: bad arguments; `monitor` is not in the logs, or is not finite in a whole round;
+            and as in `Prune`.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    >>> model.compile(keras.optimizers.SGD(0.1), "mse")
+    >>> x = np.tile(4 * np.eye(4), (16, 1))
+    >>> y = x @ [[1.0], [2.0], [0.0], [0.0]]
+    >>> prune = PruneOnPlateau(0.5, data=(x, y), monitor="loss", share=0.5)
+    >>> _ = model.fit(x, y, epochs=60, callbacks=[prune], verbose=0)
+    >>> (model.get_weights()[0].ravel() == 0).tolist()
+    [False, False, True, True]
+
+    Paper: Y. LeCun, J. S. Denker, S. A. Solla, "Optimal Brain Damage", 1989. There the loop ends
+    by the judgement of its user.
+    """
+
+    def __init__(
+        self,
+        sparsity,
+        score="obd",
+        data=None,
+        layers="*",
+        scope="global",
+        floor=0.0,
+        tolerance=0.01,
+        share=0.2,
+        monitor="val_loss",
+        patience=2,
+        verbose=0,
+    ):
+        super().__init__(lambda step: sparsity, score, data, layers, scope, floor, every=NEVER)
+        if not 0 <= sparsity < 1 or sparsity > 1 - floor + 1e-6:
+            raise ValueError(
+                "Expected `sparsity` in [0, 1), 1 - floor at most. "
+                f"Received: {sparsity!r}, floor={floor!r}"
+            )
+        if not 0 < share < 1:
+            raise ValueError(f"Expected `share` in (0, 1). Received: share={share!r}")
+        if not tolerance >= 0:
+            raise ValueError(f"Expected `tolerance` >= 0. Received: tolerance={tolerance!r}")
+        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
+            raise ValueError(f"Expected `patience` to be a whole number >= 1. Received: {patience}")
+        if "loss" not in monitor:
+            raise ValueError(f"Expected `monitor` to be a loss. Received: monitor={monitor!r}")
+        self.goal = sparsity
+        self.tolerance, self.share = tolerance, share
+        self.monitor, self.patience, self.verbose = monitor, patience, verbose
+        self.rounds = []
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self.rounds = []
+        self._limit, self._within = np.inf, None
+        self._begin_round()
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        if self.monitor not in (logs or {}):
+            raise ValueError(
+                f"The logs have no {self.monitor!r}: give `validation_data` to `fit`, or another "
+                f"`monitor`. Received: {sorted(logs or {})}"
+            )
+        self._epochs += 1
+        if logs[self.monitor] < self._best:
+            self._best, self._waited = float(logs[self.monitor]), 0
+            self._best_state = self._state()
+        else:
+            self._waited += 1
+        if self._waited >= self.patience:
+            self._end_round()
+
+    def on_train_end(self, logs=None):
+        if self._best_state is not None and not self.model.stop_training:
+            self._settle()
+        if self._within is not None:
+            self._set_state(self._within)
+        super().on_train_end(logs)
+
+    def _begin_round(self):
+        self._best, self._best_state, self._waited, self._epochs = np.inf, None, 0, 0
+
+    def _end_round(self):
+        if self._best_state is None:
+            raise ValueError(f"{self.monitor!r} was not finite in any epoch of this round.")
+        if not self._settle() or self.sparsity >= self.goal - 1e-6:
+            self.model.stop_training = True
+            return
+        self._set_state(self._best_state)
+        self._delete()
+        self._begin_round()
+
+    def _settle(self):
+        """Whether the round's best model is within the tolerance; it is then the one to keep."""
+        if self.rounds:
+            self.rounds[-1] |= {"after": self._best, "epochs": self._epochs}
+            if self.verbose:
+                print_msg(_told(self.rounds[-1]))
+        else:
+            self._limit = min(self._limit, self._best + self.tolerance)
+        if self._best > self._limit:
+            return False
+        self._within = self._best_state
+        return True
+
+    def _delete(self):
+        old = self._mask_arrays()
+        loss = self._loss()
+        self._due = min(self.goal, 1 - (1 - self.sparsity) * (1 - self.share))
+        self._scored = self._done - 1
+        self._prune()
+        predicted = measured = None
+        if loss is not None:
+            new = self._mask_arrays()
+            predicted = sum(float(self._last[p][old[p] & ~new[p]].sum()) for p in old)
+            measured = self._loss() - loss
+        self.rounds.append(
+            {
+                "sparsity": self.sparsity,
+                "before": self._best,
+                "predicted": predicted,
+                "measured": measured,
+            }
+        )
+
+    def _loss(self):
+        """The loss on `data`, where its rise is predicted."""
+        if self.score is not scores_of.obd:
+            return None
+        from tfcompress.measure.objective import mean_loss
+
+        return mean_loss(self.model, self.data)
+
+    def _scores(self):
+        self._last = super()._scores()
+        return self._last
+
+    def _check_targets(self):
+        self._target, self._due, self._scored = 0.0, 0.0, self._done
+
+    def _next_target(self, step, since):
+        self._target = self._due  # which only `_delete` raises
+        return self._target
+
+    def _state(self):
+        return self.model.get_weights(), dict(self._masks), self.sparsity
+
+    def _set_state(self, state):
+        weights, self._masks, self.sparsity = state
+        self.model.set_weights(weights)
+
+
+def _told(one):
+    text = f"sparsity {one['sparsity']:.4f}: loss {one['before']:.4f} before, "
+    if one["predicted"] is not None:
+        text += f"on `data` {one['predicted']:+.4f} predicted, {one['measured']:+.4f} measured, "
+    return text + f"{one['after']:.4f} after {one['epochs']} epochs"

@@ -1,0 +1,3 @@
+"""The command line."""
+
+from tfcompress.cli.app import app as app

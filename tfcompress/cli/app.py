@@ -1,0 +1,262 @@
+"""The command line: `tfcompress report | compress | export | archive | bench | demo`."""
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Make Keras networks small and fast.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Model = Annotated[
+    Path, typer.Argument(help="A Keras model: .keras, .h5 of older versions, or a .tfc archive.")
+]
+TARGETS = {".tflite": "tflite", ".tfc": "archive", ".keras": "bits"}  # of `compress`, by output
+Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
+
+
+@app.command()
+def report(
+    model: Model,
+    tflite: Annotated[Path | None, typer.Option(help="Its .tflite file.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="The model it was made from, to compare with.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="A page to write, with pictures.")] = None,
+    points: Annotated[
+        Path | None,
+        typer.Option(help='JSON {"name": [bytes, accuracy]} of models, for the page\'s picture.'),
+    ] = None,
+    json: Json = False,
+):
+    """Tell what each layer of a model takes: stored bits, MACs, bytes in its .tflite file."""
+    with errors_told():
+        from tfcompress.reporting import model_report as reports
+
+        before = None if baseline is None else load(baseline)
+        made = reports.report(load(model), before, tflite)
+        if points is not None and html is None:
+            raise ValueError("`--points` are for the page that `--html` writes.")
+        if html is not None:
+            made.to_html(html, None if points is None else read_points(points))
+        print(made.to_json() if json else made)
+
+
+@app.command()
+def compress(
+    model: Model,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="The file to write: .tflite, or .tfc (archive), or .keras."
+        ),
+    ],
+    data: Annotated[
+        str, typer.Option(help="An .npz file (x and y), a folder of images, or module:function.")
+    ],
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Of the output: a share of the float32 size, 10%, or bytes, 80000."),
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="How much of the accuracy may be lost: 0.01.")
+    ] = None,
+    validation: Annotated[
+        str | None, typer.Option(help="As --data, to measure on. Else a tenth of --data.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Of training, with the model as the teacher.")] = 3,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="A Keras loss of the labels. Else the model's own, or the teacher alone teaches."
+        ),
+    ] = None,
+    store: Annotated[str, typer.Option(help="fast, or small: of the .tflite file.")] = "fast",
+    json: Json = False,
+):
+    """Compress a trained model to a budget, or as far as its accuracy allows."""
+    with errors_told():
+        from tfcompress.cli.data import load_data
+        from tfcompress.planning.compression import compress as run
+
+        if output.suffix not in TARGETS:
+            raise ValueError(
+                f"Expected an output named .tflite, .tfc or .keras. Received: {output}"
+            )
+        if not output.parent.is_dir():
+            raise ValueError(f"There is no such folder: {output.parent}")
+        loaded = load(model, compile=loss is None)
+        made = run(
+            loaded,
+            load_data(data, loaded),
+            None if budget is None else read_budget(budget),
+            max_drop,
+            fine_tune=epochs,
+            validation_data=None if validation is None else load_data(validation, loaded),
+            target=TARGETS[output.suffix],
+            store=store,
+            loss=loss,
+            path=output if output.suffix == ".tflite" else None,
+        )
+        tell_compressed(made, output, json)
+
+
+@app.command()
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .tflite file to write.")],
+    activations: Annotated[
+        str, typer.Option(help="How low-bit layers compute: int8 or float32.")
+    ] = "int8",
+    store: Annotated[
+        str, typer.Option(help="fast, or small: fewest bytes, perhaps slower.")
+    ] = "fast",
+    min_runtime: Annotated[
+        str, typer.Option(help="The oldest LiteRT that must run the file right, at least 1.2.")
+    ] = "2.1.2",
+    json: Json = False,
+):
+    """Convert a model to a verified .tflite file."""
+    with errors_told():
+        from tfcompress.export import to_tflite
+
+        options = {"activations": activations, "store": store, "min_runtime": min_runtime}
+        blob = to_tflite(load(model), output, **options)
+        tell_file(output, len(blob), json)
+
+
+@app.command()
+def archive(
+    model: Model,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The archive, .tfc; or .keras to unpack one.")
+    ],
+    half: Annotated[bool, typer.Option("--half", help="Round float32 weights to float16.")] = False,
+    json: Json = False,
+):
+    """Write a model into one entropy-coded file, or an archive back into a .keras file."""
+    with errors_told():
+        from tfcompress.archive import files as archives
+
+        if output.suffix not in (".tfc", ".keras"):
+            raise ValueError(f"Expected an output named .tfc or .keras. Received: {output}")
+        if half and output.suffix == ".keras":
+            raise ValueError("`--half` is for writing an archive, .tfc.")
+        if not output.parent.is_dir():
+            raise ValueError(f"There is no such folder: {output.parent}")
+        loaded = load(model)
+        if output.suffix == ".tfc":
+            archives.save(loaded, output, half=half)
+        else:
+            loaded.save(output)
+        tell_file(output, output.stat().st_size, json)
+
+
+@app.command()
+def bench(
+    files: Annotated[list[Path], typer.Argument(help=".tflite files; the first is the reference.")],
+    threads: Annotated[int, typer.Option(help="Threads of each run.")] = 1,
+    batch: Annotated[int, typer.Option(help="Samples in each run.")] = 1,
+    json: Json = False,
+):
+    """Time .tflite files against each other."""
+    with errors_told():
+        from tfcompress.reporting import benchmark
+
+        made = benchmark.bench({str(path): path for path in files}, threads=threads, batch=batch)
+        print(made.to_json() if json else made)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="The folder of the results.")] = Path("demo-results"),
+    quick: Annotated[bool, typer.Option("--quick", help="About a minute: less training.")] = False,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+):
+    """Train a small CNN, compress it in seven ways, and compare accuracy, bytes and time."""
+    with errors_told():
+        from tfcompress.cli.demo import demo as run
+
+        run(output, quick=quick, seed=seed)
+
+
+def tell_compressed(made, output, json) -> None:
+    """Writes what `compress` made, if it is not a .tflite file, and prints what it is."""
+    from json import dumps, loads
+
+    from tfcompress.archive import files as archives
+
+    if output.suffix == ".tfc":
+        archives.save(made.model, output, half=True)
+    elif output.suffix == ".keras":
+        made.model.save(output)
+    size = output.stat().st_size
+    if json:
+        facts = {"path": str(output), "bytes": size, "before": made.before, "after": made.after}
+        print(dumps(facts | {"report": loads(made.report.to_json())}))
+    else:
+        print(made)
+        tell_file(output, size, json)
+
+
+def load(path, compile=False):
+    """Loads a Keras model from a `.keras`, a legacy `.h5` or a `.tfc` file."""
+    import keras
+
+    if not path.is_file():
+        raise ValueError(f"There is no such file: {path}")
+    if path.suffix == ".tfc":
+        from tfcompress.archive import files as archive
+
+        return archive.load(path)
+    if path.suffix not in (".keras", ".h5", ".hdf5"):
+        raise ValueError(f"Expected a .keras, .h5 or .tfc file. Received: {path}")
+    try:
+        return keras.models.load_model(path, compile=compile)
+    except Exception as error:  # zip, HDF5, JSON and Keras raise their own
+        raise ValueError(f"Keras cannot load {path}: {error}") from error
+
+
+def read_budget(text) -> float:
+    """A share for `10%` or `0.1`, bytes for `80000`."""
+    try:
+        return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise ValueError(
+            f"Expected a budget such as 10%, 0.1 or 80000 (bytes). Received: {text!r}"
+        ) from None
+
+
+def read_points(path):
+    """The `{name: (bytes, accuracy)}` of a JSON file."""
+    from json import loads
+
+    try:
+        return {
+            name: (int(size), float(accuracy))
+            for name, (size, accuracy) in loads(path.read_text()).items()
+        }
+    except (ValueError, TypeError, AttributeError) as error:
+        message = 'Expected JSON of the form {"name": [bytes, accuracy]}'
+        raise ValueError(f"{message} in {path}: {error}") from error
+
+
+def tell_file(path, size, json) -> None:
+    """Prints what was written."""
+    from json import dumps
+
+    print(dumps({"path": str(path), "bytes": size}) if json else f"{path}: {size:,} bytes")
+
+
+@contextmanager
+def errors_told():
+    """Tells what went wrong in one message and ends with exit code 1, without a traceback."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        typer.secho(f"Error: {error}", err=True, fg="red")
+        raise typer.Exit(1) from None

@@ -1,0 +1,182 @@
+"""The teacher of a `Distiller`: run in inference mode, never written to; and its stored outputs."""
+
+import pathlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcompress.distillation.losses import to_logits
+from tfcompress.graph.features import Tapped, output_activations
+from tfcompress.graph.paths import check_keras_3
+from tfcompress.utils.batches import batches
+from tfcompress.utils.progress import progress
+
+KEYS = {"inputs", "teacher"}
+
+
+class Teacher:
+    """One teacher or several, as a function of the student's inputs.
+
+    A plain object: Keras neither tracks, nor saves, nor freezes the models in it.
+    """
+
+    def __init__(self, models, taps, preprocess):
+        self.models = models
+        self.preprocess = preprocess
+        self.runs = [Tapped(model, taps if model is models[0] else ()) for model in models]
+        self.activations = [output_activations(model) for model in models]
+
+    def __call__(self, x) -> tuple:
+        """The logits of each output, several teachers' averaged, and then the features."""
+        if self.preprocess is not None:
+            x = self.preprocess(x)
+        forwards = [run(x, training=False) for run in self.runs]
+        logits = [
+            _logits(forward, activations)
+            for forward, activations in zip(forwards, self.activations, strict=True)
+        ]
+        outputs = [sum(same) / len(same) for same in zip(*logits, strict=True)]
+        return tuple(ops.stop_gradient(a) for a in [*outputs, *forwards[0].features])
+
+
+class TeacherCache(keras.utils.PyDataset):
+    """Data with what the teacher gives for each example; see `Distiller.cache_teacher`.
+
+    As a dataset, for `fit(cache)`, it gives batches in a new random order each epoch, and reads
+    only these from a memory-mapped file. For `fit(cache.x, cache.y)`, and to build other pipelines,
+    there are the arrays themselves.
+
+    Attributes:
+        x: `{"inputs": inputs, "teacher": (logits, ..., features, ...)}`, one array for each output
+            and each hint: the form that a `Distiller` takes in place of plain inputs.
+        y, sample_weight: what the data came with, or None.
+        batch_size, shuffle: of the batches; free to set.
+    """
+
+    def __init__(self, x, y=None, sample_weight=None, batch_size=32, shuffle=True, seed=0):
+        super().__init__()
+        self.x, self.y, self.sample_weight = x, y, sample_weight
+        self.batch_size, self.shuffle = batch_size, shuffle
+        self._random = np.random.default_rng(seed)
+        self._order = np.arange(len(x["teacher"][0]))
+        self.on_epoch_end()
+
+    def __len__(self):
+        return -(-len(self._order) // self.batch_size)
+
+    def __getitem__(self, index):
+        rows = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        parts = (self.x, self.y, self.sample_weight)
+        x, y, weight = keras.tree.map_structure(lambda a: a if a is None else a[rows], parts)
+        return (x,) if y is None else (x, y) if weight is None else (x, y, weight)
+
+    def on_epoch_end(self):
+        if self.shuffle:
+            self._random.shuffle(self._order)
+
+
+def split(x):
+    """The student's inputs, and the teacher's stored outputs or None."""
+    if isinstance(x, dict) and set(x) == KEYS:
+        return x["inputs"], tuple(x["teacher"])
+    return x, None
+
+
+def cached(teacher, data, path, batch_size) -> TeacherCache:
+    """Runs the teacher once over data; see `Distiller.cache_teacher`."""
+    given = isinstance(data, (tuple, list, dict)) or hasattr(data, "shape")
+    columns = {}
+    for batch in progress(batches(data, 256), "Teacher"):
+        # A dataset may come in another order next time: what was seen is kept with the outputs.
+        rows = (teacher(batch[0]), () if given else batch)
+        for index, part in enumerate(keras.tree.flatten(rows)):
+            if part is not None:
+                if index not in columns:
+                    columns[index] = _Column(path, index)
+                columns[index].append(ops.convert_to_numpy(part))
+    stored = [
+        columns[i].array() if i in columns else None for i in range(len(keras.tree.flatten(rows)))
+    ]
+    outputs, examples = keras.tree.pack_sequence_as(rows, stored)
+    if given:
+        examples = data if isinstance(data, tuple) else (data,)
+        examples = keras.tree.map_structure(
+            lambda a: a if a is None else ops.convert_to_numpy(a), examples
+        )
+    x, *rest = examples
+    return TeacherCache({"inputs": x, "teacher": outputs}, *rest, batch_size=batch_size)
+
+
+class _Column:
+    """Rows that are added up in memory, or in a `.npy` file that is then memory-mapped."""
+
+    def __init__(self, folder, index):
+        self.parts, self.rows, self.file = [], 0, None
+        if folder is not None:
+            folder = pathlib.Path(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.file = open(folder / f"{index}.npy", "wb")  # noqa: SIM115
+
+    def append(self, part):
+        if self.file is None:
+            self.parts.append(np.array(part))
+            return
+        self.like = part
+        if not self.rows:
+            self._header(0)
+        self.rows += len(part)
+        self.file.write(np.ascontiguousarray(part).tobytes())
+
+    def array(self):
+        if self.file is None:
+            return np.concatenate(self.parts)
+        self.file.seek(0)
+        self._header(self.rows)
+        self.file.close()
+        return np.load(self.file.name, mmap_mode="r")
+
+    def _header(self, rows):
+        """NumPy leaves room in it, so that the number of rows can be written in later."""
+        header = np.lib.format.header_data_from_array_1_0(self.like)
+        header["shape"] = (rows, *self.like.shape[1:])
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+
+def _logits(forward, activations):
+    outputs = keras.tree.flatten(forward.outputs)
+    activations = activations or [None] * len(outputs)
+    return [to_logits(a, kind) for a, kind in zip(outputs, activations, strict=True)]
+
+
+def as_list(teacher) -> list:
+    if teacher is None:
+        return []
+    return list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
+
+
+def check_models(student, teachers):
+    for model in [student, *teachers]:
+        check_keras_3(model)
+    for teacher in teachers:
+        if teacher is student:
+            raise ValueError("The student is its own teacher. Give a model of its own as either.")
+        if not teacher.built:
+            raise ValueError(f"The teacher '{teacher.name}' is not built: it has learned nothing.")
+        shapes = [
+            [tuple(t.shape[1:]) for t in getattr(model, "outputs", None) or []]
+            for model in (student, teacher)
+        ]
+        if all(shapes) and not _same(*shapes):
+            raise ValueError(
+                "The outputs of the student and the teacher must have the same shapes. "
+                f"Received: {shapes[0]} and {shapes[1]}"
+            )
+
+
+def _same(shapes, others):
+    return len(shapes) == len(others) and all(
+        len(a) == len(b)
+        and all(m is None or n is None or m == n for m, n in zip(a, b, strict=True))
+        for a, b in zip(shapes, others, strict=True)
+    )

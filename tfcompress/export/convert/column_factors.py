@@ -1,0 +1,75 @@
+"""Takes back what the stock converter multiplied into the columns of a kernel.
+
+`y = W (c x + b)`, from a normalization and the Dense layer behind it, becomes `(W c) x + W b` when
+the Dense layer has a bias and an activation. If W is a matrix of few levels, `W c` is not.
+"""
+
+import numpy as np
+
+from tfcompress.export.convert.names import layer_rows
+from tfcompress.export.kernels.integer_grid import find_grid
+from tfcompress.export.kernels.kernel import kernel_rows
+from tfcompress.graph.paths import walk
+from tfcompress.tflite.graph_editor import Graph
+from tfcompress.tflite.reader import operator_name
+
+CODE = "FULLY_CONNECTED"
+CLOSE = 1e-5  # far above float32 rounding
+FEW = 0.5  # of the entries: more distinct values than these no form stores in fewer bytes
+
+
+def unfold(file, lowered) -> None:
+    """Gives a matrix product the kernel of its layer and multiplies its input by the factors.
+
+    Args:
+        file: a float32 `ModelT` whose known kernels have their names, see `names.name_kernels`.
+        lowered: the model that it was made from.
+    """
+    graph, operators = Graph(file), []
+    layers = {path: layer for path, (layer, _) in walk(lowered).items() if hasattr(layer, "kernel")}
+    named = {tensor.name.decode() for tensor in graph.tensors if tensor.name}
+    left = {p: layer for p, layer in layers.items() if f"{p}/kernel" not in named}
+    for operator in graph.subgraph.operators:
+        if operator_name(file, operator) == CODE and left:
+            operators += _factors(graph, operator, left)
+        operators.append(operator)
+    graph.subgraph.operators = operators
+
+
+def _factors(graph, operator, layers) -> list:
+    values = None if graph.is_lazy(operator.inputs[1]) else graph.values(operator.inputs[1])
+    if values is None or values.dtype != np.float32:
+        return []
+    folded = kernel_rows(values, CODE)
+    for path, layer in layers.items():
+        rows = layer_rows(layer) if np.prod(layer.kernel.shape) == folded.size else None
+        factors = None if rows is None else column_factors(folded, rows)
+        if factors is not None and _few_levels(rows):
+            x = operator.inputs[0]
+            scaled = graph.tensor(graph.shape(x))
+            multiply = graph.operator("MUL", [x, graph.constant(factors)], scaled)
+            operator.inputs[0] = scaled
+            operator.inputs[1] = graph.constant(rows, f"{path}/kernel")
+            if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
+                graph.tensors[operator.inputs[2]].name = f"{path}/bias".encode()
+            return [multiply]
+    return []
+
+
+def column_factors(folded, rows) -> np.ndarray | None:
+    """`c` with `folded = rows * c`, float32 `(i,)`, or None.
+
+    >>> column_factors(np.float32([[2, 3], [0, -3]]), np.float32([[1, 1], [0, -1]])).tolist()
+    [2.0, 3.0]
+    """
+    if folded.shape != rows.shape:
+        return None
+    largest = np.abs(rows).argmax(axis=0), np.arange(rows.shape[1])
+    top = rows[largest].astype(np.float64)
+    factors = np.where(top == 0, 1.0, folded[largest] / np.where(top == 0, 1.0, top))
+    close = np.allclose(folded, rows * factors, rtol=CLOSE, atol=CLOSE * np.abs(folded).max())
+    return factors.astype(np.float32) if close else None
+
+
+def _few_levels(rows) -> bool:
+    return find_grid(rows) is not None or len(np.unique(rows)) <= FEW * rows.size

@@ -1,0 +1,55 @@
+"""Cleans what the stock converter makes of a free batch size."""
+
+import numpy as np
+
+from tfcompress.tflite.graph_editor import Graph
+from tfcompress.tflite.reader import operator_name
+
+
+def tidy(file) -> None:
+    """Gives each RESHAPE with at most one unknown size a constant shape; drops what computed it.
+
+    With a free batch size the converter computes the shape of each Flatten from SHAPE,
+    STRIDED_SLICE and PACK. These and a RESHAPE to a computed shape stay outside the delegate.
+    """
+    graph = Graph(file)
+    operators = graph.subgraph.operators
+    readers = {}
+    for operator in operators:
+        for index in operator.inputs:
+            readers.setdefault(index, []).append(operator)
+    for operator in operators:
+        if operator_name(file, operator) == "RESHAPE" and len(operator.inputs) == 2:
+            shape = _target(graph, operator, readers.get(operator.outputs[0], []))
+            if shape is not None and graph.values(operator.inputs[1]) is None:
+                operator.inputs[1] = graph.constant(np.array(shape, np.int32), "shape")
+    _drop_unread(graph)
+
+
+def _target(graph, reshape, readers) -> list[int] | None:
+    """The shape a RESHAPE gives, with one -1 at most, or None."""
+    shape = list(graph.shape(reshape.outputs[0]))
+    if shape.count(-1) == 2 == len(shape) and readers:  # the input of a Dense over a sequence
+        widths = {_width(graph, reader, reshape.outputs[0]) for reader in readers}
+        if len(widths) == 1 and None not in widths:
+            shape = [-1, *widths]
+    return shape if shape.count(-1) <= 1 else None
+
+
+def _width(graph, reader, tensor) -> int | None:
+    """The size of the last axis that a FULLY_CONNECTED demands of its input."""
+    if operator_name(graph.model, reader) != "FULLY_CONNECTED" or reader.inputs[0] != tensor:
+        return None
+    return graph.shape(reader.inputs[1])[-1]
+
+
+def _drop_unread(graph) -> None:
+    """Removes operators whose outputs nothing reads, from the last one up."""
+    subgraph, kept = graph.subgraph, []
+    read = {int(index) for index in subgraph.outputs}
+    for operator in reversed(subgraph.operators):
+        effect = not operator.outputs or operator_name(graph.model, operator) in ("WHILE", "IF")
+        if effect or read & set(operator.outputs):
+            kept.append(operator)
+            read |= set(operator.inputs)
+    subgraph.operators = kept[::-1]

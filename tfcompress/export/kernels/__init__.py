@@ -1,0 +1,1 @@
+"""Kernels of a .tflite file, encoded in fewer bits."""

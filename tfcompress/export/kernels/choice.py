@@ -1,0 +1,185 @@
+"""Which form a kernel takes: the smallest one whose operator is at least as fast as float32.
+
+Measured on x86-64 (Zen 4, AVX512-VNNI), one thread, batch 1, as ratios to the stock float32 file
+(see docs/export-benchmark.md for the larger table):
+
+| FULLY_CONNECTED [i, o]   | INT8 | INT4 | INT2 | INT8 digits | INT2 digits |
+|---|---|---|---|---|---|
+| 2048, 2048               | 7.0  | 9.8  | 5.7  | 3.5 | 2.2 |
+| 1024, 1024               | 3.6  | 6.3  | 2.8  | 1.7 | 0.9 |
+| 512, 512                 | 4.0  | 5.1  | 2.6  | 1.5 | 0.85 |
+| 256, 256                 | 2.3  | 2.6  | 1.6  | 0.94 | 0.6 |
+| 128, 64                  | 1.3  | 1.3  | 1.1  | 0.55 | 0.4 |
+| 64, 10                   | 0.95 | 1.0  | 0.95 | 0.4 | 0.4 |
+
+| CONV_2D                  | INT8 | INT4 im2col (int8) | INT2 im2col (int8) |
+|---|---|---|---|
+| 3x3 256-256, 28x28       | 4.3  | 2.7 (3.5)  | 1.35 (1.6) |
+| 3x3 64-64, 14x14         | 3.9  | 1.9 (2.8)  | 1.2 (1.4) |
+| 3x3 32-32, 14x14         | 3.6  | 1.1 (1.8)  | 0.8 (1.1) |
+| 5x5 32-64, 14x14         | 4.1  | 2.0 (2.7)  | 1.2 (1.4) |
+| 3x3 3-32, 32x32          | 1.4  | | |
+| 3x3 2-32, 28x28          | 1.0  | | |
+| 3x3 1-32, 28x28          | 0.57 | | |
+| 1x1 256-64, 28x28        | 2.3  | 2.2 | 1.2 |
+| 1x1 64-256, 14x14        | 2.4  | 2.0 | 1.1 |
+| 1x1 64-64, 14x14         | 1.4  | 1.3 | 0.8 |
+| 1x1 32-128, 28x28        | 1.5  | 1.3 | 0.8 |
+| 1x1 128-32, 14x14        | 0.96 | 1.3 | 0.8 |
+| 1x1 32-32, 14x14         | 0.56 | 0.65 | 0.46 |
+| depthwise 3x3 64, 28x28  | 0.23 | | |
+| depthwise 5x5 256, 14x14 | 0.5  | | |
+
+Forms of part of the weights, or that the runtime unpacks, measured on Zen 5,
+also where the rules choose another (docs/export-structured-benchmark.md has what they choose):
+
+| FULLY_CONNECTED [n, n]             | 256  | 512  | 1024 | 2048 |
+|---|---|---|---|---|
+| 1-bit codes                        | 0.8 | 1.1 | 1.5 | 2.5 |
+| 3-bit codes                        | 0.9 | 1.2 | 1.5 | 2.3 |
+| hashed 1/64, int8 bank             | 0.7 | 0.91 | 0.90 | 1.3 |
+| 1x16 int8 blocks, 10% nonzero      | 2.2 | 4.9 | 9.8 | 19 |
+| 1x16 int8 blocks, 30% nonzero      | 1.7 | 2.9 | 4.3 | 6.5 |
+| 1x4 float32 blocks, 10% nonzero    | 0.6 | 0.8 | 1.2 | 2.1 |
+| any 10%, int8, DENSIFY             | 0.9 | 1.2 | 1.5 | 2.5 |
+| any 10%, float32, DENSIFY          | 1.0 | 1.0 | 1.0 | 1.0 |
+
+So codes and hashes are for `"small"` alone: INT2 and INT8 are faster at every size.
+
+INT8 or FLOAT16 that is unpacked when the file is loaded runs at 1.0 everywhere. 4-bit digits are
+wrong without the delegate (the builtin INT4 kernel quantizes in its own way).
+"""
+
+import math
+
+import numpy as np
+
+from tfcompress.export.kernels import dense_forms as forms
+from tfcompress.export.kernels import sparse_forms as sparse
+from tfcompress.export.kernels import unpacked_forms as unpacked
+from tfcompress.export.kernels.kernel import Kernel
+from tfcompress.tflite.graph_editor import Graph
+from tfcompress.tflite.runtimes import HALF_DEPTHWISE, INT2
+
+LEAST = 256  # entries; below 1024 the forms are within 0.05 microseconds of float32
+ROW_BYTES = 12  # a float32 scale and an int64 zero point, as if no other kernel shared it
+IM2COL_CHANNELS = 32
+BLOCK_SHARE = {8: 0.5, 32: 0.12}  # of the entries, up to which products of blocks are faster
+LEAST_BLOCKS = {8: LEAST, 32: 2**20}
+
+
+def choose(graph: Graph, operator, kernel: Kernel, activations, store, runtime):
+    """The form of one kernel.
+
+    Args:
+        activations: `"int8"` or `"float32"`.
+        store: `"fast"` or `"small"`.
+        runtime: the oldest LiteRT to serve, as numbers.
+
+    Returns:
+        `(form, bits)`: a function of `forms` and the bits of the constant; or None: leave it.
+    """
+    if kernel.size < LEAST:
+        return None
+    bits = kernel.bits_for(runtime >= INT2)
+    if kernel.shared is not None and activations == "float32":
+        choices = [(unpacked.computed, 32)] if store == "small" and kernel.shared.computed else []
+    elif bits >= 16:
+        choices = _floats(graph, operator, kernel, store, runtime)
+    elif kernel.code == "FULLY_CONNECTED":
+        choices = _products(graph, operator, kernel, bits, activations, store)
+    elif kernel.code == "CONV_2D":
+        choices = _convolutions(graph, operator, kernel, bits, activations, store)
+    else:
+        choices = [(forms.weight_only, 8)]
+    sizes = [_size(graph, operator, kernel, *choice) for choice in choices]
+    return choices[int(np.argmin(sizes))] if min(sizes, default=np.inf) < 4 * kernel.size else None
+
+
+def _floats(graph, operator, kernel, store, runtime):
+    depthwise = kernel.code == "DEPTHWISE_CONV_2D"
+    half = kernel.bits == 16 and (not depthwise or runtime >= HALF_DEPTHWISE)
+    choices = [(forms.weight_only, 16)] * half
+    if not depthwise:
+        choices.append((sparse.densified, 32))
+    if _flat_product(graph, operator, kernel) and (
+        store == "small" or _blocks_are_fast(kernel, 32)
+    ):
+        choices.append((sparse.blocks, 32))
+    return choices
+
+
+def _products(graph, operator, kernel, bits, activations, store):
+    small = store == "small"
+    if activations == "int8":
+        choices = [(forms.hybrid, bits)]
+        flat = _flat_product(graph, operator, kernel)
+        if flat and (small or _blocks_are_fast(kernel, 8)):
+            choices.append((sparse.blocks, 8))
+        return choices + ([(sparse.densified_hybrid, 8), *_unpacked(kernel)] if small else [])
+    return _exact_products(graph, operator, kernel, bits, store)
+
+
+def _exact_products(graph, operator, kernel, bits, store):
+    whole = [(forms.weight_only, 8), (sparse.densified, 8)]
+    if graph.shape(operator.outputs[0]).count(-1) > 1:  # no RESHAPE can give the digits that shape
+        return whole
+    if store == "small":
+        return [(forms.digits, 2)] * (bits == 2) + [(forms.weight_only, max(bits, 4)), *whole]
+    if bits == 2 and kernel.size >= 2**21:
+        return [(forms.digits, 2), *whole]
+    return [(forms.digits, 8)] if kernel.size >= 200_000 else whole
+
+
+def _unpacked(kernel):
+    """Forms that the runtime unpacks into memory."""
+    shared = kernel.shared
+    computed = bool(shared is not None and shared.computed and shared.factor.min() > 0)
+    codes = unpacked.code_bits(kernel)
+    return [(unpacked.computed, 8)] * computed + [(unpacked.coded, codes)] * (codes is not None)
+
+
+def _convolutions(graph, operator, kernel, bits, activations, store):
+    channels, options = graph.shape(operator.inputs[0])[-1], operator.builtinOptions
+    grouped = kernel.fan_in != channels * math.prod(kernel.taps)
+    whole = [(forms.weight_only, 8), (sparse.densified, 8)]
+    if activations == "float32" or grouped:
+        return whole
+    pointwise, units = math.prod(kernel.taps) == 1, kernel.units
+    faster = channels * units >= 26 * (channels + units) if pointwise else channels >= 3
+    choices = [(forms.hybrid, 8)] if faster else whole
+    if store == "fast":
+        return choices
+    choices = [*choices, (sparse.densified, 8), *_unpacked(kernel)]
+    if bits < 8 and channels >= IM2COL_CHANNELS:
+        if pointwise and options.strideH == options.strideW == 1:
+            choices.append((forms.pointwise, bits))
+        elif graph.static_space(operator):
+            choices.append((forms.im2col, bits))
+    return choices
+
+
+def _flat_product(graph, operator, kernel) -> bool:
+    return kernel.code == "FULLY_CONNECTED" and len(graph.shape(operator.inputs[0])) == 2
+
+
+def _blocks_are_fast(kernel, bits) -> bool:
+    share = 8 * sparse.block_bytes(kernel, bits) / (bits * kernel.size)
+    return kernel.size >= LEAST_BLOCKS[bits] and share <= BLOCK_SHARE[bits]
+
+
+def _size(graph, operator, kernel, form, bits) -> float:
+    """Bytes of a kernel in a form, the operators around it included."""
+    scales = 0 if bits in (16, 32) else ROW_BYTES * kernel.units
+    if form is unpacked.computed:
+        return unpacked.computed_bytes(kernel, bits)
+    if form is unpacked.coded:
+        return unpacked.coded_bytes(graph, kernel, bits) + scales
+    if form is sparse.blocks:
+        return sparse.block_bytes(kernel, bits) + scales + 300
+    if form in (sparse.densified, sparse.densified_hybrid):
+        return sparse.densified_bytes(kernel, bits) + scales + 500
+    around = {forms.weight_only: 150, forms.digits: 4000, forms.im2col: 1500}.get(form, 0)
+    if form is forms.im2col:
+        around += 4 * math.prod(graph.shape(operator.outputs[0])[1:3])  # places of the pixels
+    return kernel.size * bits / 8 + scales + around

@@ -1,0 +1,87 @@
+"""Kernels whose entries are copies of few stored numbers: hashed, circulant, codebook ones."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tfcompress.export.kernels.integer_grid import Grid
+from tfcompress.layers.core.base import CompressedLayer
+from tfcompress.layers.shared.circulant import CirculantConv2D
+from tfcompress.layers.shared.codebook import CodebookKernel
+from tfcompress.layers.shared.hashed import HashedKernel
+
+ROUNDING = 1e-6  # of float32 factors multiplied in, relative to a row's largest entry
+LARGEST = 127
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The kernel `factor[o] * table[codes[o, i]]` of a layer.
+
+    Attributes:
+        layer: a `HashedKernel`, a `CirculantConv2D` or a `CodebookKernel`.
+        table: the stored numbers; except those of a codebook twice, the second time negated.
+        codes: int array [o, i].
+        factor: float32 [o], what a batch normalization has multiplied in.
+    """
+
+    layer: CompressedLayer
+    table: np.ndarray = field(repr=False)
+    codes: np.ndarray = field(repr=False)
+    factor: np.ndarray = field(repr=False)
+
+    @property
+    def hashed(self) -> bool:
+        return isinstance(self.layer, HashedKernel)
+
+    @property
+    def computed(self) -> bool:
+        """Whether a formula gives the codes."""
+        return not isinstance(self.layer, CodebookKernel)
+
+    @property
+    def step(self) -> np.float32:
+        """What one step of the int8 table is."""
+        return np.float32(max(np.abs(self.table).max(initial=0.0) / LARGEST, 1e-30))
+
+    def integers(self) -> np.ndarray:
+        """The table as int8."""
+        return np.rint(self.table / self.step).astype(np.int8)
+
+    def rounded(self) -> Grid:
+        """The kernel with the table rounded to int8."""
+        sign = np.where(self.factor < 0, -1, 1).astype(np.int8)
+        values = self.integers()[self.codes] * sign[:, None]
+        return Grid(values, np.abs(self.factor) * self.step, 8)
+
+
+def find_shared(rows, layer) -> Shared | None:
+    """The shared form of a constant of the file, if it is that layer's kernel.
+
+    Args:
+        rows: float32 matrix [o, i].
+        layer: the compressed layer that it belongs to.
+    """
+    if isinstance(layer, HashedKernel):
+        bank, codes = layer.stored()["bank"], layer.codes()
+        table = np.concatenate([bank, -bank])
+    elif isinstance(layer, CirculantConv2D):
+        circulants, codes = layer.stored()["circulants"].ravel(), layer.codes()
+        table = np.concatenate([circulants, -circulants])
+    elif isinstance(layer, CodebookKernel):
+        stored = layer.stored()
+        table = stored["codebook"]
+        codes = np.moveaxis(stored["indices"].astype(np.int32), -1, 0)
+    else:
+        return None
+    codes = codes.reshape(len(codes), -1)
+    table = table.astype(np.float32)
+    if codes.shape != rows.shape:
+        return None
+    reference = table[codes]
+    place = np.abs(reference).argmax(axis=1)[:, None]
+    peak = np.take_along_axis(reference, place, axis=1)
+    factor = np.take_along_axis(rows, place, axis=1) / np.where(peak == 0, 1, peak)
+    factor = np.where((peak == 0) | (factor == 0), 1, factor).astype(np.float32)
+    near = np.abs(factor * reference - rows) <= ROUNDING * np.abs(factor * peak)
+    return Shared(layer, table, codes, factor[:, 0]) if near.all() else None

@@ -1,0 +1,239 @@
+"""Forms whose kernel the runtime itself unpacks once, with builtin operators.
+
+LiteRT computes GATHER, TILE, RESHAPE, CONCATENATION and STRIDED_SLICE of constants once, in
+AllocateTensors, and keeps the result. Integer arithmetic is not among these: places are computed in
+a subgraph that CALL_ONCE runs in the first call, and its result is a variable. The delegate takes
+no computed kernels, so that the builtin kernels run the products.
+"""
+
+import math
+
+import numpy as np
+
+from tfcompress.export.kernels.kernel import Kernel
+from tfcompress.numerics.hashing import C1, C2, C3, seed_word
+from tfcompress.tflite.graph_editor import Graph, Writer, per_channel
+
+INDEX_BITS = 15  # of an int16 index, which must not be negative
+MOST_CODE_BITS = 5
+GROUP_BITS = 5  # of an index that one constant decodes: 32 rows are less than an operator
+
+
+def code_bits(kernel: Kernel) -> int | None:
+    """The bits of a code for each of the kernel's distinct integers, or None for too many."""
+    bits = max(len(kernel.levels()) - 1, 1).bit_length()
+    return bits if bits <= MOST_CODE_BITS else None
+
+
+def coded_bytes(graph: Graph, kernel: Kernel, bits) -> float:
+    """Bytes of `coded`, without the scales: an index, and a table where no other kernel has it."""
+    table = 0 if table_key(kernel.levels(), bits) in graph.added else 250 + 330 * len(_groups(bits))
+    return 2 * kernel.size / (INDEX_BITS // bits) + 1200 + table
+
+
+def table_key(levels, bits):
+    """What tells the tables of a graph apart."""
+    return "table", tuple(levels), bits
+
+
+def _groups(bits) -> list[int]:
+    """How many codes of an index each of the constants decodes that the table is made of."""
+    count, most = INDEX_BITS // bits, GROUP_BITS // bits
+    return [min(most, count - place) for place in range(0, count, most)]
+
+
+def computed_bytes(kernel: Kernel, bits) -> float:
+    """Bytes of `computed`."""
+    one = bits == 32 or np.all(kernel.grid.scale == kernel.grid.scale[0])
+    count, sides = len(kernel.shared.table) // 2, kernel.units + kernel.shape[-1]
+    vectors = 0 if kernel.shared.hashed else 8 * sides
+    return bits / 8 * count + vectors + 12 * (1 if one else kernel.units) + 5000
+
+
+def coded(graph: Graph, operator, kernel: Kernel, bits):
+    """Codes of `bits` bits and a list of integers: 15 // bits codes to one int16 index.
+
+    A GATHER turns each index into the integers of its codes, from a table with a row for each
+    index that a few operators make of the list. Bytes: `2 size / (15 // bits)`, against `size / 4`
+    for INT2.
+    """
+    key = (kernel.tensor, "coded")
+    write = Writer(graph)
+    if key not in graph.added:
+        levels = kernel.levels()
+        codes = np.searchsorted(levels, kernel.grid.values.ravel())
+        graph.added[key] = _decode(write, kernel, codes, levels, bits)
+    _use(graph, operator, kernel, graph.added[key])
+    return [*write.operators, operator]
+
+
+def computed(graph: Graph, operator, kernel: Kernel, bits):
+    """A bank of int8 (`bits` 8) or float32 numbers; the runtime computes each weight's place in it.
+
+    Nothing is stored for each weight. The places are hashes or those of circulant blocks, all of
+    them computed in the first call: measured for hashes, 0.02 to 0.1 microseconds and a peak of 22
+    to 24 bytes of memory for each weight.
+    """
+    key = (kernel.tensor, "computed")
+    if key not in graph.added:
+        _fill_variable(graph, kernel, bits)
+        call = graph.operator("CALL_ONCE", [], None)
+        call.builtinOptions.initSubgraphIndex = len(graph.model.subgraphs) - 1
+        write, like = Writer(graph), _computed(graph, kernel, bits)
+        handle = _handle(write, kernel)
+        graph.added[key] = write("READ_VARIABLE", [handle], like)
+        operators = [call, *write.operators]
+    else:
+        operators = []
+    _use(graph, operator, kernel, graph.added[key])
+    return [*operators, operator]
+
+
+def _use(graph, operator, kernel, weight):
+    """Lets an operator read a computed kernel."""
+    operator.inputs[1] = weight
+    if graph.type(weight) == "FLOAT32":
+        return
+    if kernel.code == "FULLY_CONNECTED":
+        operator.builtinOptions.asymmetricQuantizeInputs = True
+    graph.set_version(operator, kernel.code, 12 if kernel.code == "FULLY_CONNECTED" else 5)
+
+
+def _computed(graph, kernel, bits) -> int:
+    """An empty tensor in the operator's layout. Only the last of a chain has scales, or else the
+    delegate would take the chain and run it in each call."""
+    if bits == 32:
+        return graph.tensor(kernel.shape)
+    scale = kernel.grid.scale
+    one = kernel.code == "FULLY_CONNECTED" and np.all(scale == scale[0])
+    return graph.tensor(kernel.shape, "INT8", quantization=per_channel(scale[0] if one else scale))
+
+
+def _decode(write, kernel, codes, levels, bits) -> int:
+    graph, per_index = write.graph, INDEX_BITS // bits
+    codes = np.pad(codes, (0, -len(codes) % per_index)).reshape(-1, per_index)
+    index = (codes << (bits * np.arange(per_index))).sum(axis=1).astype(np.int16)
+    table = _table(write, levels, bits, per_index)
+    index = graph.constant(index, f"{kernel.layer}/kernel")
+    entries = write("GATHER", [table, index], (len(codes), per_index), version=2, like=table)
+    entries = _cut(write, entries, codes.size, kernel.size, like=table)
+    return write.reshape(entries, kernel.shape, _computed(graph, kernel, 8))
+
+
+def _cut(write, entries, count, size, like) -> int:
+    """The first `size` of `count` entries."""
+    if count == size:
+        return entries
+    entries = write.reshape(entries, (count,), like=like)
+    ends = [write.int32([end]) for end in (0, size, 1)]
+    return write("STRIDED_SLICE", [entries, *ends], (size,), version=2, like=like)
+
+
+def _table(write, levels, bits, per_index) -> int:
+    """Row number `r` holds the levels of the codes whose bits make up `r`, the first one lowest."""
+    graph, count, key = write.graph, 1 << bits, table_key(levels, bits)
+    if key not in graph.added:
+        padded = np.pad(levels, (0, count - len(levels)), mode="edge")
+        columns, place = [], 0
+        for codes in _groups(bits):
+            rows = np.arange(count**codes)[:, None] >> (bits * np.arange(codes))
+            part = write.constant(padded[rows & (count - 1)].reshape(1, -1, 1, codes))
+            low, high = count**place, count ** (per_index - place - codes)
+            shape = high, count**codes, low, codes
+            tiled = write("TILE", [part, write.int32([high, 1, low, 1])], shape, like=part)
+            columns.append(write.reshape(tiled, (count**per_index, codes), like=part))
+            place += codes
+        shape = count**per_index, per_index
+        graph.added[key] = write("CONCATENATION", columns, shape, like=columns[0], axis=1)
+    return graph.added[key]
+
+
+def _handle(write, kernel) -> int:
+    handle = write.graph.tensor((1,), "RESOURCE")
+    name = f"{kernel.layer}/kernel"
+    return write("VAR_HANDLE", [], handle, container="", sharedName=name)
+
+
+def _fill_variable(graph, kernel, bits) -> None:
+    """A subgraph that computes every place and sets the variable."""
+    inner = graph.subgraph_of(f"kernel of {kernel.layer}")
+    write, shared = Writer(inner), kernel.shared
+    layer, count = shared.layer, len(shared.table) // 2
+    run = layer.blocks if shared.hashed else 1
+    runs = -(-kernel.size // run)
+    if shared.hashed:
+        codes = _hash(write, runs, count // run, layer.seed)
+    else:
+        codes = _circulant(write, layer, kernel.size)
+    bank = shared.table if bits == 32 else shared.integers()
+    bank = inner.constant(bank[:count], f"{kernel.layer}/kernel")
+    table = _with_negated(write, bank, count)
+    if run > 1:
+        table = write.reshape(table, (2 * count // run, run), like=bank)
+    shape = (runs, run) if run > 1 else (runs,)
+    values = write("GATHER", [table, codes], shape, version=2, like=bank)
+    values = _cut(write, values, runs * run, kernel.size, like=bank)
+    values = write.reshape(values, kernel.shape, _computed(inner, kernel, bits))
+    handle = _handle(write, kernel)
+    inner.subgraph.operators = [
+        *write.operators,
+        inner.operator("ASSIGN_VARIABLE", [handle, values], None),
+    ]
+
+
+def _hash(write, count, buckets, seed) -> int:
+    """`tfcompress.hashing.signed_codes` in int32 operators."""
+    first = write.constant(np.array(0, np.int32))
+
+    def step(code, a, b):
+        return write(
+            code, [a, write.int32([b]) if isinstance(b, np.int32) else b], (count,), like=first
+        )
+
+    ends = [first, *(write.constant(np.array(n, np.int32)) for n in (count, 1))]
+    v = step("MUL", write("RANGE", ends, (count,), like=first), C1)
+    v = step("BITWISE_XOR", v, seed_word(seed))
+    v = step("BITWISE_XOR", v, step("RIGHT_SHIFT", v, np.int32(16)))
+    v = step("MUL", v, C2)
+    v = step("BITWISE_XOR", v, step("RIGHT_SHIFT", v, np.int32(13)))
+    v = step("MUL", v, C3)
+    v = step("BITWISE_XOR", v, step("RIGHT_SHIFT", v, np.int32(16)))
+    return step("FLOOR_MOD", v, np.int32(2 * buckets))
+
+
+def _circulant(write, layer, size) -> int:
+    """The codes of a `CirculantConv2D`, a sum of parts that depend on few axes each."""
+    *space, q, p, n = layer.parts["circulants"].shape
+    i, o, taps = np.arange(layer.inputs), np.arange(layer.outputs), np.arange(math.prod(space))
+    negative = np.where(layer._signs < 0, len(taps) * q * p * n, 0)
+    shape, first = (len(o), len(taps), len(i)), write.constant(np.array(0, np.int32))
+
+    def along(values, axis):
+        sides = [len(values) if k == axis else 1 for k in range(3)]
+        return write.constant(values.astype(np.int32).reshape(sides))
+
+    def step(code, a, b, taps=1):
+        return write(code, [a, b], (shape[0], taps, shape[2]), like=first)
+
+    inside = step("FLOOR_MOD", step("SUB", along(o, 0), along(i, 2)), write.int32(n))
+    block = step("ADD", along(o // n * p * n, 0), along(i // n * n + negative, 2))
+    codes = step("ADD", step("ADD", inside, block), along(taps * q * p * n, 1), len(taps))
+    return write.reshape(codes, (size,), like=first)
+
+
+def _with_negated(write, bank, count) -> int:
+    """The bank and its negative, one behind the other; MUL and NEG take no plain int8."""
+    graph, shape = write.graph, (count,)
+    if graph.type(bank) == "FLOAT32":
+        negated = write("MUL", [bank, write.float32([-1.0])], shape)
+    else:
+        wide, one = _cast(write, bank, shape, "INT32"), write.int32([-1])
+        negated = _cast(write, write("MUL", [wide, one], shape, like=wide), shape, "INT8")
+    return write("CONCATENATION", [bank, negated], (2 * count,), like=bank, axis=0)
+
+
+def _cast(write, x, shape, type) -> int:
+    graph = write.graph
+    output = graph.tensor(shape, type)
+    kinds = {"inDataType": graph.tensors[x].type, "outDataType": graph.tensors[output].type}
+    return write("CAST", [x], output, **kinds)

@@ -1,0 +1,1 @@
+"""Compressed layers as plain operations that the converter takes."""

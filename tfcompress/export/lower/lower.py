@@ -1,0 +1,172 @@
+"""Lowers a model to plain float32 Keras layers that the stock converter takes well."""
+
+import itertools
+from functools import partial, singledispatch
+
+import keras
+import numpy as np
+
+from tfcompress.export.convert.stock import functional
+from tfcompress.export.lower import large_kernels as large
+from tfcompress.export.lower.circulant import LEAST_WEIGHTS, CirculantOperations
+from tfcompress.graph.paths import is_graph
+from tfcompress.layers.core.base import CompressedLayer
+from tfcompress.layers.core.ordinary import to_numpy
+from tfcompress.layers.shared.circulant import CirculantDense
+from tfcompress.layers.shared.tile_hashed import TileHashedDense
+from tfcompress.rewriting.swap import rebuild
+
+_FOLDED = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
+
+
+@singledispatch
+def lower_layer(layer, store) -> list[keras.layers.Layer] | None:
+    """The layers to write in place of a layer; None leaves it as it is.
+
+    A structured layer registers its own function here, which writes plain operations on the
+    activations and never the full kernel: the converter would fold that to float32 constants.
+    """
+    return None
+
+
+@lower_layer.register
+def _(layer: CompressedLayer, store):
+    return layer.to_ordinary()
+
+
+@lower_layer.register
+def _(layer: CirculantDense, store):
+    if store is not None:
+        operations = CirculantOperations(layer, store)
+        if operations.pays():
+            return [operations]
+    return layer.to_ordinary()
+
+
+@lower_layer.register
+def _(layer: TileHashedDense, store):
+    return None if store is not None and tiles_pay(layer, store) else layer.to_ordinary()
+
+
+def tiles_pay(layer, store) -> bool:
+    """Whether its two products are smaller and, for `"fast"`, faster than the whole kernel.
+
+    Times faster with 4 tiles of side 32: 1.2 for 256 x 256, 5.5 for 512, 15 for 1024, 40 for 2048;
+    with 16 tiles: 1.7 for 512, 4 for 1024.
+    """
+    weights = layer.inputs * layer.units
+    if store == "small":
+        return layer.bits / 8 + layer.signs().size / 4 + 4000 < 4 * weights
+    return weights >= LEAST_WEIGHTS and 3 * weights >= 2 * layer.macs((None, layer.inputs))
+
+
+def lower(model, store=None, thinned=False):
+    """A new model of ordinary float32 layers, each batch normalization folded into its layer.
+
+    So each kernel in the file is a layer's kernel up to one factor per output channel. Nothing is
+    folded where the layer has an activation, other users, or is used twice.
+
+    Args:
+        store: `"fast"` or `"small"`, for the layers that have forms of both kinds; None makes
+            ordinary layers of them, which a full-integer file can hold.
+        thinned: whether large kernels stay out of the new model, see `large`.
+    """
+    count = itertools.count()
+
+    def lowered_layer(layer):
+        lowered = partial(lower_layer, layer, store)
+        return large.thin(layer, lowered, count) if thinned else lowered()
+
+    lowered = rebuild(model, lowered_layer)
+    for layer in lowered._flatten_layers():
+        if layer.compute_dtype in ("float16", "bfloat16"):
+            layer.dtype_policy = "float32"
+    pairs = _foldable(lowered)
+    norms = {id(norm) for _, norm in pairs.values()}
+
+    def replace(layer):
+        if id(layer) in pairs:
+            return [_fold(*pairs[id(layer)])]
+        if id(layer) in norms:
+            return [_Same(name=layer.name)]
+        return [layer] if large.is_thin(layer) else None
+
+    return rebuild(lowered, replace) if pairs else lowered
+
+
+class _Same(keras.layers.Layer):
+    """Stands where a batch normalization was, and takes what it takes."""
+
+    def call(self, inputs, training=None, mask=None):
+        return inputs
+
+
+def _foldable(model) -> dict:
+    """`{id of a layer: (layer, the batch normalization behind it)}`."""
+    nodes, uses = _graph_nodes(model), {}
+    for node in nodes:
+        uses[id(node.operation)] = uses.get(id(node.operation), 0) + 1
+    readers = {}
+    for node in nodes:
+        for tensor in node.input_tensors:
+            readers.setdefault(id(tensor), []).append(node.operation)
+    pairs = {}
+    for node in nodes:
+        layer, (output, *_) = node.operation, node.outputs
+        norm, *others = readers.get(id(output), [None])
+        once = not others and uses[id(layer)] == uses.get(id(norm)) == 1
+        if once and _takes_fold(layer, norm) and id(output) not in _outputs(model):
+            pairs[id(layer)] = (layer, norm)
+    return pairs
+
+
+def _graph_nodes(model) -> list:
+    """The nodes of a graph and of the models nested in it, each model once."""
+    levels = functional(model)._nodes_by_depth.values()
+    nodes = [node for level in levels for node in level if not node.is_input]
+    nested = {id(n.operation): n.operation for n in nodes if is_graph(n.operation)}
+    return nodes + [node for inner in nested.values() for node in _graph_nodes(inner)]
+
+
+def _outputs(model) -> set[int]:
+    return {id(tensor) for tensor in model.outputs} | {
+        id(tensor)
+        for layer in model._flatten_layers(include_self=False)
+        if is_graph(layer)
+        for tensor in layer.outputs
+    }
+
+
+def _takes_fold(layer, norm) -> bool:
+    return (
+        type(norm) is keras.layers.BatchNormalization
+        and norm.axis in (-1, len(layer.output.shape) - 1)
+        and type(layer) in (*_FOLDED, keras.layers.DepthwiseConv2D)
+        and layer.activation is keras.activations.linear
+        and getattr(layer, "data_format", "channels_last") == "channels_last"
+    )
+
+
+def _fold(layer, norm) -> keras.layers.Layer:
+    """The layer with `factor * kernel` and the bias that the normalization leaves."""
+    mean, variance = (
+        to_numpy(v).astype(np.float64) for v in (norm.moving_mean, norm.moving_variance)
+    )
+    factor = 1.0 / np.sqrt(variance + norm.epsilon)
+    if norm.gamma is not None:
+        factor = factor * to_numpy(norm.gamma)
+    bias = -mean if layer.bias is None else to_numpy(layer.bias) - mean
+    bias = bias * factor
+    if norm.beta is not None:
+        bias = bias + to_numpy(norm.beta)
+    new = type(layer).from_config(layer.get_config() | {"use_bias": True})
+    new.build(layer.get_build_config()["input_shape"])
+    new.bias.assign(bias.astype(np.float32))
+    kernel = to_numpy(layer.kernel)
+    if large.is_thin(layer):
+        new.large = layer.large.times(factor)
+    else:
+        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+        kernel = kernel * (factor.reshape(kernel.shape[-2:]) if depthwise else factor)
+    new.kernel.assign(kernel.astype(np.float32))
+    return new

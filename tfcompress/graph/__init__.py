@@ -1,0 +1,1 @@
+"""Keras models as graphs; all private Keras lies here."""

@@ -1,0 +1,175 @@
+"""Features of a model: the output of any layer or operation of its graph, at any depth."""
+
+import difflib
+from typing import NamedTuple
+
+import keras
+from keras.src.backend import KerasTensor
+
+from tfcompress.graph.paths import is_graph
+
+PASSING = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Dropout, keras.layers.Identity)
+
+
+class Forward(NamedTuple):
+    """What one run of a model gives: its outputs, and the features that were asked for."""
+
+    outputs: object
+    features: list
+
+
+class Tap(NamedTuple):
+    """A place in a model's graph: a path, and which of the operation's calls is meant."""
+
+    path: str
+    call: int
+    shape: tuple
+    activation: object
+
+    @property
+    def name(self):
+        return f"{self.path}:{self.call}" if self.call else self.path
+
+
+class Tapped:
+    """A model that also gives features, in one forward pass.
+
+    A plain object, which Keras neither tracks nor saves.
+    """
+
+    def __init__(self, model, taps):
+        self.model, self.taps = model, taps
+        self.graph = None
+        if taps:
+            inputs, outputs, features = _opened(model, taps)
+            self.graph = keras.Model(inputs, [outputs, features])
+            self.up_to = keras.Model(inputs, features)
+
+    def __call__(self, x, training) -> Forward:
+        if self.graph is None:
+            return Forward(self.model(x, training=training), [])
+        return Forward(*self.graph(x, training=training))
+
+
+def find(model, place) -> Tap:
+    """Finds a place in the graph of a model.
+
+    Args:
+        model: a Sequential or Functional model.
+        place: the name of a layer or operation, unique at any depth, or its path
+            (`"block/conv"`), followed by `:1` for its second call; the layer itself; or a symbolic
+            tensor of the model.
+
+    Raises:
+        ValueError: the model is a subclassed one; there is no such place, or several.
+    """
+    check_graph(model)
+    calls = _calls(model)
+    found = [key for key, node in calls.items() if _is(place, key, node)]
+    if isinstance(place, str):
+        found = [key for key in found if place in (key[0], f"{key[0]}:{key[1]}")] or found
+    if len(found) == 1:
+        node = calls[found[0]]
+        if len(node.output_tensors) != 1:
+            raise ValueError(f"'{found[0][0]}' of '{model.name}' has several outputs: name one.")
+        return Tap(*found[0], node.output_tensors[0].shape, activation_of(node.output_tensors[0]))
+    listed = list(dict.fromkeys(path for path, _ in (found or calls)))
+    near = difflib.get_close_matches(str(place), listed, n=8, cutoff=0.4)
+    raise ValueError(
+        f"Model '{model.name}' has {len(found) or 'no'} places {place!r}. Expected the name, path, "
+        f"layer or symbolic tensor of one of: {', '.join(near or listed[:20])}"
+    )
+
+
+def check_graph(model) -> None:
+    """Raises unless the model's layers can be seen in a graph."""
+    if not is_graph(model) or not model.built:
+        kind = "is not built" if is_graph(model) else f"is the subclassed {type(model).__name__}"
+        raise ValueError(
+            f"A hint needs the graph of the model, and '{model.name}' {kind}. Build it as a "
+            "Functional model, `keras.Model(inputs, outputs)`, with the layer of the hint in its "
+            "graph. Without hints any model can be distilled."
+        )
+
+
+def activation_of(tensor):
+    """The activation that made a symbolic tensor, a function of `keras.activations`."""
+    operation, _, index = tensor._keras_history
+    if is_graph(operation):
+        return activation_of(operation.outputs[index])
+    if isinstance(operation, PASSING) and operation._inbound_nodes[0].input_tensors:
+        return activation_of(operation._inbound_nodes[0].input_tensors[0])
+    kind = type(operation).__name__
+    if kind in ("Softmax", "Sigmoid", "ReLU", "Relu"):  # layers, and bare operations
+        return getattr(keras.activations, kind.lower())
+    return getattr(operation, "activation", None) or keras.activations.linear
+
+
+def output_activations(model) -> list:
+    """The activation of each output; None for each where the graph is hidden."""
+    if not is_graph(model) or not model.built:
+        return None
+    return [activation_of(tensor) for tensor in model.outputs]
+
+
+def _is(place, key, node):
+    path, call = key
+    if isinstance(place, str):
+        name = path.rpartition("/")[2]
+        return place in (path, f"{path}:{call}", name, f"{name}:{call}")
+    if isinstance(place, KerasTensor):
+        return any(place is tensor for tensor in node.output_tensors)
+    return node.operation is place
+
+
+def _graph(model):
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def _nodes(graph):
+    """The nodes of a graph in the order in which Keras runs them."""
+    for _, nodes in sorted(graph._nodes_by_depth.items(), reverse=True):
+        yield from (node for node in nodes if not node.is_input)
+
+
+def _calls(model, prefix=""):
+    """`{(path, call): node}`; what is inside a nested model is listed for its first call."""
+    found = {}
+    for node in _nodes(_graph(model)):
+        path = prefix + node.operation.name
+        call = sum(key[0] == path for key in found)
+        found[path, call] = node
+        if is_graph(node.operation) and not call:
+            found |= _calls(node.operation, path + "/")
+    return found
+
+
+def _opened(model, taps):
+    """Runs the graph on new inputs, through the same layers, and into the models that hold taps."""
+    found = {}
+
+    def run(model, inputs, prefix=""):
+        def recorded(operation):
+            path = prefix + operation.name
+            number = sum(key[0] == path for key in found)
+            inside = not number and any(tap.path.startswith(path + "/") for tap in taps)
+
+            def apply(*args, **kwargs):
+                outputs = run(operation, args, path + "/") if inside else operation(*args, **kwargs)
+                found[path, number] = outputs
+                return outputs
+
+            return apply
+
+        outputs = _graph(model)._run_through_graph(inputs, operation_fn=recorded)
+        alone = isinstance(outputs, (list, tuple)) and len(outputs) == 1  # as in Keras' own call
+        return outputs[0] if alone else outputs
+
+    inputs = keras.tree.map_structure(_new_input, _graph(model)._inputs_struct)
+    outputs = run(model, inputs)
+    return inputs, outputs, [found[tap.path, tap.call] for tap in taps]
+
+
+def _new_input(tensor):
+    operation = tensor._keras_history.operation
+    return keras.layers.InputLayer.from_config(operation.get_config()).output

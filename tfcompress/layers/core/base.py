@@ -1,0 +1,290 @@
+"""The layer protocol: a compressed layer is an ordinary kernel stored differently.
+
+An author of a layer writes `build_kernel`, `kernel`, `fit_kernel` and, where the stored form is not
+simply the layer's own variables, `stored` and `restore`. The forms in forms.py (Dense, Conv)
+give the rest. A concrete layer joins a method with a form:
+`class BinaryDense(BinaryKernel, CompressedDense)`.
+"""
+
+import math
+from typing import ClassVar
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcompress.layers.core.maker import Maker
+from tfcompress.layers.core.ordinary import COMMON, glorot_variance, kernel_of, positions, to_numpy
+from tfcompress.numerics.codecs import Packed, pack
+
+
+class CompressedLayer(keras.layers.Layer):
+    """An ordinary layer whose kernel is stored in a compressed form.
+
+    Attributes:
+        ordinary: class attribute, the Keras layer it stands for.
+        arguments: class attribute, the constructor arguments that it shares with `ordinary`.
+        width: class attribute, the one of them that is the number of outputs.
+        common: class attribute, the arguments that each form shares with `ordinary`.
+        ordinary_names: class attribute, those of them that `ordinary` calls otherwise.
+        scale_axes: class attribute, the axes of the kernel whose entries have scales of their own.
+        options: class attribute, the constructor arguments of the method.
+        parts: own variables of the kernel, by name (set by `add_part`).
+
+    Args:
+        activation, use_bias, activity_regularizer: as in Keras' own layers.
+        bias_initializer, bias_regularizer, bias_constraint: the same.
+        kernel_regularizer: a penalty on the effective `kernel`, whatever it is stored as. It
+            materialises the kernel in every step.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    A fresh kernel is drawn with Glorot's variance (X. Glorot, Y. Bengio, 2010); there is no
+    `kernel_initializer`, because most forms have no kernel to initialise. A `kernel_constraint`
+    cannot hold on a compressed kernel and is refused.
+    """
+
+    ordinary: type
+    arguments: tuple[str, ...] = ()
+    common: tuple[str, ...] = COMMON
+    ordinary_names: ClassVar = {}
+    scale_axes: tuple[int, ...] = (-1,)
+    options: tuple[str, ...] = ()
+    takes_groups = True
+
+    def __init__(
+        self,
+        activation=None,
+        use_bias=True,
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        bias_constraint=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.activation = keras.activations.get(activation)
+        self.use_bias = use_bias
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.bias = None
+        self.parts = {}
+
+    # What a method writes.
+
+    def build_kernel(self, shape: tuple[int, ...]) -> None:
+        """Adds the variables of a kernel of this shape (layout of the ordinary layer)."""
+        raise TypeError(f"{type(self).__name__} must define `build_kernel`.")
+
+    @property
+    def kernel(self):
+        """The inference kernel, in the layout of the ordinary layer and the variable dtype."""
+        raise TypeError(f"{type(self).__name__} must define `kernel`.")
+
+    def fit_kernel(self, w: np.ndarray, metric=None) -> None:
+        """Sets the variables to the nearest stored form of a trained kernel.
+
+        Args:
+            w: array of the shape of `kernel`.
+            metric: what "nearest" means: an array like `w`, a `tfcompress.metric.Diagonal` or
+                `Kronecker`, or None for the sum of squares.
+        """
+        raise TypeError(f"{type(self).__name__} must define `fit_kernel`.")
+
+    def stored(self) -> dict[str, np.ndarray]:
+        """The arrays that inference needs to rebuild the kernel; `restore` is the exact inverse."""
+        return {name: to_numpy(variable) for name, variable in self.parts.items()}
+
+    def restore(self, stored: dict[str, np.ndarray]) -> None:
+        """Sets the kernel from `stored()`; the kernel is then equal in every bit."""
+        self._check_stored(stored, self.parts)
+        for name, variable in self.parts.items():
+            variable.assign(stored[name])
+
+    # What a method may write.
+
+    @classmethod
+    def resolve(cls, shape: tuple[int, ...], w=None, metric=None, **options) -> dict:
+        """Turns automatic options into plain ones; `shape` is the kernel's, `w` may be None."""
+        return options
+
+    def apply_kernel(self, x, training=None):
+        """The linear map on inputs `x` in the compute dtype."""
+        return self.multiply(x, ops.cast(self.kernel, self.compute_dtype))
+
+    def macs(self, input_shape) -> int:
+        """Multiply-accumulates per sample."""
+        return self.positions(input_shape) * math.prod(self.kernel_shape(input_shape))
+
+    def to_ordinary(self) -> list[keras.layers.Layer]:
+        """The same function as built Keras layers in a chain; the last one keeps the name."""
+        state = {"name": self.name, "dtype": self.dtype_policy, "trainable": self.trainable}
+        new = self.ordinary(**self.ordinary_arguments(), **state)
+        new.build((self.get_build_config() or {}).get("input_shape"))
+        kernel_of(new).assign(self.kernel)
+        if self.bias is not None:
+            new.bias.assign(self.bias)
+        return [new]
+
+    @property
+    def prunable(self) -> list:
+        """The variables that a pruner may zero."""
+        return []
+
+    # What every layer gets.
+
+    @classmethod
+    def from_layer(cls, layer, metric=None, kernel=None, **options):
+        """Makes the compressed layer from an ordinary one, with its name, dtype policy and bias.
+
+        Args:
+            layer: an instance of `ordinary` or a compressed layer of the same form. If it is not
+                built yet, neither is the result.
+            metric: see `fit_kernel`.
+            kernel: the kernel to come near to, instead of the layer's own.
+            **options: of the method.
+
+        Raises:
+            ValueError: the layer cannot be taken; the message tells why.
+        """
+        refuse(cls, layer)
+        names = {} if isinstance(layer, CompressedLayer) else cls.ordinary_names
+        arguments = {
+            name: getattr(layer, names.get(name, name)) for name in (*cls.arguments, *cls.common)
+        }
+        arguments |= {"name": layer.name, "dtype": layer.dtype_policy}
+        if not layer.built:
+            return cls(**arguments, **options, trainable=layer.trainable)
+        w = to_numpy(kernel_of(layer)) if kernel is None else np.asarray(kernel)
+        if not np.all(np.isfinite(w)):
+            raise ValueError(f"The kernel of layer '{layer.name}' holds NaN or infinite values.")
+        new = cls(**arguments, **cls.resolve(w.shape, w=w, metric=metric, **options))
+        new.build((layer.get_build_config() or {}).get("input_shape"))
+        new.fit_kernel(w, metric)
+        if new.bias is not None:
+            new.bias.assign(layer.bias)
+        new.trainable = layer.trainable
+        return new
+
+    @classmethod
+    def using(cls, **options) -> Maker:
+        """A maker for `tfcompress.swap`: the class with its options, waiting for a layer."""
+        unknown = set(options) - set(cls.options)
+        if unknown:
+            raise TypeError(
+                f"{cls.__name__} has no option {sorted(unknown)}. Its options: {cls.options}"
+            )
+        return Maker(cls, options)
+
+    def build(self, input_shape):
+        shape = self.kernel_shape(input_shape)
+        self.build_kernel(shape)
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=self.bias_shape(input_shape),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+        self.input_spec = keras.layers.InputSpec(min_ndim=self.min_ndim, axes={-1: input_shape[-1]})
+        self.built = True
+
+    def call(self, inputs, training=None):
+        outputs = self.apply_kernel(inputs, training)
+        if self.kernel_regularizer is not None:
+            self.add_loss(self.kernel_regularizer(self.kernel))
+        if self.bias is not None:
+            outputs = ops.add(outputs, ops.cast(self.bias, outputs.dtype))
+        return self.activation(outputs)
+
+    def pack(self) -> dict[str, Packed]:
+        """The stored arrays as bytes; `tfcompress.codecs.unpack` is the exact inverse."""
+        return {name: pack(array) for name, array in self.stored().items()}
+
+    @property
+    def bits(self) -> int:
+        """Stored size of the kernel in bits, without the bias."""
+        return sum(packed.bits for packed in self.pack().values())
+
+    def add_part(self, name, shape, initializer, **kwargs):
+        """Adds an own variable of the kernel, in the variable dtype whatever the compute dtype."""
+        self.parts[name] = self.add_weight(
+            name=name, shape=shape, initializer=initializer, autocast=False, **kwargs
+        )
+        return self.parts[name]
+
+    def positions(self, input_shape) -> int:
+        """How often the kernel is applied to one sample."""
+        return positions(self.compute_output_shape(input_shape)[1:-1])
+
+    def bias_shape(self, input_shape) -> tuple[int, ...]:
+        return self.kernel_shape(input_shape)[-1:]
+
+    def variance(self, kernel_shape) -> float:
+        """Variance of the entries of a fresh kernel."""
+        return glorot_variance(kernel_shape)
+
+    def own_arguments(self) -> dict:
+        return {name: getattr(self, name) for name in self.arguments}
+
+    def ordinary_arguments(self) -> dict:
+        """The constructor arguments of the ordinary layer."""
+        names = (*self.arguments, *self.common)
+        return {self.ordinary_names.get(name, name): getattr(self, name) for name in names}
+
+    def method_options(self) -> dict:
+        return {name: getattr(self, name) for name in self.options}
+
+    def get_config(self):
+        config = super().get_config()
+        common = {
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
+        }
+        config |= {name: common[name] for name in self.common}
+        return config | self.own_arguments() | self.method_options()
+
+    def _check_stored(self, stored, expected):
+        if set(stored) != set(expected):
+            raise ValueError(
+                f"Layer '{self.name}' stores {sorted(expected)}. Received: {sorted(stored)}"
+            )
+
+
+CONSTRAINTS = ("kernel_constraint", "depthwise_constraint", "embeddings_constraint")
+
+
+def refuse(cls, layer) -> None:
+    """Raises `ValueError` with the reason if the class cannot take the layer."""
+    reason = None
+    takes = type(layer) is cls.ordinary or (
+        isinstance(layer, CompressedLayer) and layer.ordinary is cls.ordinary
+    )
+    if not takes:
+        reason = f"it takes {cls.ordinary.__name__} layers only, not {type(layer).__name__}"
+        if isinstance(layer, cls.ordinary):
+            reason += ", a subclass whose `call` may differ"
+    elif any(getattr(layer, name, None) is not None for name in CONSTRAINTS):
+        reason = "its kernel_constraint cannot hold on a compressed kernel"
+    elif getattr(layer, "data_format", "channels_last") != "channels_last":
+        reason = "it has data_format='channels_first'"
+    elif getattr(layer, "quantization_mode", None) is not None:
+        reason = f"Keras has already quantized it ({layer.quantization_mode})"
+    elif getattr(layer, "groups", 1) > 1 and not cls.takes_groups:
+        reason = f"it is a grouped convolution (groups={layer.groups})"
+    if reason:
+        raise ValueError(f"{cls.__name__} cannot take layer '{layer.name}': {reason}.")
+
+
+def kernel_bits(layer) -> int:
+    """What a layer's kernel takes: its `bits`, or float32 of an ordinary one."""
+    if isinstance(layer, CompressedLayer):
+        return layer.bits
+    return 32 * math.prod(kernel_of(layer).shape)

@@ -1,0 +1,150 @@
+"""The forms of the layer protocol: Dense, Conv1D and Conv2D."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcompress.layers.core.base import CompressedLayer
+
+
+class CompressedDense(CompressedLayer):
+    """The form of `keras.layers.Dense`: kernel `(i, o)`, inputs `(..., i)`, outputs `(..., o)`."""
+
+    ordinary = keras.layers.Dense
+    arguments = ("units",)
+    width = "units"
+    min_ndim = 2
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = positive_int(units, "units")
+
+    def kernel_shape(self, input_shape):
+        if input_shape[-1] is None:
+            raise ValueError(
+                f"The last axis of the inputs of {type(self).__name__} must have a known size. "
+                f"Received: input_shape={input_shape}"
+            )
+        return (input_shape[-1], self.units)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units)
+
+    def multiply(self, x, kernel):
+        return ops.matmul(x, kernel)
+
+
+class CompressedConv(CompressedLayer):
+    """The form of `keras.layers.Conv1D` and `Conv2D`: kernel `(*space, i / groups, o)`."""
+
+    width = "filters"
+    arguments = ("filters", "kernel_size", "strides", "padding", "dilation_rate", "groups")
+    space: int  # how many axes the kernel slides along
+    paddings = ("valid", "same")
+    takes_groups = True
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        strides=1,
+        padding="valid",
+        dilation_rate=1,
+        groups=1,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.filters = positive_int(filters, "filters")
+        self.kernel_size = positive_tuple(kernel_size, self.space, "kernel_size")
+        self.strides = positive_tuple(strides, self.space, "strides")
+        self.dilation_rate = positive_tuple(dilation_rate, self.space, "dilation_rate")
+        self.groups = positive_int(groups, "groups")
+        self.padding = padding
+        if padding not in self.paddings:
+            raise ValueError(f"`padding` must be one of {self.paddings}. Received: {padding!r}")
+        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
+            raise ValueError(
+                "Strides above 1 do not go with a dilation rate above 1. Received: "
+                f"strides={self.strides}, dilation_rate={self.dilation_rate}"
+            )
+        if self.filters % self.groups:
+            raise ValueError(
+                f"`filters` must be divisible by `groups`. Received: {filters}, {groups}"
+            )
+        if self.groups > 1 and not self.takes_groups:
+            raise ValueError(
+                f"{type(self).__name__} takes no grouped convolution, whose kernel is several "
+                f"small ones. Received: groups={groups}"
+            )
+
+    @property
+    def min_ndim(self):
+        return self.space + 2
+
+    def kernel_shape(self, input_shape):
+        channels = input_shape[-1]
+        if channels is None or channels % self.groups:
+            raise ValueError(
+                "The channels (last axis) of the inputs must be known and divisible by `groups`. "
+                f"Received: input_shape={input_shape}, groups={self.groups}"
+            )
+        return (*self.kernel_size, channels // self.groups, self.filters)
+
+    def compute_output_shape(self, input_shape):
+        space = [
+            output_length(n, k, self.padding, s, d)
+            for n, k, s, d in zip(
+                input_shape[1:-1], self.kernel_size, self.strides, self.dilation_rate, strict=True
+            )
+        ]
+        return (input_shape[0], *space, self.filters)
+
+    def multiply(self, x, kernel):
+        padding = self.padding
+        if padding == "causal":
+            x = ops.pad(x, [[0, 0], [self.dilation_rate[0] * (self.kernel_size[0] - 1), 0], [0, 0]])
+            padding = "valid"
+        return ops.conv(
+            x,
+            kernel,
+            strides=list(self.strides),
+            padding=padding,
+            dilation_rate=self.dilation_rate,
+            data_format="channels_last",
+        )
+
+
+class CompressedConv1D(CompressedConv):
+    """The form of `keras.layers.Conv1D`: inputs `(b, steps, i)`."""
+
+    ordinary = keras.layers.Conv1D
+    space = 1
+    paddings = ("valid", "same", "causal")
+
+
+class CompressedConv2D(CompressedConv):
+    """The form of `keras.layers.Conv2D`: inputs `(b, h, w, i)`."""
+
+    ordinary = keras.layers.Conv2D
+    space = 2
+
+
+def output_length(n, kernel, padding, stride, dilation):
+    if n is None:
+        return None
+    if padding == "valid":
+        n -= dilation * (kernel - 1)
+    return -(-n // stride)
+
+
+def positive_int(value, name) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value!r}")
+    return int(value)
+
+
+def positive_tuple(value, length, name) -> tuple[int, ...]:
+    values = value if isinstance(value, (tuple, list)) else (value,) * length
+    if len(values) != length:
+        raise ValueError(f"`{name}` must be an integer or {length} of them. Received: {value!r}")
+    return tuple(positive_int(v, name) for v in values)

@@ -1,0 +1,1 @@
+"""Kernels whose entries take few values."""

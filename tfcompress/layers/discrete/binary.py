@@ -1,0 +1,204 @@
+"""One bit per weight: BinaryConnect with a scale per output."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcompress.layers.core.dense_and_conv import (
+    CompressedConv1D,
+    CompressedConv2D,
+    CompressedDense,
+)
+from tfcompress.layers.core.ordinary import glorot_variance, to_numpy
+from tfcompress.layers.discrete.latent import GridKernel, fit_grid
+from tfcompress.numerics.metric import as_metric
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class Clip(keras.constraints.Constraint):
+    """Keeps weights within `[-limit, limit]`."""
+
+    def __init__(self, limit):
+        self.limit = limit
+
+    def __call__(self, w):
+        return ops.clip(w, -self.limit, self.limit)
+
+    def get_config(self):
+        return {"limit": self.limit}
+
+
+class BinaryKernel(GridKernel):
+    """Weights `+a_o` and `-a_o`: BinaryConnect.
+
+        V = a_o * b,   b = +1 if w >= 0 else -1,   w <- clip(w - step * dL/dV, -H, H)
+
+    `H = sqrt(1.5 / (fan_in + fan_out))` is half of Glorot's limit, and the gradient is not masked
+    where the latent is at its bound. The paper (its code) keeps latents within +-1 and scales the
+    step by `1 / H` for Adam and `1 / H^2` for SGD; with latents within +-H the same steps are the
+    optimizer's plain ones, for both. Signs that are +-H and a trained scale per output replace the
+    paper's fixed `+-1`.
+
+    With `stochastic=True` the sign is drawn anew in each training step,
+
+        b = +1 with probability clip((w / H + 1) / 2, 0, 1), else -1
+
+    and inference uses the mean of the draws, `a_o * w / H`: the paper's real weights, which take
+    32 bits until `binarize()` fixes the signs. Batch normalization must then be recalibrated, for
+    its statistics are those of the drawn weights: `tfcompress.callbacks.RecalibrateBatchNorm`. The
+    latents must reach their bounds, for which Adam needs about five times its usual rate.
+
+    Cost: 1 bit per weight and 32 bits per output; the MACs of the ordinary layer.
+
+    Args:
+        scale: True for one trained scale per output channel, which starts at H, or at the
+            least-squares scale of a trained kernel. False for the paper's form with every weight
+            `+-H`; the layer then needs a normalisation behind it.
+        stochastic: whether the signs are drawn in training.
+        seed: an int, or None, of these draws.
+        Others: as in the ordinary layer.
+
+    `from_layer` with a Kronecker metric chooses signs that compensate each other's errors.
+
+    Example:
+
+    >>> import keras, tfcompress as tfc
+    >>> layer = tfc.layers.BinaryDense(4, activation="relu")
+    >>> layer.build((None, 8))
+    >>> layer.bits  # 8 * 4 signs and 4 scales
+    160
+
+    Reference: M. Courbariaux, Y. Bengio, J.-P. David, "BinaryConnect: Training Deep Neural Networks
+    with binary weights during propagations", 2015; the scale is that of M. Rastegari, V. Ordonez,
+    J. Redmon, A. Farhadi, "XNOR-Net", 2016.
+    """
+
+    options = ("scale", "stochastic", "seed")
+    codes_name = "signs"
+
+    def __init__(self, *args, scale=True, stochastic=False, seed=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.use_scale, self.stochastic, self.seed = bool(scale), bool(stochastic), seed
+        if self.stochastic:
+            self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def method_options(self):
+        return {"scale": self.use_scale, "stochastic": self.stochastic, "seed": self.seed}
+
+    def build_kernel(self, shape):
+        self.limit = math.sqrt(0.75 * glorot_variance(shape))
+        self.latent = self.add_part(
+            "latent",
+            shape,
+            keras.initializers.RandomUniform(-self.limit, self.limit),
+            constraint=Clip(self.limit),
+        )
+        self.scale = self.add_part(
+            "scale",
+            shape[-1:] if self.use_scale else (),
+            keras.initializers.Constant(self.limit),
+            trainable=self.use_scale,
+        )
+
+    def grid(self, latent, scale):
+        if self.stochastic:
+            return latent / self.limit
+        return ops.where(latent >= 0, 1.0, -1.0)
+
+    def rounded(self, latent, scale, training=None):
+        if self.stochastic and not training:
+            return super().rounded(latent, scale)
+        positive = self._draw(latent) if self.stochastic else latent >= 0
+        return ops.where(positive, scale, -scale)
+
+    def _draw(self, latent):
+        """True with the probability `(w / H + 1) / 2`, which clipping would not change.
+
+        One byte is drawn for each weight. The threshold lies between two bytes, and one number for
+        all weights decides which of both it is, in proportion: no probability is rounded.
+        """
+        size = math.prod(latent.shape)
+        words = (size // 4 + 2,), -(2**31), 2**31 - 1, "int32"  # the last one for all weights
+        words = keras.random.randint(*words, seed=self.seed_generator)
+        drawn = ops.reshape(ops.view(words, "int8")[:size], latent.shape)
+        between = ops.cast(ops.right_shift(words[-1], 8), latent.dtype) / 2**24 - 0.5  # in [-1, 0)
+        return ops.cast(drawn, latent.dtype) <= latent * (128 / self.limit) + between
+
+    def fit_kernel(self, w, metric=None):
+        if self.stochastic:
+            self._fit_mean(w)
+        else:
+            signs, scale = self._fit_signs(w, metric)
+            self.scale.assign(scale)
+            self.set_latent(w, signs, scale)
+
+    def binarize(self, metric=None):
+        """Fixes the signs of a stochastic layer: inference then uses `+-a_o`, 1 bit per weight.
+
+        The signs and scales are the nearest ones to the real weights, see `fit_kernel`. A
+        deterministic layer is binary anyway and stays as it is.
+        """
+        if self.stochastic:
+            signs, scale = self._fit_signs(to_numpy(self.kernel), metric)
+            self.scale.assign(scale)
+            self.latent.assign(signs * self.limit)
+
+    def _fit_mean(self, w):
+        """Latents whose mean draw is the kernel itself, up to clipping where the scale is fixed."""
+        peak = np.max(np.abs(w), tuple(range(w.ndim - 1)))
+        scale = np.where(peak > 0, peak, 1) if self.use_scale else self.limit
+        self.scale.assign(scale)
+        self.latent.assign(np.clip(w / scale, -1, 1) * self.limit)
+
+    def _fit_signs(self, w, metric):
+        d = as_metric(metric, w.shape).diagonal(w.shape)
+        axes = tuple(range(w.ndim - 1))
+        total = np.sum(d, axes)
+        scale = np.sum(d * np.abs(w), axes) / np.where(total > 0, total, 1)
+        scale = np.where(total > 0, scale, np.mean(np.abs(w), axes))
+        signs, scale = fit_grid(
+            w,
+            lambda u: np.where(u >= 0, 1, -1),
+            scale if self.use_scale else self.limit,
+            metric,
+            refit=self.use_scale,
+        )
+        return signs, scale if self.use_scale else self.limit
+
+    def set_latent(self, w, grid, scale):
+        size = np.clip(np.abs(w), 1e-3 * self.limit, self.limit)
+        self.latent.assign(np.where(grid > 0, size, -size))
+
+    def stored(self):
+        """The signs and the scale; the real weights where they are not all at their bounds."""
+        latent = to_numpy(self.latent)
+        if not self.stochastic or np.all(np.abs(latent) == np.float32(self.limit)):
+            return super().stored()
+        return {"latent": latent, "scale": to_numpy(self.scale)}
+
+    def restore(self, stored):
+        if self.stochastic:
+            name = "latent" if "latent" in stored else self.codes_name
+            self._check_stored(stored, [name, "scale"])
+            unit = 1 if name == "latent" else np.float32(self.limit)
+            self.latent.assign(stored[name] * unit)
+            self.scale.assign(stored["scale"])
+        else:
+            super().restore(stored)
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class BinaryDense(BinaryKernel, CompressedDense):
+    __doc__ = "Dense with one bit per weight. " + BinaryKernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class BinaryConv1D(BinaryKernel, CompressedConv1D):
+    __doc__ = "Conv1D with one bit per weight. " + BinaryKernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class BinaryConv2D(BinaryKernel, CompressedConv2D):
+    __doc__ = "Conv2D with one bit per weight. " + BinaryKernel.__doc__

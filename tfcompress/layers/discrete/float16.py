@@ -1,0 +1,101 @@
+"""16 bits per weight: kernels rounded to float16."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcompress.layers.core.base import CompressedLayer
+from tfcompress.layers.core.dense_and_conv import (
+    CompressedConv1D,
+    CompressedConv2D,
+    CompressedDense,
+)
+from tfcompress.layers.core.depthwise_einsum_embedding import (
+    CompressedDepthwiseConv2D,
+    CompressedEinsumDense,
+    CompressedEmbedding,
+)
+from tfcompress.layers.core.ordinary import to_numpy
+
+LARGEST = 65504.0  # of float16
+
+
+class Float16Kernel(CompressedLayer):
+    """Weights rounded to float16; everything else stays in float32.
+
+        V = float16(w)
+
+    The gradient of `V` reaches the float32 latents `w` unchanged.
+
+    Cost: 16 bits per weight; the MACs of the ordinary layer.
+
+    Args: as in the ordinary layer.
+
+    `from_layer` rounds to the nearest value; a metric changes nothing.
+
+    Example:
+
+    >>> import tfcompress as tfc
+    >>> layer = tfc.layers.Float16Dense(4)
+    >>> layer.build((None, 8))
+    >>> layer.bits  # 8 * 4 weights
+    512
+    """
+
+    def build_kernel(self, shape):
+        limit = math.sqrt(3 * self.variance(shape))
+        self.latent = self.add_part(
+            "latent", shape, keras.initializers.RandomUniform(-limit, limit)
+        )
+
+    @property
+    def kernel(self):
+        latent = ops.convert_to_tensor(self.latent)
+        half = ops.stop_gradient(ops.cast(ops.cast(latent, "float16"), latent.dtype))
+        return half + (latent - ops.stop_gradient(latent))
+
+    def fit_kernel(self, w, metric=None):
+        if np.max(np.abs(w), initial=0) > LARGEST:
+            raise ValueError(
+                f"The kernel of layer '{self.name}' has weights beyond float16's +-{LARGEST:.0f}."
+            )
+        self.latent.assign(w)
+
+    def stored(self):
+        return {"kernel": to_numpy(self.latent).astype("float16")}
+
+    def restore(self, stored):
+        self._check_stored(stored, ["kernel"])
+        self.latent.assign(stored["kernel"])
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class Float16Dense(Float16Kernel, CompressedDense):
+    __doc__ = "Dense with 16 bits per weight. " + Float16Kernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class Float16Conv1D(Float16Kernel, CompressedConv1D):
+    __doc__ = "Conv1D with 16 bits per weight. " + Float16Kernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class Float16Conv2D(Float16Kernel, CompressedConv2D):
+    __doc__ = "Conv2D with 16 bits per weight. " + Float16Kernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class Float16DepthwiseConv2D(Float16Kernel, CompressedDepthwiseConv2D):
+    __doc__ = "DepthwiseConv2D with 16 bits per weight. " + Float16Kernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class Float16EinsumDense(Float16Kernel, CompressedEinsumDense):
+    __doc__ = "EinsumDense with 16 bits per weight. " + Float16Kernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class Float16Embedding(Float16Kernel, CompressedEmbedding):
+    __doc__ = "Embedding with 16 bits per weight. " + Float16Kernel.__doc__

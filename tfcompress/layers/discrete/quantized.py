@@ -1,0 +1,227 @@
+"""m bits per weight on a symmetric linear grid, and its smallest case, ternary."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcompress.layers.core.dense_and_conv import (
+    CompressedConv1D,
+    CompressedConv2D,
+    CompressedDense,
+)
+from tfcompress.layers.core.depthwise_einsum_embedding import (
+    CompressedDepthwiseConv2D,
+    CompressedEinsumDense,
+    CompressedEmbedding,
+)
+from tfcompress.layers.discrete.latent import GridKernel, fit_grid
+from tfcompress.numerics.metric import Diagonal, as_metric
+
+SHRINK = np.linspace(0.3, 1.2, 91)  # scales that are tried, in shares of the one that clips nothing
+MANY = 2**18  # weights that the search for a scale looks at, from at least
+ROWS = 512  # rows, if the kernel has as many
+LEVELS = ("linear", "log")
+
+
+class QuantizedKernel(GridKernel):
+    """Weights on `2^bits - 1` levels, a scale per output.
+
+        linear: V = a_o * clip(round(w / a_o), -n, n),   n = 2^(bits - 1) - 1
+        log:    V = the nearest of 0, +-a_o, +-a_o / 2, ..., +-a_o / 2^(n - 1)
+
+    `w` are float latents; the gradient of `V` reaches them unchanged, and the scale `a_o` is
+    trained too.
+
+    Cost: `bits` per weight and 32 bits per scale; the MACs of the ordinary layer.
+
+    Args:
+        bits: from 2 (ternary: -a, 0, a) to 8.
+        levels: `"linear"`, or `"log"` for powers of two, which suit 3 and 4 bits: more only add
+            levels near zero, and a .tflite file has no form for them.
+        Others: as in the ordinary layer.
+
+    `from_layer` searches the scale with the least error and, with a Kronecker metric, rounds with
+    compensation; that needs no training and no labels.
+
+    Example:
+
+    >>> import tfcompress as tfc
+    >>> layer = tfc.layers.QuantizedDense(4, bits=3)
+    >>> layer.build((None, 8))
+    >>> layer.bits  # 8 * 4 codes of 3 bits and 4 scales
+    224
+
+    Reference: E. Frantar, S. Ashkboos, T. Hoefler, D. Alistarh, "GPTQ: Accurate Post-Training
+    Quantization for Generative Pre-trained Transformers", 2022, for the compensated rounding; here
+    rows are taken in order of importance and the scales are re-fitted afterwards. L. Hou, J. T.
+    Kwok, "Loss-aware Weight Quantization of Deep Networks", 2018, for the logarithmic levels.
+    """
+
+    options = ("bits", "levels")
+
+    def __init__(self, *args, bits=8, levels="linear", **kwargs):
+        super().__init__(*args, **kwargs)
+        if isinstance(bits, bool) or bits not in range(2, 9):
+            raise ValueError(f"`bits` must be an integer from 2 to 8. Received: bits={bits!r}")
+        if levels not in LEVELS:
+            raise ValueError(f"`levels` must be one of {LEVELS}. Received: levels={levels!r}")
+        self.level_bits, self.levels = int(bits), levels
+        self.count = 2 ** (self.level_bits - 1) - 1
+        powers = 2.0 ** np.arange(1 - self.count, 1)
+        self._points = np.concatenate([[0], powers]).astype("float32")  # the log levels, from 0 up
+
+    def method_options(self):
+        return {"bits": self.level_bits, "levels": self.levels}
+
+    @property
+    def largest(self) -> float:
+        """The largest level, in units of the scale."""
+        return float(self.count) if self.levels == "linear" else 1.0
+
+    def build_kernel(self, shape):
+        limit = math.sqrt(3 * self.variance(shape))
+        self.latent = self.add_part(
+            "latent", shape, keras.initializers.RandomUniform(-limit, limit)
+        )
+        scale = limit / (self.count + 0.5) if self.levels == "linear" else limit
+        self.scale = self.add_part(
+            "scale", self.scale_shape(shape), keras.initializers.Constant(scale)
+        )
+
+    def grid(self, latent, scale):
+        unit = ops.where(ops.equal(scale, 0), ops.ones_like(scale), scale)
+        return self._nearest(latent / unit, ops)
+
+    def _nearest(self, u, library=np):
+        """The levels nearest to `u`, in NumPy or `keras.ops`."""
+        if self.levels == "linear":
+            return library.minimum(library.maximum(library.round(u), -self.count), self.count)
+        middles = (self._points[1:] + self._points[:-1]) / 2
+        places = library.searchsorted(middles, library.reshape(library.abs(u), [-1]))
+        points = library.take(self._points, library.reshape(places, u.shape))
+        return library.sign(u) * points
+
+    def encode(self, grid):
+        if self.levels == "linear":
+            return super().encode(grid)
+        return (np.sign(grid) * np.searchsorted(self._points, np.abs(grid))).astype("int8")
+
+    def decode(self, codes):
+        if self.levels == "linear":
+            return super().decode(codes)
+        return np.sign(codes) * self._points[np.abs(codes)]
+
+    def fit_kernel(self, w, metric=None):
+        metric, rows = as_metric(metric, w.shape), self.to_rows(np.asarray(w))
+        if isinstance(metric, Diagonal):
+            metric = Diagonal(self.to_rows(metric.d))
+        d = metric.diagonal(rows.shape)
+        d = np.where(np.any(d > 0, 0), d, 1)  # an output that no data showed, as a rare word
+        scale = self._search_scale(rows, d)
+        grid, scale = fit_grid(rows, self._nearest, scale, metric)
+        scale = scale.reshape(self.scale.shape)
+        self.scale.assign(scale)
+        self.set_latent(w, self.from_rows(grid, w.shape), scale)
+
+    def set_latent(self, w, grid, scale):
+        u = w / np.where(scale == 0, 1, scale)
+        # Where the nearest level is the wanted one, with a margin for rounding, `w` is the latent.
+        near = (self._nearest(0.999 * u) == grid) & (self._nearest(1.001 * u) == grid)
+        self.latent.assign(np.where(near, w, scale * grid))
+
+    def _search_scale(self, w, d):
+        """The scale per output with the least `sum d (w - a grid)^2` among `SHRINK`.
+
+        Of a large kernel a part of the rows is looked at, evenly drawn; of one with few rows, all
+        of them at every third scale, in single precision.
+        """
+        widest = np.max(np.abs(w), 0) / self.largest
+        step = max(1, min(w.size // MANY, len(w) // ROWS))
+        w, d, shares = w[::step], d[::step], SHRINK
+        if w.size > 2 * MANY:
+            w, d = np.asarray(w, "float32"), np.asarray(d / max(d.max(), 1e-30), "float32")
+            shares = SHRINK[1::3]
+        best, best_error = widest, np.full(w.shape[-1], np.inf)
+        for share in shares:
+            scale = widest * share
+            unit = np.where(scale == 0, 1, scale)
+            error = np.sum(d * (w - scale * self._nearest(w / unit)) ** 2, 0)
+            best = np.where(error < best_error, scale, best)
+            best_error = np.minimum(error, best_error)
+        return best
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class QuantizedDense(QuantizedKernel, CompressedDense):
+    __doc__ = "Dense with m bits per weight. " + QuantizedKernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class QuantizedConv1D(QuantizedKernel, CompressedConv1D):
+    __doc__ = "Conv1D with m bits per weight. " + QuantizedKernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class QuantizedConv2D(QuantizedKernel, CompressedConv2D):
+    __doc__ = "Conv2D with m bits per weight. " + QuantizedKernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class QuantizedDepthwiseConv2D(QuantizedKernel, CompressedDepthwiseConv2D):
+    __doc__ = "DepthwiseConv2D with m bits per weight. " + QuantizedKernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class QuantizedEinsumDense(QuantizedKernel, CompressedEinsumDense):
+    __doc__ = "EinsumDense with m bits per weight. " + QuantizedKernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class QuantizedEmbedding(QuantizedKernel, CompressedEmbedding):
+    __doc__ = "Embedding with m bits per weight and a scale per row. " + QuantizedKernel.__doc__
+
+
+class TernaryKernel(QuantizedKernel):
+    """Weights `-a_o`, 0 and `+a_o`: the m-bit form with two bits.
+
+        V = a_o * clip(round(w / a_o), -1, 1)
+
+    Cost: 2 bits per weight and 32 bits per output; the MACs of the ordinary layer.
+
+    Example:
+
+    >>> import tfcompress as tfc
+    >>> layer = tfc.layers.TernaryDense(4)
+    >>> layer.build((None, 8))
+    >>> layer.bits
+    192
+
+    Reference: F. Li, B. Zhang, B. Liu, "Ternary Weight Networks", 2016. There the scale and the
+    threshold follow from the latents by a rule; here the scale is searched, then trained, and the
+    threshold is half of it.
+    """
+
+    options = ()
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, bits=2, **kwargs)
+
+    def method_options(self):
+        return {}
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class TernaryDense(TernaryKernel, CompressedDense):
+    __doc__ = "Dense with ternary weights. " + TernaryKernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class TernaryConv1D(TernaryKernel, CompressedConv1D):
+    __doc__ = "Conv1D with ternary weights. " + TernaryKernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class TernaryConv2D(TernaryKernel, CompressedConv2D):
+    __doc__ = "Conv2D with ternary weights. " + TernaryKernel.__doc__

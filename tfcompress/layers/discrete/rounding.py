@@ -1,0 +1,66 @@
+"""The swap rules that round a whole network to fewer bits."""
+
+from tfcompress.layers.core.maker import Maker
+from tfcompress.layers.discrete import float16 as half
+from tfcompress.layers.discrete import quantized
+
+FAMILIES = {
+    half.Float16Kernel: (
+        half.Float16Dense,
+        half.Float16Conv1D,
+        half.Float16Conv2D,
+        half.Float16DepthwiseConv2D,
+        half.Float16EinsumDense,
+        half.Float16Embedding,
+    ),
+    quantized.QuantizedKernel: (
+        quantized.QuantizedDense,
+        quantized.QuantizedConv1D,
+        quantized.QuantizedConv2D,
+        quantized.QuantizedDepthwiseConv2D,
+        quantized.QuantizedEinsumDense,
+        quantized.QuantizedEmbedding,
+    ),
+}
+
+
+class FamilyMaker(Maker):
+    """A maker that takes the class of a family that stands for the layer it is called with."""
+
+    def __call__(self, layer, metric=None, kernel=None):
+        cls = self.member(layer)
+        return cls.from_layer(layer, metric, kernel, **self.options)
+
+    def member(self, layer):
+        """The class for a layer, or None."""
+        family = FAMILIES[self.layer_class]
+        return next((cls for cls in family if cls.ordinary is type(layer)), None)
+
+
+def rounding(bits=8) -> dict:
+    """The rules for `tfcompress.swap` that round each kernel of a network to 16, 8 or fewer bits.
+
+    They concern Dense, EinsumDense, Embedding, Conv1D, Conv2D and DepthwiseConv2D layers. Put rules
+    for single layers before them: `{"stem": None, **rounding(4)}`.
+
+    Args:
+        bits: 16 for float16 (`Float16Dense`, ...), or from 2 to 8 (`QuantizedDense`, ...).
+
+    Raises:
+        ValueError: another number of bits.
+
+    Example:
+
+    >>> import keras, tfcompress as tfc
+    >>> model = keras.Sequential([keras.Input((16,)), keras.layers.Dense(8, name="fc")])
+    >>> small = tfc.swap(model, tfc.layers.rounding(bits=8))
+    >>> small.get_layer("fc").bits  # 8 * 16 * 8 and 8 scales
+    1280
+    """
+    if isinstance(bits, bool) or bits not in (*range(2, 9), 16):
+        raise ValueError(f"`bits` must be 16, or an integer from 2 to 8. Received: bits={bits!r}")
+    if bits == 16:
+        maker = FamilyMaker(half.Float16Kernel, {})
+    else:
+        maker = FamilyMaker(quantized.QuantizedKernel, {"bits": int(bits)})
+    return {lambda layer: maker.member(layer) is not None: maker}

@@ -1,0 +1,151 @@
+"""Kernels of low rank: the ways to give the rank."""
+
+import math
+
+import numpy as np
+
+from tfcompress.layers.core.base import CompressedLayer
+from tfcompress.numerics.metric import Diagonal, as_metric
+from tfcompress.numerics.rank_selection import (
+    ENERGY,
+    IN_METRIC,
+    energy_rank,
+    rank_within,
+    unfold,
+    weakened_rank,
+)
+
+AUTOMATIC = ("auto", "evbmf")
+
+
+class Ranked(CompressedLayer):
+    """A kernel in parts whose sizes are set by a rank.
+
+    A method gives `part_shapes`, `ranks` and, where the rank is that of another matrix than
+    `(fan_in, o)`, `unfoldings` and `from_unfoldings`.
+
+    Args:
+        rank: the rank; or a float in (0, 1), the share of the ordinary kernel's parameters (at
+            least rank 1); or `"auto"`, the smallest rank that keeps 90% of the sum of squares of
+            a trained kernel, or 99% of it in the metric if it is fitted in one; or `"evbmf"`, four
+            fifths of the way down from the full rank to that of variational Bayesian matrix
+            factorisation (Nakajima 2013, Gusak 2019). It is saved as a number.
+        macs: instead of `rank`, the share in (0, 1) of the ordinary layer's MACs (at least rank
+            1); the input size must be known. The rank is saved.
+    """
+
+    options = ("rank", "macs")
+    takes_groups = False
+    unfoldings = ("hwi",)  # rows of the matrices whose rank counts
+
+    def __init__(self, *args, rank=None, macs=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        if (rank is None) == (macs is None):
+            raise ValueError(
+                "Give either `rank` or `macs`, the share of the ordinary layer's MACs. Received: "
+                f"rank={rank}, macs={macs}"
+            )
+        if macs is not None and not (isinstance(macs, float) and 0 < macs < 1):
+            raise ValueError(
+                "`macs` must be the share of the ordinary layer's MACs in (0, 1), such as 0.25 for "
+                f"a quarter. Received: macs={macs!r}"
+            )
+        self.rank = None if rank is None else self.check_rank(rank)
+        self.macs_share = macs
+
+    @classmethod
+    def part_shapes(cls, shape, rank, **form) -> dict[str, tuple[int, ...]]:
+        """The shapes of the parts, by name, of a kernel of this shape. `form`: other options."""
+        raise TypeError(f"{cls.__name__} must define `part_shapes`.")
+
+    @classmethod
+    def ranks(cls, shape, **form):
+        """The ranks that a kernel of this shape can have, by rising cost."""
+        raise TypeError(f"{cls.__name__} must define `ranks`.")
+
+    @classmethod
+    def from_unfoldings(cls, ranks):
+        """The rank, from those of the unfoldings."""
+        return max(ranks)
+
+    @staticmethod
+    def check_rank(rank):
+        """The rank as given, if it can be one; `ValueError` otherwise."""
+        whole = isinstance(rank, (int, np.integer)) and not isinstance(rank, bool) and rank >= 1
+        share = isinstance(rank, float) and 0 < rank < 1
+        if not (whole or share or (isinstance(rank, str) and rank in AUTOMATIC)):
+            raise ValueError(
+                "`rank` must be an integer of at least 1, a share of the parameters in (0, 1), "
+                f"'auto' or 'evbmf'. Received: rank={rank!r}"
+            )
+        return int(rank) if whole else rank
+
+    @classmethod
+    def resolve(cls, shape, w=None, metric=None, rank=None, macs=None, **form):
+        if macs is not None or rank is None:  # `build` knows the input size
+            return {"rank": rank, "macs": macs, **form}
+        rank = cls.check_rank(rank)
+        if isinstance(rank, str):
+            if w is None:
+                raise ValueError(
+                    f"rank='{rank}' needs a trained kernel: use `{cls.__name__}.from_layer`, or "
+                    "give a number."
+                )
+            rank = cls.from_unfoldings([_rank(rank, w, r, metric) for r in cls.unfoldings])
+        elif isinstance(rank, float):
+
+            def parameters(rank):
+                return sum(map(math.prod, cls.part_shapes(shape, rank, **form).values()))
+
+            rank = rank_within(rank * math.prod(shape), parameters, cls.ranks(shape, **form))
+        largest = cls.ranks(shape, **form)[-1]
+        if np.any(np.greater(rank, largest)):
+            raise ValueError(
+                f"`rank` must be at most {largest}, the full rank of a kernel of shape "
+                f"{tuple(shape)}. Received: rank={rank}"
+            )
+        return {"rank": rank, **form}
+
+    def build(self, input_shape):
+        shape = self.kernel_shape(input_shape)
+        if self.rank is None:
+            limit = self.macs_share * self.positions(input_shape) * math.prod(shape)
+            ranks = self.ranks(shape, **self.form)
+            self.rank = rank_within(limit, lambda rank: self.macs_at(input_shape, rank), ranks)
+            self.macs_share = None
+        self.rank = self.resolve(shape, rank=self.rank, **self.form)["rank"]
+        super().build(input_shape)
+
+    def macs(self, input_shape) -> int:
+        """Multiply-accumulates per sample."""
+        return self.macs_at(input_shape, self.rank)
+
+    def macs_at(self, input_shape, rank) -> int:
+        """Multiply-accumulates per sample at a rank."""
+        shapes = self.part_shapes(self.kernel_shape(input_shape), rank, **self.form)
+        return self.positions(input_shape) * sum(map(math.prod, shapes.values()))
+
+    @property
+    def form(self) -> dict:
+        """The method's options beside the rank."""
+        return {name: getattr(self, name) for name in self.options if name not in Ranked.options}
+
+    @property
+    def prunable(self):
+        return list(self.parts.values())
+
+    def method_options(self):
+        return {"rank": self.rank, "macs": self.macs_share, **self.form}
+
+
+def _rank(how, w, rows, metric):
+    """The rank of a kernel of any layer seen as a matrix with these rows; see `unfold`."""
+    shape = (1,) * (4 - w.ndim) + w.shape
+    if metric is not None:
+        metric = as_metric(metric, w.shape)
+        if isinstance(metric, Diagonal):
+            metric = Diagonal(metric.d.reshape(shape))
+    matrix = unfold(w.reshape(shape), rows, metric)
+    if how == "evbmf":
+        return weakened_rank(matrix)
+    return energy_rank(matrix, ENERGY if metric is None else IN_METRIC)

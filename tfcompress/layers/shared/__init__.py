@@ -1,0 +1,1 @@
+"""Kernels whose entries share values: codebooks, hashes, circulant matrices."""

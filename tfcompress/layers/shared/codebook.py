@@ -1,0 +1,222 @@
+"""Kernels whose entries are indices into a short list of numbers: weight clustering."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcompress.layers.core.base import CompressedLayer
+from tfcompress.layers.core.dense_and_conv import (
+    CompressedConv1D,
+    CompressedConv2D,
+    CompressedDense,
+    positive_int,
+)
+from tfcompress.layers.core.ordinary import glorot_variance, to_numpy
+from tfcompress.layers.shared.lookup import gather
+from tfcompress.numerics.compensated_rounding import compensate
+from tfcompress.numerics.low_rank import least_squares
+from tfcompress.numerics.metric import Diagonal, as_metric
+from tfcompress.numerics.optimal_brain_surgeon import check_sparsity, sparsify
+from tfcompress.pruning.masks import lowest
+
+ROUNDS = 8  # of compensated rounding and least-squares centroids
+SWEEPS = 100  # of k-means, at most; each costs a few binary searches
+BINS = 1024
+
+
+class CodebookKernel(CompressedLayer):
+    """Weights that are entries of a codebook.
+
+        V[i, j] = c[z(i, j)],   c[0] = 0,   dL/dc[k] = sum over z(i, j) = k of dL/dV[i, j]
+
+    The indices `z` are fixed once the layer is made; the centroids `c` are trained, all but the
+    first, so that zeros (pruned weights) stay zeros.
+
+    Cost: `ceil(log2 size)` bits per weight and `32 size` bits; the MACs of the ordinary layer.
+
+    Args:
+        size: entries of the codebook, the zero included, from 2 to 256.
+        sparsity: share of the weights that `from_layer` prunes first, in [0, 1): the two steps of
+            Deep Compression. `bits` counts all indices; an archive takes few bits for zeros.
+        Others: as in the ordinary layer.
+
+    `from_layer` clusters the weights by k-means, weighted by a diagonal metric; with a Kronecker
+    metric it goes on with compensated rounding and least-squares centroids. It prunes by
+    `surgeon.sparsify` in a Kronecker metric, else where `d w^2` is least. A layer that is not
+    made from a trained one draws its indices at random.
+
+    Example:
+
+    >>> import tfcompress as tfc
+    >>> layer = tfc.layers.CodebookDense(64, size=16)
+    >>> layer.build((None, 128))
+    >>> layer.bits  # 128 * 64 indices of 4 bits and 16 numbers
+    33280
+
+    Reference: S. Han, H. Mao, W. J. Dally, "Deep Compression: Compressing Deep Neural Networks with
+    Pruning, Trained Quantization and Huffman Coding", 2016. There the weights of the k-means are
+    all equal.
+    """
+
+    options = ("size", "sparsity")
+
+    def __init__(self, *args, size=16, sparsity=0.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        check_sparsity(sparsity)
+        self.sparsity = float(sparsity)
+        self.size = positive_int(size, "size")
+        if not 2 <= self.size <= 256:
+            raise ValueError(f"`size` must be an integer from 2 to 256. Received: size={size!r}")
+
+    def build_kernel(self, shape):
+        limit = math.sqrt(3 * glorot_variance(shape))
+        spread = np.linspace(-limit, limit, self.size - 1, dtype="float32")
+        self.add_part("centroids", spread.shape, lambda shape, dtype: ops.cast(spread, dtype))
+        self.add_part("indices", shape, self._random_indices, dtype="uint8", trainable=False)
+
+    def _random_indices(self, shape, dtype):
+        return ops.cast(keras.random.randint(shape, 0, self.size), dtype)
+
+    @property
+    def codebook(self):
+        """The entries, the zero first."""
+        return ops.pad(ops.convert_to_tensor(self.parts["centroids"]), [[1, 0]])
+
+    @property
+    def kernel(self):
+        return gather(self.codebook, ops.cast(self.parts["indices"], "int32"))
+
+    def fit_kernel(self, w, metric=None):
+        metric = as_metric(metric, w.shape)
+        w = np.asarray(w, "float64")
+        d = metric.diagonal(w.shape)
+        if self.sparsity and isinstance(metric, Diagonal):
+            gone = lowest((d * w**2).ravel(), round(self.sparsity * w.size))
+            w = np.where(gone.reshape(w.shape), 0, w)
+        elif self.sparsity:
+            w = sparsify(w, metric, self.sparsity)
+        codebook = k_means(w[w != 0], d[w != 0], self.size)
+        indices = np.where(w == 0, 0, nearest(codebook, w))
+        if not isinstance(metric, Diagonal):
+            indices, codebook = fit_compensated(w, indices, codebook, metric)
+        self.restore({"indices": indices.astype("uint8"), "codebook": codebook})
+
+    def stored(self):
+        return {
+            "indices": to_numpy(self.parts["indices"]),
+            "codebook": to_numpy(self.codebook),
+        }
+
+    def restore(self, stored):
+        self._check_stored(stored, ["codebook", "indices"])
+        self.parts["indices"].assign(stored["indices"])
+        self.parts["centroids"].assign(stored["codebook"][1:])
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class CodebookDense(CodebookKernel, CompressedDense):
+    __doc__ = "Dense with clustered weights. " + CodebookKernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class CodebookConv1D(CodebookKernel, CompressedConv1D):
+    __doc__ = "Conv1D with clustered weights. " + CodebookKernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class CodebookConv2D(CodebookKernel, CompressedConv2D):
+    __doc__ = "Conv2D with clustered weights. " + CodebookKernel.__doc__
+
+
+def nearest(codebook, w) -> np.ndarray:
+    """The index of the entry of a codebook that is nearest to each weight."""
+    order = np.argsort(codebook, kind="stable")
+    inner = codebook[order]
+    return order[np.searchsorted((inner[1:] + inner[:-1]) / 2, w)]
+
+
+def k_means(w, d, size) -> np.ndarray:
+    """A codebook `c`, its first entry 0, for which `sum d (w - c[nearest])^2` is small.
+
+    Lloyd's steps on the sorted weights, from nine starts: entries spread evenly, by the weights'
+    mass, and by its cube root, which is the best spread of a fine codebook, each at three offsets.
+
+    Args:
+        w: weights, any shape.
+        d: their curvature, like `w`; if all of it is 0 it counts as 1.
+        size: entries, the zero included.
+
+    Returns:
+        float64 array `(size,)`.
+    """
+    if w.size == 0:
+        return np.zeros(size)
+    order = np.argsort(w, axis=None)
+    w, d = w.ravel()[order], d.ravel()[order]
+    if not np.any(d):
+        d = np.ones(w.shape)
+    # Mass, first and second moment of the weights below each place.
+    sums = [np.concatenate([[0], np.cumsum(d * w**power)]) for power in range(3)]
+    mass, edges = np.histogram(w, BINS, weights=d)
+    found = [
+        _lloyd(w, sums, _spread(mass**power, edges, size, offset))
+        for power in (0, 1 / 3, 1)
+        for offset in (0.2, 0.5, 0.8)
+    ]
+    return min(found, key=lambda pair: pair[1])[0]
+
+
+def _spread(mass, edges, size, offset):
+    total = np.concatenate([[0], np.cumsum(mass)])
+    places = (np.arange(size - 1) + offset) / (size - 1) * total[-1]
+    return np.concatenate([[0], np.interp(places, total, edges)])
+
+
+def _lloyd(w, sums, codebook):
+    """The codebook after Lloyd's steps, and its squared error."""
+    for _ in range(SWEEPS):
+        order = np.argsort(codebook, kind="stable")
+        inner = codebook[order]
+        cuts = np.searchsorted(w, (inner[1:] + inner[:-1]) / 2)
+        mass, first, second = (np.diff(s[[0, *cuts, len(w)]]) for s in sums)
+        error = np.sum(second - 2 * inner * first + inner**2 * mass)
+        moved = codebook.copy()
+        moved[order] = np.where(mass > 0, first / np.where(mass > 0, mass, 1), inner)
+        moved[0] = 0
+        if np.array_equal(moved, codebook):
+            break
+        codebook = moved
+    return codebook, error
+
+
+def fit_compensated(w, indices, codebook, metric):
+    """Indices and codebook after rounds of compensated rounding and least-squares centroids."""
+    zeros = (w == 0).reshape(metric.fan_in, -1)
+
+    def round_row(row, place):
+        return np.where(zeros[place], 0, codebook[nearest(codebook, row)])
+
+    best = metric.quadratic(w - codebook[indices]), indices, codebook
+    for _ in range(ROUNDS):
+        rounded = compensate(w, round_row, metric)
+        indices = np.where(w == 0, 0, nearest(codebook, rounded))
+        codebook = _centroids(w, indices, codebook, metric)
+        best = min(best, (metric.quadratic(w - codebook[indices]), indices, codebook), key=_first)
+    return best[1:]
+
+
+def _centroids(w, indices, codebook, metric):
+    def collect(values):
+        return np.bincount(indices.ravel(), values.ravel(), len(codebook))[1:]
+
+    def expand(centroids):
+        return np.concatenate([[0], centroids])[indices]
+
+    found = least_squares(metric.apply, expand, collect, w, codebook[1:])
+    return np.concatenate([[0], found])
+
+
+def _first(pair):
+    return pair[0]

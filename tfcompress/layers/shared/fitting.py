@@ -1,0 +1,40 @@
+"""Kernels whose entries are signed copies of few stored numbers: hashed and circulant ones."""
+
+import numpy as np
+
+from tfcompress.numerics.low_rank import least_squares
+from tfcompress.numerics.metric import Diagonal, as_metric
+
+
+def fit_shared(w, index, signs, size, metric=None):
+    """The numbers p for which `signs * p[index]` is nearest to a kernel.
+
+    The signed mean of the entries that share a number, weighted by a diagonal metric; with a
+    Kronecker metric, the least-squares solution by conjugate gradients from there.
+
+    Args:
+        w: kernel.
+        index: int array like `w`, which number each entry copies.
+        signs: -1 and +1, broadcast against `w`.
+        size: how many numbers there are.
+        metric: see `CompressedLayer.fit_kernel`.
+
+    Returns:
+        float64 array `(size,)`. A number that no entry copies is 0.
+    """
+
+    def collect(values):
+        return np.bincount(index.ravel(), np.ravel(values), size)
+
+    def mean(weights):
+        below = collect(weights)
+        return np.where(below > 0, collect(weights * signs * w) / np.where(below > 0, below, 1), 0)
+
+    metric = as_metric(metric, w.shape)
+    d = metric.diagonal(w.shape)
+    p = np.where(collect(d) > 0, mean(d), mean(np.ones(w.shape)))
+    if isinstance(metric, Diagonal):
+        return p
+    return least_squares(
+        metric.apply, lambda p: signs * p[index], lambda v: collect(signs * v), w, p
+    )

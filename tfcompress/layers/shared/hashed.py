@@ -1,0 +1,141 @@
+"""Weight sharing by the hashing trick."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcompress.layers.core.base import CompressedLayer
+from tfcompress.layers.core.dense_and_conv import (
+    CompressedConv1D,
+    CompressedConv2D,
+    CompressedDense,
+    positive_int,
+)
+from tfcompress.layers.core.ordinary import glorot_variance
+from tfcompress.layers.shared.fitting import fit_shared
+from tfcompress.layers.shared.lookup import HashIndex, gather
+from tfcompress.numerics.hashing import signed_codes
+
+
+class HashedKernel(CompressedLayer):
+    """Weights that share few real ones, chosen by a hash of their position.
+
+        V[i, j] = xi(i, j) * w[h(i, j)],   dL/dw[k] = sum over h(i, j) = k of xi(i, j) dL/dV[i, j]
+
+    `h` and the sign `xi` come from `tfcompress.hashing.signed_codes` over the position, counted
+    in `(o, *space, i)` order, and the seed. With `blocks=B`, runs of B consecutive weights share
+    one hash and one sign, and the real weights come in runs of B too.
+
+    The index is made again from the seed: it is in no saved file, be it `.keras` or SavedModel. In
+    memory it takes 4 bytes per run of virtual weights, `4 i o / B`, for up to 2^28 runs; a step
+    of training holds the whole kernel and its gradient besides, as that of the ordinary layer does.
+
+    Cost: `32 K` bits, `K = ceil(i * o / ratio)` (whole runs); the MACs of the ordinary layer.
+    Hashing saves memory, not time: docs/structured-benchmark.md has the steps of training.
+
+    Args:
+        ratio: virtual weights per real weight, at least 1.
+        buckets: the number K of real weights, instead of `ratio`.
+        blocks: B, how many consecutive weights share one hash; larger is faster.
+        seed: an int; give layers of one size different seeds.
+        Others: as in the ordinary layer.
+
+    `from_layer` takes the signed mean of each bucket, weighted by a diagonal metric; with a
+    Kronecker metric, the least-squares solution by conjugate gradients.
+
+    Example:
+
+    >>> import tfcompress as tfc
+    >>> layer = tfc.layers.HashedDense(64, ratio=16)
+    >>> layer.build((None, 128))
+    >>> layer.bits // 32  # real weights
+    512
+
+    Reference: W. Chen, J. T. Wilson, S. Tyree, K. Q. Weinberger, Y. Chen, "Compressing Neural
+    Networks with the Hashing Trick", 2015. There the hash is xxHash; here it is one that LiteRT's
+    builtin int32 operators can compute. Runs: A. Desai, L. Chou, A. Shrivastava, "Random Offset
+    Block Embedding Array (ROBE) for CriteoTB Benchmark MLPerf DLRM Model", 2021; there they start
+    anywhere, here at whole runs.
+    """
+
+    options = ("ratio", "buckets", "blocks", "seed")
+
+    def __init__(self, *args, ratio=16, buckets=None, blocks=1, seed=0, **kwargs):
+        super().__init__(*args, **kwargs)
+        if not isinstance(ratio, (int, float)) or isinstance(ratio, bool) or not ratio >= 1:
+            raise ValueError(f"`ratio` must be a number of at least 1. Received: ratio={ratio!r}")
+        self.ratio = ratio
+        self.buckets = None if buckets is None else positive_int(buckets, "buckets")
+        self.blocks = positive_int(blocks, "blocks")
+        if self.buckets and self.buckets % self.blocks:
+            raise ValueError(
+                "`buckets` must be whole runs of `blocks` weights. Received: "
+                f"buckets={buckets}, blocks={blocks}"
+            )
+        self.seed = int(seed)
+
+    def build_kernel(self, shape):
+        whole_runs = math.ceil(math.prod(shape) / (self.ratio * self.blocks))
+        self.buckets = self.buckets or self.blocks * whole_runs
+        self._shape = (shape[-1], *shape[:-1])
+        self._index = HashIndex(*self._hashed())
+        limit = math.sqrt(3 * glorot_variance(shape))
+        self.add_part("bank", (self.buckets,), keras.initializers.RandomUniform(-limit, limit))
+
+    def _hashed(self):
+        """How many runs there are, how many of them are real, and the seed."""
+        return -(-math.prod(self._shape) // self.blocks), self.buckets // self.blocks, self.seed
+
+    @property
+    def kernel(self):
+        return ops.moveaxis(self.rows(), 0, -1)
+
+    def apply_kernel(self, x, training=None):
+        kernel = ops.moveaxis(self.rows(training), 0, -1)
+        return self.multiply(x, ops.cast(kernel, self.compute_dtype))
+
+    def rows(self, training=None):
+        """The kernel as `(o, *space, i)`, the order of its runs."""
+        bank = ops.convert_to_tensor(self.parts["bank"])
+        bank = ops.reshape(bank, (-1, self.blocks)) if self.blocks > 1 else bank
+        runs = gather(ops.concatenate([bank, -bank]), self._index.read(), training)
+        flat, count = ops.reshape(runs, [-1]), math.prod(self._shape)
+        return ops.reshape(flat[:count] if count % self.blocks else flat, self._shape)
+
+    def codes(self) -> np.ndarray:
+        """The place of each weight in `concatenate([bank, -bank])`, as `(o, *space, i)`."""
+        runs = signed_codes(*self._hashed())[:, None]
+        codes = runs * np.int32(self.blocks) + np.arange(self.blocks, dtype=np.int32)
+        return codes.ravel()[: math.prod(self._shape)].reshape(self._shape)
+
+    def fit_kernel(self, w, metric=None):
+        codes = np.moveaxis(self.codes(), 0, -1)
+        signs = np.where(codes < self.buckets, 1.0, -1.0)
+        bank = fit_shared(w, codes % self.buckets, signs, self.buckets, metric)
+        self.parts["bank"].assign(bank)
+
+    @property
+    def prunable(self):
+        return [self.parts["bank"]]
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class HashedDense(HashedKernel, CompressedDense):
+    __doc__ = "Dense with hashed weights. " + HashedKernel.__doc__
+
+    def apply_kernel(self, x, training=None):
+        lead, rows = ops.shape(x)[:-1], ops.cast(self.rows(training), self.compute_dtype)
+        y = ops.einsum("bi,oi->bo", ops.reshape(x, (-1, x.shape[-1])), rows)
+        return ops.reshape(y, (*lead, self.units))
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class HashedConv1D(HashedKernel, CompressedConv1D):
+    __doc__ = "Conv1D with hashed weights. " + HashedKernel.__doc__
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class HashedConv2D(HashedKernel, CompressedConv2D):
+    __doc__ = "Conv2D with hashed weights. " + HashedKernel.__doc__

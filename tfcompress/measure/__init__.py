@@ -1,0 +1,1 @@
+"""What a layer sees and what the loss feels."""

@@ -1,0 +1,113 @@
+"""Multiply-accumulates (MACs) of the layers of a model."""
+
+import math
+
+import keras
+
+from tfcompress.graph.paths import is_graph, walk
+
+CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+TRANSPOSED = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+
+
+def macs(model) -> dict[str, int | None]:
+    """Multiply-accumulates of each layer of a model, for one sample.
+
+    A layer that is used several times counts each use. The parts of a composite layer (attention,
+    `TimeDistributed`) and the layers of a subclassed model count once, on the shape that they were
+    built with. Only products with weights count: no norms, no activations, no attention scores.
+
+    Args:
+        model: a built `keras.Model`.
+
+    Returns:
+        `{path: MACs}` of all layers. None where they are unknown: the input size is, or it is a
+        layer with a matrix of weights of another kind (a recurrent one).
+
+    Example:
+
+    >>> layers = [keras.Input((8, 8, 3)), keras.layers.Conv2D(16, 3, name="conv")]
+    >>> macs(keras.Sequential(layers))  # 6 * 6 positions, 3 * 3 * 3 * 16 weights
+    {'conv': 15552}
+    """
+    uses = uses_of(model) if is_graph(model) else {}
+    found = {}
+    for path, (layer, _) in walk(model).items():
+        shapes = uses.get(id(layer)) or [(layer.get_build_config() or {}).get("input_shape")]
+        costs = [layer_macs(layer, shape) for shape in shapes]
+        found[path] = None if None in costs else sum(costs)
+    return found
+
+
+def layer_macs(layer, input_shape) -> int | None:
+    """Multiply-accumulates of one use of a layer; see `macs`."""
+    free = not matrices(layer) and not hasattr(layer, "macs")
+    if free or isinstance(layer, keras.layers.Embedding):
+        return 0
+    try:
+        if hasattr(layer, "macs"):
+            return layer.macs(input_shape)
+        if isinstance(layer, keras.layers.Dense):
+            return math.prod(input_shape[1:-1]) * math.prod(layer.kernel.shape)
+        if isinstance(layer, keras.layers.EinsumDense):
+            return math.prod(input_shape[1:]) * _einsum_outputs(layer)
+        if isinstance(layer, TRANSPOSED):
+            return _space(layer, input_shape) * math.prod(layer.kernel.shape)
+        if isinstance(layer, CONVOLUTIONS):
+            taps = sum(math.prod(weight.shape) for weight in layer.weights if weight.name != "bias")
+            return _space(layer, layer.compute_output_shape(input_shape)) * taps
+    except (TypeError, ValueError):  # a size in the shape is None
+        return None
+    return None
+
+
+def matrices(layer) -> list[keras.Variable]:
+    """The weights of a layer itself, not of its parts, that have at least two axes."""
+    nested = {id(v) for part in layer._flatten_layers(include_self=False) for v in part.weights}
+    return [v for v in layer.weights if len(v.shape) > 1 and id(v) not in nested]
+
+
+def _space(layer, shape):
+    return math.prod(shape[2:] if layer.data_format == "channels_first" else shape[1:-1])
+
+
+def _einsum_outputs(layer):
+    """How many outputs each input number goes to: the sizes of the kernel's own letters."""
+    inputs, kernel = layer.equation.split("->")[0].split(",")
+    sizes = zip(kernel.strip(), layer.kernel.shape, strict=True)
+    return math.prod(size for letter, size in sizes if letter not in inputs)
+
+
+def uses_of(model) -> dict[int, list]:
+    """The input shapes of all uses of each layer, by the id of the layer."""
+    shapes = {}
+
+    def run(part, inputs):
+        graph = part._functional if isinstance(part, keras.Sequential) else part
+        return graph._run_through_graph(inputs, operation_fn=watch)
+
+    def watch(operation):
+        def apply(*args, **kwargs):
+            if is_graph(operation):
+                return run(operation, args[0])
+            if isinstance(operation, keras.layers.Layer):
+                shape = keras.tree.map_structure(lambda x: tuple(x.shape), args[0])
+                shapes.setdefault(id(operation), []).append(shape)
+            return operation.compute_output_spec(*args, **kwargs)
+
+        return apply
+
+    run(model, model.inputs)
+    return shapes

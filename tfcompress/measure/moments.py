@@ -1,0 +1,285 @@
+"""Second moments of a layer's inputs, streamed: the `A` of `metric.Kronecker`.
+
+Letters: b batch, n fan-in, G groups, N = examples x positions, m outputs of a group.
+"""
+
+import contextlib
+import math
+from functools import partial
+
+import keras
+import numpy as np
+
+from tfcompress.numerics.metric import Diagonal, Kronecker
+
+BLOCK = 4096  # a larger fan-in is cut into blocks on the diagonal
+CHUNK = 2**24  # numbers of patches held at a time, 64 MB
+
+
+def measure(layer, inputs, g=None, block=BLOCK):
+    """The metric of a layer's kernel from examples of the layer's own inputs.
+
+    `A = mean x x^T` over examples and positions, `x` the numbers that meet one output's weights.
+
+    Cost: `N n^2` multiply-adds. Memory: 64 MB of patches and `A` itself, `G n^2` numbers; in
+    single precision when cut in blocks.
+
+    Args:
+        layer: `Dense`, `Conv1D/2D/3D` (grouped too), `DepthwiseConv1D/2D`, `EinsumDense`,
+            `Embedding`, or a compressed form of these.
+        inputs: an array of the layer's inputs, `(b, ...)`, or an iterator of such arrays.
+        g: scale per output, `(out,)`, or None for ones.
+        block: the largest block of `A`; of a larger fan-in the blocks on the diagonal are kept.
+
+    Returns:
+        A `Kronecker`; for an `Embedding`, whose one-hot inputs are never on together, the
+        `Diagonal` of their frequencies, which is the same form without the zeros.
+
+    Raises:
+        ValueError: the layer is of another kind, or there are no inputs.
+
+    >>> measure(keras.layers.Dense(3), np.ones((5, 2)))
+    Kronecker(blocks=[2], groups=1, g=False)
+    """
+    moments = Moments(layer, block)
+    for x in [inputs] if hasattr(inputs, "shape") else inputs:
+        moments.add(x)
+    return moments.metric(g)
+
+
+class Moments:
+    """What a layer's inputs amount to, added up batch by batch: see `measure`.
+
+    With the inputs that the layer had `before` its predecessors were changed, `adapted` gives the
+    kernel that makes up for the change.
+
+    Args:
+        layer, block: as in `measure`.
+        positions: at how many places of its images, drawn anew for each batch, a convolution's
+            inputs count; None for all. Neighbours are much alike.
+    """
+
+    def __init__(self, layer, block=BLOCK, positions=None):
+        check_measurable(layer)
+        self.layer, self.block, self.positions = layer, block, positions
+        self.random = np.random.default_rng(0)
+        self.sums, self.count, self.drift = None, 0, 0.0
+
+    def add(self, x, before=None):
+        """Adds inputs of the layer, `(b, ...)`, and those that it had before, of the same shape."""
+        x = np.asarray(x)
+        if _looks_up(self.layer):
+            ids = x.astype("int64").reshape(-1)
+            counted = np.bincount(ids, minlength=self.layer.input_dim).astype("float64")
+            self.sums = counted if self.sums is None else self.sums + counted
+            self.count += ids.size
+            return
+        drawn = partial(patches, self.layer, positions=self.positions)
+        size = max(1, CHUNK // max(1, drawn(x[:1]).size))
+        for start in range(0, len(x), size):
+            part, seed = slice(start, start + size), int(self.random.integers(2**31))
+            rows = drawn(x[part], seed=seed)  # (G, N, n)
+            self._add_rows(rows)
+            if before is not None and before is not x:
+                moved = drawn(np.asarray(before)[part], seed=seed) - rows
+                self.drift = self.drift + _t(rows) @ (moved @ self._kernel(rows))
+
+    def metric(self, g=None):
+        """The metric, as `measure` returns it."""
+        if not self.count:
+            raise ValueError(f"There are no inputs to measure the layer {self.layer} on.")
+        if _looks_up(self.layer):
+            g = np.ones(self.layer.output_dim) if g is None else g
+            return Diagonal(np.outer(self.sums / self.count, g))
+        return Kronecker([total / self.count for total in self.sums], g)
+
+    def adapted(self) -> np.ndarray:
+        """The kernel that with the new inputs comes closest to the outputs before the change.
+
+        `w + A^-1 mean x (x_before - x)^T w`, damped: least squares around the kernel itself. In
+        blocks, each block solves for the whole difference.
+        """
+        kernel = getattr(self.layer, "embeddings", None)
+        kernel = self.layer.kernel if kernel is None else kernel
+        kernel = np.asarray(keras.ops.convert_to_numpy(kernel), "float64")
+        if _looks_up(self.layer) or np.ndim(self.drift) == 0:
+            return kernel
+        metric = self.metric()
+        return kernel + metric.solve(metric.join(self.drift / self.count, kernel.shape))
+
+    def _add_rows(self, rows):
+        cuts = [slice(i, i + self.block) for i in range(0, rows.shape[2], self.block)]
+        if self.sums is None:
+            dtype = "float64" if len(cuts) == 1 else "float32"
+            self.sums = [np.zeros((len(rows), *[rows[0, 0, c].size] * 2), dtype) for c in cuts]
+        for total, cut in zip(self.sums, cuts, strict=True):
+            total += _t(rows[:, :, cut]) @ rows[:, :, cut]
+        self.count += rows.shape[1]
+
+    def _kernel(self, rows):
+        kernel = np.asarray(keras.ops.convert_to_numpy(self.layer.kernel), "float32")
+        return kernel.reshape(rows.shape[2], len(rows), -1).transpose(1, 0, 2)  # (G, n, m)
+
+
+def watch_inputs(model, x, layers, see):
+    """Runs a model, in inference mode and eagerly, and shows what goes into some of its layers.
+
+    Args:
+        model: a built model of any kind.
+        x: a batch of its inputs.
+        layers: layers of it, at any depth.
+        see: called as `see(layer, array)` at each call of one of the layers. A call inside a
+            graph (a `tf.function`, a vectorized map) has no array and is passed over.
+    """
+
+    def shown(layer, call, *args, **kwargs):
+        array = _array(args[0] if args else next(iter(kwargs.values())))
+        if array is not None:
+            see(layer, array)
+        return call(*args, **kwargs)
+
+    with intercepted(layers, shown):
+        model(x, training=False)
+
+
+@contextlib.contextmanager
+def intercepted(layers, around):
+    """While open, a call of one of the layers goes through `around(layer, call, *args)`.
+
+    For eager runs within the `with` block only; the layers are as they were afterwards.
+    """
+
+    def replaced(layer, call):
+        return lambda *args, **kwargs: around(layer, call, *args, **kwargs)
+
+    layers = list(layers)
+    try:
+        for layer in layers:
+            vars(layer)["call"] = replaced(layer, layer.call)
+        yield
+    finally:
+        for layer in layers:
+            vars(layer).pop("call", None)
+
+
+def replaced(chains):
+    """While open, eager calls of some layers run chains of others in their place.
+
+    Args:
+        chains: pairs `(layer, list of layers)`.
+    """
+    of = {id(layer): chain for layer, chain in chains}
+
+    def around(layer, call, x, *args, **kwargs):
+        for part in of[id(layer)]:
+            x = part(x, training=False)
+        return x
+
+    return intercepted([layer for layer, _ in chains], around)
+
+
+def can_measure(layer) -> bool:
+    """Whether `measure` takes this kind of layer."""
+    if hasattr(layer, "equation"):
+        return _contracted(layer) > 0
+    if _looks_up(layer):
+        return True
+    if hasattr(layer, "output_padding") or hasattr(layer, "pointwise_initializer"):
+        return False
+    if hasattr(layer, "kernel_size"):
+        return hasattr(layer, "strides")
+    return hasattr(layer, "units") and not hasattr(layer, "recurrent_initializer")
+
+
+def check_measurable(layer) -> None:
+    """Raises unless `measure` takes this kind of layer."""
+    if not can_measure(layer):
+        raise ValueError(
+            "Expected a Dense layer, a convolution (depthwise and grouped too), an EinsumDense "
+            "that sums the last axes of its input with the first of its kernel, or an Embedding. "
+            f"Received: {layer} of type {type(layer).__name__}"
+        )
+
+
+def patches(layer, x, positions=None, seed=0) -> np.ndarray:
+    """The rows that a layer multiplies by its kernel, `(G, N, n)`, in the kernel's own order.
+
+    Args:
+        layer: `Dense`, `EinsumDense` that contracts the last axes of its input with the first of
+            its kernel, a convolution of any rank, stride, dilation, padding and groups, or a
+            depthwise convolution (a group for each channel). Known by their attributes, so that
+            compressed layers do as well.
+        x: the layer's inputs, `(b, ...)`.
+        positions: of a convolution, how many of its places to draw; None for all.
+        seed: of the draw.
+
+    Raises:
+        ValueError: the layer is of another kind.
+    """
+    check_measurable(layer)
+    x = np.asarray(x, "float32")
+    if hasattr(layer, "equation"):
+        return x.reshape(1, -1, np.prod(x.shape[x.ndim - _contracted(layer) :], dtype=int))
+    if not hasattr(layer, "kernel_size"):
+        return x.reshape(1, -1, x.shape[-1])
+    depthwise = hasattr(layer, "depth_multiplier")
+    if getattr(layer, "data_format", None) == "channels_first":
+        x = np.moveaxis(x, 1, -1)
+    groups = x.shape[-1] if depthwise else getattr(layer, "groups", 1)
+    windows = _windows(layer, x)  # (b, positions..., taps..., channels)
+    space = windows.shape[1 : 1 + len(layer.kernel_size)]
+    if positions is not None and positions < math.prod(space):
+        drawn = np.random.default_rng(seed).choice(math.prod(space), positions, replace=False)
+        windows = windows[(slice(None), *np.unravel_index(drawn, space))]
+    rows = windows.reshape(-1, math.prod(layer.kernel_size), groups, x.shape[-1] // groups)
+    return rows.transpose(2, 0, 1, 3).reshape(groups, len(rows), -1)
+
+
+def _windows(layer, x):
+    dilation = _tuple(getattr(layer, "dilation_rate", 1), layer.kernel_size)
+    strides = _tuple(layer.strides, layer.kernel_size)
+    reach = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, dilation, strict=True)]
+    axes = range(1, 1 + len(reach))
+    pad = [(0, 0)] * x.ndim
+    for axis, size, stride in zip(axes, reach, strides, strict=True):
+        if layer.padding == "same":
+            total = max((-(-x.shape[axis] // stride) - 1) * stride + size - x.shape[axis], 0)
+            pad[axis] = (total // 2, total - total // 2)
+        elif layer.padding == "causal":
+            pad[axis] = (size - 1, 0)
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, pad), reach, tuple(axes))
+    steps = (slice(None), *(slice(None, None, s) for s in strides), slice(None))
+    windows = windows[(*steps, *(slice(None, None, d) for d in dilation))]
+    return np.moveaxis(windows, len(axes) + 1, -1)
+
+
+def _contracted(layer):
+    """How many axes an EinsumDense sums over, or 0 if its kernel is no matrix of them."""
+    inputs, rest = layer.equation.replace("...", "").replace(" ", "").split(",")
+    kernel, output = rest.split("->")
+    summed = "".join(letter for letter in inputs if letter in kernel)
+    plain = inputs.endswith(summed) and kernel.startswith(summed) and not set(summed) & set(output)
+    return len(summed) if plain else 0
+
+
+def _looks_up(layer):
+    return hasattr(layer, "input_dim") and hasattr(layer, "output_dim")  # an Embedding
+
+
+def _tuple(value, like):
+    return (value,) * len(like) if isinstance(value, int) else tuple(value)
+
+
+def _array(x):
+    """A tensor as an array; None for one that stands for a value inside a trace."""
+    if keras.backend.backend() == "jax":
+        from jax.core import Tracer
+
+        traced = isinstance(x, Tracer)
+    else:
+        traced = keras.ops.is_tensor(x) and not hasattr(x, "numpy")
+    return None if traced else keras.ops.convert_to_numpy(x)
+
+
+def _t(a):
+    return np.swapaxes(a, -1, -2)

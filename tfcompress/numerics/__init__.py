@@ -1,0 +1,1 @@
+"""Algorithms on arrays, NumPy and SciPy alone."""

@@ -1,0 +1,131 @@
+"""Rounding of a kernel in a metric, so that the errors of its weights cancel.
+
+Letters as in metric.py.
+"""
+
+import numpy as np
+
+from tfcompress.numerics.metric import Kronecker
+
+SINGLE = 1024  # inputs of a block from which on `compensate` works in single precision
+HELD = 2**23  # entries of `A`, up to which its factors are held for the next kernel
+ROWS = 64  # rows that are settled one by one between two matrix products
+
+
+def compensate(w, round_row, metric, order="importance", sweeps=0) -> np.ndarray:
+    """Rounds a kernel so that the errors of the weights of an output cancel.
+
+    With `A = R D R^T`, `R` unit upper triangular, the form is a sum of squares,
+    `1/2 sum_i D_i (e_i + sum_{j<i} R_ji e_j)^2`: going down the rows, each is rounded from
+    `w_i + sum_{j<i} R_ji e_j`, which absorbs the errors made so far. This is the step of OBC and
+    GPTQ written with one triangular factor and no inverse. Then `sweeps` of coordinate descent,
+    and last each output keeps the plain rounding if that was better, so that its form is never
+    above plain rounding's.
+
+    Cost: `fan_in^2 (fan_in / 3 + (1.5 + sweeps) out)` multiply-adds, with blocks of `n` inputs
+    `fan_in n (...)`; double precision, and single from 1024 inputs on (the factor still double).
+
+    Args:
+        w: kernel.
+        round_row: called as `round_row(row, place)` with one entry per output, `(out,)`, and the
+            row's place in the fan-in, or with several rows, `(k, out)`, and their k places; returns
+            the allowed values nearest to them, of the same shape.
+        metric: `Kronecker`, or anything else for plain rounding, which a diagonal cannot better.
+        order: `"importance"`, the rows in decreasing order of `A_ii`, or `"as_is"`.
+        sweeps: passes of coordinate descent. They lower the form, but fit the calibration data
+            more than the layer: binary weights of an MLP fell from 86.6% to 82.7% test accuracy.
+
+    Returns:
+        The rounded kernel, like `w`.
+
+    >>> metric = Kronecker([[1.0, 0.9], [0.9, 1.0]])
+    >>> compensate(np.array([[0.4], [0.4]]), lambda row, i: np.round(row), metric).ravel()
+    array([0., 1.])
+
+    Frantar, Alistarh, "Optimal Brain Compression", 2022; Frantar et al., "GPTQ", 2022;
+    Chee et al., "QuIP", 2023 (the same steps without the inverse).
+    """
+    if order not in ("importance", "as_is"):
+        raise ValueError(f'`order` must be "importance" or "as_is". Received: {order!r}')
+    w = np.asarray(w)
+    if not isinstance(metric, Kronecker):
+        rows = w.reshape(-1, w.shape[-1])
+        return round_row(rows, np.arange(len(rows))).reshape(w.shape)
+    parts = metric.split(w)
+    out = np.empty(parts.shape, w.dtype if w.dtype.kind == "f" else "float64")
+    for rows, places, A, H, R in _factors(metric, order):
+        part = parts[:, rows][:, places].astype(R.dtype)
+
+        def round_at(values, i, first=rows.start, places=places):  # values (G, m)
+            return np.reshape(round_row(values.reshape(-1), first + places[i]), values.shape)
+
+        flat = part.swapaxes(0, 1).reshape(len(places), -1)
+        plain = round_row(flat, rows.start + places).reshape(part.swapaxes(0, 1).shape)
+        plain = plain.swapaxes(0, 1)
+        q = _feed_back(part, round_at, R)
+        for _ in range(sweeps):
+            _descend(part, q, round_at, H)
+        # q^T A q - 2 q^T A w against the same of plain, in one product
+        worse = np.sum((q - plain) * (A @ (q + plain - 2 * part)), 1, keepdims=True) > 0
+        out[:, rows.start + places] = np.where(worse, plain, q)
+    return metric.join(out, w.shape)
+
+
+def _factors(metric, order):
+    """`(rows, places in order, A, H, R)` of each block, so ordered; held by a small metric."""
+    if order in metric.factors:
+        return metric.factors[order]
+    found = (_ordered(*part, order) for part in metric.parts())
+    if sum(block.size for block in metric.blocks) > HELD:
+        return found
+    return metric.factors.setdefault(order, list(found))
+
+
+def _ordered(rows, A, H, order):
+    importance = np.diagonal(A, axis1=1, axis2=2).mean(0)
+    places = np.arange(len(importance))
+    if order == "importance":
+        places = np.argsort(-importance, kind="stable")
+    A, H = A[:, places[:, None], places], H[:, places[:, None], places]
+    R = _upper(H)
+    if len(places) >= SINGLE:
+        A, H, R = A.astype("float32"), H.astype("float32"), R.astype("float32")
+    return rows, places, A, H, R
+
+
+def _upper(H):
+    """The unit upper triangular `R` of `H = R D R^T`."""
+    R = np.linalg.cholesky(H[:, ::-1, ::-1])[:, ::-1, ::-1]
+    return R / np.diagonal(R, axis1=1, axis2=2)[:, None, :]
+
+
+def _feed_back(w, round_at, R):
+    """Rounds `w (G, n, m)` down the rows, each absorbing the errors of those before it."""
+    q, e = np.empty_like(w), np.zeros_like(w)
+    for start in range(0, w.shape[1], ROWS):
+        stop = min(start + ROWS, w.shape[1])
+        target = w[:, start:stop] + _t(R[:, :start, start:stop]) @ e[:, :start]
+        for i in range(start, stop):
+            near = (R[:, None, start:i, i] @ e[:, start:i])[:, 0]
+            q[:, i] = round_at(target[:, i - start] + near, i)
+            e[:, i] = w[:, i] - q[:, i]
+    return q
+
+
+def _descend(w, q, round_at, H):
+    """One pass of coordinate descent over the rows of `q`, in place; a step never goes up."""
+    e = w - q
+    for start in range(0, w.shape[1], ROWS):
+        stop = min(start + ROWS, w.shape[1])
+        slope = H[:, start:stop] @ e  # of the form, in e
+        for i in range(start, stop):
+            own, down = H[:, i, i, None], slope[:, i - start]
+            step = round_at(q[:, i] + down / own, i) - q[:, i]
+            step = np.where(step * (own * step / 2 - down) < 0, step, 0)
+            q[:, i] += step
+            e[:, i] -= step
+            slope -= H[:, start:stop, i, None] * step[:, None]
+
+
+def _t(a):
+    return np.swapaxes(a, -1, -2)

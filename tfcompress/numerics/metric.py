@@ -1,0 +1,216 @@
+"""Two sizes of the second-order form `1/2 e^T H e`.
+
+Offline, once per layer, in NumPy. A kernel is seen as a matrix `(fan_in, out)`, in C order.
+Letters: i, j fan-in; o outputs; G groups, each of m = o / G outputs; e = w - w_hat.
+"""
+
+import math
+
+import numpy as np
+
+DAMPING = 0.01  # of the mean diagonal of A, as in GPTQ
+
+
+class Diagonal:
+    """A weight of its own for each entry of a kernel: `1/2 sum d e^2`.
+
+    Args:
+        d: an array like the kernel. An exact Hessian can have negative entries; they count as 0.
+
+    Raises:
+        ValueError: an entry is NaN or infinite.
+
+    >>> Diagonal([[2.0], [4.0]]).quadratic([[1.0], [1.0]])
+    3.0
+
+    LeCun, Denker, Solla, "Optimal Brain Damage", 1990.
+    """
+
+    def __init__(self, d):
+        self.d = np.maximum(np.asarray(d), 0)
+        if not np.isfinite(self.d).all():
+            raise ValueError("The curvature has entries that are NaN or infinite.")
+
+    def diagonal(self, shape=None) -> np.ndarray:
+        """`d` itself. `shape`, if given, is the kernel's and is checked."""
+        if shape is not None and tuple(shape) != self.d.shape:
+            raise ValueError(
+                f"The curvature must be like the kernel, of shape {tuple(shape)}. "
+                f"Received: an array of shape {self.d.shape}"
+            )
+        return self.d
+
+    def apply(self, e) -> np.ndarray:
+        """`H e = d e`."""
+        return self.diagonal(np.shape(e)) * np.asarray(e)
+
+    def quadratic(self, e) -> float:
+        """`1/2 sum d e^2`, the predicted increase of the loss."""
+        return 0.5 * float(np.sum(self.diagonal(np.shape(e)) * np.square(e), dtype="float64"))
+
+    def __repr__(self):
+        return f"Diagonal(shape={self.d.shape})"
+
+
+class Kronecker:
+    """The weights of an output share inputs: `1/2 sum_o g_o e_o^T A e_o`.
+
+    `A` is the second moment of the layer's inputs and `g` a scale per output. Within an output
+    the scale does not matter: rounding and pruning need `A` alone, no labels and no loss.
+
+    Memory: `G fan_in^2` numbers; `4096 fan_in` in blocks of 4096.
+
+    Args:
+        A: symmetric, positive semi-definite. `(fan_in, fan_in)`; or `(G, fan_in, fan_in)` for a
+            grouped convolution, whose outputs come in `G` equal runs, each with inputs of its own
+            (a depthwise kernel `(h, w, c, m)` is a matrix `(h * w, c * m)` in `c` groups); or a
+            list of such arrays: the blocks on the diagonal of a larger `A`, in order.
+        g: `(out,)`, or None for ones.
+        damping: added to the diagonal of `A` wherever it is factorised, as a share of its mean.
+            `quadratic`, `apply` and `diagonal` are not damped.
+
+    Raises:
+        ValueError: a block is not square, or not finite, or its groups differ from the others'.
+
+    >>> metric = Kronecker([[2.0, 1.0], [1.0, 2.0]])
+    >>> metric.quadratic([[1.0], [-1.0]]), metric.quadratic([[1.0], [1.0]])
+    (1.0, 3.0)
+
+    Martens, Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate Curvature",
+    2015.
+    """
+
+    def __init__(self, A, g=None, damping=DAMPING):
+        in_blocks = isinstance(A, (list, tuple)) and np.ndim(A[0]) > 1
+        self.blocks = [_block(block) for block in (A if in_blocks else [A])]
+        self.groups = len(self.blocks[0])
+        if any(len(block) != self.groups for block in self.blocks):
+            shapes = [block.shape for block in self.blocks]
+            raise ValueError(f"Blocks must have the same number of groups. Received: {shapes}")
+        self.fan_in = sum(block.shape[-1] for block in self.blocks)
+        self.g = None if g is None else np.asarray(g, "float64").reshape(-1)
+        self.damping = damping
+        self.factors = {}  # of `compensate`, by the order of rows
+
+    def split(self, w) -> np.ndarray:
+        """The kernel as `(G, fan_in, m)`, a view where possible."""
+        w = np.asarray(w)
+        self._check_rows(w.shape)
+        return w.reshape(self.fan_in, self.groups, -1).transpose(1, 0, 2)
+
+    def join(self, parts, shape) -> np.ndarray:
+        """The inverse of `split`."""
+        return parts.transpose(1, 0, 2).reshape(shape)
+
+    def parts(self):
+        """Yields `(rows, A, H)` of each block: its slice of the fan-in, `A`, and `A` damped."""
+        start = 0
+        for block in self.blocks:
+            A, size = block.astype("float64"), block.shape[-1]
+            mean = np.trace(A, axis1=1, axis2=2) / size
+            extra = np.where(mean > 0, self.damping * mean, 1.0)  # an input that is always 0
+            yield slice(start, start + size), A, A + extra[:, None, None] * np.eye(size)
+            start += size
+
+    def scaled(self, w, power=1.0) -> np.ndarray:
+        """`w g^power`, per output."""
+        self.check(np.shape(w))
+        if self.g is None:
+            return np.asarray(w)
+        scales = self.g.reshape(self.groups, 1, -1) ** power
+        return self.join(self.split(w) * scales, np.shape(w))
+
+    def check(self, shape) -> None:
+        """Raises unless the metric is of kernels of this shape."""
+        self._check_rows(shape)
+        if self.g is not None and math.prod(shape) != self.fan_in * len(self.g):
+            raise ValueError(
+                f"The curvature has {len(self.g)} outputs, which does not fit a kernel of shape "
+                f"{tuple(shape)}. Measure it on this layer."
+            )
+
+    def _check_rows(self, shape):
+        size = math.prod(shape)
+        if size == 0 or size % (self.fan_in * self.groups):
+            raise ValueError(
+                f"The curvature has {self.fan_in} inputs in {self.groups} group(s), which does "
+                f"not fit a kernel of shape {tuple(shape)}. Measure it on this layer."
+            )
+
+    def diagonal(self, shape) -> np.ndarray:
+        """`d_io = A_ii g_o`, like a kernel of this shape."""
+        A = [np.diagonal(block, axis1=1, axis2=2) for block in self.blocks]
+        ones = self.split(np.ones(shape))
+        return self.scaled(self.join(ones * np.concatenate(A, 1)[:, :, None], shape))
+
+    def apply(self, e) -> np.ndarray:
+        """`H e = A e g`, like the kernel."""
+        return self.scaled(self._by_rows(lambda A, H, part: A @ part, e))
+
+    def quadratic(self, e) -> float:
+        """`1/2 sum_o g_o e_o^T A e_o`, the predicted increase of the loss."""
+        return 0.5 * float(np.vdot(np.asarray(e, "float64"), self.apply(e)))
+
+    def solve(self, w) -> np.ndarray:
+        """`A^-1 w`, damped, for any number of columns; the output scales take no part."""
+        return self._by_rows(lambda A, H, part: np.linalg.solve(H, part), w)
+
+    def whiten(self, w) -> np.ndarray:
+        """`L^T w` with `A = L L^T`, damped, for any number of columns.
+
+        In these coordinates the form is a sum of squares (times `g`), so that the best low rank is
+        an ordinary truncated SVD: `unwhiten(svd(whiten(w)))`, or `unwhiten` of its left factor.
+        """
+        return self._by_rows(lambda A, H, part: _t(np.linalg.cholesky(H)) @ part, w)
+
+    def unwhiten(self, w) -> np.ndarray:
+        """The inverse of `whiten`."""
+        return self._by_rows(lambda A, H, part: np.linalg.solve(_t(np.linalg.cholesky(H)), part), w)
+
+    def _by_rows(self, function, w):
+        """`function(A, H, rows of w)` for each block, in double precision, like `w`."""
+        w = np.asarray(w)
+        parts = self.split(w)
+        out = np.empty(parts.shape, w.dtype if w.dtype.kind == "f" else "float64")
+        for rows, A, H in self.parts():
+            out[:, rows] = function(A, H, parts[:, rows].astype("float64"))
+        return self.join(out, w.shape)
+
+    def __repr__(self):
+        sizes = [block.shape[-1] for block in self.blocks]
+        return f"Kronecker(blocks={sizes}, groups={self.groups}, g={self.g is not None})"
+
+
+def as_metric(metric, shape):
+    """A `Diagonal` or `Kronecker` for a kernel of this shape, from what users pass.
+
+    Args:
+        metric: `Diagonal`, `Kronecker`, an array like the kernel, or None for plain distance.
+        shape: shape of the kernel.
+    """
+    if metric is None:
+        return Diagonal(np.ones(shape))
+    if not isinstance(metric, (Diagonal, Kronecker)):
+        metric = Diagonal(metric)
+    if isinstance(metric, Diagonal):
+        metric.diagonal(shape)
+    else:
+        metric.check(shape)
+    return metric
+
+
+def _t(a):
+    return np.swapaxes(a, -1, -2)
+
+
+def _block(a):
+    a = np.asarray(a)
+    a = a[None] if a.ndim == 2 else a
+    if a.ndim != 3 or a.shape[1] != a.shape[2]:
+        raise ValueError(
+            "A block of `A` must be square, (n, n) or (groups, n, n). "
+            f"Received: an array of shape {a.shape}"
+        )
+    if not np.isfinite(a).all():
+        raise ValueError("`A` has entries that are NaN or infinite.")
+    return a

@@ -1,0 +1,1 @@
+"""Choosing a form for each layer under a budget."""

@@ -1,0 +1,197 @@
+"""How much the loss suffers from the compression of one layer, all others intact."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfcompress.graph.paths import named, walk
+from tfcompress.layers.core.ordinary import to_numpy
+from tfcompress.pruning.masks import check_patterns
+from tfcompress.rewriting.swap import check_graph, copy
+from tfcompress.utils.batches import batches, check_repeats
+from tfcompress.utils.progress import progress
+
+BATCH = 500
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What one candidate does to one layer.
+
+    Attributes:
+        layer: its path.
+        candidate: the candidate's name.
+        method: the class of the compressed layer.
+        bits: of the kernel as stored.
+        share: of the float32 kernel's bits.
+        measured: the increase of the loss.
+        predicted: the increase by the second-order form, `1/2 sum_o g_o e_o^T A e_o`.
+    """
+
+    layer: str
+    candidate: str
+    method: str
+    bits: int
+    share: float
+    measured: float
+    predicted: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The loss of the intact model and a list of `Damage`; `print` it, or `plot` it."""
+
+    loss: float
+    rows: list[Damage]
+
+    def __str__(self):
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=f"Loss {self.loss:.4f}, and what is added", box=None, pad_edge=False)
+        for name in ("layer", "candidate", "of float32", "measured", "predicted"):
+            text = name in ("layer", "candidate")
+            table.add_column(name, justify="left" if text else "right", overflow="fold")
+        for row in self.rows:
+            numbers = f"{row.share:.1%}", f"{row.measured:+.2g}", f"{row.predicted:+.2g}"
+            table.add_row(row.layer, row.candidate, *numbers)
+        console = Console(file=io.StringIO(), width=110)
+        console.print(table, highlight=False)
+        return console.file.getvalue().rstrip()
+
+    def plot(self, path):
+        """Draws, by layer, the increase of the loss against size, and predicted against measured.
+
+        Args:
+            path: of the `.png` file.
+
+        Returns:
+            The matplotlib figure.
+        """
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(11, 5), dpi=150, layout="constrained")
+        curves, points = figure.subplots(1, 2)
+        least = max(1e-9, 1e-4 * max(row.measured for row in self.rows))  # a logarithm's zero
+        names = list(dict.fromkeys(row.layer for row in self.rows))
+        methods = list(dict.fromkeys(row.method for row in self.rows))
+        for layer, method in dict.fromkeys((row.layer, row.method) for row in self.rows):
+            rows = [row for row in self.rows if (row.layer, row.method) == (layer, method)]
+            rows.sort(key=lambda row: row.share)
+            share = [row.share for row in rows]
+            measured = np.maximum([row.measured for row in rows], least)
+            predicted = np.maximum([row.predicted for row in rows], least)
+            marker = "osD^vPX*"[methods.index(method) % 8]
+            style = {"color": f"C{names.index(layer)}", "marker": marker, "ms": 4}
+            curves.plot(share, measured, **style, label=f"{layer}, {method}")
+            curves.plot(share, predicted, "--", color=style["color"], lw=1)
+            points.plot(predicted, measured, ls="", **style)
+        ends = [least, max(max(row.measured, row.predicted) for row in self.rows)]
+        points.plot(ends, ends, color="0.6", lw=1, zorder=0)
+        title = "measured (solid) and predicted (dashed)"
+        curves.set(xlabel="share of float32 bits", ylabel="increase of the loss", title=title)
+        points.set(xlabel="predicted", ylabel="measured", title="all layers and candidates")
+        for axes in (curves, points):
+            axes.set(xscale="log", yscale="log")
+            axes.grid(alpha=0.3)
+        curves.set_xticks((0.02, 0.05, 0.1, 0.2, 0.5, 1), ("2%", "5%", "10%", "20%", "50%", "100%"))
+        curves.xaxis.set_minor_formatter("")
+        curves.legend(fontsize=7)
+        figure.savefig(path)
+        return figure
+
+
+def sensitivity(model, data, layers="*", candidates=(), loss=None) -> Sensitivity:
+    """Measures the loss with each layer compressed in each way, all other layers intact.
+
+    Each kernel is fitted in the layer's Kronecker metric `(A, g)`, put in the place of the
+    original, and the loss is taken again, batch normalization as it is. Beside it stands what
+    `1/2 sum_o g_o e_o^T A e_o` predicts, `e` the change of the kernel: it ranks layers well and
+    underestimates large damage. Needs TensorFlow.
+
+    Cost: a pass over the data for each layer and candidate, and those of `curvature.kronecker`.
+
+    Args:
+        model: a built Sequential or Functional model; it stays as it is.
+        data: inputs and labels in any form that `fit` takes more than once.
+        layers: a name, path or glob, or a list of them.
+        candidates: makers, `tfc.layers.LowRankConv2D.using(rank=8)`, as a list or as a dict
+            `{name: maker}`. A candidate that cannot take a layer is left out for it.
+        loss: as in `compile`; None takes the compiled one.
+
+    Returns:
+        A `Sensitivity`: `loss`, and in `rows` a `Damage` for each layer and candidate.
+
+    Raises:
+        ValueError: no layer matches; there is no loss; no candidate takes a layer (the message
+            tells why).
+
+    Example:
+
+    >>> import keras, tfcompress as tfc
+    >>> parts = [keras.Input((6,)), keras.layers.Dense(6, name="fc"), keras.layers.Dense(1)]
+    >>> model, x = keras.Sequential(parts), np.eye(6)
+    >>> makers = [tfc.layers.LowRankDense.using(rank=r) for r in (1, 2)]
+    >>> found = tfc.sensitivity(model, (x, np.ones((6, 1))), "fc", makers, loss="mse")
+    >>> [(row.layer, row.bits) for row in found.rows]
+    [('fc', 384), ('fc', 768)]
+    """
+    from tfcompress.measure.curvature import kronecker
+
+    check_graph(model)
+    check_repeats(data, 2)
+    makers = candidates
+    if not isinstance(candidates, dict):
+        makers = {repr(maker): maker for maker in candidates}
+    paths = _paths(model, layers)
+    if loss is None:
+        loss = getattr(model, "loss", None)
+    if loss is None:
+        raise ValueError("The model is not compiled with a loss: give `loss`, as in `compile`.")
+    metrics = kronecker(model, data, loss)
+    made, reasons = {}, []
+    for path in progress(paths, "Fitting kernels", len(paths)):
+        for name, maker in makers.items():
+            try:
+                made[path, name] = maker(walk(model)[path][0], metrics.get(path))
+            except ValueError as error:
+                reasons.append(f"- {path}, {name}: {error}")
+    if not made:
+        raise ValueError("No candidate takes any of the layers:\n" + "\n".join(reasons))
+    trial = copy(model)
+    trial.compile(loss=loss)
+    base, rows = _loss(trial, data), []
+    for (path, name), layer in progress(made.items(), "Measuring the loss", len(made)):
+        rows.append(_damage(path, name, layer, trial, data, base, metrics[path]))
+    return Sensitivity(base, rows)
+
+
+def _damage(path, name, layer, trial, data, base, metric):
+    kernel = walk(trial)[path][0].kernel
+    before, now = to_numpy(kernel), to_numpy(layer.kernel)
+    kernel.assign(now)
+    increase = _loss(trial, data) - base
+    kernel.assign(before)
+    predicted = metric.quadratic(np.subtract(before, now, dtype="float64"))
+    method, share = type(layer).__name__, layer.bits / (32 * now.size)
+    return Damage(path, name, method, layer.bits, share, increase, predicted)
+
+
+def _loss(model, data) -> float:
+    """The loss as `evaluate` reports it."""
+    model.reset_metrics()
+    for x, y, weights in batches(data, BATCH):
+        logs = model.test_on_batch(x, y, sample_weight=weights, return_dict=True)
+    return float(logs["loss"])
+
+
+def _paths(model, patterns) -> list[str]:
+    listed = [path for path, (layer, _) in walk(model).items() if hasattr(layer, "kernel")]
+    patterns = check_patterns(patterns)
+    chosen = {path for pattern in patterns for path in named(pattern, listed)}
+    if not chosen:
+        raise ValueError(
+            f"No layer with a kernel matches {patterns}. The layers: {', '.join(listed)}"
+        )
+    return [path for path in listed if path in chosen]

@@ -1,0 +1,1 @@
+"""Results: what is stored, file bytes, times."""

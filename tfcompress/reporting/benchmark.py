@@ -1,0 +1,249 @@
+"""Times .tflite files against each other, and tells what runs them."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from tfcompress.tflite.reader import load, operator_name, read
+
+SLICE = 2e-4  # seconds; a file that is quicker runs several times in each round
+_MEMORY = """
+import sys
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+def peak():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+before = peak()
+runner = Interpreter(model_path=sys.argv[1], num_threads=int(sys.argv[2]))
+runner.allocate_tensors()
+for detail in runner.get_input_details():
+    runner.set_tensor(detail["index"], np.zeros(detail["shape"], detail["dtype"]))
+runner.invoke()
+print(peak() - before)
+"""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What was measured of one file.
+
+    Attributes:
+        bytes: the file's size.
+        milliseconds: of one run, the median over the rounds.
+        ratio: how many times faster than the first file, the median of the rounds' ratios.
+        ratio_low, ratio_high: the quartiles of these.
+        operators: how many operators the file has.
+        delegated: the names of those that the delegate took.
+        left: the names of those that it left to the builtin kernels.
+        peak_bytes: how far loading and running it raised the memory of a fresh process; None where
+            the system does not tell.
+    """
+
+    name: str
+    bytes: int
+    milliseconds: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    operators: int
+    delegated: tuple[str, ...]
+    left: tuple[str, ...]
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The timings of several files from one run; `print` shows a table.
+
+    Attributes:
+        timings: one `Timing` for each file; the first is the reference.
+        rounds: how often each file was timed, in turn with the others.
+        threads, batch: as asked for.
+    """
+
+    timings: tuple[Timing, ...]
+    rounds: int
+    threads: int
+    batch: int
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+    def __getitem__(self, name) -> Timing:
+        return next(timing for timing in self.timings if timing.name == name)
+
+    def __str__(self):
+        from rich.console import Console
+        from rich.table import Table
+
+        run = f"{self.rounds} rounds, {self.threads} thread(s), batch {self.batch}"
+        table = Table(title=f"{run}; times faster, with the middle half of the rounds")
+        table.add_column("file")
+        for column in ("bytes", "ms", "times faster", "peak memory"):
+            table.add_column(column, justify="right")
+        table.add_column("operators")
+        for t in self.timings:
+            table.add_row(
+                t.name,
+                f"{t.bytes:,}",
+                f"{t.milliseconds:.4g}",
+                f"{t.ratio:.2f} ({t.ratio_low:.2f}-{t.ratio_high:.2f})",
+                "-" if t.peak_bytes is None else f"{t.peak_bytes / 1e6:.1f} MB",
+                _operators(t),
+            )
+        console = Console(width=120)
+        with console.capture() as captured:
+            console.print(table)
+        return captured.get()
+
+
+def bench(files, threads=1, batch=1, rounds=31, warmup=3, seconds=5.0, memory=True) -> Benchmark:
+    """Times .tflite files in turn, in one process, so that all see the same machine.
+
+    Each round runs every file once (several times if it is quick) after one run that warms its
+    caches. The figure that counts is the ratio within a round, not the milliseconds.
+
+    Args:
+        files: dict `{name: bytes or path}`; the first is the reference.
+        threads: of each file.
+        batch: the size of the first axis of the inputs, where the file leaves it free.
+        rounds: at most; fewer, but at least 7, if they would take longer than `seconds`.
+        warmup: runs of each file before the first round.
+        seconds: about how long all rounds may take.
+        memory: whether to measure the peak memory of each file, in a process of its own.
+
+    Raises:
+        ValueError: bytes that are not a whole .tflite file, or that LiteRT does not load.
+
+    Example:
+
+    >>> import keras, tfcompress as tfc
+    >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(64)])
+    >>> result = tfc.bench({"float32": tfc.to_tflite(model)}, rounds=7, memory=False)
+    >>> result["float32"].ratio
+    1.0
+    """
+    if not isinstance(files, dict) or not files:
+        raise ValueError(f"`files` must be a dict of at least one file. Received: {files!r}")
+    blobs = {name: load(source) for name, source in files.items()}
+    runners = {name: _runner(name, blob, threads, batch) for name, blob in blobs.items()}
+    times = _times(runners, rounds, warmup, seconds)
+    reference, timings = times[next(iter(times))], []
+    for name, blob in blobs.items():
+        ratios = reference / times[name]
+        low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
+        delegated, left = _delegated(blob, runners[name])
+        peak = peak_memory(blob, threads) if memory else None
+        milliseconds = float(np.median(times[name])) * 1e3
+        count = len(delegated) + len(left)
+        timings.append(
+            Timing(name, len(blob), milliseconds, middle, low, high, count, delegated, left, peak)
+        )
+    return Benchmark(tuple(timings), len(reference), threads, batch)
+
+
+def peak_memory(blob, threads=1) -> int | None:
+    """Bytes by which loading and running a file raise the memory of a fresh process.
+
+    None where there is no /proc to read it from.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.tflite")
+        with open(path, "wb") as file:
+            file.write(blob)
+        command = [sys.executable, "-c", _MEMORY, path, str(threads)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return None if done.returncode else 1024 * int(done.stdout.split()[-1])
+
+
+def _runner(name, blob, threads, batch):
+    from ai_edge_litert.interpreter import Interpreter
+
+    file = read(blob)
+    try:
+        runner = Interpreter(model_content=blob, num_threads=threads)
+        for detail, shape in zip(runner.get_input_details(), _shapes(file, batch), strict=True):
+            runner.resize_tensor_input(detail["index"], shape)
+        runner.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"LiteRT does not load the file '{name}': {error}") from error
+    random = np.random.default_rng(0)
+    for detail in runner.get_input_details():
+        shape, dtype = detail["shape"], np.dtype(detail["dtype"])
+        if dtype.kind == "f":
+            values = random.standard_normal(shape)
+        else:
+            values = random.integers(0, 2, shape)
+        runner.set_tensor(detail["index"], values.astype(dtype))
+    return runner
+
+
+def _shapes(file, batch):
+    graph = file.subgraphs[0]
+    for index in graph.inputs:
+        tensor = graph.tensors[index]
+        shape = [int(size) for size in tensor.shape]
+        if tensor.shapeSignature is not None and len(shape) and tensor.shapeSignature[0] < 0:
+            shape[0] = batch
+        yield shape
+
+
+def _times(runners, rounds, warmup, seconds) -> dict[str, np.ndarray]:
+    """Seconds per run, `{name: array of rounds}`."""
+    repeats, total = {}, 0.0
+    for name, runner in runners.items():
+        for _ in range(warmup):
+            runner.invoke()
+        once = _time(runner, 1)
+        repeats[name] = int(np.clip(SLICE / once, 1, 100))
+        total += once * (repeats[name] + 1)
+    rounds = int(np.clip(seconds / total, min(7, rounds), rounds))
+    times = {name: [] for name in runners}
+    for _ in range(rounds):
+        for name, runner in runners.items():
+            runner.invoke()
+            times[name].append(_time(runner, repeats[name]))
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def _time(runner, repeats) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        runner.invoke()
+    return (time.perf_counter() - start) / repeats
+
+
+def _delegated(blob, runner):
+    """The names of the operators of the main graph that the delegate took, and of the others."""
+    nodes = runner._get_ops_details()
+    file = read(blob)
+    operators = file.subgraphs[0].operators
+    makers = {output: place for place, o in enumerate(operators) for output in o.outputs}
+    taken = set()
+    for node in nodes[len(operators) :]:
+        ends, waiting = set(map(int, node["inputs"])), list(map(int, node["outputs"]))
+        while waiting:
+            index = waiting.pop()
+            place = makers.get(index)
+            if index in ends or place is None or place in taken:
+                continue
+            taken.add(place)
+            waiting += operators[place].inputs
+    names = [operator_name(file, operator) for operator in operators]
+    return (
+        tuple(name for place, name in enumerate(names) if place in taken),
+        tuple(name for place, name in enumerate(names) if place not in taken),
+    )
+
+
+def _operators(timing) -> str:
+    left = ", ".join(sorted(set(timing.left)))
+    text = f"{len(timing.delegated)} of {timing.operators} delegated"
+    return f"{text}; builtin: {left}" if left else text

@@ -1,0 +1,267 @@
+"""What a model takes: bits as stored, bytes as shipped, multiply-accumulates; data first."""
+
+import dataclasses
+import gzip
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from tfcompress.graph.paths import walk
+from tfcompress.layers.core.base import CompressedLayer
+from tfcompress.layers.core.ordinary import to_numpy
+from tfcompress.measure.macs import macs, matrices
+from tfcompress.reporting.file_constants import constants_of
+from tfcompress.reporting.html import page
+from tfcompress.reporting.text import text
+from tfcompress.tflite.reader import load
+from tfcompress.tflite.runtimes import min_runtime
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRow:
+    """One layer with a kernel (a matrix or a larger array of weights).
+
+    Attributes:
+        path: of the layer (see `tfcompress.walk`).
+        method: its class.
+        kernel_shape: of the kernel; several of them for a separable or a recurrent layer.
+        bits: what the kernel takes as stored, without the bias.
+        float_bits: what it takes in float32 (with a baseline: its layer of that path).
+        macs: multiply-accumulates per sample, None if unknown.
+        nonzero: the share of its stored numbers that are not zero.
+        file_bytes: what the constants of this layer take in the .tflite file; None without a
+            file, or if no constant in it bears the layer's name.
+        encodings: the types of these constants, the largest first.
+        full_size: whether it is compressed, and a constant as large as its ordinary float32 kernel
+            sits in the file all the same.
+    """
+
+    path: str
+    method: str
+    kernel_shape: tuple
+    bits: int
+    float_bits: int
+    macs: int | None
+    nonzero: float
+    file_bytes: int | None = None
+    encodings: tuple[str, ...] = ()
+    full_size: bool = False
+
+    @property
+    def ratio(self) -> float:
+        """How many times fewer bits than in float32."""
+        return self.float_bits / max(self.bits, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class FileFacts:
+    """A .tflite file.
+
+    Attributes:
+        bytes, gzip_bytes: of the file as it is, and after `gzip -9`.
+        latency_ratio: its time per run over that of the baseline's float32 file (below 1 is
+            faster), None without a baseline.
+        min_runtime: the oldest LiteRT that is known to run it right (see `tfcompress.runtimes`).
+    """
+
+    bytes: int
+    gzip_bytes: int
+    latency_ratio: float | None
+    min_runtime: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelReport:
+    """The result of `report`: `print(report)` shows tables, `to_json()` gives the data, and
+    `to_html(path)` writes a page.
+
+    Attributes:
+        name: of the model.
+        rows: the layers with a kernel, in the order of the model.
+        left: `{path: reason}` of the layers that are not compressed.
+        other_bits: biases, norms and everything else that is no kernel, in bits as stored.
+        float_bits: all kernels of the baseline (without one: of the model itself) in float32.
+        macs: of the whole model per sample, None if a layer's are unknown.
+        file: a `FileFacts`, or None.
+    """
+
+    name: str
+    rows: tuple[LayerRow, ...]
+    left: dict[str, str]
+    other_bits: int
+    float_bits: int
+    macs: int | None
+    file: FileFacts | None = None
+
+    @property
+    def bits(self) -> int:
+        """All kernels as stored."""
+        return sum(row.bits for row in self.rows)
+
+    @property
+    def ratio(self) -> float:
+        """How many times fewer bits all kernels take than in float32."""
+        return self.float_bits / max(self.bits, 1)
+
+    def to_json(self, indent=2) -> str:
+        """All data as a JSON text."""
+        data = dataclasses.asdict(self) | {"bits": self.bits, "ratio": self.ratio}
+        for row, source in zip(data["rows"], self.rows, strict=True):
+            row["ratio"] = source.ratio
+        return json.dumps(data, indent=indent)
+
+    def to_html(self, path, points=None) -> None:
+        """Writes one self-contained page: sizes by layer before and after, and a table.
+
+        Args:
+            path: of the page.
+            points: dict `{name: (bytes, accuracy)}` of models, for a picture of these; or None.
+        """
+        Path(path).write_text(page(self, points), encoding="utf-8")
+
+    def print(self, print_fn=print) -> None:
+        """Shows the tables, as one string handed to `print_fn`."""
+        print_fn(str(self))
+
+    def __str__(self):
+        return text(self)
+
+
+def report(model, baseline=None, tflite=None) -> ModelReport:
+    """Tells what each layer of a model takes, and the whole.
+
+    Stored bits (what the kernel needs) and bytes of a .tflite file (what it takes there) are two
+    things, and each has its own columns.
+
+    Args:
+        model: a built `keras.Model`.
+        baseline: the model that it was made from. Ratios then refer to its kernels, and the
+            latency to its float32 .tflite file, which is made on the spot.
+        tflite: the model's .tflite file, as bytes or as a path.
+
+    Returns:
+        A `ModelReport`.
+
+    Raises:
+        ValueError: the model is not built; the file is truncated or no .tflite file.
+        OSError: there is no such file.
+
+    Example:
+
+    >>> import keras
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="fc")])
+    >>> row = report(model).rows[0]
+    >>> row.path, row.bits, row.macs
+    ('fc', 1024, 32)
+    """
+    layers = {path: layer for path, (layer, _) in walk(model).items()}
+    if not model.built:
+        raise ValueError(
+            f"Model '{model.name}' is not built, so that its kernels have no sizes. Call it on "
+            "data or `build` it first."
+        )
+    before = {} if baseline is None else float_kernels(baseline)
+    costs = macs(model)
+    rows = [
+        _row(path, layer, costs[path], before) for path, layer in layers.items() if _kernels(layer)
+    ]
+    kernels = {id(v) for layer in layers.values() for v in _kernels(layer)}
+    made = ModelReport(
+        name=model.name,
+        rows=tuple(rows),
+        left={path: reason for path, layer in layers.items() if (reason := _why_left(layer))},
+        other_bits=sum(_bits(v) for v in model.weights if id(v) not in kernels),
+        float_bits=sum((before or {row.path: row.float_bits for row in rows}).values()),
+        macs=None if None in costs.values() else sum(costs.values()),
+    )
+    return made if tflite is None else _with_file(made, model, baseline, tflite)
+
+
+def float_kernels(model) -> dict[str, int]:
+    """What the kernel of each layer takes in float32, in bits."""
+    return {path: 32 * _count(layer) for path, (layer, _) in walk(model).items() if _kernels(layer)}
+
+
+def _row(path, layer, cost, before):
+    if isinstance(layer, CompressedLayer):
+        bits, arrays = layer.bits, list(layer.stored().values())
+        shape = layer.kernel_shape(layer.get_build_config()["input_shape"])
+    else:
+        bits = sum(_bits(v) for v in _kernels(layer))
+        arrays = [to_numpy(v) for v in _kernels(layer)]
+        shape = _only([tuple(v.shape) for v in _kernels(layer)])
+    return LayerRow(
+        path=path,
+        method=type(layer).__name__,
+        kernel_shape=shape,
+        bits=bits,
+        float_bits=before.get(path, 32 * _count(layer)),
+        macs=cost,
+        nonzero=sum(np.count_nonzero(a) for a in arrays) / sum(a.size for a in arrays),
+    )
+
+
+def _kernels(layer):
+    return list(layer.parts.values()) if isinstance(layer, CompressedLayer) else matrices(layer)
+
+
+def _count(layer) -> int:
+    """How many numbers the ordinary kernel has."""
+    if isinstance(layer, CompressedLayer):
+        return math.prod(layer.kernel_shape(layer.get_build_config()["input_shape"]))
+    return sum(math.prod(v.shape) for v in _kernels(layer))
+
+
+def _bits(variable) -> int:
+    bits = {"bool": 8, "bfloat16": 16}.get(variable.dtype) or 8 * np.dtype(variable.dtype).itemsize
+    return bits * math.prod(variable.shape)
+
+
+def _only(items):
+    return items[0] if len(items) == 1 else tuple(items)
+
+
+def _why_left(layer) -> str | None:
+    if isinstance(layer, CompressedLayer):
+        return None
+    dtypes = {v.dtype for v in _kernels(layer)}
+    return f"ordinary {', '.join(sorted(dtypes))}" if dtypes else "no kernel"
+
+
+def _with_file(made, model, baseline, tflite):
+    blob = load(tflite)
+    rows, constants = [], constants_of(model, blob)
+    for row in made.rows:
+        tensors = sorted(constants.get(row.path, []), key=lambda t: -t.bytes)
+        if tensors:
+            row = dataclasses.replace(
+                row,
+                file_bytes=sum(t.bytes for t in tensors),
+                encodings=tuple(dict.fromkeys(t.encoding for t in tensors)),
+                full_size=row.bits < row.float_bits and any(_is_full(t, row) for t in tensors),
+            )
+        rows.append(row)
+    facts = FileFacts(
+        bytes=len(blob),
+        gzip_bytes=len(gzip.compress(blob, 9)),
+        latency_ratio=_latency_ratio(baseline, blob),
+        min_runtime=min_runtime(blob),
+    )
+    return dataclasses.replace(made, rows=tuple(rows), file=facts)
+
+
+def _is_full(tensor, row):
+    sizes = row.kernel_shape if isinstance(row.kernel_shape[0], tuple) else [row.kernel_shape]
+    return tensor.encoding == "FLOAT32" and math.prod(tensor.shape) in map(math.prod, sizes)
+
+
+def _latency_ratio(baseline, blob):
+    if baseline is None:
+        return None
+    from tfcompress.export import to_tflite
+    from tfcompress.reporting.benchmark import bench
+
+    files = {"float32": to_tflite(baseline, activations="float32"), "model": blob}
+    return 1 / bench(files, memory=False)["model"].ratio

@@ -1,0 +1,1 @@
+"""Reading, writing, editing and running .tflite files."""

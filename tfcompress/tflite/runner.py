@@ -1,0 +1,141 @@
+"""Runs a .tflite file, and measures what rounding its activations to int8 must cost."""
+
+import os
+import tempfile
+
+import numpy as np
+
+from tfcompress.tflite.graph_editor import Graph
+from tfcompress.tflite.reader import read
+from tfcompress.tflite.writer import write_to
+
+DRAWS = 8
+LEVELS = 127.0
+
+
+class Runner:
+    """A loaded file: called with a list of arrays, gives the list of outputs.
+
+    Args:
+        source: the file's bytes or its path, or a `ModelT`, which is kept in a temporary file: its
+            weights are then not held in memory a second time.
+        delegates: False runs the builtin kernels alone.
+        threads: how many.
+    """
+
+    def __init__(self, source, delegates=True, threads=1):
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        kind = (
+            OpResolverType.AUTO if delegates else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        )
+        if hasattr(source, "subgraphs"):
+            self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+            path = os.path.join(self.folder.name, "model.tflite")
+            with open(path, "wb") as file:
+                write_to(file, source)
+            source = path
+        given = "model_path" if isinstance(source, str) else "model_content"
+        self.interpreter = Interpreter(
+            **{given: source}, num_threads=threads, experimental_op_resolver_type=kind
+        )
+        self.allocated = False
+
+    def __call__(self, inputs):
+        details = self.interpreter.get_input_details()
+        for detail, array in zip(details, inputs, strict=True):
+            if tuple(detail["shape"]) != array.shape:
+                self.interpreter.resize_tensor_input(detail["index"], array.shape)
+                self.allocated = False
+        if not self.allocated:
+            self.interpreter.allocate_tensors()
+            self.allocated = True
+        for detail, array in zip(details, inputs, strict=True):
+            self.interpreter.set_tensor(detail["index"], _quantize(array, detail))
+        self.interpreter.invoke()
+        outputs = self.interpreter.get_output_details()
+        return [_dequantize(self.interpreter.get_tensor(d["index"]), d) for d in outputs]
+
+
+def _quantize(array, detail):
+    """An array as the input takes it: a full-integer file may want int8."""
+    scale, zero_point = detail["quantization"]
+    if scale and array.dtype.kind == "f":
+        array = np.clip(np.rint(array / scale) + zero_point, -128, 127)
+    return array.astype(detail["dtype"], copy=False)
+
+
+def _dequantize(array, detail):
+    scale, zero_point = detail["quantization"]
+    return (array.astype(np.float32) - zero_point) * scale if scale else array
+
+
+def difference(output, expected) -> float:
+    """The largest difference of two arrays; infinite where one is NaN or the shapes differ."""
+    if output.shape != expected.shape:
+        return float("inf")
+    difference = np.abs(output.astype(np.float64) - expected.astype(np.float64))
+    return float(np.nan_to_num(difference, nan=np.inf).max(initial=0.0))
+
+
+class Probe:
+    """A float32 file with its inner tensors in view, to which noise can be added.
+
+    Args:
+        source: the file's bytes or its path.
+        tensors: indices of the float32 tensors to see; a dict gives each the least step that int8
+            has there.
+    """
+
+    def __init__(self, source, tensors):
+        self.tensors = sorted(tensors)
+        self.least = tensors if isinstance(tensors, dict) else {}
+        self.runner = Runner(_instrumented(source, self.tensors) if tensors else source)
+
+    def run(self, inputs, noise=None):
+        """The outputs of the model, and `{tensor: values}`; `noise`: `{tensor: array}` to add."""
+        if noise is None:
+            noise = {t: np.zeros(1, np.float32) for t in self.tensors}
+        values = self.runner([*inputs, *(noise[t] for t in self.tensors)])
+        count = len(values) - len(self.tensors)
+        return values[:count], dict(zip(self.tensors, values[count:], strict=True))
+
+    def deviations(self, inputs) -> list[float]:
+        """The largest change of each output when the tensors are rounded as int8 rounds them.
+
+        Rounding is played by uniform noise of one step, `max|x| / 127` or the least one of the
+        tensor; the largest of a few draws.
+        """
+        outputs, values = self.run(inputs)
+        random, worst = np.random.default_rng(0), [0.0] * len(outputs)
+        for _ in range(DRAWS):
+            noise = {}
+            for t in self.tensors:
+                step = max(np.abs(values[t]).max(initial=0.0) / LEVELS, self.least.get(t, 0.0))
+                noise[t] = random.uniform(-step / 2, step / 2, values[t].shape).astype(np.float32)
+            noisy, _ = self.run(inputs, noise)
+            worst = list(map(max, worst, map(difference, noisy, outputs)))
+        return worst
+
+
+def _instrumented(source, tensors):
+    """A `ModelT` with an output for each tensor, and an input that is added to it."""
+    file = read(source)
+    graph = Graph(file)
+    subgraph, file.signatureDefs = graph.subgraph, []
+    subgraph.inputs, subgraph.outputs = list(subgraph.inputs), list(subgraph.outputs)
+    replaced = {}
+    for t in tensors:
+        noise = graph.tensor((1,), name=f"noise of {t}")
+        replaced[t] = (noise, graph.tensor(graph.shape(t), name=f"noisy {t}"))
+    adds = {t: graph.operator("ADD", [t, noise], noisy) for t, (noise, noisy) in replaced.items()}
+    made = {int(i) for operator in subgraph.operators for i in operator.outputs}
+    operators = [adds[t] for t in tensors if t not in made]
+    for operator in subgraph.operators:
+        operator.inputs = [replaced[i][1] if i in replaced else i for i in operator.inputs]
+        operators += [operator, *(adds[t] for t in operator.outputs if t in adds)]
+    subgraph.operators = operators
+    subgraph.inputs += [replaced[t][0] for t in tensors]
+    subgraph.outputs = [replaced[t][1] if t in replaced else t for t in subgraph.outputs]
+    subgraph.outputs += tensors
+    return file

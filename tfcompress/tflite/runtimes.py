@@ -1,0 +1,78 @@
+"""Which LiteRT versions run a .tflite file right, as its types and operator versions tell."""
+
+from tfcompress.tflite.reader import operator_name, read, type_name
+
+OLDEST = (1, 2, 0)
+HALF_DEPTHWISE, SYMMETRIC, INT2, HALF_SPARSE = (1, 4, 0), (2, 0, 3), (2, 1, 2), (2, 2, 0)
+LAST_WITHOUT_INT2 = 13  # version of FULLY_CONNECTED
+
+
+def min_runtime(source) -> str:
+    """The oldest LiteRT, of 1.2.0 and newer ones, that is known to run a file right.
+
+    Seen on x86-64 and on emulated ARM64 CPUs:
+    - `2.1.2` for INT2 kernels and version 14 of FULLY_CONNECTED: older ones refuse them or stop in
+      the first call;
+    - `2.0.3` for float32 activations and an INT8 kernel in FULLY_CONNECTED without
+      `asymmetricQuantizeInputs`: older ones give wrong results on ARM and no error;
+    - `2.2.0` for a FLOAT16 DENSIFY: NaN in some older ones;
+    - `1.4.0` for a FLOAT16 kernel with a float32 bias in DEPTHWISE_CONV_2D: older ones refuse it;
+    - `1.2.0` for the other forms that `to_tflite` writes.
+
+    Args:
+        source: the file's bytes or its path, or a `ModelT` from `tfcompress.flatbuffer.read`.
+
+    Raises:
+        ValueError: the bytes are not a .tflite file.
+    """
+    model = source if hasattr(source, "subgraphs") else read(source)
+    needs = [OLDEST]
+    for graph in model.subgraphs:
+        needs += [INT2 for tensor in graph.tensors or [] if type_name(tensor) == "INT2"]
+        operators = graph.operators or []
+        halves = {o.outputs[0] for o in operators if _unpacks_half(model, graph.tensors, o)}
+        needs += [_need(model, graph.tensors, operator, halves) for operator in operators]
+    return ".".join(map(str, max(needs)))
+
+
+def _unpacks_half(model, tensors, operator) -> bool:
+    names = ("DEQUANTIZE", "DENSIFY")
+    half = operator_name(model, operator) in names
+    return half and type_name(tensors[operator.inputs[0]]) == "FLOAT16"
+
+
+def _need(model, tensors, operator, halves):
+    """What one operator needs; `halves`: the tensors that are float16 numbers, unpacked."""
+    code = operator_name(model, operator)
+    if code == "DENSIFY" and operator.outputs[0] in halves:
+        return HALF_SPARSE
+    if code == "DEPTHWISE_CONV_2D":
+        kernel, *bias = operator.inputs[1:]
+        return HALF_DEPTHWISE if kernel in halves and not halves & set(bias) else OLDEST
+    if code != "FULLY_CONNECTED":
+        return OLDEST
+    if model.operatorCodes[operator.opcodeIndex].version > LAST_WITHOUT_INT2:
+        return INT2
+    types = [type_name(tensors[index]) for index in operator.inputs[:2]]
+    hybrid = types == ["FLOAT32", "INT8"]
+    symmetric = hybrid and not operator.builtinOptions.asymmetricQuantizeInputs
+    return SYMMETRIC if symmetric else OLDEST
+
+
+def parse(version) -> tuple[int, ...]:
+    """A version as numbers: `"1.2"` is (1, 2, 0).
+
+    Raises:
+        ValueError: it is none, or older than 1.2.
+    """
+    try:
+        numbers = tuple(int(part) for part in version.split("."))
+    except (AttributeError, ValueError):
+        numbers = ()
+    numbers += (0,) * (len(OLDEST) - len(numbers)) if numbers else ()
+    if numbers < OLDEST:
+        raise ValueError(
+            "`min_runtime` must be a LiteRT version of at least '1.2', such as '2.1.2'. "
+            f"Received: {version!r}"
+        )
+    return numbers

@@ -1,0 +1,1 @@
+"""Data, arrays, checks of arguments, errors, progress."""
