@@ -18,10 +18,9 @@ from oracles_export import (
     run,
 )
 
-from tfcompress.export import verify
+from tfcompress.export import ExportError, exporter, to_tflite, verify
 from tfcompress.export.convert import stock
 from tfcompress.export.kernels.kernel import Kernel
-from tfcompress.export import ExportError, exporter, to_tflite
 from tfcompress.export.lower import large_kernels as large
 from tfcompress.layers import (
     BinaryConv2D,
