@@ -1,6 +1,12 @@
-"""The command line: `tfcompress report | compress | export | archive | bench | demo`."""
+"""The command line: `tfcompress report | compress | export | archive | bench | demo`.
 
+Nothing of the package is imported above the functions, so that `--help` answers at once.
+"""
+
+import os
+import sys
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +23,23 @@ Model = Annotated[
 ]
 TARGETS = {".tflite": "tflite", ".tfc": "archive", ".keras": "bits"}  # of `compress`, by output
 Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
+
+
+def tell_version(asked: bool) -> None:
+    """Prints the version and ends."""
+    if asked:
+        typer.echo(version("tfcompress"))
+        raise typer.Exit()
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=tell_version, is_eager=True, help="Print the version."),
+    ] = False,
+):
+    """Make Keras networks small and fast."""
 
 
 @app.command()
@@ -256,7 +279,30 @@ def tell_file(path, size, json) -> None:
 def errors_told():
     """Tells what went wrong in one message and ends with exit code 1, without a traceback."""
     try:
+        import_quietly()
         yield
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         typer.secho(f"Error: {error}", err=True, fg="red")
         raise typer.Exit(1) from None
+
+
+def import_quietly() -> None:
+    """Imports the package without what TensorFlow writes to the terminal when it starts.
+
+    Its libraries write from C++ to file descriptor 2 while they are loaded, those of TensorFlow
+    2.21 whatever `TF_CPP_MIN_LOG_LEVEL` says; errors are Python exceptions and come through.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        import tensorflow  # noqa: F401
+
+        import tfcompress  # noqa: F401
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
