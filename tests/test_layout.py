@@ -10,7 +10,8 @@ import tfcompress
 ROOT = pathlib.Path(tfcompress.__file__).parent
 # A folder, or a file at the root, imports only from lines above its own, inside functions too.
 ORDER = [
-    "utils project tflite schedules score datasets",
+    "utils",
+    "project tflite schedules score datasets",
     "graph numerics optimizers",
     "layers measure metric distillation models",
     "rewriting pruning archive export interop curvature distill_losses",

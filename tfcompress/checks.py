@@ -20,8 +20,9 @@ import tempfile
 import keras
 import numpy as np
 
-from tfcompress.layers.core.ordinary import kernel_of, to_numpy
+from tfcompress.layers.core.ordinary import kernel_of
 from tfcompress.numerics.codecs import unpack
+from tfcompress.utils.arrays import to_numpy
 
 
 class ContractError(AssertionError):

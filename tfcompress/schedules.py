@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Mapping
 
 import keras
+
+from tfcompress.utils.checks import is_number, whole_number
 
 
 class _Schedule:
@@ -67,8 +68,8 @@ class Polynomial(_Schedule):
     def __post_init__(self):
         _check_number("start", self.start)
         _check_number("end", self.end)
-        _check_step("steps", self.steps, least=1)
-        _check_step("begin", self.begin)
+        whole_number(self.steps, "steps")
+        whole_number(self.begin, "begin", least=0)
         _check_number("power", self.power)
         if self.power <= 0:
             raise ValueError(f"Expected `power` above 0. Received: power={self.power}")
@@ -127,7 +128,7 @@ class Piecewise(_Schedule):
                 f"Expected a mapping {{step: value}}. Received: values={self.values!r}"
             ) from None
         for step, value in values.items():
-            _check_step("step", step)
+            whole_number(step, "step", least=0)
             _check_number(f"value of step {step}", value)
         if 0 not in values:
             raise ValueError(
@@ -192,12 +193,5 @@ def _number(schedule, value):
 
 
 def _check_number(name, value):
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+    if not is_number(value) or not math.isfinite(value):
         raise ValueError(f"Expected `{name}` to be a finite number. Received: {name}={value!r}")
-
-
-def _check_step(name, value, least=0):
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ValueError(
-            f"Expected `{name}` to be a whole number, at least {least}. Received: {name}={value!r}"
-        )

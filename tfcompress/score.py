@@ -9,6 +9,8 @@ import zlib
 import keras
 import numpy as np
 
+from tfcompress.utils.checks import is_whole
+
 
 @keras.saving.register_keras_serializable("tfcompress")
 def magnitude(w, d=None):
@@ -85,7 +87,7 @@ class Block:
     def __init__(self, score, shape):
         self.score = get(score)
         self.shape = tuple(shape) if np.iterable(shape) else (shape,)
-        if len(self.shape) != 2 or not all(_whole(size) for size in self.shape):
+        if len(self.shape) != 2 or not all(is_whole(size) for size in self.shape):
             raise ValueError(
                 f"`shape` must be a pair of positive whole numbers. Received: shape={shape!r}"
             )
@@ -114,7 +116,7 @@ class MByN:
 
     def __init__(self, score, m, n):
         self.score, self.m, self.n = get(score), m, n
-        if not (_whole(m) and _whole(n) and m < n):
+        if not (is_whole(m) and is_whole(n) and m < n):
             raise ValueError(f"Expected whole numbers 0 < m < n. Received: m={m!r}, n={n!r}")
 
     def __call__(self, w, d=None):
@@ -145,7 +147,3 @@ def get(score):
             f"A score is one of {list(named)} or a callable `(w, d)`. Received: {score!r}"
         )
     return score
-
-
-def _whole(value):
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

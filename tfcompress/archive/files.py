@@ -23,8 +23,8 @@ from tfcompress.archive import entropy
 from tfcompress.archive.untrusted import check_bound, check_config, skeleton
 from tfcompress.graph.paths import walk
 from tfcompress.layers.core.base import CompressedLayer
-from tfcompress.layers.core.ordinary import to_numpy
 from tfcompress.rewriting.swap import check_graph
+from tfcompress.utils.arrays import to_numpy
 
 MAGIC, VERSION = b"TFCARCHV", 1
 CHECKSUM = 16  # bytes

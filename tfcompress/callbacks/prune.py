@@ -9,6 +9,7 @@ from tfcompress.optimizers import ProxNewton
 from tfcompress.pruning.masks import check_patterns, prunable, tighten
 from tfcompress.schedules import check_schedule, value_at
 from tfcompress.utils.batches import check_repeats
+from tfcompress.utils.checks import whole_number
 
 
 class Prune(keras.callbacks.Callback):
@@ -89,8 +90,7 @@ class Prune(keras.callbacks.Callback):
             raise ValueError(f"Expected scope 'global' or 'layer'. Received: scope={scope!r}")
         if not 0 <= floor < 1:
             raise ValueError(f"Expected `floor` in [0, 1). Received: floor={floor!r}")
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"Expected `every` to be a whole number >= 1. Received: {every!r}")
+        whole_number(every, "every")
 
     def on_train_begin(self, logs=None):
         prunable(self.model, self.layers)

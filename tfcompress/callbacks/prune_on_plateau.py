@@ -5,6 +5,7 @@ from keras.src.utils.io_utils import print_msg
 
 from tfcompress import score as scores_of
 from tfcompress.callbacks.prune import Prune
+from tfcompress.utils.checks import whole_number
 
 NEVER = 2**62
 
@@ -78,8 +79,7 @@ class PruneOnPlateau(Prune):
             raise ValueError(f"Expected `share` in (0, 1). Received: share={share!r}")
         if not tolerance >= 0:
             raise ValueError(f"Expected `tolerance` >= 0. Received: tolerance={tolerance!r}")
-        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
-            raise ValueError(f"Expected `patience` to be a whole number >= 1. Received: {patience}")
+        whole_number(patience, "patience")
         if "loss" not in monitor:
             raise ValueError(f"Expected `monitor` to be a loss. Received: monitor={monitor!r}")
         self.goal = sparsity

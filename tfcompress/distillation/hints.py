@@ -9,6 +9,7 @@ from keras.src.backend import compute_output_spec
 
 from tfcompress.distillation.labels import weighted_mean
 from tfcompress.graph.features import find
+from tfcompress.utils.checks import is_number
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +57,7 @@ class Hint:
                 "Expected `regressor` 'auto', 'valid', None or a layer. "
                 f"Received: {self.regressor!r}"
             )
-        if isinstance(self.weight, bool) or not self.weight > 0:
+        if not is_number(self.weight) or not self.weight > 0:
             raise ValueError(f"Expected `weight` above 0. Received: weight={self.weight!r}")
         loss_function(self.loss)
 

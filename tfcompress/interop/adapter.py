@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tfcompress.interop.packages import load
-from tfcompress.layers.core.ordinary import to_numpy
+from tfcompress.utils.arrays import to_numpy
 
 PREFIX = "part_"
 

@@ -8,6 +8,7 @@ import numpy as np
 from tfcompress.graph.paths import walk
 from tfcompress.measure.moments import intercepted
 from tfcompress.utils.batches import batches as batches_of
+from tfcompress.utils.checks import whole_number
 from tfcompress.utils.progress import progress
 
 BATCH = 64
@@ -40,8 +41,7 @@ def recalibrate_batch_norm(model, data, batches=40) -> None:
     >>> model.layers[0].moving_mean.numpy().tolist()
     [2.0, 2.0]
     """
-    if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
-        raise ValueError(f"Expected `batches` to be a whole number >= 1. Received: {batches!r}")
+    whole_number(batches, "batches")
     norms = [
         layer
         for layer, _ in walk(model).values()

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from tfcompress.graph.suffix import Suffix
+from tfcompress.utils.arrays import concatenated, rows
 from tfcompress.utils.batches import batches
 
 BATCH = 64
@@ -15,21 +16,14 @@ SHARE = 8  # of the data, one in as many at most
 def split(data):
     """Inputs to fit on, and examples `(x, y, weights)` to measure on, from all over the data."""
     given = list(batches(data, BATCH))
-    x, y, weights = (
-        None if parts[0] is None else keras.tree.map_structure(lambda *a: np.concatenate(a), *parts)
-        for parts in zip(*given, strict=True)
-    )
+    x, y, weights = concatenated(given)
     count = len(keras.tree.flatten(x)[0])
     held = min(UNLABELLED if y is None else HELD, count // SHARE)
     if not held:
         raise ValueError(f"`data` must hold at least {SHARE} examples. Received: {count}")
     chosen = np.zeros(count, bool)
     chosen[np.linspace(0, count - 1, held).astype(int)] = True
-    return _rows(x, ~chosen), [_rows(part, chosen) for part in (x, y, weights)]
-
-
-def _rows(arrays, chosen):
-    return keras.tree.map_structure(lambda a: a if a is None else a[chosen], arrays)
+    return rows(x, ~chosen), [rows(part, chosen) for part in (x, y, weights)]
 
 
 class Judge:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from tfcompress.numerics.metric import Diagonal, Kronecker
+from tfcompress.utils.arrays import transposed
 
 BLOCK = 4096  # a larger fan-in is cut into blocks on the diagonal
 CHUNK = 2**24  # numbers of patches held at a time, 64 MB
@@ -82,7 +83,7 @@ class Moments:
             self._add_rows(rows)
             if before is not None and before is not x:
                 moved = drawn(np.asarray(before)[part], seed=seed) - rows
-                self.drift = self.drift + _t(rows) @ (moved @ self._kernel(rows))
+                self.drift = self.drift + transposed(rows) @ (moved @ self._kernel(rows))
 
     def metric(self, g=None):
         """The metric, as `measure` returns it."""
@@ -113,7 +114,7 @@ class Moments:
             dtype = "float64" if len(cuts) == 1 else "float32"
             self.sums = [np.zeros((len(rows), *[rows[0, 0, c].size] * 2), dtype) for c in cuts]
         for total, cut in zip(self.sums, cuts, strict=True):
-            total += _t(rows[:, :, cut]) @ rows[:, :, cut]
+            total += transposed(rows[:, :, cut]) @ rows[:, :, cut]
         self.count += rows.shape[1]
 
     def _kernel(self, rows):
@@ -279,7 +280,3 @@ def _array(x):
     else:
         traced = keras.ops.is_tensor(x) and not hasattr(x, "numpy")
     return None if traced else keras.ops.convert_to_numpy(x)
-
-
-def _t(a):
-    return np.swapaxes(a, -1, -2)

@@ -6,6 +6,7 @@ Letters as in metric.py.
 import numpy as np
 
 from tfcompress.numerics.metric import Kronecker
+from tfcompress.utils.arrays import transposed
 
 SINGLE = 1024  # inputs of a block from which on `compensate` works in single precision
 HELD = 2**23  # entries of `A`, up to which its factors are held for the next kernel
@@ -104,7 +105,7 @@ def _feed_back(w, round_at, R):
     q, e = np.empty_like(w), np.zeros_like(w)
     for start in range(0, w.shape[1], ROWS):
         stop = min(start + ROWS, w.shape[1])
-        target = w[:, start:stop] + _t(R[:, :start, start:stop]) @ e[:, :start]
+        target = w[:, start:stop] + transposed(R[:, :start, start:stop]) @ e[:, :start]
         for i in range(start, stop):
             near = (R[:, None, start:i, i] @ e[:, start:i])[:, 0]
             q[:, i] = round_at(target[:, i - start] + near, i)
@@ -125,7 +126,3 @@ def _descend(w, q, round_at, H):
             q[:, i] += step
             e[:, i] -= step
             slope -= H[:, start:stop, i, None] * step[:, None]
-
-
-def _t(a):
-    return np.swapaxes(a, -1, -2)

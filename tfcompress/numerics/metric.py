@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+from tfcompress.utils.arrays import transposed
+
 DAMPING = 0.01  # of the mean diagonal of A, as in GPTQ
 
 
@@ -161,11 +163,13 @@ class Kronecker:
         In these coordinates the form is a sum of squares (times `g`), so that the best low rank is
         an ordinary truncated SVD: `unwhiten(svd(whiten(w)))`, or `unwhiten` of its left factor.
         """
-        return self._by_rows(lambda A, H, part: _t(np.linalg.cholesky(H)) @ part, w)
+        return self._by_rows(lambda A, H, part: transposed(np.linalg.cholesky(H)) @ part, w)
 
     def unwhiten(self, w) -> np.ndarray:
         """The inverse of `whiten`."""
-        return self._by_rows(lambda A, H, part: np.linalg.solve(_t(np.linalg.cholesky(H)), part), w)
+        return self._by_rows(
+            lambda A, H, part: np.linalg.solve(transposed(np.linalg.cholesky(H)), part), w
+        )
 
     def _by_rows(self, function, w):
         """`function(A, H, rows of w)` for each block, in double precision, like `w`."""
@@ -197,10 +201,6 @@ def as_metric(metric, shape):
     else:
         metric.check(shape)
     return metric
-
-
-def _t(a):
-    return np.swapaxes(a, -1, -2)
 
 
 def _block(a):

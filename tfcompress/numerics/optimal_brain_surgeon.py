@@ -6,7 +6,8 @@ Letters as in metric.py: i fan-in, o outputs, G groups of m outputs; n inputs of
 import numpy as np
 
 from tfcompress.numerics.metric import Kronecker
-from tfcompress.pruning.masks import lowest
+from tfcompress.numerics.selection import lowest
+from tfcompress.utils.checks import check_sparsity
 from tfcompress.utils.progress import progress
 
 STEPS = 60  # of alternation, the first half of them on the way to the sparsity
@@ -184,11 +185,3 @@ def _lowest(scores, count):
 
 def _form(blocks, parts):
     return sum(block.form(part) for block, part in zip(blocks, parts, strict=True))
-
-
-def check_sparsity(sparsity) -> None:
-    """Raises unless a sparsity is a number in [0, 1)."""
-    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float, np.number)):
-        raise TypeError(f"Expected `sparsity` to be a number. Received: {sparsity!r}")
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"Expected `sparsity` in [0, 1). Received: sparsity={sparsity!r}")

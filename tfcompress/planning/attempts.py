@@ -15,6 +15,7 @@ from tfcompress.graph.layerwise import graph_of
 from tfcompress.planning.plan_result import Plan
 from tfcompress.planning.planner import Planner
 from tfcompress.rewriting.swap import copy
+from tfcompress.utils.arrays import concatenated, rows
 from tfcompress.utils.batches import batches
 
 BATCH = 128
@@ -53,7 +54,7 @@ class Work:
         if self.train[1] is None:
             self.loss = None
         count = len(keras.tree.flatten(self.train[0])[0])
-        some = _rows(self.train, np.linspace(0, count - 1, min(count, CALIBRATION)).astype(int))
+        some = rows(self.train, np.linspace(0, count - 1, min(count, CALIBRATION)).astype(int))
         given = some[0] if self.loss is None else some
         self.calibration = some[0]
         self.planner = Planner(model, given, target, self.loss, store=store)
@@ -152,11 +153,7 @@ class Work:
 def arrays(data) -> tuple:
     """`(x, y)` as arrays, `y` None if there are no labels."""
     given = [batch[:2] for batch in batches(data, 1024)]
-    x, y = (
-        None if parts[0] is None else keras.tree.map_structure(lambda *a: np.concatenate(a), *parts)
-        for parts in zip(*given, strict=True)
-    )
-    return x, y
+    return tuple(concatenated(given))
 
 
 def _no_loss(y, outputs):
@@ -168,11 +165,7 @@ def _hold_out(data):
     count = len(keras.tree.flatten(data[0])[0])
     held = np.zeros(count, bool)
     held[::HELD] = True
-    return _rows(data, ~held), _rows(data, held)
-
-
-def _rows(data, chosen):
-    return keras.tree.map_structure(lambda a: None if a is None else a[chosen], data)
+    return rows(data, ~held), rows(data, held)
 
 
 def _labelled(model, data):

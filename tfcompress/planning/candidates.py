@@ -8,11 +8,12 @@ import numpy as np
 from tfcompress import layers as forms
 from tfcompress.layers.core.base import kernel_bits
 from tfcompress.layers.core.maker import Composed, Maker
-from tfcompress.layers.core.ordinary import kernel_of, to_numpy
+from tfcompress.layers.core.ordinary import kernel_of
 from tfcompress.layers.factorized.rank import Ranked
 from tfcompress.measure.macs import layer_macs, matrices
 from tfcompress.numerics.knapsack import frontier
 from tfcompress.numerics.metric import Kronecker
+from tfcompress.utils.arrays import to_numpy
 
 EMPTY_FILE = 1200  # bytes of a file with one small operation
 NEAR = 1.1  # times the cost, at which half of the damage makes a form not worth trying

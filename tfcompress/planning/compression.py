@@ -10,6 +10,7 @@ from tfcompress.planning.attempts import Work
 from tfcompress.planning.plan_result import Plan
 from tfcompress.reporting.model_report import ModelReport, report
 from tfcompress.rewriting.swap import check_graph
+from tfcompress.utils.checks import check_number, is_whole
 
 CHECKED = 32  # examples that the file is verified with
 ROUNDS = 4  # of bisection, in the logarithm of the budget
@@ -168,14 +169,13 @@ def check_arguments(model, budget, max_drop, fine_tune, teacher):
     if budget is None and max_drop is None:
         raise ValueError("Give a `budget`, a `max_drop`, or both.")
     for name, value in (("budget", budget), ("max_drop", max_drop)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise TypeError(f"Expected `{name}` to be a number. Received: {value!r}")
+        if value is not None:
+            check_number(value, name)
     if budget is not None and not 0 < budget < float("inf"):
         raise ValueError(f"Expected `budget` > 0. Received: {budget!r}")
     if max_drop is not None and not max_drop >= 0:
         raise ValueError(f"Expected `max_drop` >= 0. Received: {max_drop!r}")
-    whole = isinstance(fine_tune, int) and not isinstance(fine_tune, bool) and fine_tune >= 0
-    if not whole and not callable(fine_tune):
+    if not is_whole(fine_tune, least=0) and not callable(fine_tune):
         raise ValueError(
             f"`fine_tune` is a number of epochs or a function. Received: {fine_tune!r}"
         )

@@ -6,6 +6,7 @@ import numpy as np
 
 from tfcompress.planning.attempts import Work
 from tfcompress.planning.compression import Compressed, check_arguments, finished
+from tfcompress.utils.checks import whole_number
 
 TILT = 2.0  # the largest bend of the budget, in powers of e, from the first layer to the last
 RATES = (1e-4, 5e-3)
@@ -74,8 +75,7 @@ def search(
     check_arguments(model, budget, None, fine_tune, teacher)
     if callable(fine_tune) or not fine_tune:
         raise ValueError(f"A search needs `fine_tune` epochs, at least 1. Received: {fine_tune!r}")
-    if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
-        raise ValueError(f"Expected `trials` to be a whole number >= 1. Received: {trials!r}")
+    whole_number(trials, "trials")
     work = Work(model, data, metric, fine_tune, teacher, validation_data, target, store, loss)
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -17,6 +17,7 @@ from tfcompress.numerics.knapsack import choose
 from tfcompress.planning.candidates import counter, default_candidates, fitted
 from tfcompress.planning.plan_result import Option, Plan, tables
 from tfcompress.rewriting.swap import check_graph, copy, match, swapped
+from tfcompress.utils.checks import check_number
 
 BLOCK = 1024  # fan-in above which the metric of a layer's inputs is cut into blocks
 POSITIONS = 16  # at which a convolution's inputs are measured in each image
@@ -247,7 +248,6 @@ def _check_target(target):
 
 
 def _check(budget):
-    if isinstance(budget, bool) or not isinstance(budget, (int, float, np.number)):
-        raise TypeError(f"Expected `budget` to be a number. Received: {budget!r}")
+    check_number(budget, "budget")
     if not 0 < budget < math.inf:
         raise ValueError(f"Expected `budget` > 0. Received: {budget!r}")

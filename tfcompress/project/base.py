@@ -80,11 +80,3 @@ def check_axis(axis):
             "Expected `axis` to be -1 (a scale per output channel) or None (one per kernel). "
             f"Received: axis={axis!r}"
         )
-
-
-def check_whole(name, value, least, most):
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(
-            f"Expected `{name}` to be a whole number from {least} to {most}. "
-            f"Received: {name}={value!r}"
-        )

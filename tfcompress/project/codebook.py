@@ -6,7 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcompress.project.base import Projection, check_whole, ratio
+from tfcompress.project.base import Projection, ratio
+from tfcompress.utils.checks import whole_number
 
 LLOYD = 30  # steps of k-means from each start
 
@@ -35,7 +36,7 @@ class Codebook(Projection):
     size: int
 
     def __post_init__(self):
-        check_whole("size", self.size, 2, 256)
+        whole_number(self.size, "size", 2, 256)
 
     def fit(self, w, d):
         w, d = ops.reshape(w, (-1,)), ops.reshape(d, (-1,))

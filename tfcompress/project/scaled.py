@@ -9,7 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcompress.project.base import Projection, as_rows, axes, check_axis, check_whole, ratio, total
+from tfcompress.project.base import Projection, as_rows, axes, check_axis, ratio, total
+from tfcompress.utils.checks import whole_number
 
 ROUNDS = 10  # alternations from each start
 STARTS = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.2)  # scales, in shares of the largest weight
@@ -158,7 +159,7 @@ class Linear(_Scaled):
 
     def __post_init__(self):
         check_axis(self.axis)
-        check_whole("bits", self.bits, 2, 8)
+        whole_number(self.bits, "bits", 2, 8)
 
     @property
     def steps(self):
@@ -192,7 +193,7 @@ class Log(_Scaled):
 
     def __post_init__(self):
         check_axis(self.axis)
-        check_whole("bits", self.bits, 2, 5)
+        whole_number(self.bits, "bits", 2, 5)
 
     @property
     def steps(self):

@@ -12,11 +12,11 @@ from tfcompress import score as scores_of
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.paths import name_of, walk
 from tfcompress.measure.moments import Moments, can_measure, watch_inputs
-from tfcompress.numerics.optimal_brain_surgeon import check_sparsity
 from tfcompress.pruning.channel_ties import Channels, input_axis, output_axis, shrink
 from tfcompress.pruning.masks import check_patterns, select
 from tfcompress.rewriting.swap import copy
 from tfcompress.utils.batches import batches, check_repeats
+from tfcompress.utils.checks import check_sparsity, whole_number
 from tfcompress.utils.progress import progress
 
 BATCH = 128
@@ -84,8 +84,7 @@ def prune_channels(
         raise ValueError(f"Expected scope 'layer' or 'global'. Received: scope={scope!r}")
     if score == "obs" and data is None:
         raise ValueError('score="obs" needs `data`, inputs of the model without labels.')
-    if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
-        raise ValueError(f"Expected `multiple` to be a whole number >= 1. Received: {multiple!r}")
+    whole_number(multiple, "multiple")
     check_repeats(data, 2)
     new = copy(model)
     channels = Channels(new)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from tfcompress.graph.paths import named, near, walk
+from tfcompress.numerics.selection import lowest
 
 ONE_KERNEL = (
     keras.layers.Dense,
@@ -167,13 +168,3 @@ def _ranks(path, mask, scores, floor):
 def _keep(ranks, sparsity):
     gone, stay = np.isneginf(ranks).sum(), np.isposinf(ranks).sum()
     return ~lowest(ranks, int(np.clip(round(sparsity * ranks.size), gone, ranks.size - stay)))
-
-
-def lowest(scores, count) -> np.ndarray:
-    """Marks the `count` lowest scores of a flat array, equal ones in the order of their index."""
-    if count == 0:
-        return np.zeros(scores.shape, bool)
-    edge = np.partition(scores, count - 1)[count - 1]
-    marked = scores < edge
-    marked[np.flatnonzero(scores == edge)[: count - marked.sum()]] = True
-    return marked

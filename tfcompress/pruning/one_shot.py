@@ -7,10 +7,11 @@ from tfcompress import score as scores_of
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.paths import walk
 from tfcompress.measure.moments import Moments, can_measure, watch_inputs
-from tfcompress.numerics.optimal_brain_surgeon import check_sparsity, shares, sparsify
+from tfcompress.numerics.optimal_brain_surgeon import shares, sparsify
 from tfcompress.pruning.masks import prunable, tighten
 from tfcompress.rewriting.swap import copy
 from tfcompress.utils.batches import batches, check_repeats
+from tfcompress.utils.checks import check_sparsity
 from tfcompress.utils.progress import progress
 
 BATCH = 128

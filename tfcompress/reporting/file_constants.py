@@ -7,9 +7,9 @@ import numpy as np
 
 from tfcompress.graph.paths import walk
 from tfcompress.layers.core.base import CompressedLayer
-from tfcompress.layers.core.ordinary import to_numpy
 from tfcompress.measure.macs import matrices
 from tfcompress.tflite.reader import StoredTensor, constant, read, stored_tensors
+from tfcompress.utils.arrays import to_numpy
 
 
 def constants_of(model, tflite) -> dict[str, list[StoredTensor]]:

@@ -10,13 +10,13 @@ import numpy as np
 
 from tfcompress.graph.paths import walk
 from tfcompress.layers.core.base import CompressedLayer
-from tfcompress.layers.core.ordinary import to_numpy
 from tfcompress.measure.macs import macs, matrices
 from tfcompress.reporting.file_constants import constants_of
 from tfcompress.reporting.html import page
 from tfcompress.reporting.text import text
 from tfcompress.tflite.reader import load
 from tfcompress.tflite.runtimes import min_runtime
+from tfcompress.utils.arrays import to_numpy
 
 
 @dataclasses.dataclass(frozen=True)

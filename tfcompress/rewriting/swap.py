@@ -11,8 +11,8 @@ from tfcompress.graph.layerwise import follow
 from tfcompress.graph.paths import check_keras_3, is_graph, named, near, walk
 from tfcompress.layers.core.base import CompressedLayer, kernel_bits
 from tfcompress.layers.core.maker import Maker
-from tfcompress.layers.core.ordinary import to_numpy
 from tfcompress.measure.moments import Moments
+from tfcompress.utils.arrays import to_numpy
 
 
 def swap(model, rules, curvature=None, data=None):

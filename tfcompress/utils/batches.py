@@ -5,11 +5,12 @@ import itertools
 import keras
 import numpy as np
 
+from tfcompress.utils.checks import whole_number
+
 
 def passes_over(data, passes, size, class_weight=None):
     """The batches of several passes over `data`; see `batches`."""
-    if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
-        raise ValueError(f"Expected `passes` to be a whole number >= 1. Received: {passes!r}")
+    whole_number(passes, "passes")
     check_repeats(data, passes)
     return itertools.chain.from_iterable(batches(data, size, class_weight) for _ in range(passes))
 
@@ -33,8 +34,7 @@ def batches(data, size, class_weight=None):
         size: examples per batch.
         class_weight: dict `{class: weight}`, as in `fit`.
     """
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(f"Expected `batch_size` to be a whole number >= 1. Received: {size!r}")
+    whole_number(size, "batch_size")
     empty = True
     for batch in _raw_batches(data):
         x, y, weights, *_ = (*(batch if isinstance(batch, tuple) else (batch,)), None, None)

@@ -5,9 +5,9 @@ import numpy as np
 
 from tfcompress.export.kernels.kernel import CHANNEL_AXIS, kernel_rows
 from tfcompress.graph.paths import walk
-from tfcompress.layers.core.ordinary import to_numpy
 from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import operator_name
+from tfcompress.utils.arrays import to_numpy
 
 NEAR = 5e-3  # above the rounding to 8 bits, 1/254
 ROWS = 16  # enough to tell kernels of one shape apart

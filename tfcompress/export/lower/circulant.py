@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress.export.lower.fourier import Blocks, Dft, OneByRfft, Rfft, TwoStage
-from tfcompress.layers.core.ordinary import to_numpy
+from tfcompress.utils.arrays import to_numpy
 
 # Measured (AMD Zen 5, one thread, batch 1; the whole kernel in float32 under XNNPACK is 1), with
 # the rules below off; docs/export-structured-benchmark.md has the forms that they choose:

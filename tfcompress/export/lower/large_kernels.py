@@ -14,10 +14,11 @@ import keras
 import numpy as np
 
 from tfcompress.graph.paths import walk
-from tfcompress.layers.core.ordinary import kernel_of, to_numpy
+from tfcompress.layers.core.ordinary import kernel_of
 from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import operator_name
 from tfcompress.tflite.writer import LazyBuffer
+from tfcompress.utils.arrays import to_numpy
 
 LEAST = 2**20  # entries
 FIRST, STEP = 1.5, 2.0**-12  # of the numbers, which float32 holds exactly

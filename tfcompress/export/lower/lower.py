@@ -11,10 +11,10 @@ from tfcompress.export.lower import large_kernels as large
 from tfcompress.export.lower.circulant import LEAST_WEIGHTS, CirculantOperations
 from tfcompress.graph.paths import is_graph
 from tfcompress.layers.core.base import CompressedLayer
-from tfcompress.layers.core.ordinary import to_numpy
 from tfcompress.layers.shared.circulant import CirculantDense
 from tfcompress.layers.shared.tile_hashed import TileHashedDense
 from tfcompress.rewriting.swap import rebuild
+from tfcompress.utils.arrays import to_numpy
 
 _FOLDED = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
 

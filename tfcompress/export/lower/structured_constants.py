@@ -6,9 +6,9 @@ import numpy as np
 
 from tfcompress.export.lower.circulant import CirculantOperations
 from tfcompress.graph.paths import walk
-from tfcompress.layers.core.ordinary import to_numpy
 from tfcompress.layers.shared.tile_hashed import TileHashedDense
 from tfcompress.tflite.graph_editor import Graph, per_channel
+from tfcompress.utils.arrays import to_numpy
 
 LEAST = 16  # entries of a constant that gets a name
 

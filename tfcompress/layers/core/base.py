@@ -14,8 +14,9 @@ import numpy as np
 from keras import ops
 
 from tfcompress.layers.core.maker import Maker
-from tfcompress.layers.core.ordinary import COMMON, glorot_variance, kernel_of, positions, to_numpy
+from tfcompress.layers.core.ordinary import COMMON, glorot_variance, kernel_of, positions
 from tfcompress.numerics.codecs import Packed, pack
+from tfcompress.utils.arrays import to_numpy
 
 
 class CompressedLayer(keras.layers.Layer):

@@ -1,10 +1,10 @@
 """The forms of the layer protocol: Dense, Conv1D and Conv2D."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from tfcompress.layers.core.base import CompressedLayer
+from tfcompress.utils.checks import positive_int, positive_tuple
 
 
 class CompressedDense(CompressedLayer):
@@ -135,16 +135,3 @@ def output_length(n, kernel, padding, stride, dilation):
     if padding == "valid":
         n -= dilation * (kernel - 1)
     return -(-n // stride)
-
-
-def positive_int(value, name) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value!r}")
-    return int(value)
-
-
-def positive_tuple(value, length, name) -> tuple[int, ...]:
-    values = value if isinstance(value, (tuple, list)) else (value,) * length
-    if len(values) != length:
-        raise ValueError(f"`{name}` must be an integer or {length} of them. Received: {value!r}")
-    return tuple(positive_int(v, name) for v in values)

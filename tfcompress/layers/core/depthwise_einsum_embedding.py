@@ -7,8 +7,9 @@ import keras
 from keras import ops
 
 from tfcompress.layers.core.base import CompressedLayer
-from tfcompress.layers.core.dense_and_conv import CompressedConv2D, positive_int
+from tfcompress.layers.core.dense_and_conv import CompressedConv2D
 from tfcompress.layers.core.ordinary import COMMON, positions
+from tfcompress.utils.checks import positive_int
 
 
 class CompressedDepthwiseConv2D(CompressedConv2D):

@@ -3,8 +3,6 @@
 import math
 
 import keras
-import numpy as np
-from keras import ops
 
 COMMON = (
     "activation",
@@ -44,10 +42,6 @@ def glorot_variance(shape: tuple[int, ...]) -> float:
     """`2 / (fan_in + fan_out)` of a kernel of this shape."""
     space = math.prod(shape[:-2])
     return 2.0 / (space * (shape[-2] + shape[-1]))
-
-
-def to_numpy(variable) -> np.ndarray:
-    return ops.convert_to_numpy(variable)
 
 
 def positions(space) -> int:

@@ -11,9 +11,10 @@ from tfcompress.layers.core.dense_and_conv import (
     CompressedConv2D,
     CompressedDense,
 )
-from tfcompress.layers.core.ordinary import glorot_variance, to_numpy
+from tfcompress.layers.core.ordinary import glorot_variance
 from tfcompress.layers.discrete.latent import GridKernel, fit_grid
 from tfcompress.numerics.metric import as_metric
+from tfcompress.utils.arrays import to_numpy
 
 
 @keras.saving.register_keras_serializable("tfcompress")

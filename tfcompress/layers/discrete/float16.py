@@ -17,7 +17,7 @@ from tfcompress.layers.core.depthwise_einsum_embedding import (
     CompressedEinsumDense,
     CompressedEmbedding,
 )
-from tfcompress.layers.core.ordinary import to_numpy
+from tfcompress.utils.arrays import to_numpy
 
 LARGEST = 65504.0  # of float16
 

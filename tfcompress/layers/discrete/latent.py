@@ -7,9 +7,9 @@ from keras import ops
 
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.dense_and_conv import CompressedDense
-from tfcompress.layers.core.ordinary import to_numpy
 from tfcompress.numerics.compensated_rounding import compensate
 from tfcompress.numerics.metric import Kronecker, as_metric
+from tfcompress.utils.arrays import to_numpy
 
 ROUNDS = 12
 SMALL = 2**18  # weights; above, a metric's sums are in single precision, and a round that takes

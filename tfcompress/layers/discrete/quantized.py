@@ -18,6 +18,7 @@ from tfcompress.layers.core.depthwise_einsum_embedding import (
 )
 from tfcompress.layers.discrete.latent import GridKernel, fit_grid
 from tfcompress.numerics.metric import Diagonal, as_metric
+from tfcompress.utils.checks import whole_number
 
 SHRINK = np.linspace(0.3, 1.2, 91)  # scales that are tried, in shares of the one that clips nothing
 MANY = 2**18  # weights that the search for a scale looks at, from at least
@@ -63,11 +64,9 @@ class QuantizedKernel(GridKernel):
 
     def __init__(self, *args, bits=8, levels="linear", **kwargs):
         super().__init__(*args, **kwargs)
-        if isinstance(bits, bool) or bits not in range(2, 9):
-            raise ValueError(f"`bits` must be an integer from 2 to 8. Received: bits={bits!r}")
         if levels not in LEVELS:
             raise ValueError(f"`levels` must be one of {LEVELS}. Received: levels={levels!r}")
-        self.level_bits, self.levels = int(bits), levels
+        self.level_bits, self.levels = whole_number(bits, "bits", 2, 8), levels
         self.count = 2 ** (self.level_bits - 1) - 1
         powers = 2.0 ** np.arange(1 - self.count, 1)
         self._points = np.concatenate([[0], powers]).astype("float32")  # the log levels, from 0 up

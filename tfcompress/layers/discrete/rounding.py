@@ -3,6 +3,7 @@
 from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.discrete import float16 as half
 from tfcompress.layers.discrete import quantized
+from tfcompress.utils.checks import is_whole
 
 FAMILIES = {
     half.Float16Kernel: (
@@ -57,7 +58,7 @@ def rounding(bits=8) -> dict:
     >>> small.get_layer("fc").bits  # 8 * 16 * 8 and 8 scales
     1280
     """
-    if isinstance(bits, bool) or bits not in (*range(2, 9), 16):
+    if not is_whole(bits) or bits not in (*range(2, 9), 16):
         raise ValueError(f"`bits` must be 16, or an integer from 2 to 8. Received: bits={bits!r}")
     if bits == 16:
         maker = FamilyMaker(half.Float16Kernel, {})

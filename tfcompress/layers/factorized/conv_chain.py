@@ -8,11 +8,12 @@ import numpy as np
 from keras import ops
 
 from tfcompress.layers.core.dense_and_conv import CompressedConv2D, output_length
-from tfcompress.layers.core.ordinary import glorot_variance, ordinary_layer, positions, to_numpy
+from tfcompress.layers.core.ordinary import glorot_variance, ordinary_layer, positions
 from tfcompress.layers.factorized.low_rank import LowRankConv2D
 from tfcompress.layers.factorized.rank import Ranked
 from tfcompress.numerics.low_rank import refine
 from tfcompress.numerics.metric import as_metric
+from tfcompress.utils.arrays import to_numpy
 
 
 class Stage(NamedTuple):

@@ -11,9 +11,10 @@ from tfcompress.layers.core.dense_and_conv import (
     CompressedConv2D,
     CompressedDense,
 )
-from tfcompress.layers.core.ordinary import glorot_variance, ordinary_layer, to_numpy
+from tfcompress.layers.core.ordinary import glorot_variance, ordinary_layer
 from tfcompress.layers.factorized.rank import Ranked
 from tfcompress.numerics.low_rank import svd, svd_in_metric
+from tfcompress.utils.arrays import to_numpy
 
 
 class LowRankKernel(Ranked):

@@ -14,6 +14,7 @@ from tfcompress.numerics.rank_selection import (
     unfold,
     weakened_rank,
 )
+from tfcompress.utils.checks import is_share, is_whole
 
 AUTOMATIC = ("auto", "evbmf")
 
@@ -45,7 +46,7 @@ class Ranked(CompressedLayer):
                 "Give either `rank` or `macs`, the share of the ordinary layer's MACs. Received: "
                 f"rank={rank}, macs={macs}"
             )
-        if macs is not None and not (isinstance(macs, float) and 0 < macs < 1):
+        if macs is not None and not is_share(macs):
             raise ValueError(
                 "`macs` must be the share of the ordinary layer's MACs in (0, 1), such as 0.25 for "
                 f"a quarter. Received: macs={macs!r}"
@@ -71,14 +72,13 @@ class Ranked(CompressedLayer):
     @staticmethod
     def check_rank(rank):
         """The rank as given, if it can be one; `ValueError` otherwise."""
-        whole = isinstance(rank, (int, np.integer)) and not isinstance(rank, bool) and rank >= 1
-        share = isinstance(rank, float) and 0 < rank < 1
-        if not (whole or share or (isinstance(rank, str) and rank in AUTOMATIC)):
+        automatic = isinstance(rank, str) and rank in AUTOMATIC
+        if not (is_whole(rank) or is_share(rank) or automatic):
             raise ValueError(
                 "`rank` must be an integer of at least 1, a share of the parameters in (0, 1), "
                 f"'auto' or 'evbmf'. Received: rank={rank!r}"
             )
-        return int(rank) if whole else rank
+        return int(rank) if is_whole(rank) else rank
 
     @classmethod
     def resolve(cls, shape, w=None, metric=None, rank=None, macs=None, **form):

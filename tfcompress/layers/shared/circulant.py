@@ -7,11 +7,12 @@ import numpy as np
 from keras import ops
 
 from tfcompress.layers.core.base import CompressedLayer
-from tfcompress.layers.core.dense_and_conv import CompressedConv2D, CompressedDense, positive_int
+from tfcompress.layers.core.dense_and_conv import CompressedConv2D, CompressedDense
 from tfcompress.layers.core.ordinary import glorot_variance
 from tfcompress.layers.shared.circular_convolution import circular
 from tfcompress.layers.shared.fitting import fit_shared
 from tfcompress.numerics.hashing import random_signs
+from tfcompress.utils.checks import positive_int
 
 # One step of training, Adam, batch 128, one thread of an AMD EPYC; keras.layers.Dense is 1:
 #

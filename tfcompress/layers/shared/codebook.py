@@ -11,15 +11,16 @@ from tfcompress.layers.core.dense_and_conv import (
     CompressedConv1D,
     CompressedConv2D,
     CompressedDense,
-    positive_int,
 )
-from tfcompress.layers.core.ordinary import glorot_variance, to_numpy
+from tfcompress.layers.core.ordinary import glorot_variance
 from tfcompress.layers.shared.lookup import gather
 from tfcompress.numerics.compensated_rounding import compensate
 from tfcompress.numerics.low_rank import least_squares
 from tfcompress.numerics.metric import Diagonal, as_metric
-from tfcompress.numerics.optimal_brain_surgeon import check_sparsity, sparsify
-from tfcompress.pruning.masks import lowest
+from tfcompress.numerics.optimal_brain_surgeon import sparsify
+from tfcompress.numerics.selection import lowest
+from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.checks import check_sparsity, whole_number
 
 ROUNDS = 8  # of compensated rounding and least-squares centroids
 SWEEPS = 100  # of k-means, at most; each costs a few binary searches
@@ -66,9 +67,7 @@ class CodebookKernel(CompressedLayer):
         super().__init__(*args, **kwargs)
         check_sparsity(sparsity)
         self.sparsity = float(sparsity)
-        self.size = positive_int(size, "size")
-        if not 2 <= self.size <= 256:
-            raise ValueError(f"`size` must be an integer from 2 to 256. Received: size={size!r}")
+        self.size = whole_number(size, "size", 2, 256)
 
     def build_kernel(self, shape):
         limit = math.sqrt(3 * glorot_variance(shape))

@@ -11,12 +11,12 @@ from tfcompress.layers.core.dense_and_conv import (
     CompressedConv1D,
     CompressedConv2D,
     CompressedDense,
-    positive_int,
 )
 from tfcompress.layers.core.ordinary import glorot_variance
 from tfcompress.layers.shared.fitting import fit_shared
 from tfcompress.layers.shared.lookup import HashIndex, gather
 from tfcompress.numerics.hashing import signed_codes
+from tfcompress.utils.checks import is_number, positive_int
 
 
 class HashedKernel(CompressedLayer):
@@ -64,7 +64,7 @@ class HashedKernel(CompressedLayer):
 
     def __init__(self, *args, ratio=16, buckets=None, blocks=1, seed=0, **kwargs):
         super().__init__(*args, **kwargs)
-        if not isinstance(ratio, (int, float)) or isinstance(ratio, bool) or not ratio >= 1:
+        if not is_number(ratio) or not ratio >= 1:
             raise ValueError(f"`ratio` must be a number of at least 1. Received: ratio={ratio!r}")
         self.ratio = ratio
         self.buckets = None if buckets is None else positive_int(buckets, "buckets")

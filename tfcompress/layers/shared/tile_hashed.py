@@ -6,10 +6,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcompress.layers.core.dense_and_conv import CompressedDense, positive_int
+from tfcompress.layers.core.dense_and_conv import CompressedDense
 from tfcompress.layers.core.ordinary import glorot_variance
 from tfcompress.layers.shared.fitting import fit_shared
 from tfcompress.numerics.hashing import signed_codes
+from tfcompress.utils.checks import positive_int
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -56,7 +57,7 @@ class TileHashedDense(CompressedDense):
 
     def __init__(self, units, tile=32, tiles=4, seed=0, **kwargs):
         super().__init__(units, **kwargs)
-        self.tile, self.tiles = positive_int(tile, "tile"), positive_int(tiles, "tiles")
+        self.tile, self.tiles = positive_int(tile, "tile")(tiles, "tiles")
         self.seed = int(seed)
 
     def build_kernel(self, shape):

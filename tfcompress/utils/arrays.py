@@ -1,0 +1,38 @@
+"""Arrays of NumPy, of a backend, and nested lists and dicts of them."""
+
+import keras
+import numpy as np
+
+
+def to_numpy(tensor) -> np.ndarray:
+    """The values of a variable or tensor of any backend."""
+    return keras.ops.convert_to_numpy(tensor)
+
+
+def transposed(matrices) -> np.ndarray:
+    """Each matrix of a stack `(..., n, m)` transposed; a view."""
+    return np.swapaxes(matrices, -1, -2)
+
+
+def rows(arrays, chosen):
+    """The chosen rows of each array of a nested structure; None stays None.
+
+    >>> rows({"x": np.array([1, 2, 3]), "y": None}, [0, 2])
+    {'x': array([1, 3]), 'y': None}
+    """
+    return keras.tree.map_structure(lambda a: a if a is None else a[chosen], arrays)
+
+
+def concatenated(batches) -> list:
+    """The parts of all batches, each joined along the examples; a part that is None stays None.
+
+    Args:
+        batches: tuples of equally many parts, each an array, a nested structure of arrays, or None.
+
+    >>> concatenated([(np.array([1, 2]), None), (np.array([3]), None)])
+    [array([1, 2, 3]), None]
+    """
+    return [
+        None if parts[0] is None else keras.tree.map_structure(lambda *a: np.concatenate(a), *parts)
+        for parts in zip(*batches, strict=True)
+    ]
