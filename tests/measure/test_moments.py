@@ -76,7 +76,7 @@ def test_streams_and_chunks_add_up(monkeypatch):
     layer = conv2d(padding="same")
     whole = measure(layer, IMAGE).blocks[0]
     np.testing.assert_allclose(measure(layer, (x[None] for x in IMAGE)).blocks[0], whole, atol=1e-5)
-    monkeypatch.setattr("tfcompress.measure.moments.CHUNK", 1)
+    monkeypatch.setattr("tfcompress.measure.moments.PATCH_NUMBERS", 1)
     np.testing.assert_allclose(measure(layer, IMAGE).blocks[0], whole, atol=1e-5)
 
 

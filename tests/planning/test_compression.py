@@ -4,7 +4,7 @@ import pytest
 
 import tfcompress as tfc
 from tfcompress.export import file_bytes
-from tfcompress.planning.attempts import Work
+from tfcompress.planning.attempts import Compressor
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -127,17 +127,19 @@ def test_a_search_goes_on_where_it_was_cut_off(model, tmp_path):
     assert made.size <= 0.2 * file_bytes(model)
 
 
-def test_a_bend_moves_the_budget(model):
-    work = Work(model, TRAIN, "accuracy", 0, None, TEST, "bits", "fast", LOSS)
-    paths = list(work.planner.options)
+def test_damage_factors_move_the_budget(model):
+    compressor = Compressor(model, TRAIN, "accuracy", 0, None, TEST, "bits", "fast", LOSS)
+    paths = list(compressor.planner.options)
     early, late = (
-        work.planner.plan_for(work.planner.whole // 10, dict(zip(paths, bend, strict=True))).chosen
-        for bend in ((9.0, 1.0, 0.1), (0.1, 1.0, 9.0))
+        compressor.planner.plan_for(
+            compressor.planner.float_cost // 10, dict(zip(paths, factors, strict=True))
+        ).chosen
+        for factors in ((9.0, 1.0, 0.1), (0.1, 1.0, 9.0))
     )
     assert early["fc1"].cost > late["fc1"].cost
 
 
 def test_pruned_codebooks_are_candidates_for_an_archive(model):
-    planner = Work(model, TRAIN, "accuracy", 0, None, TEST, "archive", "fast", LOSS).planner
+    planner = Compressor(model, TRAIN, "accuracy", 0, None, TEST, "archive", "fast", LOSS).planner
     names = {one.name for row in planner.options.values() for one in row}
     assert any("zeros" in name for name in names)

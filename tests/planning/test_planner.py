@@ -6,9 +6,11 @@ import pytest
 
 import tfcompress as tfc
 from tfcompress.graph.suffix import Suffix
-from tfcompress.measure import held_out_loss as judge
+from tfcompress.measure.held_out_loss import HeldOutLoss, split
+from tfcompress.measure.macs import macs
 from tfcompress.planning import candidates, planner
 from tfcompress.planning.planner import Planner
+from tfcompress.rewriting.swap import copy
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -67,13 +69,15 @@ def test_single_losses_are_those_of_the_network_with_one_layer_changed():
     model = net()
     maker = tfc.layers.TernaryDense.using()
     plan = tfc.plan(model, (X, Y), 0.9, loss=LOSS, candidates={"ternary": maker})
-    fit, held = judge.split((X, Y))
-    judged = judge.Judge(model, *held, LOSS)
+    fit, held = split((X, Y))
+    held_out_loss = HeldOutLoss(model, *held, LOSS)
     moments = tfc.curvature.kronecker(keras.Model(model.inputs, model.outputs), fit, block=1024)
     fc = maker(model.get_layer("fc"), moments["fc"])
     new = tfc.swap(model, {"fc": lambda layer: fc})
     found = next(one for one in plan.options["fc"] if one.name == "ternary")
-    assert found.measured == pytest.approx(max(judged(new) - judged.base, 0), abs=1e-5)
+    assert found.measured == pytest.approx(
+        max(held_out_loss(new) - held_out_loss.base, 0), abs=1e-5
+    )
     assert found.cost == fc.bits
 
 
@@ -82,7 +86,7 @@ def test_no_low_rank_form_that_is_not_fitted_could_have_been_nearer():
     layer.build((None, 9, 9, 10))
     metric = tfc.metric.Kronecker(np.cov(RNG.normal(size=(90, 300))))
     w = np.asarray(layer.kernel, "float64")
-    least = candidates._least(metric, w)
+    least = candidates._least_damage(metric, w)
     for cls in (tfc.layers.LowRankConv2D, tfc.layers.TuckerConv2D, tfc.layers.CPConv2D):
         for rank in (1, 4, 12):
             fitted = cls.using(rank=rank if cls is not tfc.layers.TuckerConv2D else min(rank, 10))(
@@ -113,8 +117,8 @@ def test_forms_larger_than_a_harmless_one_are_not_tried():
 def test_macs_as_target():
     model = net()
     plan = tfc.plan(model, X, 0.6, target="macs")
-    assert sum(tfc.costs.macs(plan.model).values()) == plan.cost <= plan.budget
-    assert plan.float_cost == sum(tfc.costs.macs(model).values())
+    assert sum(macs(plan.model).values()) == plan.cost <= plan.budget
+    assert plan.float_cost == sum(macs(model).values())
 
 
 def test_file_bytes_as_target():
@@ -133,8 +137,8 @@ def test_two_steps_are_candidates_and_are_put_back_whole():
     assert chosen["conv"].parts == ("conv_in", "conv")
     new = tfc.swap(model, {path: one.maker for path, one in chosen.items()})
     plan = dataclasses.replace(plan, chosen=chosen, model=new)
-    judged = judge.Judge(model, *judge.split((X, Y))[1], LOSS)
-    assert set(planner._scales(model, plan, judged)) == set(chosen)
+    held_out_loss = HeldOutLoss(model, *split((X, Y))[1], LOSS)
+    assert set(planner._damage_factors(model, plan, held_out_loss)) == set(chosen)
     chain = [new.get_layer(name) for name in ("conv_in", "conv")]
     with planner._put_back(chain, model.get_layer("conv")):
         found = keras.Model(new.inputs, new.get_layer("norm").input)(X[:3])
@@ -143,13 +147,13 @@ def test_two_steps_are_candidates_and_are_put_back_whole():
 
 def test_without_labels_the_change_of_the_outputs_counts():
     model = net()
-    judged = judge.Judge(model, X, None, None, None)
-    assert judged.base == 0
+    held_out_loss = HeldOutLoss(model, X, None, None, None)
+    assert held_out_loss.base == 0
     outputs = model(X).numpy()
-    twice = tfc.rewrite.copy(model)
+    twice = copy(model)
     out = twice.get_layer("out")
     out.set_weights([2 * w for w in out.get_weights()])
-    assert judged(twice) == pytest.approx(np.mean(outputs**2) / np.var(outputs), rel=1e-4)
+    assert held_out_loss(twice) == pytest.approx(np.mean(outputs**2) / np.var(outputs), rel=1e-4)
 
 
 def test_suffix_gives_the_outputs_from_wherever_it_is():
@@ -167,12 +171,12 @@ def test_suffix_gives_the_outputs_from_wherever_it_is():
 
 def test_split_takes_held_out_examples_from_all_over():
     x = np.arange(100.0)[:, None]
-    fit, (held, labels, weights) = judge.split((x, x[:, 0]))
+    fit, (held, labels, weights) = split((x, x[:, 0]))
     assert len(held) == 12 and len(fit) == 88 and weights is None
     assert held[0] == 0 and held[-1] == 99 and not set(held[:, 0]) & set(fit[:, 0])
     np.testing.assert_array_equal(held[:, 0], labels)
-    assert len(judge.split(np.zeros((4000, 1)))[1][0]) == 64
-    assert len(judge.split((np.zeros((4000, 1)), np.zeros(4000)))[1][0]) == 256
+    assert len(split(np.zeros((4000, 1)))[1][0]) == 64
+    assert len(split((np.zeros((4000, 1)), np.zeros(4000)))[1][0]) == 256
 
 
 def test_a_form_that_is_small_in_the_file_alone_is_kept_for_the_file_alone():

@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 
 import tfcompress as tfc
-from tfcompress.pruning.channel_ties import Channels, shrink
-from tfcompress.pruning.channels import _absorb, _eliminate, _Part
+from tfcompress.pruning.channel_ranking import KernelBlock, eliminate
+from tfcompress.pruning.channel_removal import shrink
+from tfcompress.pruning.channel_ties import Channels
+from tfcompress.pruning.channels import _compensate
+from tfcompress.rewriting.swap import copy
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -104,8 +107,8 @@ def test_the_smaller_model_equals_the_masked_one(name):
         small = shrink(model, channels, gone)
         assert small.count_params() < model.count_params()
         x = inputs(model)
-        expected = masked(tfc.rewrite.copy(model), gone, Channels(tfc.rewrite.copy(model)))
-        new = tfc.rewrite.copy(model)
+        expected = masked(copy(model), gone, Channels(copy(model)))
+        new = copy(model)
         expected = masked(new, gone, Channels(new))(x)
         np.testing.assert_allclose(small(x), expected, rtol=1e-4, atol=1e-5)
 
@@ -219,11 +222,11 @@ def test_channels_that_others_can_replace_cost_nothing():
 def test_fitted_kernels_are_the_least_squares_ones():
     model = randomize(nested())
     x = inputs(model, 300)
-    new = tfc.rewrite.copy(model)
+    new = copy(model)
     channels = Channels(new)
     gone = set(next(iter(channels.groups().values()))[:2])
     before, after = (tfc.walk(m)["out"][0] for m in (model, new))
-    _absorb(model, new, channels, gone, x)
+    _compensate(model, new, channels, gone, x)
     hidden = [keras.Model(m.inputs, m.get_layer("out").input)(x).numpy() for m in (model, new)]
     kept = channels.kept(channels.reads[id(after)], gone)
     target = hidden[0] @ before.kernel.numpy()
@@ -246,7 +249,7 @@ def test_elimination_is_the_exact_one():
         v[keep] = w[keep] + np.linalg.solve(A[np.ix_(keep, keep)], A[np.ix_(keep, gone)] @ w[gone])
         return np.vdot(w - v, A @ (w - v)) / np.vdot(w, A @ w)
 
-    order, costs = _eliminate([_Part(w, A, A, rows)], list(range(4)))
+    order, costs = eliminate([KernelBlock(w, A, A, rows)], list(range(4)))
     gone = []
     for channel, cost in itertools.islice(zip(order, costs, strict=True), 3):
         left = [c for c in range(4) if c not in gone]

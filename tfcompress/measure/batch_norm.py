@@ -1,4 +1,4 @@
-"""Batch normalization statistics of a changed model, measured anew."""
+"""Measures the batch normalization statistics of a changed model again."""
 
 import itertools
 
@@ -11,28 +11,28 @@ from tfcompress.utils.batches import batches as batches_of
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.progress import progress
 
-BATCH = 64
+BATCH_SIZE = 64
 
 
 def recalibrate_batch_norm(model, data, batches=40) -> None:
-    """Measures the moving mean and variance of each BatchNormalization layer anew, in place.
+    """Measures the moving mean and variance of each BatchNormalization layer again, in place.
 
-    Compression shifts what these layers receive; putting the statistics right often recovers half
-    of the lost accuracy, without labels or training. The model runs in inference mode, except that
-    each of these layers normalizes a batch by the batch's own statistics. The new ones are plain
-    averages over the batches (the variance includes that between batches), not moving ones. No
-    other variable changes. Layers that are frozen are measured as well.
+    Compression changes the inputs of these layers. Correcting their statistics often recovers half
+    of the accuracy that was lost, without labels or training. The model runs in inference mode,
+    except that each of these layers normalizes a batch by the batch's own statistics. The new
+    statistics are plain averages over all batches, not moving averages, and the variance includes
+    the variance between batches. Frozen layers are measured as well. No other variable changes.
 
     Cost: `batches` forward passes of 64 examples.
 
     Args:
         model: a built `keras.Model`.
-        data: inputs, as arrays (64 at a time), a `tf.data.Dataset`, a `PyDataset` or a generator;
-            labels are ignored. Some 2,000 examples are enough.
-        batches: how many batches to use at most.
+        data: inputs, as arrays (used 64 at a time), a `tf.data.Dataset`, a `PyDataset` or a
+            generator; labels are ignored. About 2,000 examples are enough.
+        batches: the largest number of batches to use.
 
     Raises:
-        ValueError: `batches` is less than 1, or there are no data.
+        ValueError: `batches` is not a whole number of at least 1, or there are no data.
 
     Example:
 
@@ -49,25 +49,28 @@ def recalibrate_batch_norm(model, data, batches=40) -> None:
     ]
     statistics = {id(layer): _Statistics(layer) for layer in norms}
 
-    def by_its_batch(layer, call, x, training=None, mask=None):
+    def normalize_by_batch(layer, call, x, training=None, mask=None):
         statistics[id(layer)].add(x, mask)
         return call(x, training=False, mask=mask)
 
-    steps = itertools.islice(batches_of(data, BATCH), batches)
+    steps = itertools.islice(batches_of(data, BATCH_SIZE), batches)
     try:
-        with intercepted(norms, by_its_batch):
+        with intercepted(norms, normalize_by_batch):
             for x, _, _ in progress(steps, "Recalibrating", batches):
                 model(x, training=False)
     except BaseException:
-        for one in statistics.values():
-            one.restore()
+        for layer_statistics in statistics.values():
+            layer_statistics.restore()
         raise
-    for one in statistics.values():
-        one.finish()
+    for layer_statistics in statistics.values():
+        layer_statistics.finish()
 
 
 class _Statistics:
-    """The moments of what one layer receives, over batches; the layer has those of the last one."""
+    """Mean and variance of one layer's inputs, summed over batches.
+
+    While batches are added, the layer holds the statistics of the last one.
+    """
 
     def __init__(self, layer):
         self.layer = layer
@@ -80,7 +83,7 @@ class _Statistics:
     def add(self, x, mask):
         x = np.asarray(keras.ops.convert_to_numpy(x), "float32")
         rows = np.moveaxis(x, self.layer.axis, -1).reshape(-1, x.shape[self.layer.axis])
-        if mask is not None:
+        if mask is not None:  # padding has no part in the statistics, as in Keras' own training
             rows = rows[np.asarray(keras.ops.convert_to_numpy(mask), bool).reshape(-1)]
         if not len(rows):
             return

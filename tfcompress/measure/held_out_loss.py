@@ -7,55 +7,68 @@ from tfcompress.graph.suffix import Suffix
 from tfcompress.utils.arrays import concatenated, rows
 from tfcompress.utils.batches import batches
 
-BATCH = 64
-HELD = 256  # examples on which the loss is measured, at most
-UNLABELLED = 64  # without labels: the outputs' change varies far less by example than a loss does
-SHARE = 8  # of the data, one in as many at most
+BATCH_SIZE = 64
+MOST_LABELLED = 256  # examples on which the loss is measured, at most
+MOST_UNLABELLED = 64  # the change of the outputs varies far less than a loss
+HELD_OUT_ONE_IN = 8  # at most one example in so many is held out
 
 
 def split(data):
-    """Inputs to fit on, and examples `(x, y, weights)` to measure on, from all over the data."""
-    given = list(batches(data, BATCH))
-    x, y, weights = concatenated(given)
-    count = len(keras.tree.flatten(x)[0])
-    held = min(UNLABELLED if y is None else HELD, count // SHARE)
-    if not held:
-        raise ValueError(f"`data` must hold at least {SHARE} examples. Received: {count}")
-    chosen = np.zeros(count, bool)
-    chosen[np.linspace(0, count - 1, held).astype(int)] = True
-    return rows(x, ~chosen), [rows(part, chosen) for part in (x, y, weights)]
-
-
-class Judge:
-    """The loss on held-out examples, of a model or of its outputs.
+    """Inputs to fit on, and examples `(x, y, weights)` to measure on, spread over all of the data.
 
     Args:
-        model: the network as it is.
+        data: as in `batches`; all of it is held in memory.
+
+    Raises:
+        ValueError: there are fewer than 8 examples.
+    """
+    x, y, weights = concatenated(batches(data, BATCH_SIZE))
+    count = len(keras.tree.flatten(x)[0])
+    size = min(MOST_UNLABELLED if y is None else MOST_LABELLED, count // HELD_OUT_ONE_IN)
+    if not size:
+        raise ValueError(f"`data` must hold at least {HELD_OUT_ONE_IN} examples. Received: {count}")
+    held_out = np.zeros(count, bool)
+    held_out[np.linspace(0, count - 1, size).astype(int)] = True
+    return rows(x, ~held_out), [rows(part, held_out) for part in (x, y, weights)]
+
+
+class HeldOutLoss:
+    """The loss on held-out examples, of a model or of outputs that were computed already.
+
+    Args:
+        model: the network before any change.
         x, y, weights: the examples.
-        loss: as in `compile`, or None for the compiled one; without labels or a loss it is the
-            mean squared change of the outputs over their variance.
+        loss: as in `compile`, or None for the compiled one. Without labels or a loss it is the mean
+            squared change of the outputs, divided by their variance.
+
+    Attributes:
+        base: the loss of the network before any change.
+        scale: what a rise of the loss is compared with: `base`, or 1 without labels or a loss.
+        inputs: the inputs of the examples, in batches.
     """
 
     def __init__(self, model, x, y, weights, loss):
-        given = list(batches((x, y, weights), BATCH))
+        given = list(batches((x, y, weights), BATCH_SIZE))
         self.inputs = [x for x, _, _ in given]
         self.labels = [(y, w) for _, y, w in given]
         self.count = len(keras.tree.flatten(x)[0])
         self.objective, self.before = None, None
         if loss is not None or (y is not None and getattr(model, "compiled", False)):
+            # Objective needs TensorFlow; the change of the outputs works on any backend.
             from tfcompress.measure.objective import Objective
 
             self.objective = Objective(model, loss)
         outputs = Suffix(model, self.inputs).outputs()
         if self.objective is None:
             self.before = _joined(outputs)
-        self.base = self.of(outputs)
-        self.unit = self.base if self.objective is not None else 1.0
+        self.base = self.of_outputs(outputs)
+        self.scale = self.base if self.objective is not None else 1.0
 
-    def __call__(self, model):
-        return self.of([keras.tree.flatten(model(x, training=False)) for x in self.inputs])
+    def __call__(self, model) -> float:
+        """The loss of a model that takes the same inputs."""
+        return self.of_outputs([keras.tree.flatten(model(x, training=False)) for x in self.inputs])
 
-    def of(self, outputs) -> float:
+    def of_outputs(self, outputs) -> float:
         """The loss of the outputs of each batch."""
         if self.objective is None:
             changes = [
@@ -71,6 +84,6 @@ class Judge:
 def _joined(outputs):
     """Each output over all batches."""
     return [
-        np.concatenate(list(map(keras.ops.convert_to_numpy, one)))
-        for one in zip(*outputs, strict=True)
+        np.concatenate(list(map(keras.ops.convert_to_numpy, parts)))
+        for parts in zip(*outputs, strict=True)
     ]

@@ -23,18 +23,20 @@ TRANSPOSED = (
 
 
 def macs(model) -> dict[str, int | None]:
-    """Multiply-accumulates of each layer of a model, for one sample.
+    """Counts the multiply-accumulates of each layer of a model, for one sample.
 
-    A layer that is used several times counts each use. The parts of a composite layer (attention,
-    `TimeDistributed`) and the layers of a subclassed model count once, on the shape that they were
-    built with. Only products with weights count: no norms, no activations, no attention scores.
+    A layer that is used several times counts at each use. The parts of a composite layer
+    (attention, `TimeDistributed`) and the layers of a subclassed model count once, for the shape
+    that they were built with. Only products with weights count, so that normalization, activations
+    and attention scores are free.
 
     Args:
         model: a built `keras.Model`.
 
     Returns:
-        `{path: MACs}` of all layers. None where they are unknown: the input size is, or it is a
-        layer with a matrix of weights of another kind (a recurrent one).
+        `{path: MACs}` of all layers. The number is None where it cannot be told: the size of the
+        input is unknown, or the layer is of another kind and has a matrix of weights (a recurrent
+        layer).
 
     Example:
 
@@ -64,10 +66,11 @@ def layer_macs(layer, input_shape) -> int | None:
         if isinstance(layer, keras.layers.EinsumDense):
             return math.prod(input_shape[1:]) * _einsum_outputs(layer)
         if isinstance(layer, TRANSPOSED):
-            return _space(layer, input_shape) * math.prod(layer.kernel.shape)
+            # each input position meets the whole kernel once
+            return _positions(layer, input_shape) * math.prod(layer.kernel.shape)
         if isinstance(layer, CONVOLUTIONS):
-            taps = sum(math.prod(weight.shape) for weight in layer.weights if weight.name != "bias")
-            return _space(layer, layer.compute_output_shape(input_shape)) * taps
+            weights = sum(math.prod(w.shape) for w in layer.weights if w.name != "bias")
+            return _positions(layer, layer.compute_output_shape(input_shape)) * weights
     except (TypeError, ValueError):  # a size in the shape is None
         return None
     return None
@@ -79,12 +82,12 @@ def matrices(layer) -> list[keras.Variable]:
     return [v for v in layer.weights if len(v.shape) > 1 and id(v) not in nested]
 
 
-def _space(layer, shape):
+def _positions(layer, shape):
     return math.prod(shape[2:] if layer.data_format == "channels_first" else shape[1:-1])
 
 
 def _einsum_outputs(layer):
-    """How many outputs each input number goes to: the sizes of the kernel's own letters."""
+    """How many outputs each input reaches: the sizes of the axes that only the kernel has."""
     inputs, kernel = layer.equation.split("->")[0].split(",")
     sizes = zip(kernel.strip(), layer.kernel.shape, strict=True)
     return math.prod(size for letter, size in sizes if letter not in inputs)

@@ -1,4 +1,4 @@
-"""Second moments of a layer's inputs, streamed: the `A` of `metric.Kronecker`.
+"""Second moments of a layer's inputs, added up batch by batch: the `A` of `metric.Kronecker`.
 
 Letters: b batch, n fan-in, G groups, N = examples x positions, m outputs of a group.
 """
@@ -13,28 +13,30 @@ import numpy as np
 from tfcompress.numerics.metric import Diagonal, Kronecker
 from tfcompress.utils.arrays import transposed
 
-BLOCK = 4096  # a larger fan-in is cut into blocks on the diagonal
-CHUNK = 2**24  # numbers of patches held at a time, 64 MB
+LARGEST_BLOCK = 4096  # a larger fan-in is cut into blocks on the diagonal
+PATCH_NUMBERS = 2**24  # of patches held at a time, 64 MB
 
 
-def measure(layer, inputs, g=None, block=BLOCK):
-    """The metric of a layer's kernel from examples of the layer's own inputs.
+def measure(layer, inputs, g=None, block=LARGEST_BLOCK):
+    """Measures the metric of a layer's kernel on examples of the layer's own inputs.
 
-    `A = mean x x^T` over examples and positions, `x` the numbers that meet one output's weights.
+    `A = mean x x^T` over examples and positions, where `x` holds the numbers that are multiplied by
+    the weights of one output.
 
-    Cost: `N n^2` multiply-adds. Memory: 64 MB of patches and `A` itself, `G n^2` numbers; in
-    single precision when cut in blocks.
+    Cost: `N n^2` multiply-adds. Memory: 64 MB of patches, and `A` itself, `G n^2` numbers, which
+    are in single precision if `A` is cut into blocks.
 
     Args:
         layer: `Dense`, `Conv1D/2D/3D` (grouped too), `DepthwiseConv1D/2D`, `EinsumDense`,
             `Embedding`, or a compressed form of these.
         inputs: an array of the layer's inputs, `(b, ...)`, or an iterator of such arrays.
-        g: scale per output, `(out,)`, or None for ones.
-        block: the largest block of `A`; of a larger fan-in the blocks on the diagonal are kept.
+        g: scale for each output, `(out,)`, or None for ones.
+        block: the largest block of `A`; of a larger fan-in only the blocks on the diagonal are
+            kept.
 
     Returns:
-        A `Kronecker`; for an `Embedding`, whose one-hot inputs are never on together, the
-        `Diagonal` of their frequencies, which is the same form without the zeros.
+        A `Kronecker`. For an `Embedding`, whose inputs are one-hot, `A` is diagonal: the result is
+        the `Diagonal` of the frequencies of the words.
 
     Raises:
         ValueError: the layer is of another kind, or there are no inputs.
@@ -49,68 +51,69 @@ def measure(layer, inputs, g=None, block=BLOCK):
 
 
 class Moments:
-    """What a layer's inputs amount to, added up batch by batch: see `measure`.
+    """The second moment of a layer's inputs, added up batch by batch; see `measure`.
 
-    With the inputs that the layer had `before` its predecessors were changed, `adapted` gives the
-    kernel that makes up for the change.
+    If it is also given the inputs that the layer had before its predecessors were changed,
+    `adapted` returns the kernel that compensates for the change.
 
     Args:
         layer, block: as in `measure`.
-        positions: at how many places of its images, drawn anew for each batch, a convolution's
-            inputs count; None for all. Neighbours are much alike.
+        positions: at how many positions of an image the inputs of a convolution are taken, drawn
+            again for each batch; None for all. A few are enough, since neighbours are much alike.
     """
 
-    def __init__(self, layer, block=BLOCK, positions=None):
+    def __init__(self, layer, block=LARGEST_BLOCK, positions=None):
         check_measurable(layer)
         self.layer, self.block, self.positions = layer, block, positions
         self.random = np.random.default_rng(0)
         self.sums, self.count, self.drift = None, 0, 0.0
 
     def add(self, x, before=None):
-        """Adds inputs of the layer, `(b, ...)`, and those that it had before, of the same shape."""
+        """Adds inputs of the layer, `(b, ...)`, and what they were before the change."""
         x = np.asarray(x)
-        if _looks_up(self.layer):
+        if _is_embedding(self.layer):
             ids = x.astype("int64").reshape(-1)
             counted = np.bincount(ids, minlength=self.layer.input_dim).astype("float64")
             self.sums = counted if self.sums is None else self.sums + counted
             self.count += ids.size
             return
-        drawn = partial(patches, self.layer, positions=self.positions)
-        size = max(1, CHUNK // max(1, drawn(x[:1]).size))
+        draw = partial(patches, self.layer, positions=self.positions)
+        size = max(1, PATCH_NUMBERS // max(1, draw(x[:1]).size))
         for start in range(0, len(x), size):
+            # one seed for both, so that `moved` compares the same positions
             part, seed = slice(start, start + size), int(self.random.integers(2**31))
-            rows = drawn(x[part], seed=seed)  # (G, N, n)
+            rows = draw(x[part], seed=seed)  # (G, N, n)
             self._add_rows(rows)
             if before is not None and before is not x:
-                moved = drawn(np.asarray(before)[part], seed=seed) - rows
+                moved = draw(np.asarray(before)[part], seed=seed) - rows
                 self.drift = self.drift + transposed(rows) @ (moved @ self._kernel(rows))
 
     def metric(self, g=None):
         """The metric, as `measure` returns it."""
         if not self.count:
             raise ValueError(f"There are no inputs to measure the layer {self.layer} on.")
-        if _looks_up(self.layer):
+        if _is_embedding(self.layer):
             g = np.ones(self.layer.output_dim) if g is None else g
             return Diagonal(np.outer(self.sums / self.count, g))
         return Kronecker([total / self.count for total in self.sums], g)
 
     def adapted(self) -> np.ndarray:
-        """The kernel that with the new inputs comes closest to the outputs before the change.
+        """The kernel that on the new inputs comes closest to the outputs before the change.
 
-        `w + A^-1 mean x (x_before - x)^T w`, damped: least squares around the kernel itself. In
-        blocks, each block solves for the whole difference.
+        `w + A^-1 mean x (x_before - x)^T w`, damped: least squares around the kernel itself. If `A`
+        is cut into blocks, each block is solved for the whole difference.
         """
         kernel = getattr(self.layer, "embeddings", None)
         kernel = self.layer.kernel if kernel is None else kernel
         kernel = np.asarray(keras.ops.convert_to_numpy(kernel), "float64")
-        if _looks_up(self.layer) or np.ndim(self.drift) == 0:
+        if _is_embedding(self.layer) or np.ndim(self.drift) == 0:
             return kernel
         metric = self.metric()
         return kernel + metric.solve(metric.join(self.drift / self.count, kernel.shape))
 
     def _add_rows(self, rows):
         cuts = [slice(i, i + self.block) for i in range(0, rows.shape[2], self.block)]
-        if self.sums is None:
+        if self.sums is None:  # blocks are large, and double precision would not fit
             dtype = "float64" if len(cuts) == 1 else "float32"
             self.sums = [np.zeros((len(rows), *[rows[0, 0, c].size] * 2), dtype) for c in cuts]
         for total, cut in zip(self.sums, cuts, strict=True):
@@ -183,7 +186,7 @@ def can_measure(layer) -> bool:
     """Whether `measure` takes this kind of layer."""
     if hasattr(layer, "equation"):
         return _contracted(layer) > 0
-    if _looks_up(layer):
+    if _is_embedding(layer):
         return True
     if hasattr(layer, "output_padding") or hasattr(layer, "pointwise_initializer"):
         return False
@@ -208,11 +211,11 @@ def patches(layer, x, positions=None, seed=0) -> np.ndarray:
     Args:
         layer: `Dense`, `EinsumDense` that contracts the last axes of its input with the first of
             its kernel, a convolution of any rank, stride, dilation, padding and groups, or a
-            depthwise convolution (a group for each channel). Known by their attributes, so that
-            compressed layers do as well.
+            depthwise convolution (a group for each channel). They are recognized by their
+            attributes, so that compressed layers of these kinds are accepted as well.
         x: the layer's inputs, `(b, ...)`.
-        positions: of a convolution, how many of its places to draw; None for all.
-        seed: of the draw.
+        positions: how many positions of a convolution to draw; None for all.
+        seed: seed of the draw.
 
     Raises:
         ValueError: the layer is of another kind.
@@ -237,8 +240,9 @@ def patches(layer, x, positions=None, seed=0) -> np.ndarray:
 
 
 def _windows(layer, x):
-    dilation = _tuple(getattr(layer, "dilation_rate", 1), layer.kernel_size)
-    strides = _tuple(layer.strides, layer.kernel_size)
+    """The window of a convolution at each position: a view `(b, positions, taps, channels)`."""
+    dilation = _per_axis(getattr(layer, "dilation_rate", 1), len(layer.kernel_size))
+    strides = _per_axis(layer.strides, len(layer.kernel_size))
     reach = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, dilation, strict=True)]
     axes = range(1, 1 + len(reach))
     pad = [(0, 0)] * x.ndim
@@ -255,7 +259,7 @@ def _windows(layer, x):
 
 
 def _contracted(layer):
-    """How many axes an EinsumDense sums over, or 0 if its kernel is no matrix of them."""
+    """How many axes an EinsumDense sums over; 0 if these axes do not make its kernel a matrix."""
     inputs, rest = layer.equation.replace("...", "").replace(" ", "").split(",")
     kernel, output = rest.split("->")
     summed = "".join(letter for letter in inputs if letter in kernel)
@@ -263,12 +267,12 @@ def _contracted(layer):
     return len(summed) if plain else 0
 
 
-def _looks_up(layer):
-    return hasattr(layer, "input_dim") and hasattr(layer, "output_dim")  # an Embedding
+def _is_embedding(layer):
+    return hasattr(layer, "input_dim") and hasattr(layer, "output_dim")
 
 
-def _tuple(value, like):
-    return (value,) * len(like) if isinstance(value, int) else tuple(value)
+def _per_axis(value, count):
+    return (value,) * count if isinstance(value, int) else tuple(value)
 
 
 def _array(x):

@@ -12,25 +12,26 @@ ELEMENTWISE = (
     keras.layers.LeakyReLU,
     keras.layers.ELU,
 )
-SHAPES = (keras.layers.InputLayer, keras.layers.Flatten, keras.layers.Dropout)
+SHAPES_ONLY = (keras.layers.InputLayer, keras.layers.Flatten, keras.layers.Dropout)
 
 
 def obd_recursion(model, data, loss=None, batch_size=256, class_weight=None):
-    """LeCun's own backward recursion for the Hessian's diagonal, through a chain of Dense layers.
+    """Estimates the Hessian's diagonal by the recursion of LeCun, Denker and Solla.
 
-    With `a = w x + b` before and `f` the activation, from the outputs down,
+    With `a = w x + b` and an activation `f`, from the outputs back to the inputs,
     `d2L/da_i = f'(a_i)^2 sum_o w_io^2 d2L/da_o + f''(a_i) dL/dx_i` and
-    `d2L/dw_io = x_i^2 d2L/da_o`: exact but for the cross terms of each layer's outputs. For
-    history and tests: `gauss_newton` ranks better and takes any model.
+    `d2L/dw_io = x_i^2 d2L/da_o`. This is exact except for the cross terms between the outputs of a
+    layer, which it leaves out. It is here for history and for tests: `gauss_newton` ranks weights
+    better and takes any model.
 
     Cost: about 2 gradient passes.
 
-    Args: see `gauss_newton`; labels are needed.
+    Args: see `gauss_newton`; labels are needed, and larger batches are cut to `batch_size`.
 
     Raises:
         ValueError: the model is not a chain of Dense layers and elementwise activations.
 
-    LeCun, Denker, Solla, "Optimal Brain Damage", 1990.
+    Paper: Y. LeCun, J. S. Denker, S. A. Solla, "Optimal Brain Damage", 1989.
     """
     objective = Objective(model, loss)
     chain = _chain(model)
@@ -70,7 +71,7 @@ def _chain(model):
                 chain.append(layer.activation)
         elif isinstance(layer, ELEMENTWISE):
             chain.append(layer)
-        elif not isinstance(layer, SHAPES):
+        elif not isinstance(layer, SHAPES_ONLY):
             raise ValueError(
                 "The recursion needs a chain of Dense layers and elementwise activations, with "
                 f"logits at its end. Received: {layer} of type {type(layer).__name__}"

@@ -1,4 +1,4 @@
-"""Plans carried out: what `compress` and `search` try, at one budget after another."""
+"""Plans carried out: the models that `compress` and `search` make at one budget after another."""
 
 import os
 import tempfile
@@ -18,26 +18,41 @@ from tfcompress.rewriting.swap import copy
 from tfcompress.utils.arrays import concatenated, rows
 from tfcompress.utils.batches import batches
 
-BATCH = 128
-RATE = 1e-3  # of Adam; it falls to 0 by a cosine
-TEMPERATURE, ALPHA = 2.0, 0.5
-CALIBRATION = 2000  # examples that plans are made on
-HELD = 10  # a tenth of the data is held out, if no other is given to validate on
-TRIES = 4  # to bring the size of a file below a budget
+BATCH_SIZE = 128
+LEARNING_RATE = 1e-3  # of Adam at the start; it falls to 0 by a cosine
+TEMPERATURE, ALPHA = 2.0, 0.5  # of the Distiller
+CALIBRATION_EXAMPLES = 2000  # that plans are made on
+HELD_OUT_ONE_IN = 10  # of the data, if there are no other data to validate on
+SIZE_ATTEMPTS = 4  # to bring the size of a file below a budget
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A plan carried out: the model after training, its size, and its metric."""
+    """A plan carried out.
+
+    Attributes:
+        plan: the form of each layer.
+        model: the compressed model after training.
+        size: in the unit of the target.
+        score: of the model on the validation data; more is better.
+    """
 
     plan: Plan
     model: keras.Model
     size: int
-    value: float
+    score: float
 
 
-class Work:
-    """What the attempts at several budgets share: the data, the measured forms, the teacher."""
+class Compressor:
+    """Compresses one model to several budgets; data, measured forms and teacher are shared.
+
+    Args: see `compress`.
+
+    Attributes:
+        float_size, smallest_size: of the model itself, and with the smallest form of each layer.
+        before: the score of the model itself.
+        tried: `[(share of the float size, size, score)]` of all attempts.
+    """
 
     def __init__(
         self, model, data, metric, fine_tune, teacher, validation_data, target, store, loss, seed=0
@@ -47,72 +62,86 @@ class Work:
         self.loss = loss if loss is not None or not model.compiled else model.loss
         self.target, self.store, self.seed = target, store, seed
         self.tried, self.cache = [], None
-        self.train, self.held = arrays(data), validation_data
-        if self.held is None:
-            self.train, self.held = _hold_out(self.train)
-        self.held = _labelled(model, arrays(self.held))
+        self.train, self.validation = _arrays(data), validation_data
+        if self.validation is None:
+            self.train, self.validation = _hold_out(self.train)
+        else:
+            self.validation = _arrays(self.validation)
+        self.validation = _labelled(model, self.validation)
         if self.train[1] is None:
             self.loss = None
         count = len(keras.tree.flatten(self.train[0])[0])
-        some = rows(self.train, np.linspace(0, count - 1, min(count, CALIBRATION)).astype(int))
-        given = some[0] if self.loss is None else some
-        self.calibration = some[0]
+        spread = np.linspace(0, count - 1, min(count, CALIBRATION_EXAMPLES)).astype(int)
+        examples = rows(self.train, spread)
+        self.calibration = examples[0]
+        given = examples[0] if self.loss is None else examples
         self.planner = Planner(model, given, target, self.loss, store=store)
-        self.whole = self.measure(model, self.planner.whole)
+        self.float_size = self.size(model, self.planner.float_cost)
         smallest = self.planner.smallest()
-        self.least = self.measure(smallest.model, smallest.cost)
-        self.before = self.value(model)
+        self.smallest_size = self.size(smallest.model, smallest.cost)
+        self.before = self.score(model)
 
     def share(self, budget) -> float:
         """A budget as a share of what the float32 model takes."""
         unit = 8 if self.target == "bits" else 1
-        return budget if budget <= 1 else min(1.0, budget * unit / self.whole)
+        return budget if budget <= 1 else min(1.0, budget * unit / self.float_size)
 
-    def attempt(self, budget, rate=RATE, alpha=ALPHA, temperature=TEMPERATURE, bend=None):
-        """Plans for a budget, trains, and measures; for `bend` see `Planner.plan`."""
-        allowed = aim = round(self.share(budget) * self.whole)
-        for _ in range(TRIES):
-            plan, before = self.fitting(aim, bend)
+    def attempt(
+        self, budget, rate=LEARNING_RATE, alpha=ALPHA, temperature=TEMPERATURE, factors=None
+    ) -> Attempt:
+        """Makes a plan for a budget, trains its model, and measures size and score.
+
+        Args:
+            budget: as in `compress`.
+            rate: the learning rate at the start.
+            alpha, temperature: of the `Distiller`.
+            factors: of the expected damage of each layer, see `Planner.plan_for`.
+        """
+        allowed = aim = round(self.share(budget) * self.float_size)
+        for _ in range(SIZE_ATTEMPTS):
+            plan, before = self.plan_within(aim, factors)
             keras.utils.set_random_seed(self.seed)
             model = plan.model
             if callable(self.fine_tune):
                 self.fine_tune(model, self.teacher, self.train)
             elif self.fine_tune:
                 model = self.trained(plan, rate, alpha, temperature)
-            size = self.measure(model, plan.cost)
-            if size <= allowed:  # training may have changed what a coder or a file makes of it
+            size = self.size(model, plan.cost)
+            if size <= allowed:
                 break
+            # Training changed how well the weights can be coded, so the next plan aims lower.
             aim = allowed - (size - before)
-        value = self.value(model)
-        self.tried.append((size / self.whole, size, value))
-        return Attempt(plan, model, size, value)
+        score = self.score(model)
+        self.tried.append((size / self.float_size, size, score))
+        return Attempt(plan, model, size, score)
 
-    def fitting(self, allowed, bend=None):
-        """A plan whose model, not trained yet, holds the budget, and its size."""
-        least, whole = self.planner.least, self.planner.whole
-        if allowed < self.least:
+    def plan_within(self, allowed, factors=None) -> tuple[Plan, int]:
+        """A plan whose model, before training, is no larger than allowed, and its size."""
+        least, most = self.planner.smallest_cost, self.planner.float_cost
+        if allowed < self.smallest_size:
             raise ValueError(
-                f"Even the smallest forms exceed the budget: they need {self.least:,}, "
-                f"{self.least / self.whole:.1%} of {self.whole:,}. Received: {int(allowed):,}"
+                f"Even the smallest forms exceed the budget: they need {self.smallest_size:,}, "
+                f"{self.smallest_size / self.float_size:.1%} of {self.float_size:,}. "
+                f"Received: {int(allowed):,}"
             )
-        ratio = (whole - least) / max(self.whole - self.least, 1)
-        budget = least + ratio * (allowed - self.least)  # of the kernels alone
-        for _ in range(TRIES):
-            plan = self.planner.plan_for(max(int(budget), least), bend)
-            size = self.measure(plan.model, plan.cost)
+        # The planner counts the kernels alone; a file also holds biases, structure and tables.
+        ratio = (most - least) / max(self.float_size - self.smallest_size, 1)
+        budget = least + ratio * (allowed - self.smallest_size)
+        for _ in range(SIZE_ATTEMPTS):
+            plan = self.planner.plan_for(max(int(budget), least), factors)
+            size = self.size(plan.model, plan.cost)
             if size <= allowed:
                 return plan, size
             budget -= size - allowed
-        plan = self.planner.smallest()
-        return plan, self.least
+        return self.planner.smallest(), self.smallest_size
 
     def trained(self, plan, rate, alpha, temperature):
-        """The swapped model after training with the teacher, the rate falling to 0."""
+        """The swapped model after training with the teacher, while the rate falls to 0."""
         student, epochs = copy(plan.model), self.fine_tune
         x, y = self.train
         if self.loss is None:
             y = None
-        steps = epochs * -(-len(keras.tree.flatten(x)[0]) // BATCH)
+        steps = epochs * -(-len(keras.tree.flatten(x)[0]) // BATCH_SIZE)
         optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
         learner = student
         if self.teacher is not None:
@@ -120,15 +149,15 @@ class Work:
             learner = Distiller(
                 student=student, teacher=teacher, temperature=temperature, alpha=alpha
             )
-            if self.cache is None:
+            if self.cache is None:  # the teacher's outputs are the same at each budget
                 self.cache = learner.cache_teacher((x,) if y is None else (x, y)).x
             x = self.cache
         learner.compile(optimizer, self.loss)
-        learner.fit(x, y, batch_size=BATCH, epochs=epochs, verbose=0)
+        learner.fit(x, y, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
         return student
 
-    def measure(self, model, cost) -> int:
-        """The size of a model in the unit of the target; `cost` is what its plan counts."""
+    def size(self, model, cost) -> int:
+        """The size of a model in the unit of the target; `cost` is the cost of its plan."""
         if self.target == "tflite":
             return file_bytes(model, self.store)
         if self.target == "archive":
@@ -136,40 +165,42 @@ class Work:
                 return archive.save(model, os.path.join(folder, "model"), half=True)
         return cost
 
-    def value(self, model) -> float:
-        """The metric of a model on the validation data."""
+    def score(self, model) -> float:
+        """The compiled metric, or the user's function, of a model on the validation data."""
         if callable(self.metric) and not isinstance(self.metric, keras.metrics.Metric):
             return float(self.metric(model))
         graph = graph_of(model)
-        judged = keras.Model(graph.input, graph.output)  # of its own compiled state
-        judged.compile(loss=_no_loss, metrics=[self.metric])
-        results = judged.evaluate(*self.held, batch_size=BATCH, verbose=0, return_dict=True)
+        evaluated = keras.Model(graph.input, graph.output)  # `model` keeps its compiled state
+        evaluated.compile(loss=_no_loss, metrics=[self.metric])
+        results = evaluated.evaluate(
+            *self.validation, batch_size=BATCH_SIZE, verbose=0, return_dict=True
+        )
         results.pop("loss", None)
         if len(results) != 1:
             raise ValueError(f"Expected one metric. Received: {sorted(results)}")
         return float(next(iter(results.values())))
 
 
-def arrays(data) -> tuple:
-    """`(x, y)` as arrays, `y` None if there are no labels."""
-    given = [batch[:2] for batch in batches(data, 1024)]
-    return tuple(concatenated(given))
+def _arrays(data):
+    """`(x, y)` as arrays in memory; `y` is None if there are no labels."""
+    return tuple(concatenated(batch[:2] for batch in batches(data, 1024)))
 
 
 def _no_loss(y, outputs):
-    """Keras does not evaluate a model without a loss."""
+    """A loss of zero, since Keras does not evaluate a model without a loss."""
     return ops.zeros(ops.shape(outputs)[:1])
 
 
 def _hold_out(data):
+    """The data to train on, and those to validate on."""
     count = len(keras.tree.flatten(data[0])[0])
-    held = np.zeros(count, bool)
-    held[::HELD] = True
-    return rows(data, ~held), rows(data, held)
+    held_out = np.zeros(count, bool)
+    held_out[::HELD_OUT_ONE_IN] = True
+    return rows(data, ~held_out), rows(data, held_out)
 
 
 def _labelled(model, data):
-    """The data, labelled by the model itself if there are no labels."""
+    """The data; if they have no labels, the model's most likely classes are the labels."""
     x, y = data
     if y is not None:
         return x, y

@@ -1,6 +1,7 @@
-"""The forms that a layer may take, fitted, and what each of them takes."""
+"""The forms that a layer may take: which are tried, how they are fitted, and what they cost."""
 
 import itertools
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -15,13 +16,33 @@ from tfcompress.numerics.knapsack import frontier
 from tfcompress.numerics.metric import Kronecker
 from tfcompress.utils.arrays import to_numpy
 
-EMPTY_FILE = 1200  # bytes of a file with one small operation
-NEAR = 1.1  # times the cost, at which half of the damage makes a form not worth trying
-LARGEST_CP = 2**18  # weights of a kernel, above which a CP decomposition takes more than seconds
+EMPTY_FILE_BYTES = 1200  # of a file with one small operation
+SIMILAR_COST = 1.1  # ratio of costs up to which a form with twice the damage is not worth trying
+LARGEST_CP_KERNEL = 2**18  # weights; a CP decomposition of a larger one takes more than seconds
+
+
+class Fitted(NamedTuple):
+    """A form that was fitted to a layer.
+
+    Attributes:
+        name: name of the candidate.
+        maker: its maker.
+        cost: in the unit of the target.
+        predicted: `1/2 tr e^T A e` of the first step.
+        measured: the rise of the loss; None if it was not measured yet.
+        chain: the layers that take the place of the layer.
+    """
+
+    name: str
+    maker: object
+    cost: int
+    predicted: float
+    measured: float | None
+    chain: list
 
 
 def default_candidates(target) -> dict[str, list[Maker]]:
-    """The forms that `plan` tries, by name; of each list a layer gets the first that takes it."""
+    """The forms that `plan` tries, by name; of a list a layer gets the first that accepts it."""
     by_kind = (forms.LowRankDense, forms.LowRankConv1D, forms.LowRankConv2D)
     if target == "macs":
         found = {}
@@ -49,7 +70,7 @@ def default_candidates(target) -> dict[str, list[Maker]]:
             low.using(rank=share).then(*(cls.using(bits=8) for cls in eight)) for low in by_kind
         ]
     chains = {"Tucker": forms.TuckerConv2D}
-    if target == "tflite":  # in bits, ternary and 4-bit kernels are nearer at the same size
+    if target == "tflite":  # counted in bits, ternary and 4-bit kernels are nearer at the same size
         chains["CP"] = forms.CPConv2D
     for share in (0.5, 0.25):
         for label, cls in chains.items():
@@ -58,61 +79,76 @@ def default_candidates(target) -> dict[str, list[Maker]]:
     return found
 
 
-def fitted(layer, metric, candidates, count, estimate, measure, harmless, reasons):
-    """The forms worth their cost, as `(name, maker, cost, predicted, measured, chain)`, by cost.
+def fitted(layer, metric, candidates, count, estimate, measure, harmless, reasons) -> list[Fitted]:
+    """The forms of a layer that are worth their cost, by rising cost.
 
-    A form is left out if a smaller one has a lower `1/2 tr e^T A e`, or the next one half of it at
-    up to 10% more. Where the cost is known before the fit, forms are fitted from the smallest one
-    on, until one does no harm; a low-rank one is not even fitted if a smaller form lies below what
-    no kernel of its rank can reach.
+    A form is left out if a smaller one has a lower `1/2 tr e^T A e`, or if the next larger one has
+    half of it and costs at most 10% more. Where the cost is known before the fit, forms are fitted
+    from the smallest on, until one of them is harmless. A low-rank form is not even fitted if a
+    smaller form is nearer than any kernel of its rank can be.
 
     Args:
         layer: a built layer.
-        metric: of its inputs.
+        metric: the metric of its inputs.
         candidates: see `planner.plan`.
-        count: what a chain of fitted layers takes.
-        estimate: the same of layers that are not fitted; None where only a fit can tell.
-        measure: the rise of the loss with a chain in the layer's place.
-        harmless: a rise that is none.
-        reasons: a list; why a maker cannot take the layer is added.
+        count: function that gives the cost of a chain of fitted layers.
+        estimate: the same for layers that are not fitted; None where only a fit can tell.
+        measure: function that gives the rise of the loss with a chain in the layer's place.
+        harmless: the rise of the loss below which a form counts as harmless.
+        reasons: a list, to which is added why a maker cannot take the layer.
     """
     w = np.asarray(to_numpy(kernel_of(layer)), "float64")
-    ordinary, least = count([layer]), _least(metric, w)
+    ordinary, least_damage = count([layer]), _least_damage(metric, w)
     found, done, lowest = [], set(), np.inf
     by_size = _by_size(layer, candidates, estimate)
     for (size, name, maker, bare), (after, *_) in itertools.pairwise([*by_size, (np.inf,)]):
-        if name in done or (bare is not None and (size >= ordinary or least(bare) > lowest)):
+        if name in done:
             continue
-        if getattr(maker, "layer_class", None) is forms.CPConv2D and w.size > LARGEST_CP:
-            reasons.append(f"- CP would take long for the {w.size:,} weights of {layer.name}.")
+        if bare is not None and (size >= ordinary or least_damage(bare) > lowest):
             continue
-        try:
-            first = _first_step(maker)(layer, metric)
-            chain = maker.unfolded(first) if isinstance(maker, Composed) else [first]
-        except ValueError as error:
-            reasons.append(f"- {error}")
+        form = _fit(name, maker, layer, metric, w, count, reasons)
+        if form is None:
             continue
         done.add(name)
-        predicted, cost = metric.quadratic(w - to_numpy(first.kernel)), count(chain)
-        if cost >= ordinary or (bare is not None and predicted >= lowest):
+        if form.cost >= ordinary or (bare is not None and form.predicted >= lowest):
             continue
-        waiting = found and found[-1][4] is None
-        if waiting and cost <= NEAR * found[-1][2] and predicted <= found[-1][3] / 2:
+        last = found[-1] if found else None
+        similar = last and last.measured is None and form.cost <= SIMILAR_COST * last.cost
+        if similar and form.predicted <= last.predicted / 2:
             found.pop()
-        found.append([name, maker, cost, predicted, None, chain])
-        lowest = predicted if bare is not None else lowest
-        if bare is not None and after > NEAR * cost:
-            found[-1][4] = measure(chain)
-            if found[-1][4] <= harmless:
-                break
-    kept = [found[i] for i in frontier([one[2] for one in found], [one[3] for one in found])]
-    for one in kept:
-        one[4] = measure(one[5]) if one[4] is None else one[4]
-    return kept
+        if bare is not None:
+            lowest = form.predicted
+            # the next form could still replace this one if its cost is similar
+            if after > SIMILAR_COST * form.cost:
+                form = form._replace(measured=measure(form.chain))
+        found.append(form)
+        if form.measured is not None and form.measured <= harmless:
+            break
+    kept = frontier([form.cost for form in found], [form.predicted for form in found])
+    return [
+        form if form.measured is not None else form._replace(measured=measure(form.chain))
+        for form in (found[i] for i in kept)
+    ]
+
+
+def _fit(name, maker, layer, metric, w, count, reasons):
+    """The `Fitted` form of a maker, not measured; None, with a reason, if there is none."""
+    first_step = _first_step(maker)
+    if getattr(first_step, "layer_class", None) is forms.CPConv2D and w.size > LARGEST_CP_KERNEL:
+        reasons.append(f"- CP would take long for the {w.size:,} weights of {layer.name}.")
+        return None
+    try:
+        first = first_step(layer, metric)
+        chain = maker.unfolded(first) if isinstance(maker, Composed) else [first]
+    except ValueError as error:
+        reasons.append(f"- {error}")
+        return None
+    predicted = metric.quadratic(w - to_numpy(first.kernel))
+    return Fitted(name, maker, count(chain), predicted, None, chain)
 
 
 def _by_size(layer, candidates, estimate):
-    """`(estimate, name, maker, layer not fitted)`; 0 and None where only a fit can tell."""
+    """`(estimated cost, name, maker, unfitted layer)`; 0 and None if only a fit can tell."""
     found = []
     for name, makers in candidates.items():
         for maker in makers if isinstance(makers, (list, tuple)) else [makers]:
@@ -124,7 +160,7 @@ def _by_size(layer, candidates, estimate):
             if isinstance(maker, Composed):
                 chain = [_unfitted(maker.second(part), part) or part for part in bare.to_ordinary()]
             found.append((estimate(chain), name, maker, bare))
-    return sorted(found, key=lambda one: one[0])
+    return sorted(found, key=lambda entry: entry[0])
 
 
 def _first_step(maker):
@@ -132,7 +168,7 @@ def _first_step(maker):
 
 
 def _unfitted(maker, layer):
-    """The layer that a maker makes, with random weights; None if it needs the kernel."""
+    """The layer that a maker makes, with random weights; None if that takes the kernel itself."""
     if not isinstance(maker, Maker):
         return None
     try:
@@ -143,10 +179,10 @@ def _unfitted(maker, layer):
     return bare
 
 
-def _least(metric, w):
-    """A function of a layer: `1/2 tr e^T A e` of the nearest kernel of its rank.
+def _least_damage(metric, w):
+    """A function of a low-rank layer: a lower bound of `1/2 tr e^T A e` for any kernel of its rank.
 
-    `tr e^T A e` of rank r is at least the sum of all but the r largest eigenvalues of `w^T A w`.
+    For rank r, `tr e^T A e` is at least the sum of all but the r largest eigenvalues of `w^T A w`.
     """
     if not isinstance(metric, Kronecker) or metric.groups > 1 or metric.g is not None:
         return lambda layer: 0.0
@@ -154,19 +190,20 @@ def _least(metric, w):
     values = np.linalg.eigvalsh(rows.T @ metric.apply(w).reshape(rows.shape))
     sums = np.append(0, np.cumsum(np.maximum(values, 0))) / 2
 
-    def least(layer):
+    def least_damage(layer):
         last = list(layer.parts.values())[-1].shape if isinstance(layer, Ranked) else ()
         return sums[max(len(values) - last[0], 0)] if len(last) == 2 else 0.0
 
-    return least
+    return least_damage
 
 
 def counter(target, layer, shapes, store="fast"):
-    """What a chain of layers in the place of a layer takes.
+    """A function that gives the cost of a chain of layers in the place of a layer.
 
     Args:
         target: see `planner.plan`.
-        shapes: of what the layer gets, one for each of its uses.
+        layer: the layer.
+        shapes: the shapes of its inputs, one for each of its uses.
         store: see `to_tflite`.
     """
     if target == "bits":
@@ -196,11 +233,11 @@ def _archive_bytes(part) -> int:
 
 
 def _file_bytes(chain, shape, store) -> int:
-    """What a chain takes in a file of its own, less what any file takes."""
+    """The bytes of a chain in a file of its own, without the bytes that any file has."""
     from tfcompress.export import file_bytes
 
     layers = [type(part).from_config(part.get_config()) for part in chain]
     model = keras.Sequential([keras.Input(shape[1:]), *layers])
     for new, part in zip(layers, chain, strict=True):
         new.set_weights(part.get_weights())
-    return max(file_bytes(model, store) - EMPTY_FILE, 0)
+    return max(file_bytes(model, store) - EMPTY_FILE_BYTES, 0)

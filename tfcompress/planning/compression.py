@@ -1,4 +1,4 @@
-"""`compress`: from a trained model and a budget to a small one, exported and measured."""
+"""`compress`: makes a trained model fit a budget, exports it and measures it."""
 
 from dataclasses import dataclass
 
@@ -6,29 +6,29 @@ import keras
 import numpy as np
 
 from tfcompress.export import to_tflite
-from tfcompress.planning.attempts import Work
+from tfcompress.planning.attempts import Compressor
 from tfcompress.planning.plan_result import Plan
 from tfcompress.reporting.model_report import ModelReport, report
 from tfcompress.rewriting.swap import check_graph
 from tfcompress.utils.checks import check_number, is_whole
 
-CHECKED = 32  # examples that the file is verified with
-ROUNDS = 4  # of bisection, in the logarithm of the budget
-WIDEST = 0.5  # the largest budget that the search tries
+CHECKED_EXAMPLES = 32  # that the file is verified with
+BISECTIONS = 4  # of the logarithm of the budget
+LARGEST_BUDGET = 0.5  # that is tried if only `max_drop` is given
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """What `compress` makes.
+    """The result of `compress`.
 
     Attributes:
-        model: the compressed Keras model, not compiled.
-        tflite: its verified .tflite file.
+        model: the compressed Keras model, without compiled state.
+        tflite: the content of its .tflite file, which was verified.
         plan: the form of each layer.
-        report: what each layer takes, beside the model before.
-        before, after: the metric on the validation data.
+        report: the size of each layer, compared with the original model.
+        before, after: the score of the original and the compressed model on the validation data.
         size: in the unit of the target: bytes of the file or of the archive, bits, or MACs.
-        tried: `[(budget, size, metric)]` of all the budgets that were tried, in their order.
+        tried: `[(budget, size, score)]` of all budgets that were tried, in the order of the trials.
     """
 
     model: keras.Model
@@ -42,8 +42,8 @@ class Compressed:
 
     def __str__(self):
         tried = "".join(
-            f"\nbudget {budget:.4g}: {size:,} {self.plan.target}, metric {value:.4f}"
-            for budget, size, value in self.tried
+            f"\nbudget {budget:.4g}: {size:,} {self.plan.target}, metric {score:.4f}"
+            for budget, size, score in self.tried
         )
         return f"{self.plan}\n{self.report}\nmetric {self.before:.4f} -> {self.after:.4f}{tried}"
 
@@ -64,46 +64,48 @@ def compress(
     path=None,
     seed=0,
 ) -> Compressed:
-    """Compresses a trained model to a budget, or as far as an accuracy allows.
+    """Compresses a trained model to a budget, or as far as its accuracy allows.
 
-    1. `plan`: the forms of all layers are measured, and the knapsack chooses (`planner.Planner`).
-    2. The layers are swapped, and batch normalization is measured anew.
-    3. All weights are trained on, with the model as it was for the teacher (`Distiller`).
-    4. The metric is measured on the validation data, the model exported and verified.
+    1. The forms that each layer could take are measured, and a knapsack chooses (see `plan`).
+    2. The layers are swapped, and the batch normalization statistics are measured again.
+    3. All weights are trained, with the original model as the teacher (`Distiller`).
+    4. The model is scored on the validation data, exported and verified.
 
-    With `max_drop` steps 2 to 4 are gone through for up to six budgets: the smallest that keeps
-    the metric is sought by bisection.
+    With `max_drop`, steps 2 to 4 are repeated for up to six budgets: bisection finds the smallest
+    one whose score is high enough.
 
     Args:
         model: a built Sequential or Functional model; it stays as it is.
         data: `(x, y)`, or inputs `x`, in any form that `fit` takes; all of it is held in memory.
-            Without labels the teacher alone teaches, and the labels to validate on are the most
-            likely classes of the model itself.
-        budget: a share, in (0, 1], of what the float32 model takes; or above 1, in the unit of
-            `target` (bytes also for `"bits"`).
-        max_drop: how much of the metric may be lost. Together with `budget`, that is where the
-            search begins, and the result is the smallest one from there on.
-        metric: what `compile(metrics=[...])` takes, of which more is better; or a function of a
-            model that gives a number.
-        fine_tune: epochs; 0 trains nothing; or a function `(student, teacher, (x, y))` that trains
-            the student, in place.
-        teacher: `"self"`, another Keras model, or None: labels alone.
+            Without labels the student learns from the teacher alone, and the labels to validate
+            on are the classes that the original model finds most likely.
+        budget: a share, in (0, 1], of the size of the float32 model; a number above 1 is in the
+            unit of `target`, where `"bits"` also counts bytes.
+        max_drop: by how much the score may fall. If `budget` is given too, it is the smallest
+            budget that is tried.
+        metric: a metric as in `compile(metrics=[...])`, of which more is better; or a function that
+            takes a model and returns a number.
+        fine_tune: number of epochs, of which 0 trains nothing; or a function
+            `(student, teacher, (x, y))` that trains the student in place.
+        teacher: `"self"` for the original model, another Keras model, or None to learn from the
+            labels alone.
         validation_data: `(x, y)`, or `x`; None holds out a tenth of `data`.
         target: what the budget counts. `"tflite"`: bytes of the file; `"archive"`: bytes of
-            `archive.save(half=True)`; `"bits"`: stored bits of the kernels; `"macs"`.
-        store: of the file, see `to_tflite`.
-        loss: of the labels, as in `compile`; None takes the compiled one; without either the
-            teacher alone teaches.
-        path: where to write the .tflite file; None writes none.
-        seed: of `keras.utils.set_random_seed`, which is called before each training.
+            `archive.save(half=True)`; `"bits"`: stored bits of the kernels; `"macs"`:
+            multiply-accumulates.
+        store: how the file stores kernels, see `to_tflite`.
+        loss: the loss on the labels, as in `compile`; None takes the compiled one. Without either,
+            the student learns from the teacher alone.
+        path: where to write the .tflite file; None writes no file.
+        seed: passed to `keras.utils.set_random_seed` before each training.
 
     Returns:
         A `Compressed`.
 
     Raises:
-        ValueError: bad arguments; no budget tried keeps the metric within `max_drop`; the smallest
-            forms exceed the budget.
-        ExportError: see `to_tflite`.
+        ValueError: an argument is out of range; no budget that was tried keeps the score within
+            `max_drop`; even the smallest forms exceed the budget.
+        ExportError: the model cannot be exported, see `to_tflite`.
 
     Example:
 
@@ -115,56 +117,67 @@ def compress(
     >>> made.size == len(made.tflite) <= 0.5 * len(to_tflite(model))
     True
 
-    Papers: S. Han, H. Mao, W. J. Dally, "Deep Compression", 2016; T. Furlanello et al., "Born-Again
-    Neural Networks", 2018, for the teacher that is the model itself.
+    Papers: S. Han, H. Mao, W. J. Dally, "Deep Compression: Compressing Deep Neural Networks with
+    Pruning, Trained Quantization and Huffman Coding", 2016; T. Furlanello et al., "Born-Again
+    Neural Networks", 2018 (a model as the teacher of its own copy).
     """
     check_arguments(model, budget, max_drop, fine_tune, teacher)
-    work = Work(model, data, metric, fine_tune, teacher, validation_data, target, store, loss, seed)
-    found = work.attempt(budget) if max_drop is None else _smallest(work, budget, max_drop)
-    return finished(work, found, path)
+    compressor = Compressor(
+        model, data, metric, fine_tune, teacher, validation_data, target, store, loss, seed
+    )
+    if max_drop is None:
+        attempt = compressor.attempt(budget)
+    else:
+        attempt = _smallest_within(compressor, budget, max_drop)
+    return finish(compressor, attempt, path)
 
 
-def _smallest(work, budget, max_drop):
-    """The attempt of the smallest budget that keeps the metric, by bisection."""
-    low = work.least / work.whole if budget is None else work.share(budget)
-    high = max(WIDEST, low)
-    found = work.attempt(low)
-    if work.before - found.value <= max_drop:
-        return found
+def _smallest_within(compressor, budget, max_drop):
+    """The attempt at the smallest budget that keeps the score, by bisection."""
+    if budget is None:
+        low = compressor.smallest_size / compressor.float_size
+    else:
+        low = compressor.share(budget)
+    high = max(LARGEST_BUDGET, low)
+    attempt = compressor.attempt(low)
+    if compressor.before - attempt.score <= max_drop:
+        return attempt
     best = None
-    for _ in range(ROUNDS):
+    for _ in range(BISECTIONS):
         middle = float(np.sqrt(low * high))
-        found = work.attempt(middle)
-        if work.before - found.value <= max_drop:
-            best, high = found, middle
+        attempt = compressor.attempt(middle)
+        if compressor.before - attempt.score <= max_drop:
+            best, high = attempt, middle
         else:
             low = middle
-    best = best or work.attempt(high)
-    if work.before - best.value > max_drop:
+    best = best or compressor.attempt(high)
+    before = compressor.before
+    if before - best.score > max_drop:
         raise ValueError(
-            f"No budget up to {high:.3g} keeps the metric within {max_drop} of {work.before:.4f}: "
-            f"{best.value:.4f} at {best.size:,}. Give more data or more epochs to `fine_tune`."
+            f"No budget up to {high:.3g} keeps the score within {max_drop} of {before:.4f}: "
+            f"{best.score:.4f} at {best.size:,}. Give more data or more epochs to `fine_tune`."
         )
     return best
 
 
-def finished(work, attempt, path) -> Compressed:
-    """The result, exported and verified."""
-    check = keras.tree.map_structure(lambda a: a[:CHECKED], work.calibration)
-    blob = to_tflite(attempt.model, path, store=work.store, check=check)
+def finish(compressor, attempt, path) -> Compressed:
+    """Exports and verifies the model of an attempt."""
+    check = keras.tree.map_structure(lambda a: a[:CHECKED_EXAMPLES], compressor.calibration)
+    blob = to_tflite(attempt.model, path, store=compressor.store, check=check)
     return Compressed(
         model=attempt.model,
         tflite=blob,
         plan=attempt.plan,
-        report=report(attempt.model, work.model, blob),
-        before=work.before,
-        after=attempt.value,
+        report=report(attempt.model, compressor.model, blob),
+        before=compressor.before,
+        after=attempt.score,
         size=attempt.size,
-        tried=work.tried,
+        tried=compressor.tried,
     )
 
 
-def check_arguments(model, budget, max_drop, fine_tune, teacher):
+def check_arguments(model, budget, max_drop, fine_tune, teacher) -> None:
+    """Raises unless the arguments of `compress` can be used."""
     check_graph(model)
     if budget is None and max_drop is None:
         raise ValueError("Give a `budget`, a `max_drop`, or both.")
@@ -177,8 +190,9 @@ def check_arguments(model, budget, max_drop, fine_tune, teacher):
         raise ValueError(f"Expected `max_drop` >= 0. Received: {max_drop!r}")
     if not is_whole(fine_tune, least=0) and not callable(fine_tune):
         raise ValueError(
-            f"`fine_tune` is a number of epochs or a function. Received: {fine_tune!r}"
+            f"Expected `fine_tune` to be a number of epochs or a function. Received: {fine_tune!r}"
         )
-    known = teacher is None or isinstance(teacher, keras.Model) or teacher == "self"
-    if not known:
-        raise ValueError(f"`teacher` is 'self', a Keras model, or None. Received: {teacher!r}")
+    if not (teacher is None or isinstance(teacher, keras.Model) or teacher == "self"):
+        raise ValueError(
+            f"Expected `teacher` to be 'self', a Keras model, or None. Received: {teacher!r}"
+        )

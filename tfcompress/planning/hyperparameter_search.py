@@ -1,15 +1,15 @@
-"""`search`: optuna over what the formula of a plan cannot see."""
+"""`search`: tunes how a budget is spread over the layers and how the model is trained."""
 
 import dataclasses
 
 import numpy as np
 
-from tfcompress.planning.attempts import Work
-from tfcompress.planning.compression import Compressed, check_arguments, finished
+from tfcompress.planning.attempts import Compressor
+from tfcompress.planning.compression import Compressed, check_arguments, finish
 from tfcompress.utils.checks import whole_number
 
-TILT = 2.0  # the largest bend of the budget, in powers of e, from the first layer to the last
-RATES = (1e-4, 5e-3)
+LARGEST_TILT = 2.0  # logarithm of the factor between the damage of the last and the first layer
+LEARNING_RATES = (1e-4, 5e-3)
 TEMPERATURES = (1.0, 6.0)
 
 
@@ -30,29 +30,31 @@ def search(
     loss=None,
     path=None,
 ) -> Compressed:
-    """Searches how a budget is best spent and how the compressed model is best trained.
+    """Searches for the best spread of a budget over the layers and the best way to train.
 
-    Each trial is an attempt of `compress` with another learning rate (1e-4 to 5e-3), weight and
-    temperature of the teacher, and `tilt`: the damage that the plan expects of a layer is scaled by
-    `exp(tilt * (place - 1/2))`, with places from 0 at the input to 1 at the output, so that early
-    or late layers get more of the budget. The first trial is what `compress` does. At the end the
-    best trial is done again, which gives the same model.
+    Each trial is a run of `compress` with other values of the learning rate (1e-4 to 5e-3), the
+    weight of the teacher, its temperature, and `tilt`. The tilt gives early or late layers more of
+    the budget: the damage that the plan expects in a layer is multiplied by
+    `exp(tilt * (position - 1/2))`, where the position is 0 at the input and 1 at the output. The
+    first trial has the values of `compress`. At the end the best trial is run again, which gives
+    the same model.
 
     Args:
         model, data, budget, metric, fine_tune, teacher, validation_data, target, store, loss, path:
-            as in `compress`; `fine_tune` is a number of epochs, at least 1. The metric chooses the
-            best trial, so measure the result on data that are not among these.
-        trials: how many, those in the storage included.
-        storage: URL of a database, `"sqlite:///search.db"`: a search that was cut off goes on from
-            there, and several processes can share one. None keeps the trials in memory.
-        study_name: of the search in the storage.
+            as in `compress`; `fine_tune` is a number of epochs, at least 1. The best trial is the
+            one with the highest score on the validation data, so evaluate the result on others.
+        trials: number of trials, those in the storage included.
+        storage: URL of a database, such as `"sqlite:///search.db"`, from which a search that was
+            interrupted continues, and which several processes can share. None keeps the trials in
+            memory.
+        study_name: name of the search in the storage.
 
     Returns:
-        A `Compressed`; `tried` has the best trial only.
+        A `Compressed`, whose `tried` lists the best trial only.
 
     Raises:
-        ImportError: the package optuna is missing.
-        ValueError: bad arguments.
+        ImportError: the package optuna is not installed.
+        ValueError: an argument is out of range.
 
     Example:
 
@@ -68,15 +70,24 @@ def search(
     Paper: T. Akiba et al., "Optuna: A Next-generation Hyperparameter Optimization Framework", 2019.
     """
     try:
-        import optuna
-        from optuna.trial import TrialState
+        import optuna  # noqa: F401
     except ImportError as error:
         raise ImportError(f"{error}. Run `pip install 'tfcompress[search]'`.") from error
     check_arguments(model, budget, None, fine_tune, teacher)
     if callable(fine_tune) or not fine_tune:
         raise ValueError(f"A search needs `fine_tune` epochs, at least 1. Received: {fine_tune!r}")
     whole_number(trials, "trials")
-    work = Work(model, data, metric, fine_tune, teacher, validation_data, target, store, loss)
+    compressor = Compressor(
+        model, data, metric, fine_tune, teacher, validation_data, target, store, loss
+    )
+    best = _best_attempt(compressor, budget, trials, storage, study_name)
+    return dataclasses.replace(finish(compressor, best, path), tried=compressor.tried[-1:])
+
+
+def _best_attempt(compressor, budget, trials, storage, study_name):
+    import optuna
+    from optuna.trial import TrialState
+
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -85,24 +96,28 @@ def search(
             study_name=study_name,
             load_if_exists=True,
             direction="maximize",
+            # A shared study needs a random seed, or all processes would try the same values.
             sampler=optuna.samplers.TPESampler(seed=0 if storage is None else None),
         )
         if not study.trials:
             study.enqueue_trial({"rate": 1e-3, "alpha": 0.5, "temperature": 2.0, "tilt": 0.0})
         until = optuna.study.MaxTrialsCallback(trials, states=(TrialState.COMPLETE,))
         if len(study.get_trials(states=(TrialState.COMPLETE,))) < trials:
-            study.optimize(lambda trial: _attempt(work, budget, trial).value, callbacks=[until])
-        best = _attempt(work, budget, optuna.trial.FixedTrial(study.best_params))
+            study.optimize(
+                lambda trial: _attempt(compressor, budget, trial).score, callbacks=[until]
+            )
+        return _attempt(compressor, budget, optuna.trial.FixedTrial(study.best_params))
     finally:
         optuna.logging.set_verbosity(verbosity)
-    return dataclasses.replace(finished(work, best, path), tried=work.tried[-1:])
 
 
-def _attempt(work, budget, trial):
-    rate = trial.suggest_float("rate", *RATES, log=True)
+def _attempt(compressor, budget, trial):
+    rate = trial.suggest_float("rate", *LEARNING_RATES, log=True)
     alpha = trial.suggest_float("alpha", 0.0, 1.0)
     temperature = trial.suggest_float("temperature", *TEMPERATURES)
-    tilt = trial.suggest_float("tilt", -TILT, TILT)
-    places = np.linspace(-0.5, 0.5, len(work.planner.options))
-    bend = dict(zip(work.planner.options, np.exp(tilt * places), strict=True))
-    return work.attempt(budget, rate, alpha, temperature, bend)
+    tilt = trial.suggest_float("tilt", -LARGEST_TILT, LARGEST_TILT)
+    paths = list(compressor.planner.options)
+    factors = np.exp(tilt * np.linspace(-0.5, 0.5, len(paths)))
+    return compressor.attempt(
+        budget, rate, alpha, temperature, dict(zip(paths, factors, strict=True))
+    )

@@ -1,4 +1,4 @@
-"""What `plan` finds: the form of each layer, to print, to draw, and to swap by."""
+"""The result of `plan`: the form of each layer, which prints, draws and gives rules for `swap`."""
 
 import io
 from dataclasses import dataclass
@@ -14,12 +14,13 @@ class Option:
     """One form that a layer can take.
 
     Attributes:
-        name: of the candidate.
-        maker: what makes it; None leaves the layer as it is.
-        cost: in bits, bytes or MACs, as the target says.
-        predicted: `1/2 tr e^T A e` of the kernel's change e; of two steps, that of the first.
-        measured: rise of the loss on held-out data with this layer alone in this form.
-        parts: the names of the layers that take its place.
+        name: name of the candidate.
+        maker: the maker of the form; None leaves the layer as it is.
+        cost: in bits, bytes or MACs, depending on the target.
+        predicted: `1/2 tr e^T A e`, where `e` is the change of the kernel; of a form in two steps,
+            the change by the first step.
+        measured: how much the loss on held-out data rises if this layer alone takes this form.
+        parts: the names of the layers that replace it.
     """
 
     name: str
@@ -32,16 +33,19 @@ class Option:
 
 @dataclass(frozen=True)
 class Plan:
-    """The form of each layer. `print` it; `rules` go to `tfcompress.swap`.
+    """The form of each layer. It can be printed, and its `rules` are those of `tfcompress.swap`.
 
     Attributes:
-        target, budget, cost: what is counted, how much was allowed, and how much the plan takes.
-        float_cost: what the network as it is takes.
-        options: `{layer path: list of Option}`, those that were measured, by rising cost.
-        chosen: `{layer path: the Option taken}`.
-        loss: of the network as it is, on held-out data.
-        predicted: the rise of the loss as the sum over layers.
-        measured: that of the whole network, swapped on the data and recalibrated.
+        target: what is counted: bits, bytes of a file or of an archive, or MACs.
+        budget: how much was allowed.
+        cost: how much the plan takes.
+        float_cost: how much the original network takes.
+        options: `{layer path: list of Option}`, all that were measured, by rising cost.
+        chosen: `{layer path: the Option chosen}`.
+        loss: of the original network, on held-out data.
+        predicted: the predicted rise of the loss: the sum over the layers.
+        measured: the rise of the loss of the whole network, swapped on the data and with batch
+            normalization recalibrated.
         model: this network.
     """
 
@@ -59,7 +63,9 @@ class Plan:
     @property
     def rules(self) -> dict:
         """The rules for `tfcompress.swap`, by layer path."""
-        return {path: one.maker for path, one in self.chosen.items() if one.maker is not None}
+        return {
+            path: option.maker for path, option in self.chosen.items() if option.maker is not None
+        }
 
     def __str__(self):
         from rich.console import Console
@@ -70,8 +76,8 @@ class Plan:
         table = Table(title=title, box=None, pad_edge=False)
         for name in ("layer", "form", self.target, "loss, this layer alone"):
             table.add_column(name, justify="left" if name in ("layer", "form") else "right")
-        for path, one in self.chosen.items():
-            table.add_row(path, one.name, f"{one.cost:,}", f"{one.measured:+.4f}")
+        for path, option in self.chosen.items():
+            table.add_row(path, option.name, f"{option.cost:,}", f"{option.measured:+.4f}")
         console = Console(file=io.StringIO(), width=110)
         console.print(table, highlight=False)
         return (
@@ -81,30 +87,31 @@ class Plan:
         )
 
     def plot(self, path):
-        """Draws what each budget would cost in loss, as the sum over layers predicts it.
+        """Draws the rise of the loss that the sum over the layers predicts for each budget.
 
         Args:
-            path: of the `.png` file.
+            path: path of the `.png` file to write.
 
         Returns:
             The matplotlib figure.
         """
         from matplotlib.figure import Figure
 
-        costs, harms = tables(self.options)
+        costs, damages = tables(self.options)
         fixed = self.float_cost - sum(max(row) for row in costs)
         low, high = sum(map(min, costs)), sum(map(max, costs))
         points = []
         for budget in np.geomspace(max(low, 1), high, 60).astype(int):
-            picked = choose(costs, harms, max(int(budget), low))
+            picked = choose(costs, damages, max(int(budget), low))
             total = sum(row[i] for row, i in zip(costs, picked, strict=True))
-            points.append((total + fixed, sum(h[i] for h, i in zip(harms, picked, strict=True))))
-        shares, harms = np.array(points).T
-        lowest = max(1e-3 * harms.max(), 1e-6)
+            damage = sum(row[i] for row, i in zip(damages, picked, strict=True))
+            points.append((total + fixed, damage))
+        shares, rises = np.array(points).T
+        lowest = max(1e-3 * rises.max(), 1e-6)  # the axis is logarithmic, and a rise may be 0
         figure = Figure(figsize=(7, 5), dpi=150, layout="constrained")
         axes = figure.subplots()
         shares = 100 * shares / self.float_cost
-        axes.step(shares, np.maximum(harms, lowest), where="post", label="predicted")
+        axes.step(shares, np.maximum(rises, lowest), where="post", label="predicted")
         here = 100 * self.cost / self.float_cost, max(self.measured, lowest)
         axes.plot(*here, "o", label="this plan, measured")
         axes.set(xscale="log", yscale="log", ylabel=f"increase of the loss (at least {lowest:.0e})")
@@ -118,11 +125,16 @@ class Plan:
         return figure
 
 
-def tables(options, scales=None):
-    """Costs and damages of the options of each layer, the damages times a scale of each."""
-    costs = [[one.cost for one in row] for row in options.values()]
-    harms = [
-        [one.measured * (scales or {}).get(path, 1.0) for one in row]
+def tables(options, factors=None):
+    """The costs and the damages of each layer's options, for the knapsack.
+
+    Args:
+        options: `{layer path: list of Option}`.
+        factors: `{layer path: factor}` by which the layer's damages are multiplied; None for 1.
+    """
+    costs = [[option.cost for option in row] for row in options.values()]
+    damages = [
+        [option.measured * (factors or {}).get(path, 1.0) for option in row]
         for path, row in options.items()
     ]
-    return costs, harms
+    return costs, damages

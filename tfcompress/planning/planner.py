@@ -1,4 +1,4 @@
-"""One budget for a whole network: which layer takes which form."""
+"""Spreads one budget over a whole network: chooses the form of each layer."""
 
 import math
 from functools import partial
@@ -10,7 +10,7 @@ from tfcompress.graph.layerwise import follow
 from tfcompress.graph.paths import name_of, walk
 from tfcompress.graph.suffix import Suffix
 from tfcompress.measure.batch_norm import recalibrate_batch_norm
-from tfcompress.measure.held_out_loss import Judge, split
+from tfcompress.measure.held_out_loss import HeldOutLoss, split
 from tfcompress.measure.macs import macs, matrices, uses_of
 from tfcompress.measure.moments import Moments, can_measure, intercepted, replaced
 from tfcompress.numerics.knapsack import choose
@@ -19,51 +19,53 @@ from tfcompress.planning.plan_result import Option, Plan, tables
 from tfcompress.rewriting.swap import check_graph, copy, match, swapped
 from tfcompress.utils.checks import check_number
 
-BLOCK = 1024  # fan-in above which the metric of a layer's inputs is cut into blocks
+LARGEST_BLOCK = 1024  # fan-in above which the metric of a layer's inputs is cut into blocks
 POSITIONS = 16  # at which a convolution's inputs are measured in each image
-HARMLESS = 0.002  # rise of the loss, as a share of it, from which on larger forms are not tried
-GAIN = 0.1  # of the damage, for which another split is tried
-ORDINARY = "float32"
+HARMLESS_RISE = 0.002  # share of the loss; once a form raises it by less, larger ones are not tried
+LEAST_GAIN = 0.1  # share of the damage that another choice must save to be carried out
+UNCHANGED = "float32"  # name of the option that leaves a layer as it is
 TARGETS = ("bits", "tflite", "archive", "macs")
 
 
 def plan(model, data, budget, target="bits", loss=None, candidates=None, store="fast") -> Plan:
-    """Chooses a form for each layer so that the whole fits a budget and the loss suffers least.
+    """Chooses a form for each layer so that the network fits a budget and loses least.
 
-    1. The candidates of each layer are fitted in the metric of the layer's inputs; those that
-       another one beats in both size and `1/2 tr e^T A e` are dropped.
-    2. The others are put into the network one by one, and the loss is measured on examples that no
-       kernel was fitted on (an eighth of the data, at most 256, or 64 without labels). For `"bits"`
-       and `"macs"`, forms larger than one that raises it by less than 0.2% are not tried.
-    3. The multiple-choice knapsack takes the forms with the least sum of losses.
-    4. The whole network is swapped, recalibrated and measured, then again with each layer put back.
-       If another split promises 10% less damage by these losses, it is tried too, and the better
-       one is kept.
+    1. The candidates of each layer are fitted in the metric of the layer's inputs. A candidate is
+       dropped if another one is better in both size and `1/2 tr e^T A e`.
+    2. The others are put into the network one at a time, and the loss is measured on held-out
+       examples: an eighth of the data, at most 256, or 64 without labels. For `"bits"` and
+       `"macs"`, once a form raises the loss by less than 0.2%, larger ones are not tried.
+    3. A multiple-choice knapsack finds the forms with the smallest sum of the rises of the loss.
+    4. The whole network is swapped, its batch normalization recalibrated, and its loss measured,
+       then again with the original of each layer put back in turn. If these losses promise at least
+       10% less damage for another choice, that one is carried out too, and the better one is kept.
 
     Args:
         model: a built Sequential or Functional model; it stays as it is.
-        data: inputs `x`, or `(x, y)`, in any form that `fit` takes; some 1,000 examples are enough,
-            and they are held in memory.
-        budget: a share of what the float32 network takes, in (0, 1]; or above 1, bytes of stored
-            kernels, bytes of the file's kernels, or MACs, as `target` says.
-        target: `"bits"`, stored bits of all kernels; `"tflite"`, what they take in the file of
-            `to_tflite` (each candidate is exported, which takes its time); `"archive"`, what they
-            take in a file of `archive.save(half=True)`; or `"macs"`.
-        loss: as in `compile`. None takes the compiled one, if there are labels; else the loss is
-            the mean squared change of the outputs over their variance.
-        candidates: `{name: maker}`, or a list of makers, of which a layer gets the first that can
-            take it. None: binary, ternary, 3, 4 and 8 bits, and low rank and Tucker forms with
-            8 bits; for `"tflite"` also CP forms with 8 bits, of up to 262,144 weights (they take
-            long); for `"archive"` codebooks of 8 and 16 entries for 60, 80 and 90% zeros; for
-            `"macs"`, low rank, k x 1 / 1 x k and Tucker forms at 1/2, 1/4 and 1/8 of the MACs.
-        store: of the file whose bytes `"tflite"` counts, as in `to_tflite`.
+        data: inputs `x`, or `(x, y)`, in any form that `fit` takes. About 1,000 examples are
+            enough; they are held in memory.
+        budget: a share, in (0, 1], of the cost of the float32 network. A number above 1 counts
+            bytes of stored kernels, bytes of the file's kernels, or MACs, depending on `target`.
+        target: what the budget counts. `"bits"`: the stored bits of all kernels; `"tflite"`: the
+            bytes of the kernels in the file of `to_tflite`, for which each candidate is exported,
+            so that the plan takes longer; `"archive"`: their bytes in a file of
+            `archive.save(half=True)`; `"macs"`: multiply-accumulates.
+        loss: as in `compile`. None takes the compiled one if there are labels; otherwise the loss
+            is the mean squared change of the outputs divided by their variance.
+        candidates: `{name: maker}`, where in place of a maker there may be a list of makers, of
+            which a layer gets the first that accepts it. None: binary, ternary, 3, 4 and 8 bits,
+            and low-rank and Tucker forms in 8 bits; for `"tflite"` also CP forms in 8 bits of
+            kernels of up to 262,144 weights (larger ones take too long to fit); for `"archive"`
+            codebooks of 8 and 16 entries with 60, 80 and 90% zeros; for `"macs"` low-rank,
+            k x 1 / 1 x k and Tucker forms with 1/2, 1/4 and 1/8 of the MACs.
+        store: how the file that `"tflite"` counts stores kernels, as in `to_tflite`.
 
     Returns:
         A `Plan`.
 
     Raises:
-        ValueError: bad arguments; no candidate takes any layer; even the smallest forms exceed the
-            budget (the message tells what they need).
+        ValueError: an argument is out of range; no candidate accepts any layer; even the smallest
+            forms exceed the budget (the message says what they need).
 
     Example:
 
@@ -72,94 +74,104 @@ def plan(model, data, budget, target="bits", loss=None, candidates=None, store="
     >>> hidden = keras.layers.Dense(64, "relu", name="fc")
     >>> model = keras.Sequential([keras.Input((32,)), hidden, keras.layers.Dense(2, name="out")])
     >>> x = np.random.default_rng(0).normal(size=(200, 32))
-    >>> made = tfc.plan(model, x, budget=0.15)
-    >>> made.cost <= 0.15 * made.float_cost
+    >>> found = tfc.plan(model, x, budget=0.15)
+    >>> found.cost <= 0.15 * found.float_cost
     True
     """
-    _check(budget)
+    _check_budget(budget)
     return Planner(model, data, target, loss, candidates, store).plan(budget)
 
 
 class Planner:
-    """The forms of each layer, fitted and measured once, for plans of any budget; see `plan`.
+    """Fits and measures the forms of each layer once, for plans of any budget; see `plan`.
 
     Args:
         model, data, target, loss, candidates, store: as in `plan`.
+
+    Attributes:
+        options: `{layer path: list of Option}` by rising cost; the last one is the layer as it is.
+        float_cost, smallest_cost: of the network as it is, and with the smallest form of each
+            layer.
     """
 
     def __init__(self, model, data, target="bits", loss=None, candidates=None, store="fast"):
         check_graph(model)
         _check_target(target)
         self.model, self.target = model, target
-        self.fit, held = split(data)
-        self.judge = Judge(model, *held, loss)
+        self.fit_inputs, held_out = split(data)
+        self.loss = HeldOutLoss(model, *held_out, loss)
         makers, reasons = candidates or default_candidates(target), []
         count = partial(counter, target, store=store)
+        # bytes are known only after a fit: a coder or an exporter decides
         counts = count, count if target in ("bits", "macs") else lambda *_: None
-        self.options = _options(model, self.fit, counts, self.judge, makers, reasons)
+        self.options = _options(model, self.fit_inputs, counts, self.loss, makers, reasons)
         if not any(len(row) > 1 for row in self.options.values()):
             why = "\n".join(["", *reasons])
             raise ValueError(f"No candidate takes any layer, or none would be smaller.{why}")
-        self.fixed = _fixed(model, target, self.options)
-        self.whole = self.fixed + sum(row[-1].cost for row in self.options.values())
-        self.least = self.fixed + sum(row[0].cost for row in self.options.values())
+        self.fixed_cost = _fixed_cost(model, target, self.options)
+        self.float_cost = self.fixed_cost + sum(row[-1].cost for row in self.options.values())
+        self.smallest_cost = self.fixed_cost + sum(row[0].cost for row in self.options.values())
 
     def plan(self, budget) -> Plan:
-        """The plan for a budget as `plan` takes it."""
+        """The plan for a budget in the form that `plan` takes."""
         unit = 8 if self.target == "bits" else 1
-        return self.plan_for(int(budget * (self.whole if budget <= 1 else unit)))
+        return self.plan_for(int(budget * (self.float_cost if budget <= 1 else unit)))
 
     def smallest(self) -> Plan:
-        """The plan of the smallest forms."""
-        return self.tried(self.least, {path: row[0] for path, row in self.options.items()})
+        """The plan with the smallest form of each layer."""
+        chosen = {path: row[0] for path, row in self.options.items()}
+        return self.carried_out(self.smallest_cost, chosen)
 
-    def plan_for(self, allowed, bend=None) -> Plan:
-        """The better one of two plans.
+    def plan_for(self, allowed, factors=None) -> Plan:
+        """The better one of two plans: the second corrects the damage that the first expected.
 
         Args:
             allowed: the budget, in bits, bytes or MACs.
-            bend: `{layer path: factor}` of the damage to expect; None for 1 each.
+            factors: `{layer path: factor}` by which each layer's expected damage is multiplied;
+                None for 1.
         """
-        scales, plans = bend or dict.fromkeys(self.options, 1.0), []
+        factors, plans = factors or dict.fromkeys(self.options, 1.0), []
         for _ in range(2):
-            chosen = self.choose(allowed, scales)
-            if plans and _harm(chosen, scales) >= (1 - GAIN) * _harm(plans[0].chosen, scales):
-                break
-            plans.append(self.tried(allowed, chosen))
+            chosen = self.choose(allowed, factors)
+            if plans:
+                first = _damage(plans[0].chosen, factors)
+                if _damage(chosen, factors) >= (1 - LEAST_GAIN) * first:
+                    break
+            plans.append(self.carried_out(allowed, chosen))
             if len(plans) == 1:
-                found = _scales(self.model, plans[0], self.judge)
-                scales = {path: scales[path] * found.get(path, 1.0) for path in scales}
-        return min(plans, key=lambda one: one.measured)
+                found = _damage_factors(self.model, plans[0], self.loss)
+                factors = {path: factors[path] * found.get(path, 1.0) for path in factors}
+        return min(plans, key=lambda plan: plan.measured)
 
-    def choose(self, allowed, scales) -> dict:
-        """`{layer path: Option}` by the knapsack, each layer's damage times its scale."""
-        picked = choose(*tables(self.options, scales), allowed - self.fixed)
+    def choose(self, allowed, factors) -> dict[str, Option]:
+        """`{layer path: Option}` by the knapsack, each layer's damage times its factor."""
+        picked = choose(*tables(self.options, factors), allowed - self.fixed_cost)
         return {path: row[i] for (path, row), i in zip(self.options.items(), picked, strict=True)}
 
-    def tried(self, allowed, chosen) -> Plan:
-        """The plan with the network that comes of it, measured."""
-        rules = {path: one.maker for path, one in chosen.items() if one.maker is not None}
-        data = {"data": self.fit, "moments": _moments}
+    def carried_out(self, allowed, chosen) -> Plan:
+        """The plan of the chosen options, with its network swapped, recalibrated and measured."""
+        rules = {path: o.maker for path, o in chosen.items() if o.maker is not None}
+        data = {"data": self.fit_inputs, "moments": _moments}
         new = swapped(self.model, rules, **data) if rules else copy(self.model)
-        recalibrate_batch_norm(new, self.fit)
+        recalibrate_batch_norm(new, self.fit_inputs)
         return Plan(
             target=self.target,
             budget=allowed,
-            cost=self.fixed + sum(one.cost for one in chosen.values()),
-            float_cost=self.whole,
+            cost=self.fixed_cost + sum(option.cost for option in chosen.values()),
+            float_cost=self.float_cost,
             options=self.options,
             chosen=chosen,
-            loss=self.judge.base,
-            predicted=sum(one.measured for one in chosen.values()),
-            measured=self.judge(new) - self.judge.base,
+            loss=self.loss.base,
+            predicted=sum(option.measured for option in chosen.values()),
+            measured=self.loss(new) - self.loss.base,
             model=new,
         )
 
 
-def _options(model, fit, counts, judge, candidates, reasons):
+def _options(model, fit_inputs, counts, loss, candidates, reasons):
     """`{path: options by rising cost}`, fitted and measured in one walk over the network."""
     targets, _ = match(model, {_has_kernel: lambda layer: layer})
-    shapes, suffix, found = uses_of(model), Suffix(model, judge.inputs), {}
+    shapes, suffix, found = uses_of(model), Suffix(model, loss.inputs), {}
 
     def change(layer, pairs):
         moments = _moments(layer)
@@ -167,28 +179,33 @@ def _options(model, fit, counts, judge, candidates, reasons):
             moments.add(before)
         count, estimate = (of(layer, shapes.get(id(layer), [])) for of in counts)
         suffix.advance(layer)
-        measure = partial(suffix_loss, layer)
-        harmless = HARMLESS * judge.unit
-        made = fitted(
-            layer, moments.metric(), candidates, count, estimate, measure, harmless, reasons
+        forms_of_layer = fitted(
+            layer,
+            moments.metric(),
+            candidates,
+            count,
+            estimate,
+            measure=partial(rise, layer),
+            harmless=HARMLESS_RISE * loss.scale,
+            reasons=reasons,
         )
-        row = [Option(*one, _names(chain)) for *one, chain in made]
-        found[targets[id(layer)][0]] = [*row, Option(ORDINARY, None, count([layer]))]
+        row = [Option(*form, _names(chain)) for *form, chain in forms_of_layer]
+        found[targets[id(layer)][0]] = [*row, Option(UNCHANGED, None, count([layer]))]
 
-    def suffix_loss(layer, chain):
-        return max(judge.of(suffix.outputs(replaced([(layer, chain)]))) - judge.base, 0.0)
+    def rise(layer, chain):
+        return max(loss.of_outputs(suffix.outputs(replaced([(layer, chain)]))) - loss.base, 0.0)
 
     layers = [layer for layer, _ in walk(model).values() if id(layer) in targets]
-    follow(model, fit, layers, change, "Trying forms")
+    follow(model, fit_inputs, layers, change, "Trying forms")
     return found
 
 
 def _moments(layer):
-    return Moments(layer, BLOCK, POSITIONS)
+    return Moments(layer, LARGEST_BLOCK, POSITIONS)
 
 
-def _harm(chosen, scales):
-    return sum(scales[path] * one.measured for path, one in chosen.items())
+def _damage(chosen, factors):
+    return sum(factors[path] * option.measured for path, option in chosen.items())
 
 
 def _has_kernel(layer):
@@ -199,8 +216,8 @@ def _names(chain):
     return tuple(part.name for part in chain)
 
 
-def _fixed(model, target, options):
-    """What the kernels take that no form is chosen for."""
+def _fixed_cost(model, target, options):
+    """The cost of the kernels that have no options."""
     others = {path: layer for path, (layer, _) in walk(model).items() if path not in options}
     if target == "macs":
         counts = {path: count for path, count in macs(model).items() if path in others}
@@ -212,25 +229,26 @@ def _fixed(model, target, options):
     return sizes * {"bits": 32, "tflite": 4, "archive": 2}[target]
 
 
-def _scales(model, made, judge):
-    """How much more, or less, each layer's form costs in the midst of the others than alone."""
-    suffix, before, now = Suffix(made.model, judge.inputs), walk(model), walk(made.model)
-    loss, scales = judge.base + made.measured, {}
+def _damage_factors(model, plan, loss):
+    """How much more, or less, the form of each layer costs among the others than alone."""
+    suffix, before, now = Suffix(plan.model, loss.inputs), walk(model), walk(plan.model)
+    total, factors = loss.base + plan.measured, {}
     chains = {}
-    for path, one in made.chosen.items():
-        if one.maker is not None and one.measured > HARMLESS * made.predicted:
+    for path, option in plan.chosen.items():
+        if option.maker is not None and option.measured > HARMLESS_RISE * plan.predicted:
             folder = path.removesuffix(name_of(path))
-            chains[path] = [now[folder + name][0] for name in one.parts]
+            chains[path] = [now[folder + name][0] for name in option.parts]
     for path in sorted(chains, key=lambda path: suffix.place(chains[path][0])):
         suffix.advance(chains[path][0])
-        back = suffix.outputs(_put_back(chains[path], before[path][0]))
-        gain, alone = loss - judge.of(back), made.chosen[path].measured
-        scales[path] = float(np.clip(gain / alone, 0.25, 4.0)) if alone > 0 else 1.0
-    return scales
+        restored = suffix.outputs(_put_back(chains[path], before[path][0]))
+        gain, alone = total - loss.of_outputs(restored), plan.chosen[path].measured
+        # Both are measured on few examples, so that no single ratio may count for too much.
+        factors[path] = float(np.clip(gain / alone, 0.25, 4.0)) if alone > 0 else 1.0
+    return factors
 
 
 def _put_back(chain, layer):
-    """While open, the layer runs on what the first of the chain gets, in the place of the last."""
+    """While open, the layer runs in place of a chain: on the first one's input, for the last."""
     arrived = []
 
     def around(part, call, x, *args, **kwargs):
@@ -247,7 +265,7 @@ def _check_target(target):
         raise ValueError(f"Expected `target` to be one of {TARGETS}. Received: {target!r}")
 
 
-def _check(budget):
+def _check_budget(budget):
     check_number(budget, "budget")
     if not 0 < budget < math.inf:
         raise ValueError(f"Expected `budget` > 0. Received: {budget!r}")

@@ -1,4 +1,4 @@
-"""How much the loss suffers from the compression of one layer, all others intact."""
+"""Measures how much the loss rises when one layer is compressed and all others stay."""
 
 import io
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.batches import batches, check_repeats
 from tfcompress.utils.progress import progress
 
-BATCH = 500
+BATCH_SIZE = 500
 
 
 @dataclass(frozen=True)
 class Damage:
-    """What one candidate does to one layer.
+    """How much one candidate for one layer raises the loss.
 
     Attributes:
-        layer: its path.
-        candidate: the candidate's name.
-        method: the class of the compressed layer.
-        bits: of the kernel as stored.
-        share: of the float32 kernel's bits.
-        measured: the increase of the loss.
-        predicted: the increase by the second-order form, `1/2 sum_o g_o e_o^T A e_o`.
+        layer: path of the layer.
+        candidate: name of the candidate.
+        method: class name of the compressed layer.
+        bits: stored bits of the kernel.
+        share: `bits` divided by the bits of the float32 kernel.
+        measured: the rise of the loss.
+        predicted: the rise that the second-order form predicts, `1/2 sum_o g_o e_o^T A e_o`.
     """
 
     layer: str
@@ -40,7 +40,12 @@ class Damage:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """The loss of the intact model and a list of `Damage`; `print` it, or `plot` it."""
+    """The result of `sensitivity`, which can be printed and plotted.
+
+    Attributes:
+        loss: the loss of the unchanged model.
+        rows: a `Damage` for each layer and candidate.
+    """
 
     loss: float
     rows: list[Damage]
@@ -61,10 +66,10 @@ class Sensitivity:
         return console.file.getvalue().rstrip()
 
     def plot(self, path):
-        """Draws, by layer, the increase of the loss against size, and predicted against measured.
+        """Draws the rise of the loss against size, and the measured against the predicted rise.
 
         Args:
-            path: of the `.png` file.
+            path: path of the `.png` file to write.
 
         Returns:
             The matplotlib figure.
@@ -73,7 +78,8 @@ class Sensitivity:
 
         figure = Figure(figsize=(11, 5), dpi=150, layout="constrained")
         curves, points = figure.subplots(1, 2)
-        least = max(1e-9, 1e-4 * max(row.measured for row in self.rows))  # a logarithm's zero
+        # the axes are logarithmic, and a rise may be zero or negative
+        least = max(1e-9, 1e-4 * max(row.measured for row in self.rows))
         names = list(dict.fromkeys(row.layer for row in self.rows))
         methods = list(dict.fromkeys(row.method for row in self.rows))
         for layer, method in dict.fromkeys((row.layer, row.method) for row in self.rows):
@@ -103,29 +109,31 @@ class Sensitivity:
 
 
 def sensitivity(model, data, layers="*", candidates=(), loss=None) -> Sensitivity:
-    """Measures the loss with each layer compressed in each way, all other layers intact.
+    """Measures the loss with each layer compressed in each way, while all other layers stay.
 
-    Each kernel is fitted in the layer's Kronecker metric `(A, g)`, put in the place of the
-    original, and the loss is taken again, batch normalization as it is. Beside it stands what
-    `1/2 sum_o g_o e_o^T A e_o` predicts, `e` the change of the kernel: it ranks layers well and
-    underestimates large damage. Needs TensorFlow.
+    Each kernel is fitted in the layer's Kronecker metric `(A, g)` and takes the place of the
+    original, and the loss is measured again. Batch normalization keeps its statistics. For
+    comparison, the result also has the rise that `1/2 sum_o g_o e_o^T A e_o` predicts, where `e` is
+    the change of the kernel: the prediction ranks layers well and underestimates large damage. It
+    needs TensorFlow.
 
-    Cost: a pass over the data for each layer and candidate, and those of `curvature.kronecker`.
+    Cost: a pass over the data for each layer and candidate, and the cost of
+    `curvature.kronecker`.
 
     Args:
         model: a built Sequential or Functional model; it stays as it is.
-        data: inputs and labels in any form that `fit` takes more than once.
-        layers: a name, path or glob, or a list of them.
-        candidates: makers, `tfc.layers.LowRankConv2D.using(rank=8)`, as a list or as a dict
-            `{name: maker}`. A candidate that cannot take a layer is left out for it.
+        data: inputs and labels in any form that `fit` can take more than once.
+        layers: a name, path or glob, or a list of these.
+        candidates: makers such as `tfc.layers.LowRankConv2D.using(rank=8)`, as a list or as a dict
+            `{name: maker}`. A candidate is skipped for a layer that it does not accept.
         loss: as in `compile`; None takes the compiled one.
 
     Returns:
-        A `Sensitivity`: `loss`, and in `rows` a `Damage` for each layer and candidate.
+        A `Sensitivity`: the `loss`, and in `rows` a `Damage` for each layer and candidate.
 
     Raises:
-        ValueError: no layer matches; there is no loss; no candidate takes a layer (the message
-            tells why).
+        ValueError: no layer matches; there is no loss; no candidate accepts any of the layers (the
+            message says why).
 
     Example:
 
@@ -137,7 +145,7 @@ def sensitivity(model, data, layers="*", candidates=(), loss=None) -> Sensitivit
     >>> [(row.layer, row.bits) for row in found.rows]
     [('fc', 384), ('fc', 768)]
     """
-    from tfcompress.measure.curvature import kronecker
+    from tfcompress.measure.kronecker import kronecker
 
     check_graph(model)
     check_repeats(data, 2)
@@ -150,28 +158,29 @@ def sensitivity(model, data, layers="*", candidates=(), loss=None) -> Sensitivit
     if loss is None:
         raise ValueError("The model is not compiled with a loss: give `loss`, as in `compile`.")
     metrics = kronecker(model, data, loss)
-    made, reasons = {}, []
+    fitted, reasons = {}, []
     for path in progress(paths, "Fitting kernels", len(paths)):
         for name, maker in makers.items():
             try:
-                made[path, name] = maker(walk(model)[path][0], metrics.get(path))
+                fitted[path, name] = maker(walk(model)[path][0], metrics.get(path))
             except ValueError as error:
                 reasons.append(f"- {path}, {name}: {error}")
-    if not made:
+    if not fitted:
         raise ValueError("No candidate takes any of the layers:\n" + "\n".join(reasons))
-    trial = copy(model)
-    trial.compile(loss=loss)
-    base, rows = _loss(trial, data), []
-    for (path, name), layer in progress(made.items(), "Measuring the loss", len(made)):
-        rows.append(_damage(path, name, layer, trial, data, base, metrics[path]))
+    changed = copy(model)
+    changed.compile(loss=loss)
+    base, rows = _loss(changed, data), []
+    for (path, name), layer in progress(fitted.items(), "Measuring the loss", len(fitted)):
+        rows.append(_damage(path, name, layer, changed, data, base, metrics[path]))
     return Sensitivity(base, rows)
 
 
-def _damage(path, name, layer, trial, data, base, metric):
-    kernel = walk(trial)[path][0].kernel
+def _damage(path, name, layer, model, data, base, metric):
+    """The `Damage` of a compressed layer's kernel in the place of the original one."""
+    kernel = walk(model)[path][0].kernel
     before, now = to_numpy(kernel), to_numpy(layer.kernel)
     kernel.assign(now)
-    increase = _loss(trial, data) - base
+    increase = _loss(model, data) - base
     kernel.assign(before)
     predicted = metric.quadratic(np.subtract(before, now, dtype="float64"))
     method, share = type(layer).__name__, layer.bits / (32 * now.size)
@@ -179,14 +188,15 @@ def _damage(path, name, layer, trial, data, base, metric):
 
 
 def _loss(model, data) -> float:
-    """The loss as `evaluate` reports it."""
+    """The loss of a compiled model as `evaluate` reports it."""
     model.reset_metrics()
-    for x, y, weights in batches(data, BATCH):
+    for x, y, weights in batches(data, BATCH_SIZE):
         logs = model.test_on_batch(x, y, sample_weight=weights, return_dict=True)
     return float(logs["loss"])
 
 
 def _paths(model, patterns) -> list[str]:
+    """The paths of the layers with a kernel that the patterns match."""
     listed = [path for path, (layer, _) in walk(model).items() if hasattr(layer, "kernel")]
     patterns = check_patterns(patterns)
     chosen = {path for pattern in patterns for path in named(pattern, listed)}

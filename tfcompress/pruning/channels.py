@@ -1,9 +1,4 @@
-"""Pruning of whole channels, which really removes them: a smaller model of ordinary layers.
-
-Letters: n fan-in of a layer, m its outputs, c a channel.
-"""
-
-import math
+"""Pruning of whole channels, which removes them: the result is a smaller model."""
 
 import numpy as np
 from keras import ops
@@ -11,60 +6,62 @@ from keras import ops
 from tfcompress import score as scores_of
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.paths import name_of, walk
-from tfcompress.measure.moments import Moments, can_measure, watch_inputs
-from tfcompress.pruning.channel_ties import Channels, input_axis, output_axis, shrink
+from tfcompress.measure.moments import Moments, can_measure
+from tfcompress.pruning.channel_ranking import rank_by_readers, rank_by_weights
+from tfcompress.pruning.channel_removal import input_axis, shrink
+from tfcompress.pruning.channel_ties import Channels
 from tfcompress.pruning.masks import check_patterns, select
 from tfcompress.rewriting.swap import copy
-from tfcompress.utils.batches import batches, check_repeats
+from tfcompress.utils.batches import check_repeats
 from tfcompress.utils.checks import check_sparsity, whole_number
-from tfcompress.utils.progress import progress
-
-BATCH = 128
-TINY = 1e-30
 
 
 def prune_channels(
     model, amount, score="magnitude", data=None, layers="*", scope="layer", multiple=1
 ):
-    """A smaller copy of a model, with a share of its channels removed.
+    """Removes a share of the channels of a model and returns a smaller copy.
 
     A channel is a feature map of a convolution or a unit of a Dense layer. Channels that a residual
-    sum, a product or a depthwise convolution ties to each other go together; the channels of the
-    model's inputs and outputs stay, and those that grouped convolutions, recurrent, attention, and
-    other layers see (see `channels.Channels`). The result has ordinary layers with the same names
-    and fewer filters and units, and needs nothing special to train, save or export.
+    sum, a product or a depthwise convolution ties to each other are removed together. The channels
+    of the model's inputs and outputs stay, and so do those that grouped convolutions, recurrent
+    layers, attention and other layers receive. The result has ordinary layers with the same names
+    and fewer filters and units. It trains, saves and exports like any other model.
 
-    With `data` the layers that read the removed channels make up for them: in the order of the
-    graph, each kernel is fitted by least squares so that with the channels that are left it gives
-    what the layer gave in the model itself. No labels are needed for that. In a model with batch
+    With `data`, the layers that read the removed channels compensate for them: in the order of the
+    graph, each kernel is fitted by least squares, so that with the remaining channels the layer
+    comes close to its outputs in the original model. This needs no labels. In a model with batch
     normalization, call `recalibrate_batch_norm` afterwards.
 
-    Cost: MACs and weights of inner layers fall by about `(1 - amount)^2`. With `data`: two forward
-    passes; memory as in `follow`.
+    Cost: the MACs and weights of inner layers are multiplied by about `(1 - amount)^2`. With `data`
+    it takes two forward passes, and memory for the inputs and outputs of one layer at a time.
 
     Args:
         model: a built Sequential or Functional `keras.Model`.
         amount: the share of the channels to remove, in [0, 1). Each layer keeps one channel.
-        score: what a channel counts: the sum over its weights of `"magnitude"`, `|w|`; of `"obd"`,
-            `d w^2 / 2` with the loss that the model is compiled with (`data` then has labels); of
-            `"random"`; of a callable `(w, d)`, with `d` None without data; each relative to its
-            layer's sum. Or `"obs"`, Optimal Brain Surgeon on channels: what the layers that read
-            the channel lose when the channels left make up for it, one channel after the other.
-        data: inputs (arrays, `tf.data.Dataset`, `PyDataset`); some 2,000 examples are enough.
-        layers: a name, path or glob, or a list of these: whose outputs may go.
-        scope: `"layer"`, the same share in each layer (in all that are tied), or `"global"`, one
-            ranking over all.
-        multiple: of which the number of channels that stay is the nearest whole multiple, in layers
-            that have as many. Kernels work on 8, 16 or 32 channels at a time, so that odd numbers
-            save less time than MACs: on AVX-512 a small ResNet with (22, 45, 67) filters left of
-            (32, 64, 96) took 0.8 of its time at 0.48 of its MACs, and with (16, 48, 64) 0.5 at 0.4.
+        score: how much a channel is worth. `"magnitude"`: the sum of `|w|` over its weights;
+            `"obd"`: the sum of `d w^2 / 2`, where the curvature `d` is measured on `data`, with
+            labels, by the loss that the model is compiled with; `"random"`: a random number; a
+            callable `(w, d)`, where `d` is None without data: the sum of its values. Each sum is
+            divided by the sum of the layer. `"obs"`, Optimal Brain Surgeon on channels: what the
+            layers that read the channel lose when the remaining channels compensate for it, one
+            channel after the other.
+        data: inputs (arrays, `tf.data.Dataset`, `PyDataset`); about 2,000 examples are enough.
+        layers: the layers whose output channels may be removed: a name, path or glob, or a list of
+            these.
+        scope: `"layer"` removes the same share in each layer (in each set of tied layers),
+            `"global"` ranks all channels together.
+        multiple: the number of channels that stay is rounded to a multiple of this number, in
+            layers that have at least so many. Kernels work on 8, 16 or 32 channels at a time, so
+            that odd numbers save less time than MACs: on AVX-512, a small ResNet with (22, 45, 67)
+            of its (32, 64, 96) filters took 0.8 of its time at 0.48 of its MACs, and with
+            (16, 48, 64) filters 0.5 of its time at 0.4 of its MACs.
 
     Returns:
         A new `keras.Model`, not compiled.
 
     Raises:
-        ValueError: bad arguments; `layers` matches nothing, or names a layer whose channels must
-            stay; `data` is missing for `"obs"`, or a generator.
+        ValueError: an argument is out of range; `layers` matches nothing, or names a layer whose
+            channels must stay; `data` is missing for `"obs"`, or is a generator.
 
     Example:
 
@@ -74,9 +71,9 @@ def prune_channels(
     >>> prune_channels(model, 0.5).count_params(), model.count_params()
     (30, 58)
 
-    Papers: H. Li et al., "Pruning Filters for Efficient ConvNets", 2017 (magnitude; they sum over
-    the filters of a layer); Y. He, X. Zhang, J. Sun, "Channel Pruning for Accelerating Very Deep
-    Neural Networks", 2017 (the least squares); G. Fang et al., "DepGraph: Towards Any Structural
+    Papers: H. Li et al., "Pruning Filters for Efficient ConvNets", 2017 (magnitude);
+    Y. He, X. Zhang, J. Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", 2017
+    (least squares); G. Fang et al., "DepGraph: Towards Any Structural
     Pruning", 2023 (the ties).
     """
     check_sparsity(amount)
@@ -90,17 +87,17 @@ def prune_channels(
     channels = Channels(new)
     groups = _groups(new, channels, layers)
     if score == "obs":
-        orders = _rank_by_readers(new, channels, groups, data)
+        orders = rank_by_readers(new, channels, groups, data)
     else:
-        orders = _rank_by_weights(model, new, channels, groups, scores_of.get(score), data)
-    gone = _lowest(orders, amount, scope, multiple)
+        orders = rank_by_weights(model, new, channels, groups, scores_of.get(score), data)
+    gone = _cheapest(orders, amount, scope, multiple)
     if data is not None:
-        _absorb(model, new, channels, gone, data)
+        _compensate(model, new, channels, gone, data)
     return shrink(new, channels, gone)
 
 
 def _groups(model, channels, layers):
-    """The channels that may go, as lists of those of the same layers."""
+    """The channels that may be removed, in a list for each set of layers that share them."""
     free = channels.groups()
     may_go = set().union(*free)
     for pattern in check_patterns(layers):
@@ -108,11 +105,12 @@ def _groups(model, channels, layers):
         staying = [path for path, layer in chosen.items() if id(layer) not in may_go]
         if pattern in (*staying, *map(name_of, staying)):
             raise ValueError(
-                f"The channels of '{staying[0]}' cannot be removed: an output of the model depends "
-                "on each of them, or a layer through which they cannot be followed."
+                f"The channels of '{staying[0]}' cannot be removed: each of them is needed by an "
+                "output of the model, or by a layer through which channels cannot be followed. "
+                "Leave the layer out of `layers`."
             )
     chosen = {id(layer) for layer in select(model, layers).values()}
-    groups = [labels for keys, labels in free.items() if set(keys) <= chosen]
+    groups = [numbers for keys, numbers in free.items() if set(keys) <= chosen]
     if not groups:
         raise ValueError(
             "`layers` leaves no channels to remove; layers whose channels are tied must be chosen "
@@ -121,125 +119,33 @@ def _groups(model, channels, layers):
     return groups
 
 
-def _lowest(orders, amount, scope, multiple):
-    """The channels that go, from `(channels, costs)` of each group, both by rising cost."""
-    most = [len(labels) - 1 for labels, _ in orders]
+def _cheapest(orders, amount, scope, multiple):
+    """The channels to remove, from `(channels, costs)` of each group, both by rising cost."""
+    most = [len(numbers) - 1 for numbers, _ in orders]  # each layer keeps one channel
     counts = [
-        min(round(amount * len(labels)), m) for (labels, _), m in zip(orders, most, strict=True)
+        min(round(amount * len(numbers)), m) for (numbers, _), m in zip(orders, most, strict=True)
     ]
     if scope == "global":
         costs = np.concatenate([costs[:m] for (_, costs), m in zip(orders, most, strict=True)])
-        total = round(amount * sum(len(labels) for labels, _ in orders))
+        total = round(amount * sum(len(numbers) for numbers, _ in orders))
         first = np.argsort(costs, kind="stable")[:total]
         counts = np.bincount(np.repeat(np.arange(len(most)), most)[first], minlength=len(most))
-    counts = [_even(len(c), int(k), multiple) for (c, _), k in zip(orders, counts, strict=True)]
-    return {c for (labels, _), k in zip(orders, counts, strict=True) for c in labels[:k]}
+    counts = [
+        _round_to_multiple(len(numbers), int(count), multiple)
+        for (numbers, _), count in zip(orders, counts, strict=True)
+    ]
+    return {c for (numbers, _), k in zip(orders, counts, strict=True) for c in numbers[:k]}
 
 
-def _even(size, gone, multiple):
-    """How many channels go, so that the nearest multiple is left."""
+def _round_to_multiple(size, gone, multiple):
+    """How many of `size` channels to remove, near `gone`, so that a multiple of them is left."""
     if size < multiple:
         return gone
     return size - min(size, multiple * max(1, round((size - gone) / multiple)))
 
 
-def _rank_by_weights(model, new, channels, groups, score, data):
-    """Each group's channels by the score of the weights that make them."""
-    curvature = {}
-    if data is not None and score not in (scores_of.magnitude, scores_of.random):
-        from tfcompress.measure.curvature import gauss_newton
-
-        curvature = gauss_newton(model, data)
-    costs = np.zeros(channels.count)
-    for path, (layer, _) in walk(new).items():
-        if id(layer) in channels.writes:
-            saliency = np.asarray(score(ops.convert_to_numpy(layer.kernel), curvature.get(path)))
-            if not np.isfinite(saliency).all():
-                raise ValueError(f"The score of '{path}' holds NaN or infinite values.")
-            axis = saliency.ndim + output_axis(layer)
-            sums = saliency.sum(tuple(a for a in range(saliency.ndim) if a != axis))
-            np.add.at(
-                costs, channels.find(channels.writes[id(layer)]), sums / max(sums.sum(), TINY)
-            )
-    orders = []
-    for labels in groups:
-        order = np.argsort(costs[labels], kind="stable")
-        orders.append((np.array(labels)[order].tolist(), costs[labels][order]))
-    return orders
-
-
-def _rank_by_readers(model, channels, groups, data):
-    """Each group's channels in the order in which it hurts their readers least to lose them."""
-    readers = [channels.layers[key] for key in channels.reads]
-    unknown = [layer.name for layer in readers if not can_measure(layer)]
-    if unknown:
-        raise ValueError(f'score="obs" cannot measure the inputs of {unknown}. Use another score.')
-    moments = {id(layer): Moments(layer) for layer in readers}
-    for x, _, _ in progress(batches(data, BATCH), "Measuring inputs"):
-        watch_inputs(model, x, readers, lambda layer, x: moments[id(layer)].add(x))
-    orders = []
-    for labels in progress(groups, "Ranking channels", len(groups)):
-        parts = [
-            part
-            for layer in readers
-            for part in _parts(layer, moments[id(layer)].metric(), channels, labels)
-        ]
-        orders.append(_eliminate(parts, labels))
-    return orders
-
-
-class _Part:
-    """Some rows of a kernel that read the channels of a group: what it loses with each of them."""
-
-    def __init__(self, w, A, H, rows):
-        self.w, self.rows = w, rows  # (n, m), {channel: its rows}
-        self.inverse = np.linalg.inv(H)
-        self.whole = max(np.vdot(w, A @ w), TINY)
-
-    def loss(self, channel):
-        """`1/2 tr w_c^T (H^-1)_cc^-1 w_c`, in shares of the layer's own output."""
-        return np.vdot(self.w[self.rows[channel]], self._lagrange(channel)) / self.whole
-
-    def remove(self, channel):
-        rows = self.rows[channel]
-        across = self.inverse[:, rows]
-        self.w = self.w - across @ self._lagrange(channel)
-        block = self.inverse[np.ix_(rows, rows)]
-        self.inverse = self.inverse - across @ np.linalg.solve(block, across.T)
-        self.inverse[rows, rows] += 1.0  # apart from the rest now; keeps it invertible
-
-    def _lagrange(self, channel):
-        rows = self.rows[channel]
-        return np.linalg.solve(self.inverse[np.ix_(rows, rows)], self.w[rows])
-
-
-def _parts(layer, metric, channels, labels):
-    """The blocks of a layer's metric that hold inputs of a group's channels."""
-    w = np.asarray(ops.convert_to_numpy(layer.kernel), "float64")
-    inputs = channels.find(channels.reads[id(layer)])
-    inputs = np.tile(inputs, math.prod(w.shape[:-2]))  # the channel of each row of the kernel
-    for rows, A, H in metric.parts():
-        of_channel = {c: np.flatnonzero(inputs[rows] == c) for c in labels}
-        if any(map(len, of_channel.values())):
-            yield _Part(w.reshape(len(inputs), -1)[rows], A[0], H[0], of_channel)
-
-
-def _eliminate(parts, labels):
-    """The channels in the order of their removal, and the rising cost of each."""
-    left, order, costs = list(labels), [], []
-    while left:
-        losses = [sum(p.loss(c) for p in parts if len(p.rows[c])) for c in left]
-        best = int(np.argmin(losses))
-        costs.append(max(losses[best], costs[-1] if costs else 0.0))
-        order.append(left.pop(best))
-        for part in parts:
-            if len(part.rows[order[-1]]):
-                part.remove(order[-1])
-    return order, np.array(costs)
-
-
-def _absorb(model, new, channels, gone, data):
-    """Fits the kernels of `new`, whose channels `gone` count as 0, to what `model` gives."""
+def _compensate(model, new, channels, gone, data):
+    """Fits the kernels of `new`, without the channels `gone`, to the outputs in `model`."""
     readers = {p: layer for p, (layer, _) in walk(new).items() if id(layer) in channels.reads}
     before = {path: layer for path, (layer, _) in walk(model).items() if path in readers}
     path_of = {id(layer): path for path, layer in before.items()}

@@ -5,6 +5,7 @@ import itertools
 import keras
 import numpy as np
 
+from tfcompress.utils.arrays import rows
 from tfcompress.utils.checks import whole_number
 
 
@@ -44,9 +45,7 @@ def batches(data, size, class_weight=None):
         count = len(keras.tree.flatten(whole[0])[0])
         for start in range(0, count, size):
             empty = False
-            yield keras.tree.map_structure(
-                lambda a, s=start: a if a is None else a[s : s + size], whole
-            )
+            yield rows(whole, slice(start, start + size))
     if empty:
         raise ValueError("`data` holds no examples. A generator can be used only once.")
 

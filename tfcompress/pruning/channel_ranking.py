@@ -1,0 +1,147 @@
+"""Ranks the channels of each group by how little their removal hurts.
+
+Letters: n fan-in of a layer, m its outputs, c a channel.
+"""
+
+import math
+
+import numpy as np
+from keras import ops
+
+from tfcompress import score as scores_of
+from tfcompress.graph.paths import walk
+from tfcompress.measure.moments import Moments, can_measure, watch_inputs
+from tfcompress.pruning.channel_removal import output_axis
+from tfcompress.utils.batches import batches
+from tfcompress.utils.progress import progress
+
+BATCH_SIZE = 128
+TINY = 1e-30  # keeps a division by the sum of an all-zero kernel finite
+
+
+def rank_by_weights(model, new, channels, groups, score, data):
+    """Ranks channels by the score of the weights that produce them.
+
+    Args:
+        model: the model as the user gave it, with its loss.
+        new: a copy of it.
+        channels: the `Channels` of `new`.
+        groups: lists of channel numbers.
+        score: a function of `tfcompress.score`.
+        data: what the curvature is measured on, or None.
+
+    Returns:
+        `(channels, costs)` of each group, both by rising cost.
+    """
+    curvature = {}
+    if data is not None and score not in (scores_of.magnitude, scores_of.random):
+        from tfcompress.measure.curvature import gauss_newton
+
+        curvature = gauss_newton(model, data)
+    costs = np.zeros(channels.count)
+    for path, (layer, _) in walk(new).items():
+        if id(layer) in channels.writes:
+            saliency = np.asarray(score(ops.convert_to_numpy(layer.kernel), curvature.get(path)))
+            if not np.isfinite(saliency).all():
+                raise ValueError(f"The score of '{path}' holds NaN or infinite values.")
+            axis = saliency.ndim + output_axis(layer)
+            sums = saliency.sum(tuple(a for a in range(saliency.ndim) if a != axis))
+            written = channels.find(channels.writes[id(layer)])
+            np.add.at(costs, written, sums / max(sums.sum(), TINY))  # several may be tied
+    orders = []
+    for numbers in groups:
+        order = np.argsort(costs[numbers], kind="stable")
+        orders.append((np.array(numbers)[order].tolist(), costs[numbers][order]))
+    return orders
+
+
+def rank_by_readers(model, channels, groups, data):
+    """Ranks channels by what the layers that read them lose (Optimal Brain Surgeon).
+
+    Channels are removed one after the other, each time the one that costs least once the remaining
+    channels compensate for it.
+
+    Args:
+        model: a model.
+        channels: its `Channels`.
+        groups: lists of channel numbers.
+        data: inputs.
+
+    Returns:
+        `(channels, costs)` of each group, both by rising cost.
+    """
+    readers = [channels.layers[key] for key in channels.reads]
+    unknown = [layer.name for layer in readers if not can_measure(layer)]
+    if unknown:
+        raise ValueError(f'score="obs" cannot measure the inputs of {unknown}. Use another score.')
+    moments = {id(layer): Moments(layer) for layer in readers}
+    for x, _, _ in progress(batches(data, BATCH_SIZE), "Measuring inputs"):
+        watch_inputs(model, x, readers, lambda layer, x: moments[id(layer)].add(x))
+    orders = []
+    for numbers in progress(groups, "Ranking channels", len(groups)):
+        blocks = [
+            block
+            for layer in readers
+            for block in _blocks(layer, moments[id(layer)].metric(), channels, numbers)
+        ]
+        orders.append(eliminate(blocks, numbers))
+    return orders
+
+
+class KernelBlock:
+    """Rows of a kernel that read the channels of a group, and what each channel is worth to them.
+
+    Args:
+        w: the rows, `(n, m)`.
+        A: the second moment of their inputs, `(n, n)`.
+        H: the same with damping, which can be inverted.
+        rows: `{channel: the numbers of its rows}`.
+    """
+
+    def __init__(self, w, A, H, rows):
+        self.w, self.rows = w, rows
+        self.inverse = np.linalg.inv(H)
+        self.whole = max(np.vdot(w, A @ w), TINY)
+
+    def loss(self, channel):
+        """`tr w_c^T (H^-1)_cc^-1 w_c`, relative to the size of the layer's own output."""
+        return np.vdot(self.w[self.rows[channel]], self._lagrange(channel)) / self.whole
+
+    def remove(self, channel):
+        """Removes a channel: the other rows compensate for it."""
+        rows = self.rows[channel]
+        across = self.inverse[:, rows]
+        self.w = self.w - across @ self._lagrange(channel)
+        block = self.inverse[np.ix_(rows, rows)]
+        self.inverse = self.inverse - across @ np.linalg.solve(block, across.T)
+        self.inverse[rows, rows] += 1.0  # the removed rows are decoupled; this keeps it invertible
+
+    def _lagrange(self, channel):
+        """The multipliers of the constraint that the channel's rows become zero."""
+        rows = self.rows[channel]
+        return np.linalg.solve(self.inverse[np.ix_(rows, rows)], self.w[rows])
+
+
+def _blocks(layer, metric, channels, numbers):
+    """The blocks of a layer's metric that hold inputs of a group's channels."""
+    w = np.asarray(ops.convert_to_numpy(layer.kernel), "float64")
+    inputs = channels.find(channels.reads[id(layer)])
+    inputs = np.tile(inputs, math.prod(w.shape[:-2]))  # the channel of each row of the kernel
+    for rows, A, H in metric.parts():
+        of_channel = {c: np.flatnonzero(inputs[rows] == c) for c in numbers}
+        if any(map(len, of_channel.values())):
+            yield KernelBlock(w.reshape(len(inputs), -1)[rows], A[0], H[0], of_channel)
+
+
+def eliminate(blocks, numbers):
+    """The channels in the order of their removal, and the rising cost of each."""
+    left, order, costs = list(numbers), [], []
+    while left:
+        losses = [sum(b.loss(c) for b in blocks if len(b.rows[c])) for c in left]
+        best = int(np.argmin(losses))
+        costs.append(max(losses[best], costs[-1] if costs else 0.0))
+        order.append(left.pop(best))
+        for block in blocks:
+            if len(block.rows[order[-1]]):
+                block.remove(order[-1])
+    return order, np.array(costs)
