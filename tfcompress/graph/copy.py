@@ -272,7 +272,7 @@ class _Copy:
 
 def _owns(x, seen) -> bool:
     """Whether a function, or what it holds, reaches a layer, variable, metric or seed generator."""
-    if id(x) in seen:
+    if isinstance(x, SHARED) or id(x) in seen:
         return False
     seen.add(id(x))
     if isinstance(x, OWNED):
