@@ -21,7 +21,7 @@ from nets import accuracy, load_or_train
 import tfcompress as tfc
 from tfcompress.datasets import fashion_mnist
 from tfcompress.distillation.teacher import TeacherCache
-from tfcompress.rewriting.swap import copy
+from tfcompress.graph.rebuild import copy
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

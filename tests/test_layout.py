@@ -12,13 +12,42 @@ ROOT = pathlib.Path(tfcompress.__file__).parent
 ORDER = [
     "utils",
     "project tflite schedules score datasets",
-    "graph numerics optimizers",
+    "graph numerics",
+    "optimizers",
     "layers measure metric distillation models",
     "rewriting pruning archive export interop curvature distill_losses",
     "callbacks reporting checks",
     "planning",
     "cli",
 ]
+# Of Keras objects; what a class of ours names itself with an underscore is its own.
+PRIVATE = {
+    "_compile_config",
+    "_compile_loss",
+    "_compile_metrics",
+    "_flatten_layers",
+    "_functional",
+    "_inbound_nodes",
+    "_inputs_struct",
+    "_keras_history",
+    "_layers",
+    "_loss_ids",
+    "_losses",
+    "_metrics",
+    "_model_variables_moving_average",
+    "_nodes",
+    "_nodes_by_depth",
+    "_operations",
+    "_outbound_nodes",
+    "_path",
+    "_regularizer",
+    "_run_through_graph",
+    "_seed_generators",
+    "_standardize_inputs",
+    "_tracker",
+    "_trainable_variables",
+    "_non_trainable_variables",
+}
 FLOOR = {name: floor for floor, names in enumerate(ORDER) for name in names.split()}
 # What a user of another backend imports stays free of TensorFlow.
 TENSORFLOW = {"layers", "optimizers", "measure", "export", "graph"}
@@ -39,9 +68,9 @@ def pointing_up(name, text):
     """The imports in a file of folder `name` that reach a folder of its own floor or above."""
     for line, module in imports(ast.parse(text)):
         parts = module.split(".")
-        if parts[0] == "tfcompress" and len(parts) > 1 and parts[1] != name:
-            if parts[1] in FLOOR and FLOOR[parts[1]] >= FLOOR[name]:
-                yield f"line {line} imports {module}"
+        folder = parts[1] if parts[0] == "tfcompress" and len(parts) > 1 else name
+        if folder != name and FLOOR.get(folder, -1) >= FLOOR[name]:
+            yield f"line {line} imports {module}"
 
 
 def sources():
@@ -67,6 +96,32 @@ def test_an_import_that_points_up_is_seen_inside_a_function():
     planted = "def late():\n    from tfcompress.planning.planner import plan\n    return plan\n"
     assert list(pointing_up("measure", planted))
     assert not list(pointing_up("cli", planted))
+
+
+def private_keras(text):
+    """The uses of what Keras does not document: its `keras.src`, and names with an underscore."""
+    for line, module in imports(ast.parse(text)):
+        if module.startswith("keras.src"):
+            yield f"line {line} imports {module}"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute) and node.attr in PRIVATE:
+            yield f"line {node.lineno} uses {node.attr}"
+
+
+def test_private_keras_is_used_in_one_folder():
+    found = [
+        f"{path.relative_to(ROOT)} {use}"
+        for path, name in sources()
+        if name not in ("graph", "distillation")  # where the trainer is overridden
+        for use in private_keras(path.read_text())
+        if "keras.src" in use or name != "interop"  # whose tf_keras is another package
+    ]
+    assert not found
+
+
+def test_a_private_use_is_seen():
+    assert list(private_keras("def f(layer):\n    return layer._flatten_layers()\n"))
+    assert list(private_keras("def f():\n    from keras.src import backend\n"))
 
 
 def test_no_module_bears_the_name_of_a_public_function():

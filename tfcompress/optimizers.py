@@ -6,6 +6,7 @@ import fnmatch
 import keras
 from keras import ops
 
+from tfcompress.graph.private_keras import trained_by
 from tfcompress.project import Projection
 
 
@@ -116,7 +117,7 @@ class ProxNewton(keras.optimizers.Adam):
         if trainable_variables is not None:
             trainable_variables = list(trainable_variables)
             self.build(trainable_variables)
-        variables = [self._trainable_variables[i] for i in self._places]
+        variables = [trained_by(self)[i] for i in self._places]
         for variable, latent in zip(variables, self._latents, strict=True):
             variable.assign(latent)
         super().apply(grads, trainable_variables)
@@ -139,7 +140,7 @@ class ProxNewton(keras.optimizers.Adam):
         if not self.built:
             return
         known = {id(v) for v in model.trainable_variables}
-        if not all(id(v) in known for v in self._trainable_variables):
+        if not all(id(v) in known for v in trained_by(self)):
             raise ValueError(
                 "This optimizer trains another model. Call `sync` with the model whose `optimizer` "
                 f"it is. Received: model={model!r}"
@@ -148,7 +149,7 @@ class ProxNewton(keras.optimizers.Adam):
 
     def _take(self):
         for place, latent in zip(self._places, self._latents, strict=True):
-            latent.assign(self._trainable_variables[place])
+            latent.assign(trained_by(self)[place])
         for levels, latent in zip(self._levels, self._fitted(), strict=True):
             levels.assign(self._fit(latent))
         self._project()
@@ -191,7 +192,7 @@ class ProxNewton(keras.optimizers.Adam):
                 value = self.project.nearest(w.value, self._levels[k].value)
             else:
                 value = self.project(w.value, self._curvature(i, w))
-            self._trainable_variables[i].assign(value)
+            trained_by(self)[i].assign(value)
 
     def load_own_variables(self, store):
         super().load_own_variables(store)

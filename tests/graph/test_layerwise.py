@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from tfcompress.graph import layerwise as follow
-from tfcompress.rewriting.swap import copy
+from tfcompress.graph.intercept import watch_inputs
+from tfcompress.graph.rebuild import copy
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -26,8 +27,6 @@ def layer_of(model, name):
 
 def inputs_of(model, name, x):
     """All inputs of a layer, by a model that ends there (a shared one has two)."""
-    from tfcompress.measure.moments import watch_inputs
-
     seen = []
     watch_inputs(model, x, [layer_of(model, name)], lambda _, array: seen.append(array))
     return np.concatenate(seen)

@@ -4,14 +4,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from tfcompress.measure.moments import (
-    Moments,
-    can_measure,
-    intercepted,
-    measure,
-    patches,
-    watch_inputs,
-)
+from tfcompress.graph.intercept import intercepted, watch_inputs
+from tfcompress.measure.moments import Moments, can_measure, measure, patches
 from tfcompress.numerics.metric import Diagonal, Kronecker
 
 RNG = np.random.default_rng(0)

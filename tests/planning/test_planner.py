@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 import tfcompress as tfc
+from tfcompress.graph.rebuild import copy
 from tfcompress.graph.suffix import Suffix
 from tfcompress.measure.held_out_loss import HeldOutLoss, split
 from tfcompress.measure.macs import macs
 from tfcompress.planning import candidates, planner
 from tfcompress.planning.planner import Planner
-from tfcompress.rewriting.swap import copy
 
 L = keras.layers
 RNG = np.random.default_rng(0)

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 import tfcompress as tfc
+from tfcompress.graph.rebuild import copy
 from tfcompress.pruning.channel_ranking import KernelBlock, eliminate
 from tfcompress.pruning.channel_removal import shrink
 from tfcompress.pruning.channel_ties import Channels
 from tfcompress.pruning.channels import _compensate
-from tfcompress.rewriting.swap import copy
 
 L = keras.layers
 RNG = np.random.default_rng(0)

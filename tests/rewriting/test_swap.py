@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tfcompress as tfc
-from tfcompress.rewriting import swap as rewrite
+from tfcompress.graph import rebuild
 
 layers = tfc.layers
 rng = np.random.default_rng(0)
@@ -61,7 +61,7 @@ def tangled_inputs(n=4):
 def test_copy_of_a_tangled_model():
     model, x = tangled(), tangled_inputs()
     model.compile(loss={"one": lambda y, z: keras.ops.mean(z), "two": "mse"})  # not serialisable
-    new = rewrite.copy(model)
+    new = rebuild.copy(model)
     expected, received = model(x), new(x)
     assert list(received) == ["one", "two"]
     for key in expected:
@@ -155,7 +155,7 @@ def test_unbuilt_models():
     called = keras.Sequential([keras.layers.Dense(4, name="a"), keras.layers.Dense(3, name="b")])
     x = rng.random((2, 5), "float32")
     called(x)
-    np.testing.assert_array_equal(rewrite.copy(called)(x), called(x))
+    np.testing.assert_array_equal(rebuild.copy(called)(x), called(x))
 
 
 def test_frozen_layers_dtypes_and_names_are_carried():
@@ -191,7 +191,7 @@ def test_state_of_other_layers_is_copied():
     )
     model.layers[0].adapt(rng.random((50, 4)) * 5)
     x = rng.random((3, 4), "float32")
-    np.testing.assert_array_equal(rewrite.copy(model)(x), model(x))
+    np.testing.assert_array_equal(rebuild.copy(model)(x), model(x))
 
 
 def test_patterns_leave_what_cannot_be_taken_and_warn_once():
@@ -279,7 +279,7 @@ def test_layers_that_cannot_be_made_again():
             return {}
 
     with pytest.raises(ValueError, match="'odd'"):
-        rewrite.copy(keras.Sequential([keras.Input((2,)), Odd(3)]))
+        rebuild.copy(keras.Sequential([keras.Input((2,)), Odd(3)]))
 
 
 def error(model, new, x):

@@ -22,8 +22,8 @@ import numpy as np
 from tfcompress.archive import entropy
 from tfcompress.archive.untrusted import check_bound, check_config, skeleton
 from tfcompress.graph.paths import walk
+from tfcompress.graph.rebuild import check_graph
 from tfcompress.layers.core.base import CompressedLayer
-from tfcompress.rewriting.swap import check_graph
 from tfcompress.utils.arrays import to_numpy
 
 MAGIC, VERSION = b"TFCARCHV", 1

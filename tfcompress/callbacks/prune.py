@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress import score as scores_of
+from tfcompress.graph.private_keras import moving_averages
 from tfcompress.optimizers import ProxNewton
 from tfcompress.pruning.masks import check_patterns, prunable, tighten
 from tfcompress.schedules import check_schedule, value_at
@@ -245,6 +246,5 @@ def _averages(optimizer):
     found = {}
     for one in _optimizers(optimizer):
         if getattr(one, "use_ema", False) and one.built:
-            pairs = zip(one._trainable_variables, one._model_variables_moving_average, strict=True)
-            found |= {id(variable): average for variable, average in pairs}
+            found |= {id(variable): average for variable, average in moving_averages(one)}
     return found

@@ -1,10 +1,10 @@
 """Optimal Brain Damage's own loop in one `fit`: train, delete, retrain, and so on."""
 
 import numpy as np
-from keras.src.utils.io_utils import print_msg
 
 from tfcompress import score as scores_of
 from tfcompress.callbacks.prune import Prune
+from tfcompress.graph.private_keras import print_message
 from tfcompress.utils.checks import whole_number
 
 NEVER = 2**62
@@ -134,7 +134,7 @@ class PruneOnPlateau(Prune):
         if self.rounds:
             self.rounds[-1] |= {"after": self._best, "epochs": self._epochs}
             if self.verbose:
-                print_msg(_told(self.rounds[-1]))
+                print_message(_told(self.rounds[-1]))
         else:
             self._limit = min(self._limit, self._best + self.tolerance)
         if self._best > self._limit:

@@ -5,10 +5,10 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras.src.backend import compute_output_spec
 
 from tfcompress.distillation.labels import weighted_mean
 from tfcompress.graph.features import find
+from tfcompress.graph.private_keras import compute_output_spec
 from tfcompress.utils.checks import is_number
 
 

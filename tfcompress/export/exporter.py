@@ -19,7 +19,7 @@ from tfcompress.export.lower.structured_constants import tidy_structured
 from tfcompress.export.samples import all_batches, sample_arrays, verify_batches
 from tfcompress.export.verify import make_cases, verify
 from tfcompress.graph.paths import walk
-from tfcompress.rewriting.swap import check_graph
+from tfcompress.graph.rebuild import check_graph
 from tfcompress.tflite.reader import read
 from tfcompress.tflite.runtimes import INT2, parse
 from tfcompress.tflite.writer import write, write_to

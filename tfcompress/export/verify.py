@@ -15,6 +15,7 @@ import numpy as np
 
 from tfcompress.export.convert.stock import call, output_names
 from tfcompress.export.kernels.rewrite import apply, round_kernels
+from tfcompress.graph.private_keras import layers_in
 from tfcompress.tflite.runner import Probe, Runner, difference
 from tfcompress.utils.errors import ExportError
 
@@ -45,7 +46,7 @@ def make_cases(model, plain, batches, rounded, sites) -> list[Case]:
     """
     probe = Probe(plain, rounded)
     coarse = Runner(round_kernels(plain, sites)) if any(site.rounds for site in sites) else None
-    exact = max(EXACT.get(layer.compute_dtype, 1e-4) for layer in model._flatten_layers())
+    exact = max(EXACT.get(layer.compute_dtype, 1e-4) for layer in layers_in(model))
     cases = []
     for inputs in batches:
         expected = [keras.ops.convert_to_numpy(y) for y in call(model, inputs)]

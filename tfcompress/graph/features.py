@@ -4,9 +4,16 @@ import difflib
 from typing import NamedTuple
 
 import keras
-from keras.src.backend import KerasTensor
 
-from tfcompress.graph.paths import is_graph
+from tfcompress.graph.nodes import graph_of, new_input, nodes_of
+from tfcompress.graph.paths import is_graph, name_of
+from tfcompress.graph.private_keras import (
+    KerasTensor,
+    history_of,
+    inbound_nodes,
+    inputs_structure,
+    run_through_graph,
+)
 
 PASSING = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Dropout, keras.layers.Identity)
 
@@ -63,9 +70,9 @@ def find(model, place) -> Tap:
     Raises:
         ValueError: the model is a subclassed one; there is no such place, or several.
     """
-    check_graph(model)
+    check_has_features(model)
     calls = _calls(model)
-    found = [key for key, node in calls.items() if _is(place, key, node)]
+    found = [key for key, node in calls.items() if _is_place(place, key, node)]
     if isinstance(place, str):
         found = [key for key in found if place in (key[0], f"{key[0]}:{key[1]}")] or found
     if len(found) == 1:
@@ -81,7 +88,7 @@ def find(model, place) -> Tap:
     )
 
 
-def check_graph(model) -> None:
+def check_has_features(model) -> None:
     """Raises unless the model's layers can be seen in a graph."""
     if not is_graph(model) or not model.built:
         kind = "is not built" if is_graph(model) else f"is the subclassed {type(model).__name__}"
@@ -94,11 +101,12 @@ def check_graph(model) -> None:
 
 def activation_of(tensor):
     """The activation that made a symbolic tensor, a function of `keras.activations`."""
-    operation, _, index = tensor._keras_history
+    operation, _, index = history_of(tensor)
     if is_graph(operation):
         return activation_of(operation.outputs[index])
-    if isinstance(operation, PASSING) and operation._inbound_nodes[0].input_tensors:
-        return activation_of(operation._inbound_nodes[0].input_tensors[0])
+    arriving = inbound_nodes(operation)[0].input_tensors
+    if isinstance(operation, PASSING) and arriving:
+        return activation_of(arriving[0])
     kind = type(operation).__name__
     if kind in ("Softmax", "Sigmoid", "ReLU", "Relu"):  # layers, and bare operations
         return getattr(keras.activations, kind.lower())
@@ -106,36 +114,27 @@ def activation_of(tensor):
 
 
 def output_activations(model) -> list:
-    """The activation of each output; None for each where the graph is hidden."""
+    """The activation of each output; None where the graph is hidden."""
     if not is_graph(model) or not model.built:
         return None
     return [activation_of(tensor) for tensor in model.outputs]
 
 
-def _is(place, key, node):
+def _is_place(place, key, node):
+    """Whether a call is the one that a name, a path, a layer or a symbolic tensor means."""
     path, call = key
     if isinstance(place, str):
-        name = path.rpartition("/")[2]
+        name = name_of(path)
         return place in (path, f"{path}:{call}", name, f"{name}:{call}")
     if isinstance(place, KerasTensor):
         return any(place is tensor for tensor in node.output_tensors)
     return node.operation is place
 
 
-def _graph(model):
-    return model._functional if isinstance(model, keras.Sequential) else model
-
-
-def _nodes(graph):
-    """The nodes of a graph in the order in which Keras runs them."""
-    for _, nodes in sorted(graph._nodes_by_depth.items(), reverse=True):
-        yield from (node for node in nodes if not node.is_input)
-
-
 def _calls(model, prefix=""):
     """`{(path, call): node}`; what is inside a nested model is listed for its first call."""
     found = {}
-    for node in _nodes(_graph(model)):
+    for node in nodes_of(graph_of(model)):
         path = prefix + node.operation.name
         call = sum(key[0] == path for key in found)
         found[path, call] = node
@@ -161,15 +160,10 @@ def _opened(model, taps):
 
             return apply
 
-        outputs = _graph(model)._run_through_graph(inputs, operation_fn=recorded)
+        outputs = run_through_graph(graph_of(model), inputs, recorded)
         alone = isinstance(outputs, (list, tuple)) and len(outputs) == 1  # as in Keras' own call
         return outputs[0] if alone else outputs
 
-    inputs = keras.tree.map_structure(_new_input, _graph(model)._inputs_struct)
+    inputs = keras.tree.map_structure(new_input, inputs_structure(graph_of(model)))
     outputs = run(model, inputs)
     return inputs, outputs, [found[tap.path, tap.call] for tap in taps]
-
-
-def _new_input(tensor):
-    operation = tensor._keras_history.operation
-    return keras.layers.InputLayer.from_config(operation.get_config()).output

@@ -4,8 +4,10 @@ import collections
 
 import keras
 
+from tfcompress.graph.intercept import replaced, watch_inputs
+from tfcompress.graph.nodes import called_operations, graph_of, nodes_of
 from tfcompress.graph.paths import is_graph
-from tfcompress.measure.moments import replaced, watch_inputs
+from tfcompress.graph.private_keras import standardized_inputs
 from tfcompress.utils.batches import batches
 from tfcompress.utils.progress import progress
 
@@ -32,30 +34,16 @@ def follow(model, data, wanted, change, title="Fitting layers") -> None:
     """
     graph = graph_of(model)
     run = _Run(model, [x for x, _, _ in batches(data, BATCH)], wanted, change)
-    arriving = [graph._standardize_inputs(x) for x in run.batches]
+    arriving = [standardized_inputs(graph, x) for x in run.batches]
     columns = [[(array, array) for array in column] for column in zip(*arriving, strict=True)]
     run.through(graph, columns, lambda nodes: progress(nodes, title, len(nodes)))
-
-
-def graph_of(model):
-    """The graph of a Sequential or Functional model."""
-    graph = model._functional if isinstance(model, keras.Sequential) else model
-    if graph is None:
-        raise ValueError("The model is not built yet: give it an `Input`, or call it once.")
-    return graph
-
-
-def nodes_of(graph) -> list:
-    """The calls of a graph, in the order in which they can run."""
-    depths = sorted(graph._nodes_by_depth.items(), reverse=True)
-    return [node for _, nodes in depths for node in nodes if not node.is_input]
 
 
 class _Run:
     def __init__(self, model, batches, wanted, change):
         self.model, self.batches, self.change = model, batches, change
         self.wanted = {id(layer) for layer in wanted}
-        self.calls = collections.Counter(_called(graph_of(model)))
+        self.calls = collections.Counter(map(id, called_operations(graph_of(model))))
         self.done, self.chains = [], {}
 
     def through(self, graph, arriving, told=list):
@@ -116,11 +104,3 @@ class _Run:
             with replaced(self.done):
                 watch_inputs(self.model, x, [layer], lambda _, array, seen=now: seen.append(array))
             yield from zip(before, now, strict=True)
-
-
-def _called(graph):
-    """The ids of the layers that a graph calls, once for each call."""
-    for node in nodes_of(graph):
-        yield id(node.operation)
-        if is_graph(node.operation):
-            yield from _called(graph_of(node.operation))

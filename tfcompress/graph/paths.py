@@ -4,7 +4,8 @@ import difflib
 import fnmatch
 
 import keras
-from keras.src.models.functional import Functional
+
+from tfcompress.graph.private_keras import Functional, layers_in
 
 
 def walk(model) -> dict[str, tuple[keras.layers.Layer, keras.layers.Layer]]:
@@ -56,7 +57,7 @@ def parts(layer) -> list[keras.layers.Layer]:
     """The layers directly below a model or a composite layer, in graph order for a model."""
     if isinstance(layer, keras.Model):
         return layer.layers
-    return layer._flatten_layers(include_self=False, recursive=False)
+    return layers_in(layer, include_self=False, recursive=False)
 
 
 def named(pattern, paths) -> list[str]:

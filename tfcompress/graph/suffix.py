@@ -5,8 +5,9 @@ import contextlib
 
 import keras
 
-from tfcompress.graph.layerwise import graph_of, nodes_of
+from tfcompress.graph.nodes import graph_of, nodes_of
 from tfcompress.graph.paths import is_graph
+from tfcompress.graph.private_keras import standardized_inputs
 
 
 class Suffix:
@@ -26,7 +27,7 @@ class Suffix:
         self.uses = collections.Counter(id(t) for node in self.nodes for t in node.input_tensors)
         self.uses.update(map(id, self.graph.outputs))
         self.position = 0
-        flat = [self.graph._standardize_inputs(x) for x in batches]
+        flat = [standardized_inputs(self.graph, x) for x in batches]
         self.held = [dict(zip(map(id, self.graph.inputs), arrays, strict=True)) for arrays in flat]
 
     def advance(self, layer) -> None:

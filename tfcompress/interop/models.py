@@ -4,13 +4,15 @@ from functools import partial
 
 import keras
 
+from tfcompress.graph.nodes import operation_of
 from tfcompress.graph.paths import is_graph
+from tfcompress.graph.private_keras import functional_of, run_through_graph
+from tfcompress.graph.rebuild import check_graph
 from tfcompress.interop.adapter import adapter_class
 from tfcompress.interop.configs import translate
 from tfcompress.interop.packages import load
 from tfcompress.interop.wrappers import inward_layers
 from tfcompress.layers.core.base import CompressedLayer
-from tfcompress.rewriting.swap import check_graph
 
 MERGES = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
 NO_LAYER = "it is an operation between layers that no layer of tf_keras does"
@@ -43,7 +45,7 @@ def to_tf_keras(model):
 
 def _outward(model, memo):
     tf_keras = load().tf_keras
-    graph = model._functional if isinstance(model, keras.Sequential) else model
+    graph = functional_of(model)
 
     def crossed(operation):
         if id(operation) not in memo:
@@ -51,7 +53,7 @@ def _outward(model, memo):
         return partial(_apply, operation, memo[id(operation)])
 
     inputs = keras.tree.map_structure(_outward_input, graph.input)
-    outputs = graph._run_through_graph(inputs, operation_fn=crossed)
+    outputs = run_through_graph(graph, inputs, crossed)
     for output in keras.tree.flatten(outputs):
         if isinstance(output, keras.Operation):
             raise ValueError(_refusal(output, "tf_keras", NO_LAYER))
@@ -70,7 +72,7 @@ def _outward(model, memo):
 
 
 def _outward_input(tensor):
-    name = tensor._keras_history.operation.name
+    name = operation_of(tensor).name
     return load().tf_keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)
 
 
@@ -182,7 +184,7 @@ def _inward(model, memo):
             flat = zip(keras.tree.flatten(node.outputs), keras.tree.flatten(outputs), strict=True)
             tensors.update((id(tensor), new) for tensor, new in flat)
     if isinstance(model, tf_keras.Sequential):
-        first = keras.tree.flatten(inputs)[0]._keras_history.operation
+        first = operation_of(keras.tree.flatten(inputs)[0])
         parts = [part for layer in model.layers for part, _ in memo.get(id(layer), [])]
         new = keras.Sequential([first, *parts], name=model.name)
     else:

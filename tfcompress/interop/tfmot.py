@@ -5,6 +5,7 @@ Both packages are imported when a function here is called, never before.
 
 import keras
 
+from tfcompress.graph.private_keras import compiled_argument
 from tfcompress.interop.configs import translate
 from tfcompress.interop.models import from_tf_keras as from_tf_keras
 from tfcompress.interop.models import to_tf_keras as to_tf_keras
@@ -101,7 +102,7 @@ def _compile(wrapped, model, optimizer, loss, metrics):
     found = {}
     if model.compiled and loss is None:
         names = ("loss", "loss_weights", "metrics", "weighted_metrics")
-        found = {name: model._compile_config.config.get(name) for name in names}
+        found = {name: compiled_argument(model, name) for name in names}
         optimizer = model.optimizer if optimizer is None else optimizer
     elif loss is None:
         raise ValueError(

@@ -5,8 +5,8 @@ import itertools
 import keras
 import numpy as np
 
+from tfcompress.graph.intercept import intercepted
 from tfcompress.graph.paths import walk
-from tfcompress.measure.moments import intercepted
 from tfcompress.utils.batches import batches as batches_of
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.progress import progress

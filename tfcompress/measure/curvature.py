@@ -16,6 +16,7 @@ from unittest import mock
 
 import tensorflow as tf
 
+from tfcompress.measure.obd_recursion import obd_recursion as obd_recursion
 from tfcompress.measure.objective import Objective
 from tfcompress.utils.batches import batches, passes_over
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from tfcompress.graph.intercept import watch_inputs
 from tfcompress.graph.paths import walk
 from tfcompress.measure.curvature import gauss_newton
-from tfcompress.measure.moments import LARGEST_BLOCK, Moments, can_measure, watch_inputs
+from tfcompress.measure.moments import LARGEST_BLOCK, Moments, can_measure
 from tfcompress.numerics.metric import Diagonal, Kronecker
 from tfcompress.utils.batches import batches, check_repeats
 from tfcompress.utils.progress import progress

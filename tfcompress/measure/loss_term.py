@@ -5,7 +5,8 @@ Letters: N entries of an output (examples x time steps or pixels), C numbers per
 
 import keras
 import tensorflow as tf
-from keras.src.losses.losses import LossFunctionWrapper
+
+from tfcompress.graph.private_keras import LossFunctionWrapper
 
 
 class Term:

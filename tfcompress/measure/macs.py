@@ -4,7 +4,9 @@ import math
 
 import keras
 
+from tfcompress.graph.nodes import input_shapes
 from tfcompress.graph.paths import is_graph, walk
+from tfcompress.graph.private_keras import layers_in
 
 CONVOLUTIONS = (
     keras.layers.Conv1D,
@@ -44,7 +46,7 @@ def macs(model) -> dict[str, int | None]:
     >>> macs(keras.Sequential(layers))  # 6 * 6 positions, 3 * 3 * 3 * 16 weights
     {'conv': 15552}
     """
-    uses = uses_of(model) if is_graph(model) else {}
+    uses = input_shapes(model) if is_graph(model) else {}
     found = {}
     for path, (layer, _) in walk(model).items():
         shapes = uses.get(id(layer)) or [(layer.get_build_config() or {}).get("input_shape")]
@@ -78,7 +80,7 @@ def layer_macs(layer, input_shape) -> int | None:
 
 def matrices(layer) -> list[keras.Variable]:
     """The weights of a layer itself, not of its parts, that have at least two axes."""
-    nested = {id(v) for part in layer._flatten_layers(include_self=False) for v in part.weights}
+    nested = {id(v) for part in layers_in(layer, include_self=False) for v in part.weights}
     return [v for v in layer.weights if len(v.shape) > 1 and id(v) not in nested]
 
 
@@ -91,26 +93,3 @@ def _einsum_outputs(layer):
     inputs, kernel = layer.equation.split("->")[0].split(",")
     sizes = zip(kernel.strip(), layer.kernel.shape, strict=True)
     return math.prod(size for letter, size in sizes if letter not in inputs)
-
-
-def uses_of(model) -> dict[int, list]:
-    """The input shapes of all uses of each layer, by the id of the layer."""
-    shapes = {}
-
-    def run(part, inputs):
-        graph = part._functional if isinstance(part, keras.Sequential) else part
-        return graph._run_through_graph(inputs, operation_fn=watch)
-
-    def watch(operation):
-        def apply(*args, **kwargs):
-            if is_graph(operation):
-                return run(operation, args[0])
-            if isinstance(operation, keras.layers.Layer):
-                shape = keras.tree.map_structure(lambda x: tuple(x.shape), args[0])
-                shapes.setdefault(id(operation), []).append(shape)
-            return operation.compute_output_spec(*args, **kwargs)
-
-        return apply
-
-    run(model, model.inputs)
-    return shapes

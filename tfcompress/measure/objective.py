@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.graph.paths import walk
+from tfcompress.graph.private_keras import compiled_loss, mask_of
 from tfcompress.measure.loss_term import Term
 from tfcompress.utils.batches import batches
 from tfcompress.utils.progress import progress
@@ -191,7 +192,7 @@ def _entry_weights(weights, z, entries):
     b = tf.shape(z)[0]
     w = tf.ones([b, 1]) if weights is None else tf.cast(tf.reshape(weights, [b, -1]), "float32")
     w = tf.reshape(tf.repeat(w, entries // tf.size(w), axis=1), [-1])
-    mask = getattr(z, "_keras_mask", None)
+    mask = mask_of(z)
     if mask is not None:  # as in Keras, the mean is over the entries that the mask keeps
         mask = tf.reshape(tf.cast(mask, "float32"), [-1])
         w *= mask * tf.math.divide_no_nan(tf.cast(entries, "float32"), tf.reduce_sum(mask))
@@ -199,9 +200,10 @@ def _entry_weights(weights, z, entries):
 
 
 def _compiled(model):
-    if not getattr(model, "compiled", False) or model._compile_loss is None:
+    compiled = compiled_loss(model)
+    if compiled is None:
         raise ValueError(
             "The model is not compiled with a loss, so `loss` must be given, such as "
             "`loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)`."
         )
-    return model.loss, model._compile_loss._user_loss_weights
+    return compiled

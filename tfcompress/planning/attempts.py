@@ -11,10 +11,10 @@ from keras import ops
 from tfcompress.archive import files as archive
 from tfcompress.distillation.distiller import Distiller
 from tfcompress.export import file_bytes
-from tfcompress.graph.layerwise import graph_of
+from tfcompress.graph.nodes import graph_of
+from tfcompress.graph.rebuild import copy
 from tfcompress.planning.plan_result import Plan
 from tfcompress.planning.planner import Planner
-from tfcompress.rewriting.swap import copy
 from tfcompress.utils.arrays import concatenated, rows
 from tfcompress.utils.batches import batches
 

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 
 from tfcompress.export import to_tflite
+from tfcompress.graph.rebuild import check_graph
 from tfcompress.planning.attempts import Compressor
 from tfcompress.planning.plan_result import Plan
 from tfcompress.reporting.model_report import ModelReport, report
-from tfcompress.rewriting.swap import check_graph
 from tfcompress.utils.checks import check_number, is_whole
 
 CHECKED_EXAMPLES = 32  # that the file is verified with

@@ -6,17 +6,20 @@ from functools import partial
 import numpy as np
 
 from tfcompress import layers as forms
+from tfcompress.graph.intercept import intercepted, replaced
 from tfcompress.graph.layerwise import follow
+from tfcompress.graph.nodes import input_shapes
 from tfcompress.graph.paths import name_of, walk
+from tfcompress.graph.rebuild import check_graph, copy
 from tfcompress.graph.suffix import Suffix
 from tfcompress.measure.batch_norm import recalibrate_batch_norm
 from tfcompress.measure.held_out_loss import HeldOutLoss, split
-from tfcompress.measure.macs import macs, matrices, uses_of
-from tfcompress.measure.moments import Moments, can_measure, intercepted, replaced
+from tfcompress.measure.macs import macs, matrices
+from tfcompress.measure.moments import Moments, can_measure
 from tfcompress.numerics.knapsack import choose
 from tfcompress.planning.candidates import counter, default_candidates, fitted
 from tfcompress.planning.plan_result import Option, Plan, tables
-from tfcompress.rewriting.swap import check_graph, copy, match, swapped
+from tfcompress.rewriting.swap import match, swapped
 from tfcompress.utils.checks import check_number
 
 LARGEST_BLOCK = 1024  # fan-in above which the metric of a layer's inputs is cut into blocks
@@ -171,7 +174,7 @@ class Planner:
 def _options(model, fit_inputs, counts, loss, candidates, reasons):
     """`{path: options by rising cost}`, fitted and measured in one walk over the network."""
     targets, _ = match(model, {_has_kernel: lambda layer: layer})
-    shapes, suffix, found = uses_of(model), Suffix(model, loss.inputs), {}
+    shapes, suffix, found = input_shapes(model), Suffix(model, loss.inputs), {}
 
     def change(layer, pairs):
         moments = _moments(layer)

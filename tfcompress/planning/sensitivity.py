@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfcompress.graph.paths import named, walk
+from tfcompress.graph.rebuild import check_graph, copy
 from tfcompress.pruning.masks import check_patterns
-from tfcompress.rewriting.swap import check_graph, copy
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.batches import batches, check_repeats
 from tfcompress.utils.progress import progress

@@ -9,8 +9,9 @@ import numpy as np
 from keras import ops
 
 from tfcompress import score as scores_of
+from tfcompress.graph.intercept import watch_inputs
 from tfcompress.graph.paths import walk
-from tfcompress.measure.moments import Moments, can_measure, watch_inputs
+from tfcompress.measure.moments import Moments, can_measure
 from tfcompress.pruning.channel_removal import output_axis
 from tfcompress.utils.batches import batches
 from tfcompress.utils.progress import progress

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
+from tfcompress.graph.rebuild import rebuild
 from tfcompress.pruning.channel_ties import DEPTHWISE, TRANSPOSED
-from tfcompress.rewriting.swap import rebuild
 
 
 def shrink(model, channels, gone):

@@ -9,9 +9,9 @@ that can only be removed together get the same one.
 import keras
 import numpy as np
 
-from tfcompress.graph.layerwise import graph_of, nodes_of
+from tfcompress.graph.nodes import graph_of, nodes_of, operation_of
 from tfcompress.graph.paths import is_graph
-from tfcompress.rewriting.swap import check_graph
+from tfcompress.graph.rebuild import check_graph
 
 KERAS = keras.layers
 TRANSPOSED = (KERAS.Conv1DTranspose, KERAS.Conv2DTranspose, KERAS.Conv3DTranspose)
@@ -99,7 +99,7 @@ class Channels:
         """The channels of a graph's outputs, from the channels of its inputs."""
         known = {}
         for tensor, numbers in zip(graph.inputs, arriving, strict=True):
-            known[id(tensor)] = self._carry(tensor._keras_history.operation, numbers)
+            known[id(tensor)] = self._carry(operation_of(tensor), numbers)
         for node in nodes_of(graph):
             arrived = [known[id(tensor)] for tensor in node.input_tensors]
             leaving = self._through(node, arrived)

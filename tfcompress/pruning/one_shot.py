@@ -4,12 +4,13 @@ import numpy as np
 from keras import ops
 
 from tfcompress import score as scores_of
+from tfcompress.graph.intercept import watch_inputs
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.paths import walk
-from tfcompress.measure.moments import Moments, can_measure, watch_inputs
+from tfcompress.graph.rebuild import copy
+from tfcompress.measure.moments import Moments, can_measure
 from tfcompress.numerics.optimal_brain_surgeon import shares, sparsify
 from tfcompress.pruning.masks import prunable, tighten
-from tfcompress.rewriting.swap import copy
 from tfcompress.utils.batches import batches, check_repeats
 from tfcompress.utils.checks import check_sparsity
 from tfcompress.utils.progress import progress

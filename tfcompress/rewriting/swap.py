@@ -1,18 +1,15 @@
 """Rebuild a model with some of its layers replaced; the model itself stays untouched."""
 
-import copy as copy_object
-import tempfile
 import warnings
 
 import keras
-from keras.src.saving.serialization_lib import SafeModeScope
 
 from tfcompress.graph.layerwise import follow
-from tfcompress.graph.paths import check_keras_3, is_graph, named, near, walk
+from tfcompress.graph.paths import is_graph, named, near, walk
+from tfcompress.graph.rebuild import check_graph, rebuild
 from tfcompress.layers.core.base import CompressedLayer, kernel_bits
 from tfcompress.layers.core.maker import Maker
 from tfcompress.measure.moments import Moments
-from tfcompress.utils.arrays import to_numpy
 
 
 def swap(model, rules, curvature=None, data=None):
@@ -105,52 +102,6 @@ def to_ordinary(model):
     )
 
 
-def copy(model):
-    """A copy of a model with its own layers and equal weights, not compiled."""
-    check_graph(model)
-    return rebuild(model, lambda layer: None)
-
-
-def rebuild(model, replace, memo=None):
-    """Runs a model's graph on new inputs, with new layers.
-
-    Args:
-        model: a Sequential or Functional model.
-        replace: called once for each layer; returns the list of layers that take its place, or
-            None for a copy.
-        memo: the chains made so far, by the id of the layer that they replace.
-    """
-    memo = {} if memo is None else memo
-    graph = model._functional if isinstance(model, keras.Sequential) else model
-    if graph is None:  # a Sequential that was never built
-        chains = [_replacement(layer, replace, memo)[0] for layer in model.layers]
-        return keras.Sequential([part for chain in chains for part in chain], name=model.name)
-
-    def renewed(operation):
-        def apply(*args, **kwargs):
-            (first, *others), is_clone = _replacement(operation, replace, memo)
-            outputs = first(*args, **kwargs)
-            for layer in others:
-                outputs = layer(outputs)
-            if is_clone:
-                _copy_state(operation, first)
-            return outputs
-
-        return apply
-
-    inputs = keras.tree.map_structure(lambda x: _new_input(x, replace), graph.input)
-    outputs = graph._run_through_graph(inputs, operation_fn=renewed)
-    if isinstance(model, keras.Sequential):
-        first = keras.tree.flatten(inputs)[0]._keras_history.operation
-        parts = [part for layer in model.layers for part in memo[id(layer)]]
-        new = keras.Sequential([first, *parts], name=model.name)
-    else:
-        new = keras.Model(inputs, outputs, name=model.name)
-    if not model.trainable:
-        new.trainable = False
-    return new
-
-
 def match(model, rules) -> tuple[dict, dict]:
     """Finds the maker of each layer.
 
@@ -191,18 +142,6 @@ def match(model, rules) -> tuple[dict, dict]:
     return targets, left
 
 
-def check_graph(model) -> None:
-    """Raises unless the model is a Keras 3 Sequential or Functional one."""
-    check_keras_3(model)
-    if not is_graph(model):
-        raise ValueError(
-            f"`{type(model).__name__}` is a subclassed model: its layers are called from Python "
-            "code, which cannot be rebuilt with other layers. Either build it as a Functional "
-            "model (`keras.Model(inputs, outputs)`), or replace the attributes that hold its "
-            "layers yourself: `model.fc = BinaryDense.from_layer(model.fc)`."
-        )
-
-
 def _measured(moments, pairs) -> dict:
     """The metric of a layer on its inputs in the model as changed so far, and a kernel for them."""
     for before, now in pairs:
@@ -227,61 +166,6 @@ def _make(maker, layer, named, fit):
         if after >= before:
             raise ValueError(f"It would not be smaller: {after} bits, and {before} in float32.")
     return chain
-
-
-def _replacement(operation, replace, memo):
-    """What takes the place of a layer, a nested model or a bare operation.
-
-    Returns:
-        A chain of layers, and whether it is a fresh copy, whose state is still to be copied.
-    """
-    if id(operation) in memo:
-        return memo[id(operation)], False
-    is_clone = False
-    if is_graph(operation):
-        chain = [rebuild(operation, replace, memo)]
-    elif not isinstance(operation, keras.layers.Layer):
-        new = copy_object.copy(operation)  # stateless; only its place in the graph is its own
-        new._inbound_nodes, new._outbound_nodes = [], []
-        chain = [new]
-    else:
-        chain = replace(operation)
-        if chain is None:
-            chain, is_clone = [_clone(operation)], True
-    memo[id(operation)] = chain
-    return chain, is_clone
-
-
-def _new_input(tensor, replace):
-    layer = tensor._keras_history.operation
-    (new,) = replace(layer) or [keras.layers.InputLayer.from_config(layer.get_config())]
-    return new.output
-
-
-def _clone(layer):
-    try:
-        with SafeModeScope(False):  # a Lambda layer of this very process
-            return type(layer).from_config(layer.get_config())
-    except Exception as error:
-        raise ValueError(
-            f"Layer '{layer.name}' of class {type(layer).__name__} cannot be made again from its "
-            f"config, which every layer of a rebuilt model must allow: {error}"
-        ) from error
-
-
-def _copy_state(layer, new):
-    """Copies the weights and assets of a layer and of its parts."""
-    for old_part, new_part in zip(layer._flatten_layers(), new._flatten_layers(), strict=True):
-        if not old_part.built:
-            continue
-        weights = {}
-        old_part.save_own_variables(weights)
-        if weights:
-            new_part.load_own_variables({key: to_numpy(value) for key, value in weights.items()})
-        if hasattr(old_part, "save_assets"):
-            with tempfile.TemporaryDirectory() as folder:
-                old_part.save_assets(folder)
-                new_part.load_assets(folder)
 
 
 def _replaceable(model) -> set[int]:

@@ -5,8 +5,9 @@ import tensorflow as tf
 
 from tfcompress.export.convert.stock import convert, name_ends
 from tfcompress.export.kernels.kernel import CHANNEL_AXIS, Kernel, find_kernel, kernel_rows
+from tfcompress.graph.private_keras import layers_in
+from tfcompress.graph.rebuild import rebuild
 from tfcompress.layers.discrete.fake_quant import Clip, FakeQuant
-from tfcompress.rewriting.swap import rebuild
 from tfcompress.tflite.graph_editor import Graph, per_channel
 from tfcompress.tflite.reader import operator_name, read, schema
 from tfcompress.tflite.runner import Probe
@@ -39,7 +40,7 @@ def clip_ranges(model):
     def replace(layer):
         return [Clip.from_config(layer.get_config())] if type(layer) is FakeQuant else None
 
-    found = any(type(layer) is FakeQuant for layer in model._flatten_layers())
+    found = any(type(layer) is FakeQuant for layer in layers_in(model))
     return rebuild(model, replace) if found else model
 
 
@@ -163,7 +164,7 @@ def activations(plain, model=None) -> dict[int, float]:
     """
     graph = Graph(read(plain))
     steps = dict.fromkeys(map(int, graph.subgraph.inputs), 0.0)
-    layers = [] if model is None else model._flatten_layers()
+    layers = [] if model is None else layers_in(model)
     learned = {
         np.float32(end): (layer.high - layer.low) / 255
         for layer in layers

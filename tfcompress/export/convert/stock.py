@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
+from tfcompress.graph.nodes import graph_of, operation_of
 from tfcompress.tflite.reader import operator_name, read, schema
 from tfcompress.utils.errors import ExportError
 
@@ -92,10 +93,10 @@ def input_names(model) -> list[str]:
 
 def output_names(model) -> list[str]:
     """The names of the outputs: the keys of a dict, else those of the layers."""
-    structure = functional(model).output
+    structure = graph_of(model).output
     if isinstance(structure, dict):
         return sorted(structure)
-    return _unique([tensor._keras_history.operation.name for tensor in model.outputs])
+    return _unique([operation_of(tensor).name for tensor in model.outputs])
 
 
 def _unique(names):
@@ -104,13 +105,8 @@ def _unique(names):
 
 def call(model, inputs) -> list:
     """The outputs of a model for a flat list of inputs, in inference mode."""
-    inputs = keras.tree.pack_sequence_as(functional(model).input, list(inputs))
+    inputs = keras.tree.pack_sequence_as(graph_of(model).input, list(inputs))
     return keras.tree.flatten(model(inputs, training=False))
-
-
-def functional(model):
-    """The graph of a model: a Sequential one keeps it inside."""
-    return model._functional if isinstance(model, keras.Sequential) else model
 
 
 def _explain(model, text):

@@ -6,14 +6,15 @@ from functools import partial, singledispatch
 import keras
 import numpy as np
 
-from tfcompress.export.convert.stock import functional
 from tfcompress.export.lower import large_kernels as large
 from tfcompress.export.lower.circulant import LEAST_WEIGHTS, CirculantOperations
+from tfcompress.graph.nodes import graph_of, nodes_of
 from tfcompress.graph.paths import is_graph
+from tfcompress.graph.private_keras import layers_in
+from tfcompress.graph.rebuild import rebuild
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.shared.circulant import CirculantDense
 from tfcompress.layers.shared.tile_hashed import TileHashedDense
-from tfcompress.rewriting.swap import rebuild
 from tfcompress.utils.arrays import to_numpy
 
 _FOLDED = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
@@ -78,7 +79,7 @@ def lower(model, store=None, thinned=False):
         return large.thin(layer, lowered, count) if thinned else lowered()
 
     lowered = rebuild(model, lowered_layer)
-    for layer in lowered._flatten_layers():
+    for layer in layers_in(lowered):
         if layer.compute_dtype in ("float16", "bfloat16"):
             layer.dtype_policy = "float32"
     pairs = _foldable(lowered)
@@ -122,8 +123,7 @@ def _foldable(model) -> dict:
 
 def _graph_nodes(model) -> list:
     """The nodes of a graph and of the models nested in it, each model once."""
-    levels = functional(model)._nodes_by_depth.values()
-    nodes = [node for level in levels for node in level if not node.is_input]
+    nodes = nodes_of(graph_of(model))
     nested = {id(n.operation): n.operation for n in nodes if is_graph(n.operation)}
     return nodes + [node for inner in nested.values() for node in _graph_nodes(inner)]
 
@@ -131,7 +131,7 @@ def _graph_nodes(model) -> list:
 def _outputs(model) -> set[int]:
     return {id(tensor) for tensor in model.outputs} | {
         id(tensor)
-        for layer in model._flatten_layers(include_self=False)
+        for layer in layers_in(model, include_self=False)
         if is_graph(layer)
         for tensor in layer.outputs
     }

@@ -1,0 +1,129 @@
+"""Each function that relies on what Keras does not document, run alone."""
+
+import keras
+import numpy as np
+import pytest
+
+from tfcompress.graph import private_keras as private
+
+
+def functional():
+    x = keras.Input((4,), name="x")
+    h = keras.layers.Dense(3, name="hidden")(x)
+    return keras.Model({"x": x}, keras.layers.Dense(2, name="out")(h))
+
+
+def test_functional_of():
+    model = functional()
+    assert private.functional_of(model) is model
+    sequential = keras.Sequential([keras.layers.Dense(2)])
+    assert private.functional_of(sequential) is None
+    sequential.build((None, 4))
+    assert isinstance(private.functional_of(sequential), private.Functional)
+
+
+def test_nodes_by_depth():
+    levels = private.nodes_by_depth(functional())
+    (out,), (hidden,), (start,) = levels[0], levels[1], levels[2]
+    assert (out.operation.name, hidden.operation.name) == ("out", "hidden")
+    assert start.is_input
+    assert not out.is_input
+    assert out.input_tensors == hidden.outputs
+    args, kwargs = out.arguments.fill_in({id(out.input_tensors[0]): "there"})
+    assert (args, kwargs) == (("there",), {})
+
+
+def test_run_through_graph():
+    model = functional()
+    names = []
+
+    def recorded(operation):
+        names.append(operation.name)
+        return operation
+
+    x = np.ones((1, 4), "float32")
+    y = private.run_through_graph(model, {"x": x}, recorded)
+    assert names == ["hidden", "out"]
+    np.testing.assert_array_equal(y, model({"x": x}))
+
+
+def test_inputs():
+    model = functional()
+    assert list(private.inputs_structure(model)) == ["x"]
+    (array,) = private.standardized_inputs(model, {"x": np.ones((5, 4), "float64")})
+    assert array.shape == (5, 4)
+    assert keras.backend.standardize_dtype(array.dtype) == "float32"
+
+
+def test_history_and_calls():
+    model = functional()
+    operation, call, index = private.history_of(model.outputs[0])
+    assert (operation.name, call, index) == ("out", 0, 0)
+    (node,) = private.inbound_nodes(operation)
+    assert node.outputs[0] is model.outputs[0]
+    private.forget_calls(operation)
+    assert private.inbound_nodes(operation) == []
+
+
+def test_layers_in():
+    model = keras.Sequential([keras.Input((4,)), keras.Sequential([keras.layers.Dense(2)])])
+    assert model in private.layers_in(model)
+    below = private.layers_in(model, include_self=False)
+    assert any(isinstance(layer, keras.layers.Dense) for layer in below)
+    near = private.layers_in(model, include_self=False, recursive=False)
+    assert not any(isinstance(layer, keras.layers.Dense) for layer in near)
+
+
+def test_what_compile_was_given():
+    model = functional()
+    assert private.compiled_loss(model) is None
+    model.compile("sgd", "mse", metrics=["mae"], loss_weights=[0.5])
+    assert private.compiled_loss(model) == ("mse", [0.5])
+    assert private.compiled_argument(model, "metrics") == ["mae"]
+    assert private.compiled_argument(model, "weighted_metrics") is None
+
+
+def test_optimizers():
+    model = functional()
+    optimizer = keras.optimizers.SGD(use_ema=True)
+    optimizer.build(model.trainable_variables)
+    assert private.trained_by(optimizer) == model.trainable_variables
+    pairs = private.moving_averages(optimizer)
+    assert [v for v, _ in pairs] == model.trainable_variables
+    assert all(average.shape == v.shape for v, average in pairs)
+
+
+def test_loss_function():
+    loss = keras.losses.MeanSquaredError()
+    assert private.loss_function(loss) is keras.losses.mean_squared_error
+    assert private.loss_function(private.LossFunctionWrapper(abs)) is abs
+
+
+def test_trusting_deserialization():
+    layer = keras.layers.Lambda(lambda x: x + 1)
+    config = layer.get_config()
+    with private.trusting_deserialization():
+        again = keras.layers.Lambda.from_config(config)
+    assert int(again(np.int32(1))) == 2
+
+
+def test_variables_without_values():
+    with private.variables_without_values():
+        layer = keras.layers.Dense(3)
+        layer.build((None, 4))
+    assert np.asarray(keras.ops.convert_to_numpy(layer.kernel)).shape == (4, 3)
+    with pytest.raises(RuntimeError), private.variables_without_values():
+        keras.layers.Dense(3).build((None, 4))
+        raise RuntimeError
+    with private.variables_without_values():  # nothing is left of the failed one
+        keras.layers.Dense(1).build((None, 1))
+
+
+def test_print_message(capsys):
+    private.print_message("one line")
+    assert capsys.readouterr().out == "one line\n"
+
+
+def test_compute_output_spec():
+    spec = private.compute_output_spec(lambda x: x, private.KerasTensor((2, 3)))
+    assert spec.shape == (2, 3)

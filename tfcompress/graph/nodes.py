@@ -1,0 +1,71 @@
+"""A Functional or Sequential model as the calls of its operations."""
+
+from collections.abc import Iterator
+
+import keras
+
+from tfcompress.graph.paths import is_graph
+from tfcompress.graph.private_keras import (
+    functional_of,
+    history_of,
+    nodes_by_depth,
+    run_through_graph,
+)
+
+
+def graph_of(model):
+    """The graph of a Sequential or Functional model.
+
+    Raises:
+        ValueError: a Sequential model was never built.
+    """
+    graph = functional_of(model)
+    if graph is None:
+        raise ValueError("The model is not built yet: give it an `Input`, or call it once.")
+    return graph
+
+
+def nodes_of(graph) -> list:
+    """The calls of a graph, in the order in which they can run."""
+    depths = sorted(nodes_by_depth(graph).items(), reverse=True)
+    return [node for _, nodes in depths for node in nodes if not node.is_input]
+
+
+def called_operations(graph) -> Iterator:
+    """The operations that a graph and the graphs in it call, once for each call."""
+    for node in nodes_of(graph):
+        yield node.operation
+        if is_graph(node.operation):
+            yield from called_operations(graph_of(node.operation))
+
+
+def operation_of(tensor):
+    """The operation that made a symbolic tensor."""
+    return history_of(tensor)[0]
+
+
+def new_input(tensor):
+    """A new symbolic input like one of a model's: same name, shape and dtype."""
+    return keras.layers.InputLayer.from_config(operation_of(tensor).get_config()).output
+
+
+def input_shapes(model) -> dict[int, list]:
+    """The input shapes of all calls of each layer of a graph, by the id of the layer."""
+    shapes = {}
+
+    def run(part, inputs):
+        return run_through_graph(graph_of(part), inputs, watch)
+
+    def watch(operation):
+        def apply(*args, **kwargs):
+            if is_graph(operation):
+                return run(operation, args[0])
+            if isinstance(operation, keras.layers.Layer):
+                shape = keras.tree.map_structure(lambda x: tuple(x.shape), args[0])
+                shapes.setdefault(id(operation), []).append(shape)
+            return operation.compute_output_spec(*args, **kwargs)
+
+        return apply
+
+    run(model, model.inputs)
+    return shapes

@@ -1,0 +1,162 @@
+"""Every use of Keras that its documentation does not promise, each in one function.
+
+A function says what it relies on. `tests/graph/test_private_keras.py` runs each alone, so that a
+release of Keras which changes one of them fails there and is repaired here.
+"""
+
+import contextlib
+
+import keras
+from keras.src.backend import KerasTensor, compute_output_spec
+from keras.src.backend.common import global_state
+from keras.src.backend.common.variables import initialize_all_variables
+from keras.src.losses.losses import LossFunctionWrapper
+from keras.src.models.functional import Functional
+from keras.src.saving.serialization_lib import SafeModeScope
+from keras.src.utils.io_utils import print_msg
+
+__all__ = ["Functional", "KerasTensor", "LossFunctionWrapper", "compute_output_spec"]
+
+
+def functional_of(model):
+    """The graph of a Sequential model, or None before it is built; a Functional one is its own.
+
+    Relies on `Sequential._functional`.
+    """
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def nodes_by_depth(graph) -> dict[int, list]:
+    """The calls of a graph by their distance from its outputs.
+
+    Relies on `Function._nodes_by_depth`; a node has `operation`, `arguments`, `input_tensors`,
+    `outputs` and `is_input`.
+    """
+    return graph._nodes_by_depth
+
+
+def run_through_graph(graph, inputs, operation_fn):
+    """Runs a graph on inputs, `operation_fn(operation)` in place of each operation.
+
+    Relies on `Function._run_through_graph`.
+    """
+    return graph._run_through_graph(inputs, operation_fn=operation_fn)
+
+
+def inputs_structure(graph):
+    """The inputs of a graph in the structure that it was made with.
+
+    Relies on `Function._inputs_struct`.
+    """
+    return graph._inputs_struct
+
+
+def standardized_inputs(graph, x) -> list:
+    """A batch of inputs as the flat list that a graph's nodes start from, ranks and dtypes right.
+
+    Relies on `Functional._standardize_inputs`.
+    """
+    return graph._standardize_inputs(x)
+
+
+def history_of(tensor) -> tuple:
+    """What made a symbolic tensor: its operation, the number of the call and of the output.
+
+    Relies on `KerasTensor._keras_history`.
+    """
+    operation, call, index = tensor._keras_history
+    return operation, call, index
+
+
+def inbound_nodes(operation) -> list:
+    """The calls of an operation. Relies on `Operation._inbound_nodes`."""
+    return operation._inbound_nodes
+
+
+def forget_calls(operation) -> None:
+    """Lets a copied operation start without calls.
+
+    Relies on `Operation._inbound_nodes` and `_outbound_nodes`.
+    """
+    operation._inbound_nodes, operation._outbound_nodes = [], []
+
+
+def layers_in(layer, include_self=True, recursive=True) -> list[keras.layers.Layer]:
+    """A layer and the layers that it holds, as Keras tracks them.
+
+    Relies on `Layer._flatten_layers`.
+    """
+    return list(layer._flatten_layers(include_self=include_self, recursive=recursive))
+
+
+def compiled_loss(model):
+    """What `compile` was given: the loss and the weights of its outputs; None if not compiled.
+
+    Relies on `Trainer._compile_loss` and `CompileLoss._user_loss_weights`.
+    """
+    if not getattr(model, "compiled", False) or model._compile_loss is None:
+        return None
+    return model.loss, model._compile_loss._user_loss_weights
+
+
+def mask_of(tensor):
+    """The mask that a layer gave its output, or None. Relies on `_keras_mask`, on any backend."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def compiled_argument(model, name):
+    """What `compile` was given for an argument, or None.
+
+    Relies on `Trainer._compile_config`.
+    """
+    return model._compile_config.config.get(name)
+
+
+def trained_by(optimizer) -> list[keras.Variable]:
+    """The variables that a built optimizer changes. Relies on `_trainable_variables`."""
+    return optimizer._trainable_variables
+
+
+def moving_averages(optimizer) -> list[tuple]:
+    """Pairs of a variable and its moving average, of an optimizer with `use_ema=True`.
+
+    Relies on `Optimizer._model_variables_moving_average`.
+    """
+    return list(zip(trained_by(optimizer), optimizer._model_variables_moving_average, strict=True))
+
+
+def loss_function(loss):
+    """The function inside a loss object, such as `keras.losses.mean_squared_error`, or None.
+
+    Relies on `LossFunctionWrapper.fn`.
+    """
+    return loss.fn if isinstance(loss, LossFunctionWrapper) else None
+
+
+def trusting_deserialization():
+    """While open, functions in configs are read: for layers of this very process.
+
+    Relies on `SafeModeScope`.
+    """
+    return SafeModeScope(False)
+
+
+@contextlib.contextmanager
+def variables_without_values():
+    """While open, new variables have shapes only; they get their values when it closes.
+
+    If an error ends it, they never do. Relies on `StatelessScope(initialize_variables=False)`, on
+    the list `uninitialized_variables` of the global state, and on `initialize_all_variables`.
+    """
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    except BaseException:
+        global_state.set_global_attribute("uninitialized_variables", [])
+        raise
+    initialize_all_variables()
+
+
+def print_message(text: str) -> None:
+    """Prints a line as `fit` does, to the log where logging is on. Relies on `print_msg`."""
+    print_msg(text)
