@@ -7,16 +7,27 @@ give the rest. A concrete layer joins a method with a form:
 """
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar, Unpack
 
 import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.layers.core.arguments import PlainArguments
 from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.core.ordinary import COMMON, glorot_variance, kernel_of, positions
 from tfcompress.numerics.codecs import Packed, pack
 from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.types import (
+    Activation,
+    Config,
+    Constraint,
+    Initializer,
+    Metric,
+    Regularizer,
+    Shape,
+    Tensor,
+)
 
 
 class CompressedLayer(keras.layers.Layer):
@@ -54,14 +65,14 @@ class CompressedLayer(keras.layers.Layer):
 
     def __init__(
         self,
-        activation=None,
-        use_bias=True,
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        bias_constraint=None,
-        **kwargs,
-    ):
+        activation: Activation = None,
+        use_bias: bool = True,
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        bias_constraint: Constraint = None,
+        **kwargs: Unpack[PlainArguments],
+    ) -> None:
         super().__init__(**kwargs)
         self.activation = keras.activations.get(activation)
         self.use_bias = use_bias
@@ -106,7 +117,9 @@ class CompressedLayer(keras.layers.Layer):
     # What a method may write.
 
     @classmethod
-    def resolve(cls, shape: tuple[int, ...], w=None, metric=None, **options) -> dict:
+    def resolve(
+        cls, shape: Shape, w: Tensor = None, metric: Metric = None, **options: Any
+    ) -> Config:
         """Turns automatic options into plain ones; `shape` is the kernel's, `w` may be None."""
         return options
 
@@ -169,7 +182,7 @@ class CompressedLayer(keras.layers.Layer):
         return new
 
     @classmethod
-    def using(cls, **options) -> Maker:
+    def using(cls, **options: Any) -> Maker:
         """A maker for `tfcompress.swap`: the class with its options, waiting for a layer."""
         unknown = set(options) - set(cls.options)
         if unknown:

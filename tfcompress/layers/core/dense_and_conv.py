@@ -1,10 +1,14 @@
 """The forms of the layer protocol: Dense, Conv1D and Conv2D."""
 
+from typing import Unpack
+
 import keras
 from keras import ops
 
+from tfcompress.layers.core.arguments import LayerArguments
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.utils.checks import positive_int, positive_tuple
+from tfcompress.utils.types import Size
 
 
 class CompressedDense(CompressedLayer):
@@ -15,7 +19,7 @@ class CompressedDense(CompressedLayer):
     width = "units"
     min_ndim = 2
 
-    def __init__(self, units, **kwargs):
+    def __init__(self, units: int, **kwargs: Unpack[LayerArguments]) -> None:
         super().__init__(**kwargs)
         self.units = positive_int(units, "units")
 
@@ -45,14 +49,14 @@ class CompressedConv(CompressedLayer):
 
     def __init__(
         self,
-        filters,
-        kernel_size,
-        strides=1,
-        padding="valid",
-        dilation_rate=1,
-        groups=1,
-        **kwargs,
-    ):
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        dilation_rate: Size = 1,
+        groups: int = 1,
+        **kwargs: Unpack[LayerArguments],
+    ) -> None:
         super().__init__(**kwargs)
         self.filters = positive_int(filters, "filters")
         self.kernel_size = positive_tuple(kernel_size, self.space, "kernel_size")

@@ -1,15 +1,17 @@
 """The forms of the layer protocol for DepthwiseConv2D, EinsumDense and Embedding."""
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import keras
 from keras import ops
 
+from tfcompress.layers.core.arguments import EinsumArguments, LayerArguments, PlainArguments
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.dense_and_conv import CompressedConv2D
 from tfcompress.layers.core.ordinary import COMMON, positions
 from tfcompress.utils.checks import positive_int
+from tfcompress.utils.types import InputShape, Regularizer, Size
 
 
 class CompressedDepthwiseConv2D(CompressedConv2D):
@@ -25,13 +27,13 @@ class CompressedDepthwiseConv2D(CompressedConv2D):
 
     def __init__(
         self,
-        kernel_size,
-        strides=1,
-        padding="valid",
-        depth_multiplier=1,
-        dilation_rate=1,
-        **kwargs,
-    ):
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        depth_multiplier: int = 1,
+        dilation_rate: Size = 1,
+        **kwargs: Unpack[LayerArguments],
+    ) -> None:
         super().__init__(1, kernel_size, strides, padding, dilation_rate, **kwargs)
         self.depth_multiplier = positive_int(depth_multiplier, "depth_multiplier")
         if len(set(self.strides)) > 1:
@@ -72,7 +74,13 @@ class CompressedEinsumDense(CompressedLayer):
     ordinary_names: ClassVar = {"output_shape": "partial_output_shape"}
     min_ndim = 1
 
-    def __init__(self, equation, output_shape, bias_axes=None, **kwargs):
+    def __init__(
+        self,
+        equation: str,
+        output_shape: int | InputShape,
+        bias_axes: str | None = None,
+        **kwargs: Unpack[EinsumArguments],
+    ) -> None:
         super().__init__(use_bias=bias_axes is not None, **kwargs)
         self.equation, self.bias_axes = equation, bias_axes
         several = isinstance(output_shape, (tuple, list))
@@ -142,7 +150,14 @@ class CompressedEmbedding(CompressedLayer):
     scale_axes = (0,)
     min_ndim = 1
 
-    def __init__(self, input_dim, output_dim, mask_zero=False, kernel_regularizer=None, **kwargs):
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        mask_zero: bool = False,
+        kernel_regularizer: Regularizer = None,
+        **kwargs: Unpack[PlainArguments],
+    ) -> None:
         super().__init__(use_bias=False, kernel_regularizer=kernel_regularizer, **kwargs)
         self.input_dim = positive_int(input_dim, "input_dim")
         self.output_dim = positive_int(output_dim, "output_dim")

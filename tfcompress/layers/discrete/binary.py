@@ -1,20 +1,24 @@
 """One bit per weight: BinaryConnect with a scale per output."""
 
 import math
+from typing import TypedDict, Unpack
 
 import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.layers.core.arguments import ConvArguments, LayerArguments
 from tfcompress.layers.core.dense_and_conv import (
     CompressedConv1D,
     CompressedConv2D,
     CompressedDense,
 )
+from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.core.ordinary import glorot_variance
 from tfcompress.layers.discrete.latent import GridKernel, fit_grid
 from tfcompress.numerics.metric import as_metric
 from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.types import Size
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -29,6 +33,14 @@ class Clip(keras.constraints.Constraint):
 
     def get_config(self):
         return {"limit": self.limit}
+
+
+class BinaryOptions(TypedDict, total=False):
+    """The options that `using` takes."""
+
+    scale: bool
+    stochastic: bool
+    seed: int | None
 
 
 class BinaryKernel(GridKernel):
@@ -84,6 +96,10 @@ class BinaryKernel(GridKernel):
         self.use_scale, self.stochastic, self.seed = bool(scale), bool(stochastic), seed
         if self.stochastic:
             self.seed_generator = keras.random.SeedGenerator(seed)
+
+    @classmethod
+    def using(cls, **options: Unpack[BinaryOptions]) -> Maker:
+        return super().using(**options)
 
     def method_options(self):
         return {"scale": self.use_scale, "stochastic": self.stochastic, "seed": self.seed}
@@ -194,12 +210,69 @@ class BinaryKernel(GridKernel):
 class BinaryDense(BinaryKernel, CompressedDense):
     __doc__ = "Dense with one bit per weight. " + BinaryKernel.__doc__
 
+    def __init__(
+        self,
+        units: int,
+        *,
+        scale: bool = True,
+        stochastic: bool = False,
+        seed: int | None = None,
+        **kwargs: Unpack[LayerArguments],
+    ) -> None:
+        super().__init__(units, scale=scale, stochastic=stochastic, seed=seed, **kwargs)
+
 
 @keras.saving.register_keras_serializable("tfcompress")
 class BinaryConv1D(BinaryKernel, CompressedConv1D):
     __doc__ = "Conv1D with one bit per weight. " + BinaryKernel.__doc__
 
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        *,
+        scale: bool = True,
+        stochastic: bool = False,
+        seed: int | None = None,
+        **kwargs: Unpack[ConvArguments],
+    ) -> None:
+        super().__init__(
+            filters,
+            kernel_size,
+            strides,
+            padding,
+            scale=scale,
+            stochastic=stochastic,
+            seed=seed,
+            **kwargs,
+        )
+
 
 @keras.saving.register_keras_serializable("tfcompress")
 class BinaryConv2D(BinaryKernel, CompressedConv2D):
     __doc__ = "Conv2D with one bit per weight. " + BinaryKernel.__doc__
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        *,
+        scale: bool = True,
+        stochastic: bool = False,
+        seed: int | None = None,
+        **kwargs: Unpack[ConvArguments],
+    ) -> None:
+        super().__init__(
+            filters,
+            kernel_size,
+            strides,
+            padding,
+            scale=scale,
+            stochastic=stochastic,
+            seed=seed,
+            **kwargs,
+        )

@@ -1,11 +1,13 @@
 """16 bits per weight: kernels rounded to float16."""
 
 import math
+from typing import Unpack
 
 import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.layers.core.arguments import NoOptions
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.dense_and_conv import (
     CompressedConv1D,
@@ -17,6 +19,7 @@ from tfcompress.layers.core.depthwise_einsum_embedding import (
     CompressedEinsumDense,
     CompressedEmbedding,
 )
+from tfcompress.layers.core.maker import Maker
 from tfcompress.utils.arrays import to_numpy
 
 LARGEST = 65504.0  # of float16
@@ -43,6 +46,10 @@ class Float16Kernel(CompressedLayer):
     >>> layer.bits  # 8 * 4 weights
     512
     """
+
+    @classmethod
+    def using(cls, **options: Unpack[NoOptions]) -> Maker:
+        return super().using(**options)
 
     def build_kernel(self, shape):
         limit = math.sqrt(3 * self.variance(shape))

@@ -1,11 +1,20 @@
 """m bits per weight on a symmetric linear grid, and its smallest case, ternary."""
 
 import math
+from typing import Literal, TypedDict, Unpack
 
 import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.layers.core.arguments import (
+    ConvArguments,
+    DepthwiseArguments,
+    EinsumArguments,
+    LayerArguments,
+    NoOptions,
+    PlainArguments,
+)
 from tfcompress.layers.core.dense_and_conv import (
     CompressedConv1D,
     CompressedConv2D,
@@ -16,14 +25,24 @@ from tfcompress.layers.core.depthwise_einsum_embedding import (
     CompressedEinsumDense,
     CompressedEmbedding,
 )
+from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.discrete.latent import GridKernel, fit_grid
 from tfcompress.numerics.metric import Diagonal, as_metric
 from tfcompress.utils.checks import whole_number
+from tfcompress.utils.types import InputShape, Regularizer, Size
 
 SHRINK = np.linspace(0.3, 1.2, 91)  # scales that are tried, in shares of the one that clips nothing
 MANY = 2**18  # weights that the search for a scale looks at, from at least
 ROWS = 512  # rows, if the kernel has as many
 LEVELS = ("linear", "log")
+Levels = Literal["linear", "log"]
+
+
+class QuantizedOptions(TypedDict, total=False):
+    """The options that `using` takes."""
+
+    bits: int
+    levels: Levels
 
 
 class QuantizedKernel(GridKernel):
@@ -70,6 +89,10 @@ class QuantizedKernel(GridKernel):
         self.count = 2 ** (self.level_bits - 1) - 1
         powers = 2.0 ** np.arange(1 - self.count, 1)
         self._points = np.concatenate([[0], powers]).astype("float32")  # the log levels, from 0 up
+
+    @classmethod
+    def using(cls, **options: Unpack[QuantizedOptions]) -> Maker:
+        return super().using(**options)
 
     def method_options(self):
         return {"bits": self.level_bits, "levels": self.levels}
@@ -156,30 +179,108 @@ class QuantizedKernel(GridKernel):
 class QuantizedDense(QuantizedKernel, CompressedDense):
     __doc__ = "Dense with m bits per weight. " + QuantizedKernel.__doc__
 
+    def __init__(
+        self,
+        units: int,
+        *,
+        bits: int = 8,
+        levels: Levels = "linear",
+        **kwargs: Unpack[LayerArguments],
+    ) -> None:
+        super().__init__(units, bits=bits, levels=levels, **kwargs)
+
 
 @keras.saving.register_keras_serializable("tfcompress")
 class QuantizedConv1D(QuantizedKernel, CompressedConv1D):
     __doc__ = "Conv1D with m bits per weight. " + QuantizedKernel.__doc__
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        *,
+        bits: int = 8,
+        levels: Levels = "linear",
+        **kwargs: Unpack[ConvArguments],
+    ) -> None:
+        super().__init__(filters, kernel_size, strides, padding, bits=bits, levels=levels, **kwargs)
 
 
 @keras.saving.register_keras_serializable("tfcompress")
 class QuantizedConv2D(QuantizedKernel, CompressedConv2D):
     __doc__ = "Conv2D with m bits per weight. " + QuantizedKernel.__doc__
 
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        *,
+        bits: int = 8,
+        levels: Levels = "linear",
+        **kwargs: Unpack[ConvArguments],
+    ) -> None:
+        super().__init__(filters, kernel_size, strides, padding, bits=bits, levels=levels, **kwargs)
+
 
 @keras.saving.register_keras_serializable("tfcompress")
 class QuantizedDepthwiseConv2D(QuantizedKernel, CompressedDepthwiseConv2D):
     __doc__ = "DepthwiseConv2D with m bits per weight. " + QuantizedKernel.__doc__
+
+    def __init__(
+        self,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        depth_multiplier: int = 1,
+        *,
+        bits: int = 8,
+        levels: Levels = "linear",
+        **kwargs: Unpack[DepthwiseArguments],
+    ) -> None:
+        super().__init__(
+            kernel_size, strides, padding, depth_multiplier, bits=bits, levels=levels, **kwargs
+        )
 
 
 @keras.saving.register_keras_serializable("tfcompress")
 class QuantizedEinsumDense(QuantizedKernel, CompressedEinsumDense):
     __doc__ = "EinsumDense with m bits per weight. " + QuantizedKernel.__doc__
 
+    def __init__(
+        self,
+        equation: str,
+        output_shape: int | InputShape,
+        bias_axes: str | None = None,
+        *,
+        bits: int = 8,
+        levels: Levels = "linear",
+        **kwargs: Unpack[EinsumArguments],
+    ) -> None:
+        super().__init__(equation, output_shape, bias_axes, bits=bits, levels=levels, **kwargs)
+
 
 @keras.saving.register_keras_serializable("tfcompress")
 class QuantizedEmbedding(QuantizedKernel, CompressedEmbedding):
     __doc__ = "Embedding with m bits per weight and a scale per row. " + QuantizedKernel.__doc__
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        mask_zero: bool = False,
+        kernel_regularizer: Regularizer = None,
+        *,
+        bits: int = 8,
+        levels: Levels = "linear",
+        **kwargs: Unpack[PlainArguments],
+    ) -> None:
+        super().__init__(
+            input_dim, output_dim, mask_zero, kernel_regularizer, bits=bits, levels=levels, **kwargs
+        )
 
 
 class TernaryKernel(QuantizedKernel):
@@ -204,8 +305,9 @@ class TernaryKernel(QuantizedKernel):
 
     options = ()
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, bits=2, **kwargs)
+    @classmethod
+    def using(cls, **options: Unpack[NoOptions]) -> Maker:
+        return super().using(**options)
 
     def method_options(self):
         return {}
@@ -215,12 +317,35 @@ class TernaryKernel(QuantizedKernel):
 class TernaryDense(TernaryKernel, CompressedDense):
     __doc__ = "Dense with ternary weights. " + TernaryKernel.__doc__
 
+    def __init__(self, units: int, **kwargs: Unpack[LayerArguments]) -> None:
+        super().__init__(units, bits=2, **kwargs)
+
 
 @keras.saving.register_keras_serializable("tfcompress")
 class TernaryConv1D(TernaryKernel, CompressedConv1D):
     __doc__ = "Conv1D with ternary weights. " + TernaryKernel.__doc__
 
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        **kwargs: Unpack[ConvArguments],
+    ) -> None:
+        super().__init__(filters, kernel_size, strides, padding, bits=2, **kwargs)
+
 
 @keras.saving.register_keras_serializable("tfcompress")
 class TernaryConv2D(TernaryKernel, CompressedConv2D):
     __doc__ = "Conv2D with ternary weights. " + TernaryKernel.__doc__
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        **kwargs: Unpack[ConvArguments],
+    ) -> None:
+        super().__init__(filters, kernel_size, strides, padding, bits=2, **kwargs)

@@ -1,11 +1,23 @@
 """A convolution as three small ones, from a CP decomposition of its kernel."""
 
 import math
+from typing import TypedDict, Unpack
 
 import keras
 
+from tfcompress.layers.core.arguments import ConvArguments
+from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.factorized.conv_chain import ConvChain, Stage
 from tfcompress.numerics.cp import correct, cp, max_cp_rank
+from tfcompress.utils.types import Rank, Size
+
+
+class CPOptions(TypedDict, total=False):
+    """The options that `using` takes."""
+
+    rank: Rank
+    macs: float
+    ways: int
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -55,8 +67,19 @@ class CPConv2D(ConvChain):
     options = ("rank", "macs", "ways")
     unfoldings = ("i", "hwi")
 
-    def __init__(self, *args, ways=3, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        *,
+        rank: Rank | None = None,
+        macs: float | None = None,
+        ways: int = 3,
+        **kwargs: Unpack[ConvArguments],
+    ) -> None:
+        super().__init__(filters, kernel_size, strides, padding, rank=rank, macs=macs, **kwargs)
         self.ways = ways
         if ways not in (3, 4):
             raise ValueError(f"`ways` must be 3 or 4. Received: ways={ways!r}")
@@ -70,6 +93,10 @@ class CPConv2D(ConvChain):
                 "CPConv2D needs equal strides in both directions, as TensorFlow's depthwise "
                 f"convolution does. Received: strides={self.strides}"
             )
+
+    @classmethod
+    def using(cls, **options: Unpack[CPOptions]) -> Maker:
+        return super().using(**options)
 
     @property
     def expression(self):

@@ -1,20 +1,31 @@
 """A kernel as the product of two thin ones."""
 
 import math
+from typing import TypedDict, Unpack
 
 import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.layers.core.arguments import ConvArguments, LayerArguments
 from tfcompress.layers.core.dense_and_conv import (
     CompressedConv1D,
     CompressedConv2D,
     CompressedDense,
 )
+from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.core.ordinary import glorot_variance, ordinary_layer
 from tfcompress.layers.factorized.rank import Ranked
 from tfcompress.numerics.low_rank import svd, svd_in_metric
 from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.types import Rank, Size
+
+
+class LowRankOptions(TypedDict, total=False):
+    """The options that `using` takes."""
+
+    rank: Rank
+    macs: float
 
 
 class LowRankKernel(Ranked):
@@ -47,6 +58,10 @@ class LowRankKernel(Ranked):
     Reference: E. Denton, W. Zaremba, J. Bruna, Y. LeCun, R. Fergus, "Exploiting Linear Structure
     Within Convolutional Networks for Efficient Evaluation", 2014.
     """
+
+    @classmethod
+    def using(cls, **options: Unpack[LowRankOptions]) -> Maker:
+        return super().using(**options)
 
     @classmethod
     def part_shapes(cls, shape, rank):
@@ -95,12 +110,48 @@ class LowRankKernel(Ranked):
 class LowRankDense(LowRankKernel, CompressedDense):
     __doc__ = "Dense as two thin matrices. " + LowRankKernel.__doc__
 
+    def __init__(
+        self,
+        units: int,
+        *,
+        rank: Rank | None = None,
+        macs: float | None = None,
+        **kwargs: Unpack[LayerArguments],
+    ) -> None:
+        super().__init__(units, rank=rank, macs=macs, **kwargs)
+
 
 @keras.saving.register_keras_serializable("tfcompress")
 class LowRankConv1D(LowRankKernel, CompressedConv1D):
     __doc__ = "Conv1D as a convolution to r channels and a 1x1 one. " + LowRankKernel.__doc__
 
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        *,
+        rank: Rank | None = None,
+        macs: float | None = None,
+        **kwargs: Unpack[ConvArguments],
+    ) -> None:
+        super().__init__(filters, kernel_size, strides, padding, rank=rank, macs=macs, **kwargs)
+
 
 @keras.saving.register_keras_serializable("tfcompress")
 class LowRankConv2D(LowRankKernel, CompressedConv2D):
     __doc__ = "Conv2D as a convolution to r channels and a 1x1 one. " + LowRankKernel.__doc__
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        *,
+        rank: Rank | None = None,
+        macs: float | None = None,
+        **kwargs: Unpack[ConvArguments],
+    ) -> None:
+        super().__init__(filters, kernel_size, strides, padding, rank=rank, macs=macs, **kwargs)

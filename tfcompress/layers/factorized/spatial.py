@@ -1,9 +1,15 @@
 """A convolution as a column filter and a row filter."""
 
+from typing import Unpack
+
 import keras
 
+from tfcompress.layers.core.arguments import ConvArguments
+from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.factorized.conv_chain import ConvChain, Stage
+from tfcompress.layers.factorized.low_rank import LowRankOptions
 from tfcompress.numerics.low_rank import spatial
+from tfcompress.utils.types import Rank, Size
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -42,6 +48,23 @@ class SpatialConv2D(ConvChain):
 
     expression = "hir,wro->hwio"
     unfoldings = ("hi",)
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        *,
+        rank: Rank | None = None,
+        macs: float | None = None,
+        **kwargs: Unpack[ConvArguments],
+    ) -> None:
+        super().__init__(filters, kernel_size, strides, padding, rank=rank, macs=macs, **kwargs)
+
+    @classmethod
+    def using(cls, **options: Unpack[LowRankOptions]) -> Maker:
+        return super().using(**options)
 
     @classmethod
     def ranks(cls, shape):

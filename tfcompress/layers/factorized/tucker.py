@@ -1,12 +1,23 @@
 """A convolution between fewer channels, from a Tucker decomposition of its kernel."""
 
 import math
+from typing import TypedDict, Unpack
 
 import keras
 
+from tfcompress.layers.core.arguments import ConvArguments
+from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.factorized.conv_chain import ConvChain, Stage
 from tfcompress.layers.factorized.rank import Ranked
 from tfcompress.numerics.low_rank import tucker
+from tfcompress.utils.types import Rank, Size
+
+
+class TuckerOptions(TypedDict, total=False):
+    """The options that `using` takes."""
+
+    rank: Rank | tuple[int, int]
+    macs: float
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -48,13 +59,27 @@ class TuckerConv2D(ConvChain):
     expression = "ip,hwpq,qo->hwio"
     unfoldings = ("i", "hwi")
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        *,
+        rank: Rank | tuple[int, int] | None = None,
+        macs: float | None = None,
+        **kwargs: Unpack[ConvArguments],
+    ) -> None:
+        super().__init__(filters, kernel_size, strides, padding, rank=rank, macs=macs, **kwargs)
         if math.prod(self.kernel_size) == 1:
             raise ValueError(
                 "A 1x1 convolution has no core; its kernel is a matrix. Use LowRankConv2D. "
                 f"Received: kernel_size={self.kernel_size}"
             )
+
+    @classmethod
+    def using(cls, **options: Unpack[TuckerOptions]) -> Maker:
+        return super().using(**options)
 
     @staticmethod
     def check_rank(rank):

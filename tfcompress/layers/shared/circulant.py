@@ -1,18 +1,22 @@
 """Circulant and block-circulant weights, multiplied by FFT."""
 
 import math
+from typing import TypedDict, Unpack
 
 import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.layers.core.arguments import ConvArguments, LayerArguments
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.dense_and_conv import CompressedConv2D, CompressedDense
+from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.core.ordinary import glorot_variance
 from tfcompress.layers.shared.circular_convolution import circular
 from tfcompress.layers.shared.fitting import fit_shared
 from tfcompress.numerics.hashing import random_signs
 from tfcompress.utils.checks import positive_int
+from tfcompress.utils.types import Size
 
 # One step of training, Adam, batch 128, one thread of an AMD EPYC; keras.layers.Dense is 1:
 #
@@ -24,6 +28,14 @@ from tfcompress.utils.checks import positive_int
 # | 1021, one    | 0.65 | 3.0     |   | 256, 16      | 1.8 | 2.2     |
 # | 4096, one    | 0.08 |         |   | 1024, 64     | 0.6 | 3.0     |
 LEAST_WEIGHTS = 30_000  # of a whole kernel of blocks; below, the product with it is as fast
+
+
+class CirculantOptions(TypedDict, total=False):
+    """The options that `using` takes."""
+
+    block: int
+    signs: bool
+    seed: int
 
 
 class CirculantKernel(CompressedLayer):
@@ -42,6 +54,10 @@ class CirculantKernel(CompressedLayer):
         super().__init__(*args, **kwargs)
         self.block = None if block is None else positive_int(block, "block")
         self.signs, self.seed = bool(signs), int(seed)
+
+    @classmethod
+    def using(cls, **options: Unpack[CirculantOptions]) -> Maker:
+        return super().using(**options)
 
     def build_kernel(self, shape):
         *space, inputs, units = shape
@@ -142,6 +158,17 @@ class CirculantDense(CirculantKernel, CompressedDense):
     al., "CirCNN", 2017.
     """
 
+    def __init__(
+        self,
+        units: int,
+        *,
+        block: int | None = None,
+        signs: bool = True,
+        seed: int = 0,
+        **kwargs: Unpack[LayerArguments],
+    ) -> None:
+        super().__init__(units, block=block, signs=signs, seed=seed, **kwargs)
+
     def by_fft(self) -> bool:
         """Whether it multiplies spectra, see the measurement above."""
         one = self.blocks_in * self.blocks_out == 1
@@ -200,3 +227,19 @@ class CirculantConv2D(CirculantKernel, CompressedConv2D):
     Block-Circulant Weight Matrices", 2017. There the convolution runs in the frequency domain, in
     hardware of its own; here on the ordinary kernel, which general processors do faster.
     """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        *,
+        block: int | None = None,
+        signs: bool = True,
+        seed: int = 0,
+        **kwargs: Unpack[ConvArguments],
+    ) -> None:
+        super().__init__(
+            filters, kernel_size, strides, padding, block=block, signs=signs, seed=seed, **kwargs
+        )

@@ -1,17 +1,20 @@
 """Kernels whose entries are indices into a short list of numbers: weight clustering."""
 
 import math
+from typing import TypedDict, Unpack
 
 import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.layers.core.arguments import ConvArguments, LayerArguments
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.dense_and_conv import (
     CompressedConv1D,
     CompressedConv2D,
     CompressedDense,
 )
+from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.core.ordinary import glorot_variance
 from tfcompress.layers.shared.lookup import gather
 from tfcompress.numerics.compensated_rounding import compensate
@@ -21,10 +24,18 @@ from tfcompress.numerics.optimal_brain_surgeon import sparsify
 from tfcompress.numerics.selection import lowest
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.checks import check_sparsity, whole_number
+from tfcompress.utils.types import Size
 
 ROUNDS = 8  # of compensated rounding and least-squares centroids
 SWEEPS = 100  # of k-means, at most; each costs a few binary searches
 BINS = 1024
+
+
+class CodebookOptions(TypedDict, total=False):
+    """The options that `using` takes."""
+
+    size: int
+    sparsity: float
 
 
 class CodebookKernel(CompressedLayer):
@@ -68,6 +79,10 @@ class CodebookKernel(CompressedLayer):
         check_sparsity(sparsity)
         self.sparsity = float(sparsity)
         self.size = whole_number(size, "size", 2, 256)
+
+    @classmethod
+    def using(cls, **options: Unpack[CodebookOptions]) -> Maker:
+        return super().using(**options)
 
     def build_kernel(self, shape):
         limit = math.sqrt(3 * glorot_variance(shape))
@@ -118,15 +133,50 @@ class CodebookKernel(CompressedLayer):
 class CodebookDense(CodebookKernel, CompressedDense):
     __doc__ = "Dense with clustered weights. " + CodebookKernel.__doc__
 
+    def __init__(
+        self, units: int, *, size: int = 16, sparsity: float = 0.0, **kwargs: Unpack[LayerArguments]
+    ) -> None:
+        super().__init__(units, size=size, sparsity=sparsity, **kwargs)
+
 
 @keras.saving.register_keras_serializable("tfcompress")
 class CodebookConv1D(CodebookKernel, CompressedConv1D):
     __doc__ = "Conv1D with clustered weights. " + CodebookKernel.__doc__
 
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        *,
+        size: int = 16,
+        sparsity: float = 0.0,
+        **kwargs: Unpack[ConvArguments],
+    ) -> None:
+        super().__init__(
+            filters, kernel_size, strides, padding, size=size, sparsity=sparsity, **kwargs
+        )
+
 
 @keras.saving.register_keras_serializable("tfcompress")
 class CodebookConv2D(CodebookKernel, CompressedConv2D):
     __doc__ = "Conv2D with clustered weights. " + CodebookKernel.__doc__
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        *,
+        size: int = 16,
+        sparsity: float = 0.0,
+        **kwargs: Unpack[ConvArguments],
+    ) -> None:
+        super().__init__(
+            filters, kernel_size, strides, padding, size=size, sparsity=sparsity, **kwargs
+        )
 
 
 def nearest(codebook, w) -> np.ndarray:

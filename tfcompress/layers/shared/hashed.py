@@ -1,22 +1,35 @@
 """Weight sharing by the hashing trick."""
 
 import math
+from typing import TypedDict, Unpack
 
 import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.layers.core.arguments import ConvArguments, LayerArguments
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.dense_and_conv import (
     CompressedConv1D,
     CompressedConv2D,
     CompressedDense,
 )
+from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.core.ordinary import glorot_variance
 from tfcompress.layers.shared.fitting import fit_shared
 from tfcompress.layers.shared.lookup import HashIndex, gather
 from tfcompress.numerics.hashing import signed_codes
 from tfcompress.utils.checks import is_number, positive_int
+from tfcompress.utils.types import Size
+
+
+class HashedOptions(TypedDict, total=False):
+    """The options that `using` takes."""
+
+    ratio: float
+    buckets: int | None
+    blocks: int
+    seed: int
 
 
 class HashedKernel(CompressedLayer):
@@ -76,6 +89,10 @@ class HashedKernel(CompressedLayer):
             )
         self.seed = int(seed)
 
+    @classmethod
+    def using(cls, **options: Unpack[HashedOptions]) -> Maker:
+        return super().using(**options)
+
     def build_kernel(self, shape):
         whole_runs = math.ceil(math.prod(shape) / (self.ratio * self.blocks))
         self.buckets = self.buckets or self.blocks * whole_runs
@@ -125,6 +142,18 @@ class HashedKernel(CompressedLayer):
 class HashedDense(HashedKernel, CompressedDense):
     __doc__ = "Dense with hashed weights. " + HashedKernel.__doc__
 
+    def __init__(
+        self,
+        units: int,
+        *,
+        ratio: float = 16,
+        buckets: int | None = None,
+        blocks: int = 1,
+        seed: int = 0,
+        **kwargs: Unpack[LayerArguments],
+    ) -> None:
+        super().__init__(units, ratio=ratio, buckets=buckets, blocks=blocks, seed=seed, **kwargs)
+
     def apply_kernel(self, x, training=None):
         lead, rows = ops.shape(x)[:-1], ops.cast(self.rows(training), self.compute_dtype)
         y = ops.einsum("bi,oi->bo", ops.reshape(x, (-1, x.shape[-1])), rows)
@@ -135,7 +164,57 @@ class HashedDense(HashedKernel, CompressedDense):
 class HashedConv1D(HashedKernel, CompressedConv1D):
     __doc__ = "Conv1D with hashed weights. " + HashedKernel.__doc__
 
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        *,
+        ratio: float = 16,
+        buckets: int | None = None,
+        blocks: int = 1,
+        seed: int = 0,
+        **kwargs: Unpack[ConvArguments],
+    ) -> None:
+        super().__init__(
+            filters,
+            kernel_size,
+            strides,
+            padding,
+            ratio=ratio,
+            buckets=buckets,
+            blocks=blocks,
+            seed=seed,
+            **kwargs,
+        )
+
 
 @keras.saving.register_keras_serializable("tfcompress")
 class HashedConv2D(HashedKernel, CompressedConv2D):
     __doc__ = "Conv2D with hashed weights. " + HashedKernel.__doc__
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "valid",
+        *,
+        ratio: float = 16,
+        buckets: int | None = None,
+        blocks: int = 1,
+        seed: int = 0,
+        **kwargs: Unpack[ConvArguments],
+    ) -> None:
+        super().__init__(
+            filters,
+            kernel_size,
+            strides,
+            padding,
+            ratio=ratio,
+            buckets=buckets,
+            blocks=blocks,
+            seed=seed,
+            **kwargs,
+        )

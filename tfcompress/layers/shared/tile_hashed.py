@@ -1,16 +1,27 @@
 """Weight sharing by the hashing trick over whole tiles of the matrix: small and fast."""
 
 import math
+from typing import TypedDict, Unpack
 
 import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.layers.core.arguments import LayerArguments
 from tfcompress.layers.core.dense_and_conv import CompressedDense
+from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.core.ordinary import glorot_variance
 from tfcompress.layers.shared.fitting import fit_shared
 from tfcompress.numerics.hashing import signed_codes
 from tfcompress.utils.checks import positive_int
+
+
+class TileHashedOptions(TypedDict, total=False):
+    """The options that `using` takes."""
+
+    tile: int
+    tiles: int
+    seed: int
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -55,10 +66,21 @@ class TileHashedDense(CompressedDense):
 
     options = ("tile", "tiles", "seed")
 
-    def __init__(self, units, tile=32, tiles=4, seed=0, **kwargs):
+    def __init__(
+        self,
+        units: int,
+        tile: int = 32,
+        tiles: int = 4,
+        seed: int = 0,
+        **kwargs: Unpack[LayerArguments],
+    ) -> None:
         super().__init__(units, **kwargs)
         self.tile, self.tiles = positive_int(tile, "tile")(tiles, "tiles")
         self.seed = int(seed)
+
+    @classmethod
+    def using(cls, **options: Unpack[TileHashedOptions]) -> Maker:
+        return super().using(**options)
 
     def build_kernel(self, shape):
         rows, columns = (math.ceil(side / self.tile) for side in shape)
