@@ -23,6 +23,7 @@ from tfcompress.utils.types import (
     Config,
     Constraint,
     Initializer,
+    InputShape,
     Metric,
     Regularizer,
     Shape,
@@ -90,11 +91,11 @@ class CompressedLayer(keras.layers.Layer):
         raise TypeError(f"{type(self).__name__} must define `build_kernel`.")
 
     @property
-    def kernel(self):
+    def kernel(self) -> Tensor:
         """The inference kernel, in the layout of the ordinary layer and the variable dtype."""
         raise TypeError(f"{type(self).__name__} must define `kernel`.")
 
-    def fit_kernel(self, w: np.ndarray, metric=None) -> None:
+    def fit_kernel(self, w: np.ndarray, metric: Metric = None) -> None:
         """Sets the variables to the nearest stored form of a trained kernel.
 
         Args:
@@ -123,11 +124,11 @@ class CompressedLayer(keras.layers.Layer):
         """Turns automatic options into plain ones; `shape` is the kernel's, `w` may be None."""
         return options
 
-    def apply_kernel(self, x, training=None):
+    def apply_kernel(self, x: Tensor, training: bool | None = None) -> Tensor:
         """The linear map on inputs `x` in the compute dtype."""
         return self.multiply(x, ops.cast(self.kernel, self.compute_dtype))
 
-    def macs(self, input_shape) -> int:
+    def macs(self, input_shape: InputShape) -> int:
         """Multiply-accumulates per sample."""
         return self.positions(input_shape) * math.prod(self.kernel_shape(input_shape))
 
@@ -149,7 +150,13 @@ class CompressedLayer(keras.layers.Layer):
     # What every layer gets.
 
     @classmethod
-    def from_layer(cls, layer, metric=None, kernel=None, **options):
+    def from_layer(
+        cls,
+        layer: keras.layers.Layer,
+        metric: Metric = None,
+        kernel: np.ndarray | None = None,
+        **options: Any,
+    ) -> "CompressedLayer":
         """Makes the compressed layer from an ordinary one, with its name, dtype policy and bias.
 
         Args:
@@ -191,7 +198,7 @@ class CompressedLayer(keras.layers.Layer):
             )
         return Maker(cls, options)
 
-    def build(self, input_shape):
+    def build(self, input_shape: InputShape) -> None:
         shape = self.kernel_shape(input_shape)
         self.build_kernel(shape)
         if self.use_bias:
@@ -205,7 +212,7 @@ class CompressedLayer(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(min_ndim=self.min_ndim, axes={-1: input_shape[-1]})
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         outputs = self.apply_kernel(inputs, training)
         if self.kernel_regularizer is not None:
             self.add_loss(self.kernel_regularizer(self.kernel))
@@ -222,21 +229,23 @@ class CompressedLayer(keras.layers.Layer):
         """Stored size of the kernel in bits, without the bias."""
         return sum(packed.bits for packed in self.pack().values())
 
-    def add_part(self, name, shape, initializer, **kwargs):
+    def add_part(
+        self, name: str, shape: Shape, initializer: Initializer, **kwargs: Any
+    ) -> keras.Variable:
         """Adds an own variable of the kernel, in the variable dtype whatever the compute dtype."""
         self.parts[name] = self.add_weight(
             name=name, shape=shape, initializer=initializer, autocast=False, **kwargs
         )
         return self.parts[name]
 
-    def positions(self, input_shape) -> int:
+    def positions(self, input_shape: InputShape) -> int:
         """How often the kernel is applied to one sample."""
         return positions(self.compute_output_shape(input_shape)[1:-1])
 
-    def bias_shape(self, input_shape) -> tuple[int, ...]:
+    def bias_shape(self, input_shape: InputShape) -> tuple[int, ...]:
         return self.kernel_shape(input_shape)[-1:]
 
-    def variance(self, kernel_shape) -> float:
+    def variance(self, kernel_shape: Shape) -> float:
         """Variance of the entries of a fresh kernel."""
         return glorot_variance(kernel_shape)
 
@@ -251,7 +260,7 @@ class CompressedLayer(keras.layers.Layer):
     def method_options(self) -> dict:
         return {name: getattr(self, name) for name in self.options}
 
-    def get_config(self):
+    def get_config(self) -> Config:
         config = super().get_config()
         common = {
             "activation": keras.activations.serialize(self.activation),
@@ -275,7 +284,7 @@ class CompressedLayer(keras.layers.Layer):
 CONSTRAINTS = ("kernel_constraint", "depthwise_constraint", "embeddings_constraint")
 
 
-def refuse(cls, layer) -> None:
+def refuse(cls: type[CompressedLayer], layer: keras.layers.Layer) -> None:
     """Raises `ValueError` with the reason if the class cannot take the layer."""
     reason = None
     takes = type(layer) is cls.ordinary or (
@@ -297,7 +306,7 @@ def refuse(cls, layer) -> None:
         raise ValueError(f"{cls.__name__} cannot take layer '{layer.name}': {reason}.")
 
 
-def kernel_bits(layer) -> int:
+def kernel_bits(layer: keras.layers.Layer) -> int:
     """What a layer's kernel takes: its `bits`, or float32 of an ordinary one."""
     if isinstance(layer, CompressedLayer):
         return layer.bits

@@ -8,7 +8,7 @@ from keras import ops
 from tfcompress.layers.core.arguments import LayerArguments
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.utils.checks import positive_int, positive_tuple
-from tfcompress.utils.types import Size
+from tfcompress.utils.types import InputShape, Shape, Size, Tensor
 
 
 class CompressedDense(CompressedLayer):
@@ -23,7 +23,7 @@ class CompressedDense(CompressedLayer):
         super().__init__(**kwargs)
         self.units = positive_int(units, "units")
 
-    def kernel_shape(self, input_shape):
+    def kernel_shape(self, input_shape: InputShape) -> Shape:
         if input_shape[-1] is None:
             raise ValueError(
                 f"The last axis of the inputs of {type(self).__name__} must have a known size. "
@@ -31,10 +31,10 @@ class CompressedDense(CompressedLayer):
             )
         return (input_shape[-1], self.units)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: InputShape) -> InputShape:
         return (*input_shape[:-1], self.units)
 
-    def multiply(self, x, kernel):
+    def multiply(self, x: Tensor, kernel: Tensor) -> Tensor:
         return ops.matmul(x, kernel)
 
 
@@ -82,10 +82,10 @@ class CompressedConv(CompressedLayer):
             )
 
     @property
-    def min_ndim(self):
+    def min_ndim(self) -> int:
         return self.space + 2
 
-    def kernel_shape(self, input_shape):
+    def kernel_shape(self, input_shape: InputShape) -> Shape:
         channels = input_shape[-1]
         if channels is None or channels % self.groups:
             raise ValueError(
@@ -94,7 +94,7 @@ class CompressedConv(CompressedLayer):
             )
         return (*self.kernel_size, channels // self.groups, self.filters)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: InputShape) -> InputShape:
         space = [
             output_length(n, k, self.padding, s, d)
             for n, k, s, d in zip(
@@ -103,7 +103,7 @@ class CompressedConv(CompressedLayer):
         ]
         return (input_shape[0], *space, self.filters)
 
-    def multiply(self, x, kernel):
+    def multiply(self, x: Tensor, kernel: Tensor) -> Tensor:
         padding = self.padding
         if padding == "causal":
             x = ops.pad(x, [[0, 0], [self.dilation_rate[0] * (self.kernel_size[0] - 1), 0], [0, 0]])
@@ -133,7 +133,9 @@ class CompressedConv2D(CompressedConv):
     space = 2
 
 
-def output_length(n, kernel, padding, stride, dilation):
+def output_length(
+    n: int | None, kernel: int, padding: str, stride: int, dilation: int
+) -> int | None:
     if n is None:
         return None
     if padding == "valid":

@@ -11,7 +11,7 @@ from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.dense_and_conv import CompressedConv2D
 from tfcompress.layers.core.ordinary import COMMON, positions
 from tfcompress.utils.checks import positive_int
-from tfcompress.utils.types import InputShape, Regularizer, Size
+from tfcompress.utils.types import Config, InputShape, Regularizer, Shape, Size, Tensor
 
 
 class CompressedDepthwiseConv2D(CompressedConv2D):
@@ -41,20 +41,20 @@ class CompressedDepthwiseConv2D(CompressedConv2D):
                 f"A depthwise convolution needs equal strides. Received: strides={self.strides}"
             )
 
-    def kernel_shape(self, input_shape):
+    def kernel_shape(self, input_shape: InputShape) -> Shape:
         return (*super().kernel_shape(input_shape)[:-1], self.depth_multiplier)
 
-    def bias_shape(self, input_shape):
+    def bias_shape(self, input_shape: InputShape) -> Shape:
         return (input_shape[-1] * self.depth_multiplier,)
 
-    def variance(self, kernel_shape):
+    def variance(self, kernel_shape: Shape) -> float:
         return 2.0 / (math.prod(self.kernel_size) * (1 + self.depth_multiplier))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: InputShape) -> InputShape:
         *lead, _ = super().compute_output_shape(input_shape)
         return (*lead, input_shape[-1] * self.depth_multiplier)
 
-    def multiply(self, x, kernel):
+    def multiply(self, x: Tensor, kernel: Tensor) -> Tensor:
         return ops.depthwise_conv(
             x,
             kernel,
@@ -86,13 +86,13 @@ class CompressedEinsumDense(CompressedLayer):
         several = isinstance(output_shape, (tuple, list))
         self.output_shape = tuple(output_shape) if several else (output_shape,)
 
-    def ordinary_arguments(self):
+    def ordinary_arguments(self) -> Config:
         arguments = super().ordinary_arguments()
         arguments["output_shape"] = arguments.pop("partial_output_shape")
         return arguments
 
     @property
-    def scale_axes(self):
+    def scale_axes(self) -> tuple[int, ...]:
         """The axes of the kernel that are not summed over."""
         return tuple(i for i, letter in enumerate(self._letters()) if letter not in self._summed())
 
@@ -102,13 +102,13 @@ class CompressedEinsumDense(CompressedLayer):
     def _summed(self):
         return set(self._letters()) - set(self.equation.split("->")[1])
 
-    def kernel_shape(self, input_shape):
+    def kernel_shape(self, input_shape: InputShape) -> Shape:
         return tuple(self._plain(input_shape).kernel.shape)
 
-    def bias_shape(self, input_shape):
+    def bias_shape(self, input_shape: InputShape) -> Shape:
         return tuple(self._plain(input_shape).bias.shape)
 
-    def variance(self, kernel_shape):
+    def variance(self, kernel_shape: Shape) -> float:
         letters, summed = self._letters(), self._summed()
         sizes = dict(zip(letters, kernel_shape, strict=True))
         fans = [
@@ -116,13 +116,13 @@ class CompressedEinsumDense(CompressedLayer):
         ]
         return 2.0 / sum(fans)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: InputShape) -> InputShape:
         return self.ordinary(self.equation, self.output_shape).compute_output_shape(input_shape)
 
-    def multiply(self, x, kernel):
+    def multiply(self, x: Tensor, kernel: Tensor) -> Tensor:
         return ops.einsum(self.equation, x, kernel)
 
-    def macs(self, input_shape) -> int:
+    def macs(self, input_shape: InputShape) -> int:
         """Multiply-accumulates per sample: each input number meets all of its kernel's own axes."""
         sizes = zip(self._letters(), self.kernel_shape(input_shape), strict=True)
         inputs = self.equation.split(",")[0]
@@ -164,25 +164,25 @@ class CompressedEmbedding(CompressedLayer):
         self.mask_zero = self.supports_masking = bool(mask_zero)
         self.autocast = False
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: InputShape | None = None) -> None:
         super().build(input_shape or (None,))
         self.input_spec = None
 
-    def kernel_shape(self, input_shape=None):
+    def kernel_shape(self, input_shape: InputShape | None = None) -> Shape:
         return (self.input_dim, self.output_dim)
 
-    def variance(self, kernel_shape):
+    def variance(self, kernel_shape: Shape) -> float:
         return 0.05**2 / 3  # of Keras' own `embeddings_initializer`
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: InputShape) -> InputShape:
         return (*input_shape, self.output_dim)
 
-    def compute_mask(self, inputs, mask=None):
+    def compute_mask(self, inputs: Tensor, mask: Tensor = None) -> Tensor:
         return ops.not_equal(inputs, 0) if self.mask_zero else None
 
-    def multiply(self, x, kernel):
+    def multiply(self, x: Tensor, kernel: Tensor) -> Tensor:
         return ops.take(kernel, ops.cast(x, "int32"), axis=0)
 
-    def macs(self, input_shape) -> int:
+    def macs(self, input_shape: InputShape) -> int:
         """None: rows are looked up."""
         return 0

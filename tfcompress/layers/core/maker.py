@@ -1,6 +1,12 @@
 """What `swap` calls with a layer: a compressed layer class with its options."""
 
 from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.utils.types import Metric
 
 
 @dataclass(frozen=True)
@@ -10,10 +16,12 @@ class Maker:
     layer_class: type
     options: dict
 
-    def __call__(self, layer, metric=None, kernel=None):
+    def __call__(
+        self, layer: keras.layers.Layer, metric: Metric = None, kernel: np.ndarray | None = None
+    ) -> Any:
         return self.layer_class.from_layer(layer, metric, kernel, **self.options)
 
-    def then(self, *makers) -> "Composed":
+    def then(self, *makers: "Maker") -> "Composed":
         """A maker in two steps: the layer unfolded into its parts, and these made by `makers`.
 
         >>> import tfcompress as tfc
@@ -44,16 +52,18 @@ class Composed(Maker):
 
     others: tuple[Maker, ...]
 
-    def __call__(self, layer, metric=None, kernel=None):
+    def __call__(
+        self, layer: keras.layers.Layer, metric: Metric = None, kernel: np.ndarray | None = None
+    ) -> Any:
         return self.unfolded(super().__call__(layer, metric, kernel))
 
-    def unfolded(self, layer) -> list:
+    def unfolded(self, layer: keras.layers.Layer) -> list:
         """The second step, for the layer of the first."""
         if not layer.built:
             raise ValueError(f"Layer '{layer.name}' is not built, so it cannot be unfolded.")
         return [self._again(part) for part in layer.to_ordinary()]
 
-    def second(self, part):
+    def second(self, part: keras.layers.Layer) -> Maker | None:
         """The maker of a part, or None."""
         takes = (maker for maker in self.others if maker.layer_class.ordinary is type(part))
         return next(takes, None)

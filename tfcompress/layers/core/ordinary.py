@@ -4,6 +4,8 @@ import math
 
 import keras
 
+from tfcompress.utils.types import Config, InputShape, Tensor
+
 COMMON = (
     "activation",
     "use_bias",
@@ -15,12 +17,19 @@ COMMON = (
 )
 
 
-def kernel_of(layer):
+def kernel_of(layer: keras.layers.Layer) -> keras.Variable:
     """The kernel of an ordinary or compressed layer; that of an Embedding is its table."""
     return layer.embeddings if isinstance(layer, keras.layers.Embedding) else layer.kernel
 
 
-def ordinary_layer(layer, arguments, kernel, cls=None, name=None, last=True):
+def ordinary_layer(
+    layer: keras.layers.Layer,
+    arguments: Config,
+    kernel: Tensor,
+    cls: type | None = None,
+    name: str | None = None,
+    last: bool = True,
+) -> keras.layers.Layer:
     """A built Keras layer with this kernel; the last of a chain has the bias and the activation."""
     new = (cls or layer.ordinary)(
         **arguments,
@@ -44,7 +53,7 @@ def glorot_variance(shape: tuple[int, ...]) -> float:
     return 2.0 / (space * (shape[-2] + shape[-1]))
 
 
-def positions(space) -> int:
+def positions(space: InputShape) -> int:
     if any(n is None for n in space):
         raise ValueError(f"MACs need a known input size. Received: {tuple(space)}")
     return math.prod(space)

@@ -1,7 +1,7 @@
 """One bit per weight: BinaryConnect with a scale per output."""
 
 import math
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import keras
 import numpy as np
@@ -18,20 +18,20 @@ from tfcompress.layers.core.ordinary import glorot_variance
 from tfcompress.layers.discrete.latent import GridKernel, fit_grid
 from tfcompress.numerics.metric import as_metric
 from tfcompress.utils.arrays import to_numpy
-from tfcompress.utils.types import Size
+from tfcompress.utils.types import Config, Metric, Shape, Size, Tensor
 
 
 @keras.saving.register_keras_serializable("tfcompress")
 class Clip(keras.constraints.Constraint):
     """Keeps weights within `[-limit, limit]`."""
 
-    def __init__(self, limit):
+    def __init__(self, limit: float) -> None:
         self.limit = limit
 
-    def __call__(self, w):
+    def __call__(self, w: Tensor) -> Tensor:
         return ops.clip(w, -self.limit, self.limit)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {"limit": self.limit}
 
 
@@ -91,7 +91,14 @@ class BinaryKernel(GridKernel):
     options = ("scale", "stochastic", "seed")
     codes_name = "signs"
 
-    def __init__(self, *args, scale=True, stochastic=False, seed=None, **kwargs):
+    def __init__(
+        self,
+        *args: Any,
+        scale: bool = True,
+        stochastic: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.use_scale, self.stochastic, self.seed = bool(scale), bool(stochastic), seed
         if self.stochastic:
@@ -101,10 +108,10 @@ class BinaryKernel(GridKernel):
     def using(cls, **options: Unpack[BinaryOptions]) -> Maker:
         return super().using(**options)
 
-    def method_options(self):
+    def method_options(self) -> Config:
         return {"scale": self.use_scale, "stochastic": self.stochastic, "seed": self.seed}
 
-    def build_kernel(self, shape):
+    def build_kernel(self, shape: Shape) -> None:
         self.limit = math.sqrt(0.75 * glorot_variance(shape))
         self.latent = self.add_part(
             "latent",
@@ -119,12 +126,12 @@ class BinaryKernel(GridKernel):
             trainable=self.use_scale,
         )
 
-    def grid(self, latent, scale):
+    def grid(self, latent: Tensor, scale: Tensor) -> Tensor:
         if self.stochastic:
             return latent / self.limit
         return ops.where(latent >= 0, 1.0, -1.0)
 
-    def rounded(self, latent, scale, training=None):
+    def rounded(self, latent: Tensor, scale: Tensor, training: bool | None = None) -> Tensor:
         if self.stochastic and not training:
             return super().rounded(latent, scale)
         positive = self._draw(latent) if self.stochastic else latent >= 0
@@ -143,7 +150,7 @@ class BinaryKernel(GridKernel):
         between = ops.cast(ops.right_shift(words[-1], 8), latent.dtype) / 2**24 - 0.5  # in [-1, 0)
         return ops.cast(drawn, latent.dtype) <= latent * (128 / self.limit) + between
 
-    def fit_kernel(self, w, metric=None):
+    def fit_kernel(self, w: np.ndarray, metric: Metric = None) -> None:
         if self.stochastic:
             self._fit_mean(w)
         else:
@@ -151,7 +158,7 @@ class BinaryKernel(GridKernel):
             self.scale.assign(scale)
             self.set_latent(w, signs, scale)
 
-    def binarize(self, metric=None):
+    def binarize(self, metric: Metric = None) -> tuple[np.ndarray, Tensor]:
         """Fixes the signs of a stochastic layer: inference then uses `+-a_o`, 1 bit per weight.
 
         The signs and scales are the nearest ones to the real weights, see `fit_kernel`. A
@@ -184,18 +191,18 @@ class BinaryKernel(GridKernel):
         )
         return signs, scale if self.use_scale else self.limit
 
-    def set_latent(self, w, grid, scale):
+    def set_latent(self, w: Tensor, grid: Tensor, scale: Tensor) -> None:
         size = np.clip(np.abs(w), 1e-3 * self.limit, self.limit)
         self.latent.assign(np.where(grid > 0, size, -size))
 
-    def stored(self):
+    def stored(self) -> dict[str, np.ndarray]:
         """The signs and the scale; the real weights where they are not all at their bounds."""
         latent = to_numpy(self.latent)
         if not self.stochastic or np.all(np.abs(latent) == np.float32(self.limit)):
             return super().stored()
         return {"latent": latent, "scale": to_numpy(self.scale)}
 
-    def restore(self, stored):
+    def restore(self, stored: dict[str, np.ndarray]) -> None:
         if self.stochastic:
             name = "latent" if "latent" in stored else self.codes_name
             self._check_stored(stored, [name, "scale"])

@@ -1,9 +1,13 @@
 """The range of an activation that int8 will hold, learned by quantization-aware training."""
 
 import math
+from typing import Unpack
 
 import keras
 from keras import ops
+
+from tfcompress.layers.core.arguments import PlainArguments
+from tfcompress.utils.types import Config, InputShape, Tensor
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -32,7 +36,7 @@ class FakeQuant(keras.layers.Layer):
     Integer-Arithmetic-Only Inference", 2018.
     """
 
-    def __init__(self, low, high, **kwargs):
+    def __init__(self, low: float, high: float, **kwargs: Unpack[PlainArguments]) -> None:
         super().__init__(**kwargs)
         self.low, self.high = float(low), float(high)
         if not (math.isfinite(self.high - self.low) and self.low <= 0 <= self.high > self.low):
@@ -41,18 +45,18 @@ class FakeQuant(keras.layers.Layer):
                 f"Received: low={low}, high={high}"
             )
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         return keras.quantizers.fake_quant_with_min_max_vars(inputs, self.low, self.high)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: InputShape) -> InputShape:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return super().get_config() | {"low": self.low, "high": self.high}
 
 
 class Clip(FakeQuant):
     """The same without rounding, which a float32 file cannot repeat bit for bit."""
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         return ops.clip(inputs, self.low, self.high)

@@ -21,6 +21,7 @@ from tfcompress.layers.core.depthwise_einsum_embedding import (
 )
 from tfcompress.layers.core.maker import Maker
 from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.types import Metric, Shape, Tensor
 
 LARGEST = 65504.0  # of float16
 
@@ -51,29 +52,29 @@ class Float16Kernel(CompressedLayer):
     def using(cls, **options: Unpack[NoOptions]) -> Maker:
         return super().using(**options)
 
-    def build_kernel(self, shape):
+    def build_kernel(self, shape: Shape) -> None:
         limit = math.sqrt(3 * self.variance(shape))
         self.latent = self.add_part(
             "latent", shape, keras.initializers.RandomUniform(-limit, limit)
         )
 
     @property
-    def kernel(self):
+    def kernel(self) -> Tensor:
         latent = ops.convert_to_tensor(self.latent)
         half = ops.stop_gradient(ops.cast(ops.cast(latent, "float16"), latent.dtype))
         return half + (latent - ops.stop_gradient(latent))
 
-    def fit_kernel(self, w, metric=None):
+    def fit_kernel(self, w: np.ndarray, metric: Metric = None) -> None:
         if np.max(np.abs(w), initial=0) > LARGEST:
             raise ValueError(
                 f"The kernel of layer '{self.name}' has weights beyond float16's +-{LARGEST:.0f}."
             )
         self.latent.assign(w)
 
-    def stored(self):
+    def stored(self) -> dict[str, np.ndarray]:
         return {"kernel": to_numpy(self.latent).astype("float16")}
 
-    def restore(self, stored):
+    def restore(self, stored: dict[str, np.ndarray]) -> None:
         self._check_stored(stored, ["kernel"])
         self.latent.assign(stored["kernel"])
 

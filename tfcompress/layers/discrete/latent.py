@@ -1,6 +1,8 @@
 """What binary, ternary and m-bit kernels share: latent weights, a scale, and codes on a grid."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -10,6 +12,7 @@ from tfcompress.layers.core.dense_and_conv import CompressedDense
 from tfcompress.numerics.compensated_rounding import compensate
 from tfcompress.numerics.metric import Kronecker, as_metric
 from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.types import Metric, Shape, Tensor
 
 ROUNDS = 12
 SMALL = 2**18  # weights; above, a metric's sums are in single precision, and a round that takes
@@ -29,11 +32,11 @@ class GridKernel(CompressedLayer):
     codes_name = "codes"
 
     @property
-    def kernel(self):
+    def kernel(self) -> Tensor:
         latent, scale = ops.convert_to_tensor(self.latent), ops.convert_to_tensor(self.scale)
         return scale_through(straight_through(self.rounded(latent, scale), latent), scale)
 
-    def apply_kernel(self, x, training=None):
+    def apply_kernel(self, x: Tensor, training: bool | None = None) -> Tensor:
         latent, scale = ops.convert_to_tensor(self.latent), ops.convert_to_tensor(self.scale)
         kernel = straight_through(self.rounded(latent, scale, training), latent)
         # A batch has fewer outputs than the kernel of a Dense layer has weights.
@@ -43,40 +46,40 @@ class GridKernel(CompressedLayer):
         outputs = self.multiply(x, ops.cast(kernel, self.compute_dtype))
         return scale_through(outputs, scale) if from_outputs else outputs
 
-    def rounded(self, latent, scale, training=None):
+    def rounded(self, latent: Tensor, scale: Tensor, training: bool | None = None) -> Tensor:
         """The kernel, whatever its gradient."""
         return scale * self.grid(latent, scale)
 
-    def encode(self, grid) -> np.ndarray:
+    def encode(self, grid: Tensor) -> np.ndarray:
         """The int8 codes of grid points."""
         return grid.astype("int8")
 
-    def decode(self, codes) -> np.ndarray:
+    def decode(self, codes: np.ndarray) -> np.ndarray:
         """The inverse of `encode`, float32."""
         return codes.astype("float32")
 
-    def stored(self):
+    def stored(self) -> dict[str, np.ndarray]:
         grid = to_numpy(self.grid(ops.convert_to_tensor(self.latent), self.scale.value))
         return {self.codes_name: self.encode(grid), "scale": to_numpy(self.scale)}
 
-    def restore(self, stored):
+    def restore(self, stored: dict[str, np.ndarray]) -> None:
         self._check_stored(stored, [self.codes_name, "scale"])
         grid, scale = self.decode(stored[self.codes_name]), stored["scale"]
         self.scale.assign(scale)
         self.set_latent(grid * np.asarray(scale), grid, scale)
 
-    def scale_shape(self, shape) -> tuple[int, ...]:
+    def scale_shape(self, shape: Shape) -> tuple[int, ...]:
         """The shape of the scale, which broadcasts against a kernel of this shape."""
         axes = [axis % len(shape) for axis in self.scale_axes]
         return tuple(n if i in axes else 1 for i, n in enumerate(shape))[min(axes) :]
 
-    def to_rows(self, w) -> np.ndarray:
+    def to_rows(self, w: Tensor) -> np.ndarray:
         """The kernel as a matrix with a column for each scale."""
         order = self._rows_first(w.ndim)
         columns = math.prod(w.shape[axis] for axis in self.scale_axes)
         return w.transpose(order).reshape(-1, columns)
 
-    def from_rows(self, rows, shape) -> np.ndarray:
+    def from_rows(self, rows: np.ndarray, shape: Shape) -> np.ndarray:
         """The inverse of `to_rows`."""
         order = self._rows_first(len(shape))
         rows = rows.reshape([shape[axis] for axis in order])
@@ -87,7 +90,7 @@ class GridKernel(CompressedLayer):
         return [axis for axis in range(ndim) if axis not in axes] + axes
 
 
-def straight_through(kernel, latent):
+def straight_through(kernel: Tensor, latent: Tensor) -> Tensor:
     """A kernel as it is, with a gradient that reaches the latents unchanged.
 
     Written as one function it takes fewer passes over the kernel than `stop_gradient` does.
@@ -103,7 +106,7 @@ def straight_through(kernel, latent):
     return same(ops.stop_gradient(kernel), latent)
 
 
-def scale_through(values, scale):
+def scale_through(values: Tensor, scale: Tensor) -> Tensor:
     """Values as they are, proportional to a scale, with its gradient `sum dL/dvalue value / scale`.
 
     Args:
@@ -124,14 +127,16 @@ def scale_through(values, scale):
     return same(values, scale)
 
 
-def sum_to(x, shape):
+def sum_to(x: Tensor, shape: Shape) -> Tensor:
     """Sums over the axes along which an array of this shape would be broadcast to `x`."""
     extra = x.ndim - len(shape)
     axes = [i for i in range(x.ndim) if i < extra or shape[i - extra] == 1]
     return ops.reshape(ops.sum(x, axes), shape)
 
 
-def fit_grid(w, nearest, scale, metric, refit=True):
+def fit_grid(
+    w: np.ndarray, nearest: Callable[..., Any], scale: Tensor, metric: Metric, refit: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """Grid points and scales for which `w - scale * grid` is small in the metric.
 
     Alternates compensated rounding (`tfcompress.compensate`) with the least-squares scale of

@@ -1,7 +1,7 @@
 """m bits per weight on a symmetric linear grid, and its smallest case, ternary."""
 
 import math
-from typing import Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 import keras
 import numpy as np
@@ -29,7 +29,7 @@ from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.discrete.latent import GridKernel, fit_grid
 from tfcompress.numerics.metric import Diagonal, as_metric
 from tfcompress.utils.checks import whole_number
-from tfcompress.utils.types import InputShape, Regularizer, Size
+from tfcompress.utils.types import Config, InputShape, Metric, Regularizer, Shape, Size, Tensor
 
 SHRINK = np.linspace(0.3, 1.2, 91)  # scales that are tried, in shares of the one that clips nothing
 MANY = 2**18  # weights that the search for a scale looks at, from at least
@@ -81,7 +81,7 @@ class QuantizedKernel(GridKernel):
 
     options = ("bits", "levels")
 
-    def __init__(self, *args, bits=8, levels="linear", **kwargs):
+    def __init__(self, *args: Any, bits: int = 8, levels: str = "linear", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if levels not in LEVELS:
             raise ValueError(f"`levels` must be one of {LEVELS}. Received: levels={levels!r}")
@@ -94,7 +94,7 @@ class QuantizedKernel(GridKernel):
     def using(cls, **options: Unpack[QuantizedOptions]) -> Maker:
         return super().using(**options)
 
-    def method_options(self):
+    def method_options(self) -> Config:
         return {"bits": self.level_bits, "levels": self.levels}
 
     @property
@@ -102,7 +102,7 @@ class QuantizedKernel(GridKernel):
         """The largest level, in units of the scale."""
         return float(self.count) if self.levels == "linear" else 1.0
 
-    def build_kernel(self, shape):
+    def build_kernel(self, shape: Shape) -> None:
         limit = math.sqrt(3 * self.variance(shape))
         self.latent = self.add_part(
             "latent", shape, keras.initializers.RandomUniform(-limit, limit)
@@ -112,7 +112,7 @@ class QuantizedKernel(GridKernel):
             "scale", self.scale_shape(shape), keras.initializers.Constant(scale)
         )
 
-    def grid(self, latent, scale):
+    def grid(self, latent: Tensor, scale: Tensor) -> Tensor:
         unit = ops.where(ops.equal(scale, 0), ops.ones_like(scale), scale)
         return self._nearest(latent / unit, ops)
 
@@ -125,17 +125,17 @@ class QuantizedKernel(GridKernel):
         points = library.take(self._points, library.reshape(places, u.shape))
         return library.sign(u) * points
 
-    def encode(self, grid):
+    def encode(self, grid: Tensor) -> np.ndarray:
         if self.levels == "linear":
             return super().encode(grid)
         return (np.sign(grid) * np.searchsorted(self._points, np.abs(grid))).astype("int8")
 
-    def decode(self, codes):
+    def decode(self, codes: np.ndarray) -> np.ndarray:
         if self.levels == "linear":
             return super().decode(codes)
         return np.sign(codes) * self._points[np.abs(codes)]
 
-    def fit_kernel(self, w, metric=None):
+    def fit_kernel(self, w: np.ndarray, metric: Metric = None) -> None:
         metric, rows = as_metric(metric, w.shape), self.to_rows(np.asarray(w))
         if isinstance(metric, Diagonal):
             metric = Diagonal(self.to_rows(metric.d))
@@ -147,7 +147,7 @@ class QuantizedKernel(GridKernel):
         self.scale.assign(scale)
         self.set_latent(w, self.from_rows(grid, w.shape), scale)
 
-    def set_latent(self, w, grid, scale):
+    def set_latent(self, w: Tensor, grid: Tensor, scale: Tensor) -> None:
         u = w / np.where(scale == 0, 1, scale)
         # Where the nearest level is the wanted one, with a margin for rounding, `w` is the latent.
         near = (self._nearest(0.999 * u) == grid) & (self._nearest(1.001 * u) == grid)
@@ -309,7 +309,7 @@ class TernaryKernel(QuantizedKernel):
     def using(cls, **options: Unpack[NoOptions]) -> Maker:
         return super().using(**options)
 
-    def method_options(self):
+    def method_options(self) -> Config:
         return {}
 
 

@@ -1,9 +1,14 @@
 """The swap rules that round a whole network to fewer bits."""
 
+import keras
+import numpy as np
+
+from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.discrete import float16 as half
 from tfcompress.layers.discrete import quantized
 from tfcompress.utils.checks import is_whole
+from tfcompress.utils.types import Metric
 
 FAMILIES = {
     half.Float16Kernel: (
@@ -28,17 +33,19 @@ FAMILIES = {
 class FamilyMaker(Maker):
     """A maker that takes the class of a family that stands for the layer it is called with."""
 
-    def __call__(self, layer, metric=None, kernel=None):
+    def __call__(
+        self, layer: keras.layers.Layer, metric: Metric = None, kernel: np.ndarray | None = None
+    ) -> CompressedLayer:
         cls = self.member(layer)
         return cls.from_layer(layer, metric, kernel, **self.options)
 
-    def member(self, layer):
+    def member(self, layer: keras.layers.Layer) -> type[CompressedLayer] | None:
         """The class for a layer, or None."""
         family = FAMILIES[self.layer_class]
         return next((cls for cls in family if cls.ordinary is type(layer)), None)
 
 
-def rounding(bits=8) -> dict:
+def rounding(bits: int = 8) -> dict:
     """The rules for `tfcompress.swap` that round each kernel of a network to 16, 8 or fewer bits.
 
     They concern Dense, EinsumDense, Embedding, Conv1D, Conv2D and DepthwiseConv2D layers. Put rules

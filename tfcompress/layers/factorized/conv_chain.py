@@ -1,12 +1,13 @@
 """Convolutions that run as a chain of smaller ones, from a multilinear form of their kernel."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.dense_and_conv import CompressedConv2D, output_length
 from tfcompress.layers.core.ordinary import glorot_variance, ordinary_layer, positions
 from tfcompress.layers.factorized.low_rank import LowRankConv2D
@@ -14,6 +15,7 @@ from tfcompress.layers.factorized.rank import Ranked
 from tfcompress.numerics.low_rank import refine
 from tfcompress.numerics.metric import as_metric
 from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.types import InputShape, Metric, Shape, Tensor
 
 
 class Stage(NamedTuple):
@@ -36,7 +38,13 @@ class ConvChain(Ranked, CompressedConv2D):
     expression: str
 
     @classmethod
-    def from_layer(cls, layer, metric=None, kernel=None, **options):
+    def from_layer(
+        cls,
+        layer: keras.layers.Layer,
+        metric: Metric = None,
+        kernel: np.ndarray | None = None,
+        **options: Any,
+    ) -> CompressedLayer:
         """As for every layer; a 1x1 kernel is a matrix and becomes a `LowRankConv2D`."""
         if getattr(layer, "kernel_size", None) == (1, 1):
             options = {name: options[name] for name in Ranked.options if name in options}
@@ -45,7 +53,7 @@ class ConvChain(Ranked, CompressedConv2D):
             return LowRankConv2D.from_layer(layer, metric, kernel, **options)
         return super().from_layer(layer, metric, kernel, **options)
 
-    def build_kernel(self, shape):
+    def build_kernel(self, shape: Shape) -> None:
         shapes = self.part_shapes(shape, self.rank, **self.form)
         terms = self.expression.split("->")[0].split(",")
         sizes = {
@@ -60,10 +68,10 @@ class ConvChain(Ranked, CompressedConv2D):
             self.add_part(name, part_shape, keras.initializers.RandomNormal(stddev=stddev))
 
     @property
-    def kernel(self):
+    def kernel(self) -> Tensor:
         return ops.einsum(self.expression, *map(ops.convert_to_tensor, self.parts.values()))
 
-    def apply_kernel(self, x, training=None):
+    def apply_kernel(self, x: Tensor, training: bool | None = None) -> Tensor:
         parts = [ops.cast(part, self.compute_dtype) for part in self.parts.values()]
         for stage in self.stages(parts):
             convolve = ops.depthwise_conv if stage.depthwise else ops.conv
@@ -77,14 +85,14 @@ class ConvChain(Ranked, CompressedConv2D):
             )
         return x
 
-    def fit_kernel(self, w, metric=None):
+    def fit_kernel(self, w: np.ndarray, metric: Metric = None) -> None:
         parts = self.decompose(np.asarray(w, np.float64))
         if metric is not None:
             parts = refine(w, parts, self.expression, as_metric(metric, w.shape))
         for variable, part in zip(self.parts.values(), parts, strict=True):
             variable.assign(part)
 
-    def macs_at(self, input_shape, rank) -> int:
+    def macs_at(self, input_shape: InputShape, rank: Any) -> int:
         shapes = self.part_shapes(self.kernel_shape(input_shape), rank, **self.form)
         space, total = input_shape[1:-1], 0
         for stage in self.stages([np.zeros(shape) for shape in shapes.values()]):
@@ -97,7 +105,7 @@ class ConvChain(Ranked, CompressedConv2D):
             total += positions(space) * math.prod(stage.kernel.shape)
         return total
 
-    def to_ordinary(self):
+    def to_ordinary(self) -> list[keras.layers.Layer]:
         *first, last = self.stages([to_numpy(part) for part in self.parts.values()])
         return [self._ordinary(stage, last=False) for stage in first] + [self._ordinary(last)]
 

@@ -1,15 +1,16 @@
 """A convolution as three small ones, from a CP decomposition of its kernel."""
 
 import math
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import keras
+import numpy as np
 
 from tfcompress.layers.core.arguments import ConvArguments
 from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.factorized.conv_chain import ConvChain, Stage
 from tfcompress.numerics.cp import correct, cp, max_cp_rank
-from tfcompress.utils.types import Rank, Size
+from tfcompress.utils.types import Rank, Shape, Size
 
 
 class CPOptions(TypedDict, total=False):
@@ -99,30 +100,30 @@ class CPConv2D(ConvChain):
         return super().using(**options)
 
     @property
-    def expression(self):
+    def expression(self) -> str:
         return "hwr,ir,ro->hwio" if self.ways == 3 else "hr,wr,ir,ro->hwio"
 
     @classmethod
-    def ranks(cls, shape, ways=3):
+    def ranks(cls, shape: Shape, ways: int = 3) -> Any:
         h, w, i, o = shape
         return range(1, max_cp_rank((h * w, i, o) if ways == 3 else shape) + 1)
 
     @classmethod
-    def part_shapes(cls, shape, rank, ways=3):
+    def part_shapes(cls, shape: Shape, rank: Any, ways: int = 3) -> dict[str, Shape]:
         h, w, i, o = shape
         space = {"space": (h, w, rank)}
         if ways == 4:
             space = {"rows": (h, rank), "columns": (w, rank)}
         return space | {"inputs": (i, rank), "outputs": (rank, o)}
 
-    def decompose(self, w):
+    def decompose(self, w: np.ndarray) -> list[np.ndarray]:
         flat = w if self.ways == 4 else w.reshape(-1, *w.shape[2:])
         *space, inputs, outputs = correct(flat, cp(flat, self.rank))
         if self.ways == 3:
             space = [space[0].reshape(*w.shape[:2], -1)]
         return [*space, inputs, outputs.T]
 
-    def stages(self, parts):
+    def stages(self, parts: list[Any]) -> list[Stage]:
         *space, inputs, outputs = parts
         first = Stage("in", inputs[None, None])
         last = Stage("out", outputs[None, None])

@@ -1,7 +1,7 @@
 """A kernel as the product of two thin ones."""
 
 import math
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ from tfcompress.layers.core.ordinary import glorot_variance, ordinary_layer
 from tfcompress.layers.factorized.rank import Ranked
 from tfcompress.numerics.low_rank import svd, svd_in_metric
 from tfcompress.utils.arrays import to_numpy
-from tfcompress.utils.types import Rank, Size
+from tfcompress.utils.types import Metric, Rank, Shape, Size, Tensor
 
 
 class LowRankOptions(TypedDict, total=False):
@@ -64,28 +64,28 @@ class LowRankKernel(Ranked):
         return super().using(**options)
 
     @classmethod
-    def part_shapes(cls, shape, rank):
+    def part_shapes(cls, shape: Shape, rank: Any) -> dict[str, Shape]:
         return {"u": (*shape[:-1], rank), "v": (rank, shape[-1])}
 
     @classmethod
-    def ranks(cls, shape):
+    def ranks(cls, shape: Shape) -> Any:
         return range(1, min(math.prod(shape[:-1]), shape[-1]) + 1)
 
-    def build_kernel(self, shape):
+    def build_kernel(self, shape: Shape) -> None:
         # Both factors alike, so that their product has Glorot's variance.
         stddev = (glorot_variance(shape) / self.rank) ** 0.25
         for name, side in self.part_shapes(shape, self.rank).items():
             self.add_part(name, side, keras.initializers.RandomNormal(stddev=stddev))
 
     @property
-    def kernel(self):
+    def kernel(self) -> Tensor:
         return ops.tensordot(*map(ops.convert_to_tensor, self.parts.values()), axes=1)
 
-    def apply_kernel(self, x, training=None):
+    def apply_kernel(self, x: Tensor, training: bool | None = None) -> Tensor:
         u, v = (ops.cast(part, self.compute_dtype) for part in self.parts.values())
         return ops.matmul(self.multiply(x, u), v)
 
-    def fit_kernel(self, w, metric=None):
+    def fit_kernel(self, w: np.ndarray, metric: Metric = None) -> None:
         flat = np.reshape(w, (-1, w.shape[-1]))
         if isinstance(metric, np.ndarray):
             metric = metric.reshape(flat.shape)
@@ -93,7 +93,7 @@ class LowRankKernel(Ranked):
         self.parts["u"].assign(u.reshape(self.parts["u"].shape))
         self.parts["v"].assign(v)
 
-    def to_ordinary(self):
+    def to_ordinary(self) -> list[keras.layers.Layer]:
         u, v = (to_numpy(part) for part in self.parts.values())
         first = self.own_arguments() | {self.width: self.rank}
         last = {self.width: v.shape[1]}

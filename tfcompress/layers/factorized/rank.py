@@ -1,7 +1,10 @@
 """Kernels of low rank: the ways to give the rank."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
+import keras
 import numpy as np
 
 from tfcompress.layers.core.base import CompressedLayer
@@ -15,6 +18,7 @@ from tfcompress.numerics.rank_selection import (
     weakened_rank,
 )
 from tfcompress.utils.checks import is_share, is_whole
+from tfcompress.utils.types import Config, InputShape, Metric, Shape, Tensor
 
 AUTOMATIC = ("auto", "evbmf")
 
@@ -39,7 +43,9 @@ class Ranked(CompressedLayer):
     takes_groups = False
     unfoldings = ("hwi",)  # rows of the matrices whose rank counts
 
-    def __init__(self, *args, rank=None, macs=None, **kwargs):
+    def __init__(
+        self, *args: Any, rank: Any = None, macs: float | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         if (rank is None) == (macs is None):
             raise ValueError(
@@ -55,22 +61,22 @@ class Ranked(CompressedLayer):
         self.macs_share = macs
 
     @classmethod
-    def part_shapes(cls, shape, rank, **form) -> dict[str, tuple[int, ...]]:
+    def part_shapes(cls, shape: Shape, rank: Any, **form: Any) -> dict[str, tuple[int, ...]]:
         """The shapes of the parts, by name, of a kernel of this shape. `form`: other options."""
         raise TypeError(f"{cls.__name__} must define `part_shapes`.")
 
     @classmethod
-    def ranks(cls, shape, **form):
+    def ranks(cls, shape: Shape, **form: Any) -> Any:
         """The ranks that a kernel of this shape can have, by rising cost."""
         raise TypeError(f"{cls.__name__} must define `ranks`.")
 
     @classmethod
-    def from_unfoldings(cls, ranks):
+    def from_unfoldings(cls, ranks: Sequence[int]) -> Any:
         """The rank, from those of the unfoldings."""
         return max(ranks)
 
     @staticmethod
-    def check_rank(rank):
+    def check_rank(rank: Any) -> Any:
         """The rank as given, if it can be one; `ValueError` otherwise."""
         automatic = isinstance(rank, str) and rank in AUTOMATIC
         if not (is_whole(rank) or is_share(rank) or automatic):
@@ -81,7 +87,15 @@ class Ranked(CompressedLayer):
         return int(rank) if is_whole(rank) else rank
 
     @classmethod
-    def resolve(cls, shape, w=None, metric=None, rank=None, macs=None, **form):
+    def resolve(
+        cls,
+        shape: Shape,
+        w: Tensor = None,
+        metric: Metric = None,
+        rank: Any = None,
+        macs: float | None = None,
+        **form: Any,
+    ) -> Config:
         if macs is not None or rank is None:  # `build` knows the input size
             return {"rank": rank, "macs": macs, **form}
         rank = cls.check_rank(rank)
@@ -106,7 +120,7 @@ class Ranked(CompressedLayer):
             )
         return {"rank": rank, **form}
 
-    def build(self, input_shape):
+    def build(self, input_shape: InputShape) -> None:
         shape = self.kernel_shape(input_shape)
         if self.rank is None:
             limit = self.macs_share * self.positions(input_shape) * math.prod(shape)
@@ -116,11 +130,11 @@ class Ranked(CompressedLayer):
         self.rank = self.resolve(shape, rank=self.rank, **self.form)["rank"]
         super().build(input_shape)
 
-    def macs(self, input_shape) -> int:
+    def macs(self, input_shape: InputShape) -> int:
         """Multiply-accumulates per sample."""
         return self.macs_at(input_shape, self.rank)
 
-    def macs_at(self, input_shape, rank) -> int:
+    def macs_at(self, input_shape: InputShape, rank: Any) -> int:
         """Multiply-accumulates per sample at a rank."""
         shapes = self.part_shapes(self.kernel_shape(input_shape), rank, **self.form)
         return self.positions(input_shape) * sum(map(math.prod, shapes.values()))
@@ -131,10 +145,10 @@ class Ranked(CompressedLayer):
         return {name: getattr(self, name) for name in self.options if name not in Ranked.options}
 
     @property
-    def prunable(self):
+    def prunable(self) -> list[keras.Variable]:
         return list(self.parts.values())
 
-    def method_options(self):
+    def method_options(self) -> Config:
         return {"rank": self.rank, "macs": self.macs_share, **self.form}
 
 

@@ -1,15 +1,16 @@
 """A convolution as a column filter and a row filter."""
 
-from typing import Unpack
+from typing import Any, Unpack
 
 import keras
+import numpy as np
 
 from tfcompress.layers.core.arguments import ConvArguments
 from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.factorized.conv_chain import ConvChain, Stage
 from tfcompress.layers.factorized.low_rank import LowRankOptions
 from tfcompress.numerics.low_rank import spatial
-from tfcompress.utils.types import Rank, Size
+from tfcompress.utils.types import Rank, Shape, Size
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -67,19 +68,19 @@ class SpatialConv2D(ConvChain):
         return super().using(**options)
 
     @classmethod
-    def ranks(cls, shape):
+    def ranks(cls, shape: Shape) -> Any:
         h, w, i, o = shape
         return range(1, min(h * i, w * o) + 1)
 
     @classmethod
-    def part_shapes(cls, shape, rank):
+    def part_shapes(cls, shape: Shape, rank: Any) -> dict[str, Shape]:
         h, w, i, o = shape
         return {"columns": (h, i, rank), "rows": (w, rank, o)}
 
-    def decompose(self, w):
+    def decompose(self, w: np.ndarray) -> list[np.ndarray]:
         return spatial(w, self.rank)
 
-    def stages(self, parts):
+    def stages(self, parts: list[Any]) -> list[Stage]:
         columns, rows = parts
         (s, t), (d, e) = self.strides, self.dilation_rate
         return [

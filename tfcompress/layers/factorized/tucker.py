@@ -1,16 +1,18 @@
 """A convolution between fewer channels, from a Tucker decomposition of its kernel."""
 
 import math
-from typing import TypedDict, Unpack
+from collections.abc import Sequence
+from typing import Any, TypedDict, Unpack
 
 import keras
+import numpy as np
 
 from tfcompress.layers.core.arguments import ConvArguments
 from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.factorized.conv_chain import ConvChain, Stage
 from tfcompress.layers.factorized.rank import Ranked
 from tfcompress.numerics.low_rank import tucker
-from tfcompress.utils.types import Rank, Size
+from tfcompress.utils.types import Config, Rank, Shape, Size
 
 
 class TuckerOptions(TypedDict, total=False):
@@ -82,7 +84,7 @@ class TuckerConv2D(ConvChain):
         return super().using(**options)
 
     @staticmethod
-    def check_rank(rank):
+    def check_rank(rank: Any) -> Any:
         if not isinstance(rank, (tuple, list)):
             return Ranked.check_rank(rank)
         pair = tuple(map(Ranked.check_rank, rank))
@@ -93,32 +95,32 @@ class TuckerConv2D(ConvChain):
         return pair
 
     @classmethod
-    def ranks(cls, shape):
+    def ranks(cls, shape: Shape) -> Any:
         i, o = shape[2:]
         steps = range(1, max(i, o) + 1)
         return [(max(1, i * k // steps[-1]), max(1, o * k // steps[-1])) for k in steps]
 
     @classmethod
-    def from_unfoldings(cls, ranks):
+    def from_unfoldings(cls, ranks: Sequence[int]) -> tuple[int, int]:
         return tuple(ranks)
 
     @classmethod
-    def resolve(cls, shape, *args, **options):
+    def resolve(cls, shape: Shape, *args: Any, **options: Any) -> Config:
         options = super().resolve(shape, *args, **options)
         if isinstance(options["rank"], int):
             options["rank"] = (options["rank"],) * 2
         return options
 
     @classmethod
-    def part_shapes(cls, shape, rank):
+    def part_shapes(cls, shape: Shape, rank: Any) -> dict[str, Shape]:
         (h, w, i, o), (p, q) = shape, rank
         return {"inputs": (i, p), "core": (h, w, p, q), "outputs": (q, o)}
 
-    def decompose(self, w):
+    def decompose(self, w: np.ndarray) -> list[np.ndarray]:
         inputs, core, outputs = tucker(w, self.rank)
         return [inputs, core, outputs.T]
 
-    def stages(self, parts):
+    def stages(self, parts: list[Any]) -> list[Stage]:
         inputs, core, outputs = parts
         return [
             Stage("in", inputs[None, None]),

@@ -1,7 +1,7 @@
 """Circulant and block-circulant weights, multiplied by FFT."""
 
 import math
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ from tfcompress.layers.shared.circular_convolution import circular
 from tfcompress.layers.shared.fitting import fit_shared
 from tfcompress.numerics.hashing import random_signs
 from tfcompress.utils.checks import positive_int
-from tfcompress.utils.types import Size
+from tfcompress.utils.types import InputShape, Metric, Shape, Size, Tensor
 
 # One step of training, Adam, batch 128, one thread of an AMD EPYC; keras.layers.Dense is 1:
 #
@@ -50,7 +50,9 @@ class CirculantKernel(CompressedLayer):
 
     options = ("block", "signs", "seed")
 
-    def __init__(self, *args, block=None, signs=True, seed=0, **kwargs):
+    def __init__(
+        self, *args: Any, block: int | None = None, signs: bool = True, seed: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.block = None if block is None else positive_int(block, "block")
         self.signs, self.seed = bool(signs), int(seed)
@@ -59,7 +61,7 @@ class CirculantKernel(CompressedLayer):
     def using(cls, **options: Unpack[CirculantOptions]) -> Maker:
         return super().using(**options)
 
-    def build_kernel(self, shape):
+    def build_kernel(self, shape: Shape) -> None:
         *space, inputs, units = shape
         if self.block is not None and self.block > max(inputs, units):
             raise ValueError(
@@ -78,11 +80,11 @@ class CirculantKernel(CompressedLayer):
         )
 
     @property
-    def outputs(self):
+    def outputs(self) -> int:
         return getattr(self, self.width)
 
     @property
-    def kernel(self):
+    def kernel(self) -> Tensor:
         r = ops.convert_to_tensor(self.parts["circulants"])
         (*space, q, p, n), signs = r.shape, ops.cast(self._signs[:, None], r.dtype)
         # Cut into rows of n + 1, a sequence of period n begins one place later in each.
@@ -106,7 +108,7 @@ class CirculantKernel(CompressedLayer):
         count = math.prod(self.parts["circulants"].shape)
         return np.moveaxis(self._index() + np.int32(count) * negative, -1, 0)
 
-    def fit_kernel(self, w, metric=None):
+    def fit_kernel(self, w: np.ndarray, metric: Metric = None) -> None:
         signs = self._signs[:, None].astype("float64")
         circulants = self.parts["circulants"]
         r = fit_shared(w, self._index(), signs, math.prod(circulants.shape), metric)
@@ -174,7 +176,7 @@ class CirculantDense(CirculantKernel, CompressedDense):
         one = self.blocks_in * self.blocks_out == 1
         return one or self.inputs * self.units >= LEAST_WEIGHTS
 
-    def apply_kernel(self, x, training=None):
+    def apply_kernel(self, x: Tensor, training: bool | None = None) -> Tensor:
         if not self.by_fft():
             return super().apply_kernel(x, training)
         n, p, q, lead = self.size, self.blocks_in, self.blocks_out, ops.shape(x)[:-1]
@@ -184,7 +186,7 @@ class CirculantDense(CirculantKernel, CompressedDense):
         y = ops.reshape(circular(ops.reshape(x, (-1, p, n)), r), (*lead, n * q))
         return ops.cast(y[..., : self.units], self.compute_dtype)
 
-    def macs(self, input_shape) -> int:
+    def macs(self, input_shape: InputShape) -> int:
         """Multiply-accumulates per sample, with `n log2 n` for a transform."""
         n, p, q = self.size, self.blocks_in, self.blocks_out
         transforms = (p + q) * n * math.ceil(math.log2(max(n, 2)))

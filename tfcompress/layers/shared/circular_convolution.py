@@ -4,10 +4,15 @@ Index legend: b batch, q blocks of outputs, p blocks of inputs, f frequency. A s
 real arrays, the real and the imaginary part.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from keras import ops
 
+from tfcompress.utils.types import Tensor
 
-def circular(x, r):
+
+def circular(x: Tensor, r: Tensor) -> Tensor:
     """`y[b, q] = sum_p r[q, p] (*) x[b, p]`, circular convolutions along the last axis.
 
     Forward and backward take three transforms each: those of the operands are kept.
@@ -35,7 +40,7 @@ def circular(x, r):
     return convolve(x, r)
 
 
-def multiply_one(x, r):
+def multiply_one(x: Tensor, r: Tensor) -> tuple[Any, Callable[..., Any]]:
     """Products of the spectra `(b, 1, f)` and `(1, 1, f)`, and the gradient for both."""
 
     def backward(y):
@@ -45,11 +50,11 @@ def multiply_one(x, r):
     return complex_product(x, r), backward
 
 
-def complex_product(a, b):
+def complex_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
 
 
-def multiply_blocks(x, r):
+def multiply_blocks(x: Tensor, r: Tensor) -> tuple[Any, Callable[..., Any]]:
     """The same for `(b, p, f)` and `(q, p, f)`, as one real matrix product for each frequency."""
     p, q = r[0].shape[1], r[0].shape[0]
     x = ops.concatenate([ops.transpose(a, (2, 0, 1)) for a in x], 2)  # f b 2p

@@ -1,7 +1,7 @@
 """Kernels whose entries are indices into a short list of numbers: weight clustering."""
 
 import math
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import keras
 import numpy as np
@@ -24,7 +24,7 @@ from tfcompress.numerics.optimal_brain_surgeon import sparsify
 from tfcompress.numerics.selection import lowest
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.checks import check_sparsity, whole_number
-from tfcompress.utils.types import Size
+from tfcompress.utils.types import Metric, SecondOrder, Shape, Size, Tensor
 
 ROUNDS = 8  # of compensated rounding and least-squares centroids
 SWEEPS = 100  # of k-means, at most; each costs a few binary searches
@@ -74,7 +74,7 @@ class CodebookKernel(CompressedLayer):
 
     options = ("size", "sparsity")
 
-    def __init__(self, *args, size=16, sparsity=0.0, **kwargs):
+    def __init__(self, *args: Any, size: int = 16, sparsity: float = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check_sparsity(sparsity)
         self.sparsity = float(sparsity)
@@ -84,7 +84,7 @@ class CodebookKernel(CompressedLayer):
     def using(cls, **options: Unpack[CodebookOptions]) -> Maker:
         return super().using(**options)
 
-    def build_kernel(self, shape):
+    def build_kernel(self, shape: Shape) -> None:
         limit = math.sqrt(3 * glorot_variance(shape))
         spread = np.linspace(-limit, limit, self.size - 1, dtype="float32")
         self.add_part("centroids", spread.shape, lambda shape, dtype: ops.cast(spread, dtype))
@@ -94,15 +94,15 @@ class CodebookKernel(CompressedLayer):
         return ops.cast(keras.random.randint(shape, 0, self.size), dtype)
 
     @property
-    def codebook(self):
+    def codebook(self) -> Tensor:
         """The entries, the zero first."""
         return ops.pad(ops.convert_to_tensor(self.parts["centroids"]), [[1, 0]])
 
     @property
-    def kernel(self):
+    def kernel(self) -> Tensor:
         return gather(self.codebook, ops.cast(self.parts["indices"], "int32"))
 
-    def fit_kernel(self, w, metric=None):
+    def fit_kernel(self, w: np.ndarray, metric: Metric = None) -> None:
         metric = as_metric(metric, w.shape)
         w = np.asarray(w, "float64")
         d = metric.diagonal(w.shape)
@@ -117,13 +117,13 @@ class CodebookKernel(CompressedLayer):
             indices, codebook = fit_compensated(w, indices, codebook, metric)
         self.restore({"indices": indices.astype("uint8"), "codebook": codebook})
 
-    def stored(self):
+    def stored(self) -> dict[str, np.ndarray]:
         return {
             "indices": to_numpy(self.parts["indices"]),
             "codebook": to_numpy(self.codebook),
         }
 
-    def restore(self, stored):
+    def restore(self, stored: dict[str, np.ndarray]) -> None:
         self._check_stored(stored, ["codebook", "indices"])
         self.parts["indices"].assign(stored["indices"])
         self.parts["centroids"].assign(stored["codebook"][1:])
@@ -179,14 +179,14 @@ class CodebookConv2D(CodebookKernel, CompressedConv2D):
         )
 
 
-def nearest(codebook, w) -> np.ndarray:
+def nearest(codebook: np.ndarray, w: np.ndarray) -> np.ndarray:
     """The index of the entry of a codebook that is nearest to each weight."""
     order = np.argsort(codebook, kind="stable")
     inner = codebook[order]
     return order[np.searchsorted((inner[1:] + inner[:-1]) / 2, w)]
 
 
-def k_means(w, d, size) -> np.ndarray:
+def k_means(w: np.ndarray, d: np.ndarray, size: int) -> np.ndarray:
     """A codebook `c`, its first entry 0, for which `sum d (w - c[nearest])^2` is small.
 
     Lloyd's steps on the sorted weights, from nine starts: entries spread evenly, by the weights'
@@ -240,7 +240,9 @@ def _lloyd(w, sums, codebook):
     return codebook, error
 
 
-def fit_compensated(w, indices, codebook, metric):
+def fit_compensated(
+    w: np.ndarray, indices: np.ndarray, codebook: np.ndarray, metric: SecondOrder
+) -> tuple[np.ndarray, np.ndarray]:
     """Indices and codebook after rounds of compensated rounding and least-squares centroids."""
     zeros = (w == 0).reshape(metric.fan_in, -1)
 

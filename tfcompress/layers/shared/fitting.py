@@ -4,9 +4,12 @@ import numpy as np
 
 from tfcompress.numerics.low_rank import least_squares
 from tfcompress.numerics.metric import Diagonal, as_metric
+from tfcompress.utils.types import Metric
 
 
-def fit_shared(w, index, signs, size, metric=None):
+def fit_shared(
+    w: np.ndarray, index: np.ndarray, signs: np.ndarray, size: int, metric: Metric = None
+) -> np.ndarray:
     """The numbers p for which `signs * p[index]` is nearest to a kernel.
 
     The signed mean of the entries that share a number, weighted by a diagonal metric; with a

@@ -14,6 +14,7 @@ import uuid
 import tensorflow as tf
 
 from tfcompress.numerics.hashing import C1, C2, C3, check_codes, seed_word
+from tfcompress.utils.types import Tensor
 
 
 class HashIndex(tf.saved_model.experimental.TrackableResource):
@@ -23,14 +24,14 @@ class HashIndex(tf.saved_model.experimental.TrackableResource):
     index is neither a variable nor a constant there, as it would be were it a tensor.
     """
 
-    def __init__(self, count, buckets, seed):
+    def __init__(self, count: int, buckets: int, seed: int) -> None:
         check_codes(count, buckets)
         self.count, self.buckets, self.seed = count, buckets, seed
         with tf.init_scope():  # it outlives a graph in which the layer may be built
             super().__init__()
             self._initialize()
 
-    def read(self):
+    def read(self) -> Tensor:
         """The int32 codes, shape `(count,)`; no copy."""
         codes = tf.raw_ops.ReadVariableOp(resource=self.resource_handle, dtype=tf.int32)
         return tf.ensure_shape(codes, (self.count,))
@@ -49,7 +50,7 @@ class HashIndex(tf.saved_model.experimental.TrackableResource):
             tf.raw_ops.DestroyResourceOp(resource=self.resource_handle)
 
 
-def signed_codes(count, buckets, seed):
+def signed_codes(count: int, buckets: int, seed: int) -> Tensor:
     """`tfcompress.hashing.signed_codes` in operations of TensorFlow."""
     v = tf.bitwise.bitwise_xor(tf.range(count) * C1, seed_word(seed))
     v = _fold(v, 16) * C2
@@ -62,13 +63,13 @@ def _fold(v, bits):
 
 
 @tf.function(jit_compile=True, autograph=False)
-def take(table, index):
+def take(table: Tensor, index: Tensor) -> Tensor:
     """`table[index]` along the first axis, compiled by XLA."""
     return tf.gather(table, index)
 
 
 @tf.function(jit_compile=True, autograph=False)
-def sum_rows(values, index, count):
+def sum_rows(values: Tensor, index: Tensor, count: int) -> Tensor:
     """The sum of those of `values` that have the same index, for each index below `count`."""
     wide = tf.cast(values, tf.float32) if values.dtype.size < 4 else values
     return tf.cast(tf.math.unsorted_segment_sum(wide, index, count), values.dtype)

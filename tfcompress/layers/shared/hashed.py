@@ -1,7 +1,7 @@
 """Weight sharing by the hashing trick."""
 
 import math
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ from tfcompress.layers.shared.fitting import fit_shared
 from tfcompress.layers.shared.lookup import HashIndex, gather
 from tfcompress.numerics.hashing import signed_codes
 from tfcompress.utils.checks import is_number, positive_int
-from tfcompress.utils.types import Size
+from tfcompress.utils.types import Metric, Shape, Size, Tensor
 
 
 class HashedOptions(TypedDict, total=False):
@@ -75,7 +75,15 @@ class HashedKernel(CompressedLayer):
 
     options = ("ratio", "buckets", "blocks", "seed")
 
-    def __init__(self, *args, ratio=16, buckets=None, blocks=1, seed=0, **kwargs):
+    def __init__(
+        self,
+        *args: Any,
+        ratio: float = 16,
+        buckets: int | None = None,
+        blocks: int = 1,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         if not is_number(ratio) or not ratio >= 1:
             raise ValueError(f"`ratio` must be a number of at least 1. Received: ratio={ratio!r}")
@@ -93,7 +101,7 @@ class HashedKernel(CompressedLayer):
     def using(cls, **options: Unpack[HashedOptions]) -> Maker:
         return super().using(**options)
 
-    def build_kernel(self, shape):
+    def build_kernel(self, shape: Shape) -> None:
         whole_runs = math.ceil(math.prod(shape) / (self.ratio * self.blocks))
         self.buckets = self.buckets or self.blocks * whole_runs
         self._shape = (shape[-1], *shape[:-1])
@@ -106,14 +114,14 @@ class HashedKernel(CompressedLayer):
         return -(-math.prod(self._shape) // self.blocks), self.buckets // self.blocks, self.seed
 
     @property
-    def kernel(self):
+    def kernel(self) -> Tensor:
         return ops.moveaxis(self.rows(), 0, -1)
 
-    def apply_kernel(self, x, training=None):
+    def apply_kernel(self, x: Tensor, training: bool | None = None) -> Tensor:
         kernel = ops.moveaxis(self.rows(training), 0, -1)
         return self.multiply(x, ops.cast(kernel, self.compute_dtype))
 
-    def rows(self, training=None):
+    def rows(self, training: bool | None = None) -> Tensor:
         """The kernel as `(o, *space, i)`, the order of its runs."""
         bank = ops.convert_to_tensor(self.parts["bank"])
         bank = ops.reshape(bank, (-1, self.blocks)) if self.blocks > 1 else bank
@@ -127,14 +135,14 @@ class HashedKernel(CompressedLayer):
         codes = runs * np.int32(self.blocks) + np.arange(self.blocks, dtype=np.int32)
         return codes.ravel()[: math.prod(self._shape)].reshape(self._shape)
 
-    def fit_kernel(self, w, metric=None):
+    def fit_kernel(self, w: np.ndarray, metric: Metric = None) -> None:
         codes = np.moveaxis(self.codes(), 0, -1)
         signs = np.where(codes < self.buckets, 1.0, -1.0)
         bank = fit_shared(w, codes % self.buckets, signs, self.buckets, metric)
         self.parts["bank"].assign(bank)
 
     @property
-    def prunable(self):
+    def prunable(self) -> list[keras.Variable]:
         return [self.parts["bank"]]
 
 
@@ -154,7 +162,7 @@ class HashedDense(HashedKernel, CompressedDense):
     ) -> None:
         super().__init__(units, ratio=ratio, buckets=buckets, blocks=blocks, seed=seed, **kwargs)
 
-    def apply_kernel(self, x, training=None):
+    def apply_kernel(self, x: Tensor, training: bool | None = None) -> Tensor:
         lead, rows = ops.shape(x)[:-1], ops.cast(self.rows(training), self.compute_dtype)
         y = ops.einsum("bi,oi->bo", ops.reshape(x, (-1, x.shape[-1])), rows)
         return ops.reshape(y, (*lead, self.units))

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from tfcompress.numerics.hashing import signed_codes
+from tfcompress.utils.types import Tensor
 
 if keras.backend.backend() == "tensorflow":
     from tfcompress.layers.shared.hash_index import HashIndex, sum_rows, take
@@ -12,26 +13,26 @@ else:
     class HashIndex:
         """`tfcompress.hashing.signed_codes` as an array: no variable, so nothing saves it."""
 
-        def __init__(self, count, buckets, seed):
+        def __init__(self, count: int, buckets: int, seed: int) -> None:
             self.codes = signed_codes(count, buckets, seed)
 
-        def read(self):
+        def read(self) -> Tensor:
             return self.codes
 
-    def take(table, index):
+    def take(table: Tensor, index: Tensor) -> Tensor:
         return ops.take(table, index, axis=0)
 
-    def sum_rows(values, index, count):
+    def sum_rows(values: Tensor, index: Tensor, count: int) -> Tensor:
         rows = ops.reshape(values, (-1, *values.shape[index.ndim :]))
         return ops.segment_sum(rows, ops.reshape(index, [-1]), count)
 
 
-def gather(table, index, training=False):
+def gather(table: Tensor, index: Tensor, training: bool | None = False) -> Tensor:
     """`table[index]` along the first axis; its gradient adds up the rows of each place.
 
     Args:
         table: floats; their first axis is indexed.
-        index: int32.
+        index: Tensor32.
         training: whether XLA may compile the lookup itself. A file that is served from should hold
             no compiled function, as not every runtime takes one.
     """

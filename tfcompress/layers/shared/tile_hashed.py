@@ -14,6 +14,7 @@ from tfcompress.layers.core.ordinary import glorot_variance
 from tfcompress.layers.shared.fitting import fit_shared
 from tfcompress.numerics.hashing import signed_codes
 from tfcompress.utils.checks import positive_int
+from tfcompress.utils.types import InputShape, Metric, Shape, Tensor
 
 
 class TileHashedOptions(TypedDict, total=False):
@@ -82,7 +83,7 @@ class TileHashedDense(CompressedDense):
     def using(cls, **options: Unpack[TileHashedOptions]) -> Maker:
         return super().using(**options)
 
-    def build_kernel(self, shape):
+    def build_kernel(self, shape: Shape) -> None:
         rows, columns = (math.ceil(side / self.tile) for side in shape)
         if self.tiles > rows * columns:
             raise ValueError(
@@ -100,7 +101,7 @@ class TileHashedDense(CompressedDense):
         )
 
     @property
-    def kernel(self):
+    def kernel(self) -> Tensor:
         bank = ops.convert_to_tensor(self.parts["bank"])  # u s t, s in and t out
         tiles = ops.take(ops.concatenate([bank, -bank]), self._codes, axis=0)  # row column s t
         rows, columns = self._codes.shape
@@ -116,7 +117,7 @@ class TileHashedDense(CompressedDense):
         signs[r, self._codes % self.tiles, c] = np.where(self._codes < self.tiles, 1, -1)
         return signs.reshape(rows * self.tiles, columns)
 
-    def apply_kernel(self, x, training=None):
+    def apply_kernel(self, x: Tensor, training: bool | None = None) -> Tensor:
         side, lead = self.tile, ops.shape(x)[:-1]
         rows, columns = self._codes.shape
         bank = ops.cast(self.parts["bank"], self.compute_dtype)
@@ -131,7 +132,7 @@ class TileHashedDense(CompressedDense):
         y = ops.reshape(y, (*lead, columns * side))
         return y if columns * side == self.units else y[..., : self.units]
 
-    def fit_kernel(self, w, metric=None):
+    def fit_kernel(self, w: np.ndarray, metric: Metric = None) -> None:
         i, o = np.indices(w.shape)
         codes, side = self._codes[i // self.tile, o // self.tile], self.tile
         index = (codes % self.tiles * side + i % side) * side + o % side
@@ -141,10 +142,10 @@ class TileHashedDense(CompressedDense):
         bank.assign(found.reshape(bank.shape))
 
     @property
-    def prunable(self):
+    def prunable(self) -> list[keras.Variable]:
         return [self.parts["bank"]]
 
-    def macs(self, input_shape) -> int:
+    def macs(self, input_shape: InputShape) -> int:
         """Multiply-accumulates per sample of the two products."""
         (rows, columns), side = self._codes.shape, self.tile
         once = rows * side * self.tiles * side + side * rows * self.tiles * columns
