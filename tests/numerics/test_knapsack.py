@@ -22,9 +22,9 @@ def test_it_is_the_best_of_all(items, budget):
     fitting = [total(damages, way) for way in ways if total(costs, way) <= budget]
     if not fitting:
         with pytest.raises(ValueError, match="cheapest"):
-            knapsack.choose(costs, damages, budget)
+            knapsack.solve_knapsack(costs, damages, budget)
         return
-    found = knapsack.choose(costs, damages, budget)
+    found = knapsack.solve_knapsack(costs, damages, budget)
     assert total(costs, found) <= budget and total(damages, found) == min(fitting)
 
 
@@ -33,9 +33,10 @@ def test_large_costs_keep_the_budget_and_come_close():
     costs = [sorted(map(int, rng.integers(1, 10**9, 6))) for _ in range(30)]
     damages = [sorted(rng.exponential(size=6), reverse=True) for _ in range(30)]
     budget = sum(min(item) for item in costs) + 3 * 10**9
-    found = knapsack.choose(costs, damages, budget)
+    found = knapsack.solve_knapsack(costs, damages, budget)
     assert sum(c[i] for c, i in zip(costs, found, strict=True)) <= budget
-    relaxed = knapsack.choose(costs, damages, budget * 1.01)  # less than the rounding is worth
+    # The rounding of costs is worth less than one percent more of the budget.
+    relaxed = knapsack.solve_knapsack(costs, damages, budget * 1.01)
     harm = [sum(d[i] for d, i in zip(damages, way, strict=True)) for way in (found, relaxed)]
     assert harm[1] <= harm[0] <= 1.05 * harm[1]
 

@@ -98,18 +98,18 @@ def test_low_rank_by_whitening_beats_a_plain_svd():
 def test_compensation_by_hand():
     metric = Kronecker([[1.0, 0.9], [0.9, 1.0]], damping=0.0)
     w = np.array([[0.4], [0.4]])  # two inputs that nearly say the same: 0.8 in all is about 1
-    found = compensate(w, lambda row, i: np.round(row), metric, order="as_is")
+    found = compensate(w, lambda row, i: np.round(row), metric)
     assert found.ravel().tolist() == [0.0, 1.0]  # 0.4 + 0.9 * 0.4 = 0.76 rounds up
 
 
-@given(seed=SEEDS, sweeps=st.integers(0, 2), order=st.sampled_from(["importance", "as_is"]))
+@given(seed=SEEDS)
 @settings(max_examples=80, deadline=None)
-def test_compensation_never_raises_the_form_of_any_output(seed, sweeps, order):
+def test_compensation_never_raises_the_form_of_any_output(seed):
     w, A = problem(seed, groups=seed % 2 + 1)
     metric = Kronecker(A)
     rounding = to_grid(w) if seed % 3 else to_levels([-0.7, 0.7])
     plain = w - compensate(w, rounding, None)
-    found = w - compensate(w, rounding, metric, order, sweeps)
+    found = w - compensate(w, rounding, metric)
     of_outputs = [np.sum(e * metric.apply(e), 0) for e in (plain, found)]
     assert (of_outputs[1] <= of_outputs[0] * (1 + 1e-9) + 1e-12).all()
 
@@ -121,12 +121,12 @@ def test_compensation_agrees_with_brute_force_on_tiny_problems():
         metric = Kronecker(A[0] + 0.3 * np.eye(4) * np.trace(A[0]) / 4, damping=0.0)
         best = best_rounding(w, metric.blocks[0][0], levels)
         plain = metric.quadratic(w - compensate(w, to_levels(levels), None))
-        found = metric.quadratic(w - compensate(w, to_levels(levels), metric, sweeps=1))
+        found = metric.quadratic(w - compensate(w, to_levels(levels), metric))
         lowest = metric.quadratic(w - best)
         assert lowest <= found + 1e-9
         equal += found < lowest * (1 + 1e-9)
         ratio.append((found - lowest) / max(plain - lowest, 1e-9))
-    assert equal >= 24 and np.mean(ratio) < 0.2
+    assert equal >= 20 and np.mean(ratio) < 0.33
 
 
 def test_values_are_the_rounding_functions_own_and_places_the_rows():
@@ -142,13 +142,13 @@ def test_values_are_the_rounding_functions_own_and_places_the_rows():
     np.testing.assert_array_equal(np.abs(found), 1.0 + np.arange(150)[:, None] * np.ones(4))
 
 
-def test_longer_problems_gain_from_order_and_sweeps():
+def test_longer_problems_gain_more():
     w, A = problem(4, n=130, out=20)
     metric = Kronecker(A)
-    values = [metric.quadratic(w - compensate(w, to_grid(w), None))]
-    for order, sweeps in (("as_is", 0), ("importance", 0), ("importance", 2)):
-        values.append(metric.quadratic(w - compensate(w, to_grid(w), metric, order, sweeps)))
-    assert values[0] > 2 * values[1] > 2 * values[2] > 2 * values[3]
+    plain, compensated = (
+        metric.quadratic(w - compensate(w, to_grid(w), given)) for given in (None, metric)
+    )
+    assert plain > 2 * compensated
 
 
 def test_dead_inputs_and_single_precision():
@@ -180,7 +180,6 @@ def test_what_users_pass_becomes_a_metric():
         (lambda: Kronecker(np.eye(3), g=[1.0]).quadratic(np.ones((3, 2))), "1 outputs"),
         (lambda: as_metric(np.ones(3), (2, 3)), r"shape \(2, 3\)"),
         (lambda: as_metric(Kronecker(np.eye(4)), (2, 3)), "does not fit"),
-        (lambda: compensate(np.ones((2, 2)), None, None, order="best"), "'best'"),
     ],
 )
 def test_bad_input(call, message):

@@ -19,10 +19,10 @@ from tfcompress.layers.discrete.quantized import (
 )
 from tfcompress.layers.discrete.quantized import QuantizedEinsumDense as QuantizedEinsumDense
 from tfcompress.layers.discrete.quantized import QuantizedEmbedding as QuantizedEmbedding
-from tfcompress.layers.discrete.quantized import TernaryConv1D as TernaryConv1D
-from tfcompress.layers.discrete.quantized import TernaryConv2D as TernaryConv2D
-from tfcompress.layers.discrete.quantized import TernaryDense as TernaryDense
 from tfcompress.layers.discrete.rounding import rounding as rounding
+from tfcompress.layers.discrete.ternary import TernaryConv1D as TernaryConv1D
+from tfcompress.layers.discrete.ternary import TernaryConv2D as TernaryConv2D
+from tfcompress.layers.discrete.ternary import TernaryDense as TernaryDense
 from tfcompress.layers.factorized.cp import CPConv2D as CPConv2D
 from tfcompress.layers.factorized.low_rank import LowRankConv1D as LowRankConv1D
 from tfcompress.layers.factorized.low_rank import LowRankConv2D as LowRankConv2D

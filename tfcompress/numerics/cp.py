@@ -77,7 +77,7 @@ def correct(w, factors, slack=0.01, sweeps=20) -> list[np.ndarray]:
     """Error-preserving correction: the least sensitive CP factors with about the same error.
 
     Minimises `E ||change of the product||^2` for equal noise in all entries of the factors (see
-    `factorize.sensitivity`) under `||w - product|| <= (1 + slack) * the error now`, a factor at a
+    `low_rank.cp_noise_sensitivity`) under `||w - product|| <= (1 + slack) * the error now`, a factor at a
     time: a ridge regression whose ridge is the multiplier at which the error meets the bound.
 
     Args:

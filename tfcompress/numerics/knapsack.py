@@ -5,7 +5,7 @@ import numpy as np
 BINS = 20_000  # steps of the budget; costs are rounded up to them
 
 
-def choose(costs, damages, budget) -> list[int]:
+def solve_knapsack(costs, damages, budget) -> list[int]:
     """The multiple-choice knapsack, by dynamic programming over the budget.
 
     Exact when the budget is at most `BINS` above the cheapest choice of all; else each cost counts
@@ -24,7 +24,7 @@ def choose(costs, damages, budget) -> list[int]:
     Raises:
         ValueError: even the cheapest choices cost more; the message tells how much.
 
-    >>> choose([[4, 2, 1], [4, 2, 1]], [[0.0, 1.0, 5.0], [0.0, 3.0, 4.0]], 6)
+    >>> solve_knapsack([[4, 2, 1], [4, 2, 1]], [[0.0, 1.0, 5.0], [0.0, 3.0, 4.0]], 6)
     [1, 0]
     """
     least = [min(item) for item in costs]

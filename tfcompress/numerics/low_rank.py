@@ -198,19 +198,7 @@ def refine(w, parts: list[np.ndarray], expression: str, metric, sweeps: int = 10
     return parts
 
 
-def relative_error(w, parts, expression: str, metric=None) -> float:
-    """`||w - product|| / ||w||`, in the norm of a metric if there is one.
-
-    Args: see `refine`.
-    """
-    w = np.asarray(w, np.float64)
-    error = w - np.einsum(expression, *parts, optimize=True)
-    if metric is None:
-        return float(np.linalg.norm(error) / np.linalg.norm(w))
-    return math.sqrt(metric.quadratic(error) / metric.quadratic(w))
-
-
-def sensitivity(parts, expression: str) -> float:
+def cp_noise_sensitivity(parts, expression: str) -> float:
     """`E ||change of the product||^2 / s^2` for small noise of variance `s^2` in every entry.
 
     For CP factors `sum_r S |b|^2 |c|^2 + I |a|^2 |c|^2 + O |a|^2 |b|^2`. A large one, against the

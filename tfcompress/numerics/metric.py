@@ -92,7 +92,7 @@ class Kronecker:
         self.fan_in = sum(block.shape[-1] for block in self.blocks)
         self.g = None if g is None else np.asarray(g, "float64").reshape(-1)
         self.damping = damping
-        self.factors = {}  # of `compensate`, by the order of rows
+        self.factors = None  # what `compensate` makes of `A` and needs for each kernel
 
     def split(self, w) -> np.ndarray:
         """The kernel as `(G, fan_in, m)`, a view where possible."""

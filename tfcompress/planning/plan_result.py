@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from tfcompress.numerics.knapsack import choose
+from tfcompress.numerics.knapsack import solve_knapsack
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Plan:
         low, high = sum(map(min, costs)), sum(map(max, costs))
         points = []
         for budget in np.geomspace(max(low, 1), high, 60).astype(int):
-            picked = choose(costs, damages, max(int(budget), low))
+            picked = solve_knapsack(costs, damages, max(int(budget), low))
             total = sum(row[i] for row, i in zip(costs, picked, strict=True))
             damage = sum(row[i] for row, i in zip(damages, picked, strict=True))
             points.append((total + fixed, damage))

@@ -16,7 +16,7 @@ from tfcompress.measure.batch_norm import recalibrate_batch_norm
 from tfcompress.measure.held_out_loss import HeldOutLoss, split
 from tfcompress.measure.macs import macs, matrices
 from tfcompress.measure.moments import Moments, can_measure
-from tfcompress.numerics.knapsack import choose
+from tfcompress.numerics.knapsack import solve_knapsack
 from tfcompress.planning.candidates import counter, default_candidates, fitted
 from tfcompress.planning.plan_result import Option, Plan, tables
 from tfcompress.rewriting.swap import match, swapped
@@ -148,7 +148,7 @@ class Planner:
 
     def choose(self, allowed, factors) -> dict[str, Option]:
         """`{layer path: Option}` by the knapsack, each layer's damage times its factor."""
-        picked = choose(*tables(self.options, factors), allowed - self.fixed_cost)
+        picked = solve_knapsack(*tables(self.options, factors), allowed - self.fixed_cost)
         return {path: row[i] for (path, row), i in zip(self.options.items(), picked, strict=True)}
 
     def carried_out(self, allowed, chosen) -> Plan:

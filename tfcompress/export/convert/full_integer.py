@@ -7,7 +7,7 @@ from tfcompress.export.convert.stock import convert, name_ends
 from tfcompress.export.kernels.kernel import CHANNEL_AXIS, Kernel, find_kernel, kernel_rows
 from tfcompress.graph.private_keras import layers_in
 from tfcompress.graph.rebuild import rebuild
-from tfcompress.layers.discrete.fake_quant import Clip, FakeQuant
+from tfcompress.layers.discrete.fake_quant import ClipToRange, FakeQuant
 from tfcompress.tflite.graph_editor import Graph, per_channel
 from tfcompress.tflite.reader import operator_name, read, schema
 from tfcompress.tflite.runner import Probe
@@ -38,7 +38,7 @@ def clip_ranges(model):
     """The model with learned ranges that clip and do not round; itself where it has none."""
 
     def replace(layer):
-        return [Clip.from_config(layer.get_config())] if type(layer) is FakeQuant else None
+        return [ClipToRange.from_config(layer.get_config())] if type(layer) is FakeQuant else None
 
     found = any(type(layer) is FakeQuant for layer in layers_in(model))
     return rebuild(model, replace) if found else model

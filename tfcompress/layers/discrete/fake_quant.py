@@ -55,7 +55,7 @@ class FakeQuant(keras.layers.Layer):
         return super().get_config() | {"low": self.low, "high": self.high}
 
 
-class Clip(FakeQuant):
+class ClipToRange(FakeQuant):
     """The same without rounding, which a float32 file cannot repeat bit for bit."""
 
     def call(self, inputs: Tensor) -> Tensor:
