@@ -76,9 +76,10 @@ def balance(factors: list[np.ndarray]) -> list[np.ndarray]:
 def correct(w, factors, slack=0.01, sweeps=20) -> list[np.ndarray]:
     """Error-preserving correction: the least sensitive CP factors with about the same error.
 
-    Minimises `E ||change of the product||^2` for equal noise in all entries of the factors (see
-    `low_rank.cp_noise_sensitivity`) under `||w - product|| <= (1 + slack) * the error now`, a factor at a
-    time: a ridge regression whose ridge is the multiplier at which the error meets the bound.
+    Minimises `E ||change of the product||^2` for equal noise in all entries of the factors
+    (`low_rank.cp_noise_sensitivity`) under `||w - product|| <= (1 + slack) * the error now`, one
+    factor at a time: a ridge regression whose ridge is the Lagrange multiplier at which the error
+    meets the bound.
 
     Args:
         w: the array.
