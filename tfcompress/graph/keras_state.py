@@ -5,8 +5,8 @@ import sys
 import keras
 from keras.src.backend import KerasTensor
 from keras.src.models.model import Trainer
-from keras.src.ops.function import Function, make_node_key
-from keras.src.ops.node import KerasHistory, Node
+from keras.src.ops.function import Function, make_node_key, map_graph
+from keras.src.ops.node import KerasHistory
 from keras.src.saving.keras_saveable import KerasSaveable
 from keras.src.utils.tracking import Tracker
 
@@ -27,6 +27,14 @@ COMPILED = {
 # Methods that `Layer.__new__` wraps for one object; losses of the last call, and their ids.
 OF_ONE_LAYER = {"build", "quantize", "_losses", "_loss_ids", "_losses_override"}
 NODES = {"_inbound_nodes", "_outbound_nodes"}
+GRAPH_PLACES = {
+    "_layers",
+    "_nodes_by_depth",
+    "_operations",
+    "_operations_by_depth",
+    "_self_unconditional_checkpoint_dependencies",
+    "_tracker",
+}
 SHARED_PACKAGES = {"jax", "jaxlib", "sentencepiece", "tensorflow_text", "tokenizers"}
 
 
@@ -170,6 +178,48 @@ def renew_keys(new, memo) -> None:
                 vars(new)[name] = set(renewed)
 
 
+def rebuild_graph(graph) -> None:
+    """Lists the calls of a graph anew, from its inputs and outputs, after calls have changed."""
+    found = map_graph(graph._inputs, graph._outputs)
+    names = ("_nodes", "_nodes_by_depth", "_operations", "_operations_by_depth")
+    for name, value in zip(names, found, strict=True):
+        object.__setattr__(graph, name, value)
+
+
+def is_graph_place(owner, key) -> bool:
+    """Whether a Functional or Sequential model keeps the layers of its graph at an attribute."""
+    if not isinstance(owner, (Function, keras.Sequential)):
+        return False
+    return key in GRAPH_PLACES
+
+
+def replace_call(node, parts) -> None:
+    """Calls layers one after the other in the place of one call of a graph.
+
+    The last output stays the symbolic tensor that it was, for all that refers to it.
+    """
+    for tensor in node.input_tensors:
+        made_by = tensor._keras_history.operation
+        vars(made_by)["_outbound_nodes"] = [n for n in made_by._outbound_nodes if n is not node]
+    x = parts[0](*node.arguments.args, **node.arguments.kwargs)
+    for part in parts[1:]:
+        x = part(x)
+    last = parts[-1]
+    new = last._inbound_nodes[-1]
+    new.outputs = list(node.outputs)
+    new.outputs[0]._keras_history = KerasHistory(last, len(last._inbound_nodes) - 1, 0)
+
+
+def replace_in_list(layer, parts, owner) -> None:
+    """Puts layers in the place of one in the list of layers that a model tracks."""
+    listed = {id(x): x for x in (owner._layers, owner._tracker.config["layers"][1])}
+    for layers in listed.values():
+        if any(x is layer for x in layers):
+            new = [y for x in layers for y in (parts if x is layer else [x])]
+            list.__setitem__(layers, slice(None), new)
+    renew_keys(owner._tracker, {})
+
+
 def forget_training(new) -> None:
     """Brings a copied layer into the state of one that was never compiled, called or fitted.
 
@@ -179,10 +229,6 @@ def forget_training(new) -> None:
         vars(new).update(_losses=[], _loss_ids=set(), _losses_override=[])
     if isinstance(new, keras.Model):
         Trainer.__init__(new)
-
-
-def is_node(x) -> bool:
-    return isinstance(x, Node)
 
 
 def is_symbolic(x) -> bool:
@@ -200,8 +246,6 @@ def backend_copy(x) -> tuple:
     """
     package = type(x).__module__.partition(".")[0]
     if package in SHARED_PACKAGES:
-        if type(x).__name__ == "PjitFunction":
-            raise TypeError("a function compiled by JAX")
         return True, x
     tf = sys.modules.get("tensorflow")
     if package == "keras" or not hasattr(tf, "lookup"):

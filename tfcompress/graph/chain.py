@@ -1,0 +1,63 @@
+"""Several layers in the place of one: as calls of their own in a graph, or else as one layer."""
+
+import keras
+
+from tfcompress.graph import keras_state
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class Chain(keras.layers.Layer):
+    """Layers called one after the other, where a model has room for one.
+
+    Args:
+        parts: layers, of one input and one output each.
+    """
+
+    def __init__(self, parts: list[keras.layers.Layer], **kwargs):
+        super().__init__(**kwargs)
+        self.parts = list(parts)
+        self.supports_masking = True
+        self.built = all(part.built for part in parts)
+
+    def build(self, input_shape):
+        for part in self.parts:
+            if not part.built:
+                part.build(input_shape)
+            input_shape = part.compute_output_shape(input_shape)
+
+    def call(self, inputs):
+        for part in self.parts:
+            inputs = part(inputs)
+        return inputs
+
+    def compute_output_shape(self, input_shape):
+        for part in self.parts:
+            input_shape = part.compute_output_shape(input_shape)
+        return input_shape
+
+    def get_config(self):
+        parts = [keras.saving.serialize_keras_object(part) for part in self.parts]
+        return {**super().get_config(), "parts": parts}
+
+    @classmethod
+    def from_config(cls, config):
+        parts = [keras.saving.deserialize_keras_object(part) for part in config["parts"]]
+        return cls(**{**config, "parts": parts})
+
+
+def open_chain(chain, models) -> None:
+    """Makes the parts of a chain calls of their own in the graphs that call it.
+
+    Args:
+        chain: a `Chain` in graphs.
+        models: the Functional and Sequential models that may hold it; they are changed.
+    """
+    calls, leaving = list(chain._inbound_nodes), list(chain._outbound_nodes)
+    for node in calls:
+        keras_state.replace_call(node, chain.parts)
+    vars(chain.parts[-1])["_outbound_nodes"] = leaving
+    for model in models:
+        if any(layer is chain for layer in getattr(model, "_operations", ())):
+            keras_state.rebuild_graph(model)
+        if any(layer is chain for layer in getattr(model, "_layers", ())):
+            keras_state.replace_in_list(chain, chain.parts, model)
