@@ -25,7 +25,8 @@ def fashion_mnist(folder=DEBIAN):
     Raises:
         RuntimeError: there is neither a package, nor a network, nor scikit-learn.
 
-    Paper: H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST", 2017.
+    Reference: Xiao et al., "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
+    Algorithms", 2017.
     """
     folder = Path(folder)
     if (folder / "train-images-idx3-ubyte.gz").exists():

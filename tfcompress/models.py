@@ -22,7 +22,7 @@ def alexnet(input_shape=(224, 224, 3), classes=1000, stem="imagenet", width=1.0)
     >>> alexnet((32, 32, 1), 10, "small", width=0.125).output_shape
     (None, 10)
 
-    Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014.
+    Reference: Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014.
     """
     small, scaled = _check(stem, width)
     image = keras.Input(input_shape, name="image")
@@ -51,7 +51,8 @@ def vgg16(input_shape=(224, 224, 3), classes=1000, stem="imagenet", width=1.0):
     >>> vgg16((32, 32, 1), 10, "small", width=0.125).output_shape
     (None, 10)
 
-    Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2015.
+    Reference: Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
+    Recognition", 2015.
     """
     _, scaled = _check(stem, width)
     image = x = keras.Input(input_shape, name="image")
@@ -77,7 +78,7 @@ def resnet18(input_shape=(224, 224, 3), classes=1000, stem="imagenet", width=1.0
     >>> resnet18((32, 32, 1), 10, "small", width=0.125).output_shape
     (None, 10)
 
-    He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2016.
+    Reference: He et al., "Deep Residual Learning for Image Recognition", 2016.
     """
     small, scaled = _check(stem, width)
     image = keras.Input(input_shape, name="image")
@@ -99,7 +100,7 @@ def lenet_300_100(input_shape=(28, 28, 1), classes=10):
     >>> lenet_300_100().count_params()
     266610
 
-    LeCun, Bottou, Bengio, Haffner, "Gradient-Based Learning Applied to Document Recognition", 1998.
+    Reference: LeCun et al., "Gradient-Based Learning Applied to Document Recognition", 1998.
     """
     image = keras.Input(input_shape, name="image")
     x = layers.Dense(300, "relu", name="fc1")(layers.Flatten()(image))
@@ -113,7 +114,7 @@ def lenet5(input_shape=(28, 28, 1), classes=10):
     >>> lenet5().count_params()
     61706
 
-    LeCun, Bottou, Bengio, Haffner, "Gradient-Based Learning Applied to Document Recognition", 1998.
+    Reference: LeCun et al., "Gradient-Based Learning Applied to Document Recognition", 1998.
     """
     image = keras.Input(input_shape, name="image")
     x = layers.Conv2D(6, 5, padding="same", activation="relu", name="c1")(image)

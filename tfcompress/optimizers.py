@@ -53,10 +53,10 @@ class ProxNewton(keras.optimizers.Adam):
     >>> len(np.unique(model.get_weights()[0]))
     2
 
-    Papers: L. Hou, Q. Yao, J. T. Kwok, "Loss-aware Binarization of Deep Networks", 2017; L. Hou,
-    J. T. Kwok, "Loss-aware Weight Quantization of Deep Networks", 2018. As in the authors' code the
-    gradient at the projected weights moves the latents, not the projected weights; their clipping
-    of latents to [-1, 1] is left to `kernel_constraint`.
+    Reference: Hou et al., "Loss-aware Binarization of Deep Networks", 2017; Hou, Kwok, "Loss-aware
+    Weight Quantization of Deep Networks", 2018. As in the authors' code the gradient at the
+    projected weights moves the latents, not the projected weights; their clipping of latents to
+    [-1, 1] is left to `kernel_constraint`.
     """
 
     def __init__(self, learning_rate, project, variables="*kernel", weighted=True, **adam):

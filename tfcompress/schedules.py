@@ -55,8 +55,10 @@ class Polynomial(_Schedule):
         start, end: finite numbers.
         steps: how many steps the way takes, at least 1.
         begin: the step at which it starts.
-        power: above 0. 1 is a straight line, 3 the cubic of "To prune, or not to prune"
-            (Zhu, Gupta, 2017).
+        power: above 0. 1 is a straight line, 3 the cubic of the paper.
+
+    Reference: Zhu, Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model
+    compression", 2017.
     """
 
     start: float

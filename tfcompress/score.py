@@ -29,7 +29,7 @@ def obd(w, d):
     >>> obd(np.array([1.0, -2.0]), np.array([4.0, 0.5])).tolist()
     [2.0, 1.0]
 
-    LeCun, Denker, Solla, "Optimal Brain Damage", 1990.
+    Reference: LeCun et al., "Optimal Brain Damage", 1990.
     """
     if d is None:
         raise ValueError('The score "obd" needs the curvature of the loss: give `data`.')
@@ -75,7 +75,7 @@ def m_by_n(score, m, n):
     >>> m_by_n("magnitude", 1, 2)(np.array([[1.0], [3.0], [5.0], [2.0]])).ravel().tolist()
     [1.0, inf, inf, 2.0]
 
-    Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021.
+    Reference: Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021.
     """
     return MByN(score, m, n)
 

@@ -40,8 +40,10 @@ def compensate(w, round_row, metric) -> np.ndarray:
     >>> compensate(np.array([[0.4], [0.4]]), lambda row, i: np.round(row), metric).ravel()
     array([0., 1.])
 
-    Frantar, Alistarh, "Optimal Brain Compression", 2022; Frantar et al., "GPTQ", 2022;
-    Chee et al., "QuIP", 2023 (the same steps without the inverse).
+    Reference: Frantar, Alistarh, "Optimal Brain Compression: A Framework for Accurate Post-Training
+    Quantization and Pruning", 2022; Frantar et al., "GPTQ: Accurate Post-Training Quantization for
+    Generative Pre-trained Transformers", 2022; Chee et al., "QuIP: 2-Bit Quantization of Large
+    Language Models With Guarantees", 2023, for the same steps without the inverse.
     """
     w = np.asarray(w)
     if not isinstance(metric, Kronecker):

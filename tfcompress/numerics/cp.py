@@ -42,9 +42,9 @@ def cp(w, rank: int, seed=0, starts=5, sweeps=300, ridge=1e-9) -> list[np.ndarra
     >>> float(np.round(np.einsum("sr,ir,or->sio", a, b, c)[0, 0, 0], 6))
     1.0
 
-    Reference: V. Lebedev, Y. Ganin, M. Rakhuba, I. Oseledets, V. Lempitsky, "Speeding-up
-    Convolutional Neural Networks Using Fine-tuned CP-Decomposition", 2015. There the kernel is
-    4-way; joining height and width fits better at the same rank and runs as one depthwise layer.
+    Reference: Lebedev et al., "Speeding-up Convolutional Neural Networks Using Fine-tuned
+    CP-Decomposition", 2015. There the kernel has four axes; with height and width joined the fit is
+    better at the same rank and runs as one depthwise layer.
     """
     w = np.asarray(w, np.float64)
     if not 1 <= rank <= max_cp_rank(w.shape):
@@ -90,9 +90,8 @@ def correct(w, factors, slack=0.01, sweeps=20) -> list[np.ndarray]:
     Returns:
         Factors like the given ones, balanced.
 
-    Reference: A.-H. Phan, K. Sobolev, K. Sozykin, D. Ermilov, J. Gusak, P. Tichavsky,
-    V. Glukhov, I. Oseledets, A. Cichocki, "Stable Low-rank Tensor Decomposition for Compression
-    of Convolutional Neural Network", 2020.
+    Reference: Phan et al., "Stable Low-rank Tensor Decomposition for Compression of Convolutional
+    Neural Network", 2020.
     """
     w = np.asarray(w, np.float64)
     factors = balance([np.asarray(factor, np.float64) for factor in factors])

@@ -64,8 +64,8 @@ def spatial(w, rank: int) -> list[np.ndarray]:
     Returns:
         float64 arrays `(h, i, r)` and `(w, r, o)`.
 
-    Reference: M. Jaderberg, A. Vedaldi, A. Zisserman, "Speeding up Convolutional Neural Networks
-    with Low Rank Expansions", 2014.
+    Reference: Jaderberg et al., "Speeding up Convolutional Neural Networks with Low Rank
+    Expansions", 2014.
     """
     h, width, i, o = w.shape
     u, v = svd(w.transpose(0, 2, 1, 3).reshape(h * i, width * o), rank)
@@ -82,8 +82,8 @@ def tucker(w, ranks: tuple[int, int]) -> list[np.ndarray]:
     Returns:
         float64 arrays `(i, p)`, `(h, w, p, q)` and `(o, q)`.
 
-    Reference: Y.-D. Kim, E. Park, S. Yoo, T. Choi, L. Yang, D. Shin, "Compression of Deep
-    Convolutional Neural Networks for Fast and Low Power Mobile Applications", 2016.
+    Reference: Kim et al., "Compression of Deep Convolutional Neural Networks for Fast and Low Power
+    Mobile Applications", 2016.
     """
     p, q = ranks
     if not (1 <= p <= w.shape[2] and 1 <= q <= w.shape[3]):
@@ -207,7 +207,7 @@ def cp_noise_sensitivity(parts, expression: str) -> float:
 
     Args: see `refine`.
 
-    Reference: A.-H. Phan et al., "Stable Low-rank Tensor Decomposition for Compression of
+    Reference: Phan et al., "Stable Low-rank Tensor Decomposition for Compression of
     Convolutional Neural Network", 2020.
     """
     inputs, output = expression.split("->")

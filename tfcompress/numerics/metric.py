@@ -25,7 +25,7 @@ class Diagonal:
     >>> Diagonal([[2.0], [4.0]]).quadratic([[1.0], [1.0]])
     3.0
 
-    LeCun, Denker, Solla, "Optimal Brain Damage", 1990.
+    Reference: LeCun et al., "Optimal Brain Damage", 1990.
     """
 
     def __init__(self, d):
@@ -78,8 +78,8 @@ class Kronecker:
     >>> metric.quadratic([[1.0], [-1.0]]), metric.quadratic([[1.0], [1.0]])
     (1.0, 3.0)
 
-    Martens, Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate Curvature",
-    2015.
+    Reference: Martens, Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate
+    Curvature", 2015.
     """
 
     def __init__(self, A, g=None, damping=DAMPING):

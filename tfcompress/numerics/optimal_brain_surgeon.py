@@ -44,9 +44,10 @@ def sparsify(w, metric, sparsity) -> np.ndarray:
     >>> sparsify(np.array([[1.0], [0.8]]), metric, 0.5).round(2).ravel().tolist()
     [1.71, 0.0]
 
-    Hassibi, Stork, "Second Order Derivatives for Network Pruning: Optimal Brain Surgeon", 1993;
-    Boža, "Fast and Effective Weight Update for Pruned Large Language Models", 2024, and Meng et
-    al., "ALPS", 2024, for the alternation.
+    Reference: Hassibi, Stork, "Second Order Derivatives for Network Pruning: Optimal Brain
+    Surgeon", 1993; for the alternation Boža, "Fast and Effective Weight Update for Pruned Large
+    Language Models", 2024, and Meng et al., "ALPS: Improved Optimization for Highly Sparse One-Shot
+    Pruning for Large Language Models", 2024.
     """
     check_sparsity(sparsity)
     w = np.asarray(w)

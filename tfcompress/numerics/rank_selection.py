@@ -36,8 +36,8 @@ def evbmf_rank(w) -> int:
     >>> evbmf_rank(noise), evbmf_rank(noise + np.arange(20.0)[:, None])
     (0, 1)
 
-    Reference: S. Nakajima, M. Sugiyama, S. D. Babacan, R. Tomioka, "Global Analytic Solution of
-    Fully-observed Variational Bayesian Matrix Factorization", 2013.
+    Reference: Nakajima et al., "Global Analytic Solution of Fully-observed Variational Bayesian
+    Matrix Factorization", 2013.
     """
     w = np.asarray(w, np.float64)
     w = w[np.any(w, 1)][:, np.any(w, 0)]  # what is never used says nothing about the noise
@@ -79,7 +79,7 @@ def _free_energy(x, limit, alpha):
 def weakened_rank(w) -> int:
     """`evbmf_rank` four fifths of the way down from the full rank, so that some rank is left.
 
-    Reference: J. Gusak et al., "Automated Multi-Stage Compression of Neural Networks", 2019.
+    Reference: Gusak et al., "Automated Multi-Stage Compression of Neural Networks", 2019.
     """
     full = min(np.shape(w))
     return max(1, round(full - WEAKENING * (full - evbmf_rank(w))))

@@ -29,8 +29,8 @@ class Codebook(Projection):
     Args:
         size: from 2 to 256.
 
-    Paper: Y. Choi, M. El-Khamy, J. Lee, "Towards the Limit of Network Quantization", 2017, for the
-    weights `d` of the k-means.
+    Reference: Choi et al., "Towards the Limit of Network Quantization", 2017, for the weights `d` of
+    the k-means.
     """
 
     size: int

@@ -35,8 +35,9 @@ class Binary(Projection):
         axis: -1 for one scale per output channel (the last axis), None for one per kernel, as in
             the paper.
 
-    Paper: L. Hou, Q. Yao, J. T. Kwok, "Loss-aware Binarization of Deep Networks", 2017; with equal
-    `d` it is that of M. Rastegari et al., "XNOR-Net", 2016.
+    Reference: Hou et al., "Loss-aware Binarization of Deep Networks", 2017; with equal `d` it is
+    that of Rastegari et al., "XNOR-Net: ImageNet Classification Using Binary Convolutional Neural
+    Networks", 2016.
     """
 
     axis: int | None = -1
@@ -113,8 +114,8 @@ class Ternary(_Scaled):
     Args:
         axis: -1 for one scale per output channel, None for one per kernel.
 
-    Paper: L. Hou, J. T. Kwok, "Loss-aware Weight Quantization of Deep Networks", 2018; with equal
-    `d` it is that of F. Li, B. Zhang, B. Liu, "Ternary Weight Networks", 2016, solved exactly.
+    Reference: Hou, Kwok, "Loss-aware Weight Quantization of Deep Networks", 2018; with equal `d` it
+    is that of Li et al., "Ternary Weight Networks", 2016, solved exactly.
     """
 
     axis: int | None = -1
@@ -150,7 +151,7 @@ class Linear(_Scaled):
         bits: from 2 to 8.
         axis: -1 for one scale per output channel, None for one per kernel.
 
-    Paper: L. Hou, J. T. Kwok, "Loss-aware Weight Quantization of Deep Networks", 2018. Its code
+    Reference: Hou, Kwok, "Loss-aware Weight Quantization of Deep Networks", 2018. Its code
     divides by `sum d |b|`, which is not the least-squares scale.
     """
 
@@ -185,7 +186,7 @@ class Log(_Scaled):
         bits: from 2 to 5; the smallest level of 5 bits is `a / 16384`.
         axis: -1 for one scale per output channel, None for one per kernel.
 
-    Paper: as `Linear`.
+    Reference: Hou, Kwok, "Loss-aware Weight Quantization of Deep Networks", 2018.
     """
 
     bits: int

@@ -23,7 +23,7 @@ class KSparse(Config):
         share: of the weights that stay, in (0, 1].
         axis: -1 for the share of each output channel, None for that of the kernel.
 
-    Paper: M. A. Carreira-Perpinan, Y. Idelbayev, "Learning-Compression Algorithms for Neural Net
+    Reference: Carreira-Perpiñán, Idelbayev, "Learning-Compression Algorithms for Neural Net
     Pruning", 2018.
     """
 

@@ -51,9 +51,10 @@ class CompressedLayer(keras.layers.Layer):
             materialises the kernel in every step.
         **kwargs: `name`, `dtype`, `trainable`.
 
-    A fresh kernel is drawn with Glorot's variance (X. Glorot, Y. Bengio, 2010); there is no
-    `kernel_initializer`, because most forms have no kernel to initialise. A `kernel_constraint`
-    cannot hold on a compressed kernel and is refused.
+    A fresh kernel has the variance of Glorot, Bengio, "Understanding the difficulty of training
+    deep feedforward neural networks", 2010. There is no `kernel_initializer`, because most methods
+    have no kernel to initialise. A `kernel_constraint` cannot hold on a compressed kernel and is
+    refused.
     """
 
     ordinary: type

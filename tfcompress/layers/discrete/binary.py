@@ -83,9 +83,9 @@ class BinaryKernel(GridKernel):
     >>> layer.bits  # 8 * 4 signs and 4 scales
     160
 
-    Reference: M. Courbariaux, Y. Bengio, J.-P. David, "BinaryConnect: Training Deep Neural Networks
-    with binary weights during propagations", 2015; the scale is that of M. Rastegari, V. Ordonez,
-    J. Redmon, A. Farhadi, "XNOR-Net", 2016.
+    Reference: Courbariaux et al., "BinaryConnect: Training Deep Neural Networks with binary weights
+    during propagations", 2015; for the scale Rastegari et al., "XNOR-Net: ImageNet Classification
+    Using Binary Convolutional Neural Networks", 2016.
     """
 
     options = ("scale", "stochastic", "seed")

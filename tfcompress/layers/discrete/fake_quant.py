@@ -32,7 +32,7 @@ class FakeQuant(keras.layers.Layer):
     >>> layer(np.array([-3.0, 1.4, 300.0])).numpy().tolist()
     [0.0, 1.0, 255.0]
 
-    Reference: B. Jacob et al., "Quantization and Training of Neural Networks for Efficient
+    Reference: Jacob et al., "Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference", 2018.
     """
 

@@ -72,10 +72,10 @@ class QuantizedKernel(GridKernel):
     >>> layer.bits  # 8 * 4 codes of 3 bits and 4 scales
     224
 
-    Reference: E. Frantar, S. Ashkboos, T. Hoefler, D. Alistarh, "GPTQ: Accurate Post-Training
-    Quantization for Generative Pre-trained Transformers", 2022, for the compensated rounding; here
-    rows are taken in order of importance and the scales are re-fitted afterwards. L. Hou, J. T.
-    Kwok, "Loss-aware Weight Quantization of Deep Networks", 2018, for the logarithmic levels.
+    Reference: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
+    Transformers", 2022, for the compensated rounding; here rows are taken in order of importance,
+    and the scales are fitted again afterwards. Hou, Kwok, "Loss-aware Weight Quantization of Deep
+    Networks", 2018, for the logarithmic levels.
     """
 
     options = ("bits", "levels")

@@ -30,7 +30,7 @@ class TernaryKernel(QuantizedKernel):
     >>> layer.bits
     192
 
-    Reference: F. Li, B. Zhang, B. Liu, "Ternary Weight Networks", 2016. There the scale and the
+    Reference: Li et al., "Ternary Weight Networks", 2016. There the scale and the
     threshold follow from the latents by a rule; here the scale is searched, then trained, and the
     threshold is half of it.
     """

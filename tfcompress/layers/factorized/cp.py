@@ -48,7 +48,7 @@ class CPConv2D(ConvChain):
     Shapes: inputs `(b, h, w, i)`, outputs `(b, h', w', o)`.
 
     `from_layer` decomposes the kernel (alternating least squares, then the error-preserving
-    correction of Phan 2020); with a metric the factors are then refined in it. A good fit keeps
+    correction); with a metric the factors are then refined in it. A good fit keeps
     components that nearly cancel, so fine-tune with a small learning rate (5e-4 for Adam, not
     5e-3). A 1x1 convolution becomes a `LowRankConv2D`.
 
@@ -60,9 +60,10 @@ class CPConv2D(ConvChain):
     >>> layer.bits // 32  # 16 * (9 + 32 + 64)
     1680
 
-    Reference: V. Lebedev, Y. Ganin, M. Rakhuba, I. Oseledets, V. Lempitsky, "Speeding-up
-    Convolutional Neural Networks Using Fine-tuned CP-Decomposition", 2015. There the kernel is
-    4-way; with height and width joined it fits better at the same rank, and faster.
+    Reference: Lebedev et al., "Speeding-up Convolutional Neural Networks Using Fine-tuned
+    CP-Decomposition", 2015. There the kernel has four axes; with height and width joined the fit is
+    better at the same rank, and faster. Phan et al., "Stable Low-rank Tensor Decomposition for
+    Compression of Convolutional Neural Network", 2020, for the correction.
     """
 
     options = ("rank", "macs", "ways")

@@ -55,8 +55,8 @@ class LowRankKernel(Ranked):
     >>> layer.bits // 32  # 8 * (128 + 64)
     1536
 
-    Reference: E. Denton, W. Zaremba, J. Bruna, Y. LeCun, R. Fergus, "Exploiting Linear Structure
-    Within Convolutional Networks for Efficient Evaluation", 2014.
+    Reference: Denton et al., "Exploiting Linear Structure Within Convolutional Networks for
+    Efficient Evaluation", 2014.
     """
 
     @classmethod

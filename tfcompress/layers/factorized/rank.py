@@ -34,7 +34,7 @@ class Ranked(CompressedLayer):
             least rank 1); or `"auto"`, the smallest rank that keeps 90% of the sum of squares of
             a trained kernel, or 99% of it in the metric if it is fitted in one; or `"evbmf"`, four
             fifths of the way down from the full rank to that of variational Bayesian matrix
-            factorisation (Nakajima 2013, Gusak 2019). It is saved as a number.
+            factorisation (see `numerics.rank_selection`). It is saved as a number.
         macs: instead of `rank`, the share in (0, 1) of the ordinary layer's MACs (at least rank
             1); the input size must be known. The rank is saved.
     """

@@ -43,8 +43,8 @@ class SpatialConv2D(ConvChain):
     >>> layer.bits // 32  # 16 * (3 * 32 + 3 * 64)
     4608
 
-    Reference: M. Jaderberg, A. Vedaldi, A. Zisserman, "Speeding up Convolutional Neural Networks
-    with Low Rank Expansions", 2014.
+    Reference: Jaderberg et al., "Speeding up Convolutional Neural Networks with Low Rank
+    Expansions", 2014.
     """
 
     expression = "hir,wro->hwio"

@@ -53,9 +53,9 @@ class TuckerConv2D(ConvChain):
     >>> layer.bits // 32  # 32 * 8 + 9 * 8 * 16 + 64 * 16
     2432
 
-    Reference: Y.-D. Kim, E. Park, S. Yoo, T. Choi, L. Yang, D. Shin, "Compression of Deep
-    Convolutional Neural Networks for Fast and Low Power Mobile Applications", 2016. There the ranks
-    come from variational Bayesian matrix factorisation.
+    Reference: Kim et al., "Compression of Deep Convolutional Neural Networks for Fast and Low Power
+    Mobile Applications", 2016. There the ranks come from variational Bayesian matrix factorisation:
+    `rank="evbmf"`.
     """
 
     expression = "ip,hwpq,qo->hwio"

@@ -155,9 +155,9 @@ class CirculantDense(CirculantKernel, CompressedDense):
     >>> layer.bits // 32
     128
 
-    Reference: Y. Cheng, F. X. Yu, R. S. Feris, S. Kumar, A. Choudhary, S.-F. Chang, "An Exploration
-    of Parameter Redundancy in Deep Networks with Circulant Projections", 2015; blocks: C. Ding et
-    al., "CirCNN", 2017.
+    Reference: Cheng et al., "An Exploration of Parameter Redundancy in Deep Networks with Circulant
+    Projections", 2015; for the blocks Ding et al., "CirCNN: Accelerating and Compressing Deep
+    Neural Networks Using Block-Circulant Weight Matrices", 2017.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ class CirculantConv2D(CirculantKernel, CompressedConv2D):
     >>> layer.bits // 32, 3 * 3 * 32 * 64 // 16
     (1152, 1152)
 
-    Reference: C. Ding et al., "CirCNN: Accelerating and Compressing Deep Neural Networks Using
+    Reference: Ding et al., "CirCNN: Accelerating and Compressing Deep Neural Networks Using
     Block-Circulant Weight Matrices", 2017. There the convolution runs in the frequency domain, in
     hardware of its own; here on the ordinary kernel, which general processors do faster.
     """

@@ -67,9 +67,8 @@ class CodebookKernel(CompressedLayer):
     >>> layer.bits  # 128 * 64 indices of 4 bits and 16 numbers
     33280
 
-    Reference: S. Han, H. Mao, W. J. Dally, "Deep Compression: Compressing Deep Neural Networks with
-    Pruning, Trained Quantization and Huffman Coding", 2016. There the weights of the k-means are
-    all equal.
+    Reference: Han et al., "Deep Compression: Compressing Deep Neural Networks with Pruning, Trained
+    Quantization and Huffman Coding", 2016. There k-means counts all weights the same.
     """
 
     options = ("size", "sparsity")

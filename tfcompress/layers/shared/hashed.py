@@ -66,11 +66,10 @@ class HashedKernel(CompressedLayer):
     >>> layer.bits // 32  # real weights
     512
 
-    Reference: W. Chen, J. T. Wilson, S. Tyree, K. Q. Weinberger, Y. Chen, "Compressing Neural
-    Networks with the Hashing Trick", 2015. There the hash is xxHash; here it is one that LiteRT's
-    builtin int32 operators can compute. Runs: A. Desai, L. Chou, A. Shrivastava, "Random Offset
-    Block Embedding Array (ROBE) for CriteoTB Benchmark MLPerf DLRM Model", 2021; there they start
-    anywhere, here at whole runs.
+    Reference: Chen et al., "Compressing Neural Networks with the Hashing Trick", 2015. There the
+    hash is xxHash; here it is one that LiteRT's builtin int32 operators can compute. For the runs
+    Desai et al., "Random Offset Block Embedding Array (ROBE) for CriteoTB Benchmark MLPerf DLRM
+    Model", 2021. There a run of real weights starts anywhere; here at a multiple of B.
     """
 
     options = ("ratio", "buckets", "blocks", "seed")

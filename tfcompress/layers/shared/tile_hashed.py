@@ -60,9 +60,9 @@ class TileHashedDense(CompressedDense):
     >>> layer.bits // 32, 128 * 128 // layer.macs((None, 128))
     (1024, 1)
 
-    Reference: the hash of W. Chen, J. T. Wilson, S. Tyree, K. Q. Weinberger, Y. Chen, "Compressing
-    Neural Networks with the Hashing Trick", 2015, over tiles in place of single weights: the
-    columns of a tile are shared together, which is what makes it two products.
+    Reference: Chen et al., "Compressing Neural Networks with the Hashing Trick", 2015. There the
+    hash places single weights; here it places tiles, whose columns are shared together, and that
+    makes two products of the layer.
     """
 
     options = ("tile", "tiles", "seed")
