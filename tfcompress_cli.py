@@ -4,6 +4,8 @@
 command line is loaded without the package around it; a command imports the package when it runs.
 """
 
+import os
+import sys
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -16,6 +18,28 @@ def main() -> None:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     module.app(prog_name="tfcompress")
+
+
+def import_quietly() -> None:
+    """Imports the package without what TensorFlow writes to the terminal when it starts.
+
+    Its libraries write from C++ to file descriptor 2 while they are loaded, those of TensorFlow
+    2.21 whatever `TF_CPP_MIN_LOG_LEVEL` says; errors are Python exceptions and come through.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        import tensorflow  # noqa: F401
+
+        import tfcompress  # noqa: F401
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
 
 
 if __name__ == "__main__":

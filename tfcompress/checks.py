@@ -16,6 +16,8 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,13 +25,14 @@ import numpy as np
 from tfcompress.layers.core.ordinary import kernel_of
 from tfcompress.numerics.codecs import unpack
 from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.types import Tensor
 
 
 class ContractError(AssertionError):
     """A layer breaks its contract."""
 
 
-def check_identity(ordinary, maker, inputs):
+def check_identity(ordinary: keras.layers.Layer, maker: Callable[..., Any], inputs: Tensor) -> None:
     """Name, trainable flag, dtype policy and output shape are the ordinary layer's."""
     layer = maker(ordinary)
     for name in ("name", "trainable", "compute_dtype", "variable_dtype"):
@@ -41,7 +44,7 @@ def check_identity(ordinary, maker, inputs):
     _equal(tuple(shape), (None, *expected.shape[1:]), "compute_output_shape")
 
 
-def check_kernel(ordinary, maker, inputs):
+def check_kernel(ordinary: keras.layers.Layer, maker: Callable[..., Any], inputs: Tensor) -> None:
     """The output is the ordinary layer's with `layer.kernel` in it."""
     layer = maker(ordinary)
     _equal(tuple(layer.kernel.shape), tuple(kernel_of(ordinary).shape), "kernel shape")
@@ -51,7 +54,7 @@ def check_kernel(ordinary, maker, inputs):
     _close(layer(inputs), plain(inputs), "output with `kernel` in the ordinary layer")
 
 
-def check_stored(ordinary, maker, inputs):
+def check_stored(ordinary: keras.layers.Layer, maker: Callable[..., Any], inputs: Tensor) -> None:
     """`restore(stored())` and `unpack(pack())` are exact; the stored bits are fewer."""
     layer = maker(ordinary)
     kernel, stored = to_numpy(layer.kernel), layer.stored()
@@ -69,7 +72,9 @@ def check_stored(ordinary, maker, inputs):
         raise ContractError(f"`bits` must be in (0, {before}), the float layer's. Got {layer.bits}")
 
 
-def check_gradients(ordinary, maker, inputs):
+def check_gradients(
+    ordinary: keras.layers.Layer, maker: Callable[..., Any], inputs: Tensor
+) -> None:
     """A training step changes every trainable variable, of a fitted and of a fresh layer."""
     for layer in (maker(ordinary), _fresh(maker(ordinary))):
         layer.activation = keras.activations.linear
@@ -82,7 +87,7 @@ def check_gradients(ordinary, maker, inputs):
                 raise ContractError(f"No gradient reaches the trainable variable {variable.path}")
 
 
-def check_config(ordinary, maker, inputs):
+def check_config(ordinary: keras.layers.Layer, maker: Callable[..., Any], inputs: Tensor) -> None:
     """The config is JSON and makes an equal layer."""
     layer = maker(ordinary)
     config = json.loads(json.dumps(layer.get_config()))
@@ -93,7 +98,7 @@ def check_config(ordinary, maker, inputs):
     _same(to_numpy(other(inputs)), to_numpy(layer(inputs)), "output of the layer from the config")
 
 
-def check_training(ordinary, maker, inputs):
+def check_training(ordinary: keras.layers.Layer, maker: Callable[..., Any], inputs: Tensor) -> None:
     """Thirty steps of Adam(0.003) towards another layer's outputs take 5% off the squared error."""
     model = keras.Sequential([keras.Input(inputs.shape[1:]), maker(ordinary)])
     model.compile(keras.optimizers.Adam(3e-3), "mse")
@@ -107,7 +112,9 @@ def check_training(ordinary, maker, inputs):
         raise ContractError(f"Training does not lower the loss: {before:.4g} to {after:.4g}")
 
 
-def check_mixed_precision(ordinary, maker, inputs):
+def check_mixed_precision(
+    ordinary: keras.layers.Layer, maker: Callable[..., Any], inputs: Tensor
+) -> None:
     """The layer works under `mixed_float16` and `mixed_bfloat16`, with its float32 kernel."""
     for policy, tolerance in (("mixed_float16", 0.005), ("mixed_bfloat16", 0.04)):
         config = ordinary.get_config() | {"dtype": policy}
@@ -130,7 +137,9 @@ def check_mixed_precision(ordinary, maker, inputs):
             )
 
 
-def check_to_ordinary(ordinary, maker, inputs):
+def check_to_ordinary(
+    ordinary: keras.layers.Layer, maker: Callable[..., Any], inputs: Tensor
+) -> None:
     """`to_ordinary()` is a chain of Keras layers that computes the same; the last has the name."""
     layer = maker(ordinary)
     chain = layer.to_ordinary()
@@ -155,7 +164,7 @@ LAYER_CHECKS = (
 )
 
 
-def check_export(ordinary, maker, inputs):
+def check_export(ordinary: keras.layers.Layer, maker: Callable[..., Any], inputs: Tensor) -> None:
     """The exported file agrees with the layer under both LiteRT resolvers (TensorFlow only)."""
     from tfcompress.export import to_tflite
 
@@ -164,7 +173,7 @@ def check_export(ordinary, maker, inputs):
     to_tflite(model, check=inputs)  # raises ExportError where it does not agree
 
 
-def check_reload(cases):
+def check_reload(cases: Any) -> None:
     """Layers saved in `.keras` files compute the same in a fresh process.
 
     Args:

@@ -1,14 +1,18 @@
 """The images of the demo, the examples and the benchmarks."""
 
 import gzip
-from pathlib import Path
+import pathlib
 
 import numpy as np
 
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
+from tfcompress.utils.types import Path
+
+DEBIAN = pathlib.Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 
 
-def fashion_mnist(folder=DEBIAN):
+def fashion_mnist(
+    folder: Path = DEBIAN,
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Loads Fashion-MNIST: 70,000 images of clothes in 10 classes.
 
     It is taken from the Debian package `dataset-fashion-mnist` if that is installed, else
@@ -28,7 +32,7 @@ def fashion_mnist(folder=DEBIAN):
     Reference: Xiao et al., "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
     Algorithms", 2017.
     """
-    folder = Path(folder)
+    folder = pathlib.Path(folder)
     if (folder / "train-images-idx3-ubyte.gz").exists():
         train, test = (
             (

@@ -4,12 +4,22 @@ Layers are named as in torchvision, with `_` for `.`, so that `load_torch_state`
 Inputs are images with channels last; outputs are logits.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 import numpy as np
 from keras import layers
 
+from tfcompress.utils.types import Shape
 
-def alexnet(input_shape=(224, 224, 3), classes=1000, stem="imagenet", width=1.0):
+
+def alexnet(
+    input_shape: Shape = (224, 224, 3),
+    classes: int = 1000,
+    stem: str = "imagenet",
+    width: float = 1.0,
+) -> keras.Model:
     """AlexNet as in torchvision, 61,100,840 parameters at full size.
 
     Args:
@@ -43,7 +53,12 @@ def alexnet(input_shape=(224, 224, 3), classes=1000, stem="imagenet", width=1.0)
     return keras.Model(image, layers.Dense(classes, name="classifier_6")(x), name="alexnet")
 
 
-def vgg16(input_shape=(224, 224, 3), classes=1000, stem="imagenet", width=1.0):
+def vgg16(
+    input_shape: Shape = (224, 224, 3),
+    classes: int = 1000,
+    stem: str = "imagenet",
+    width: float = 1.0,
+) -> keras.Model:
     """VGG-16, 138,357,544 parameters at full size; see `alexnet` for the arguments.
 
     Its stem is the same for all sizes of images, of at least 32 x 32.
@@ -70,7 +85,12 @@ def vgg16(input_shape=(224, 224, 3), classes=1000, stem="imagenet", width=1.0):
     return keras.Model(image, layers.Dense(classes, name="classifier_6")(x), name="vgg16")
 
 
-def resnet18(input_shape=(224, 224, 3), classes=1000, stem="imagenet", width=1.0):
+def resnet18(
+    input_shape: Shape = (224, 224, 3),
+    classes: int = 1000,
+    stem: str = "imagenet",
+    width: float = 1.0,
+) -> keras.Model:
     """ResNet-18, 11,689,512 trainable parameters at full size; see `alexnet` for the arguments.
 
     `stem="small"`: a first convolution of 3 x 3 without stride, and no pooling after it.
@@ -94,7 +114,7 @@ def resnet18(input_shape=(224, 224, 3), classes=1000, stem="imagenet", width=1.0
     return keras.Model(image, layers.Dense(classes, name="fc")(x), name="resnet18")
 
 
-def lenet_300_100(input_shape=(28, 28, 1), classes=10):
+def lenet_300_100(input_shape: Shape = (28, 28, 1), classes: int = 10) -> keras.Model:
     """LeNet-300-100, a perceptron with two hidden layers, 266,610 parameters.
 
     >>> lenet_300_100().count_params()
@@ -108,7 +128,7 @@ def lenet_300_100(input_shape=(28, 28, 1), classes=10):
     return keras.Model(image, layers.Dense(classes, name="out")(x), name="lenet_300_100")
 
 
-def lenet5(input_shape=(28, 28, 1), classes=10):
+def lenet5(input_shape: Shape = (28, 28, 1), classes: int = 10) -> keras.Model:
     """LeNet-5 with ReLU and max pooling, 61,706 parameters.
 
     >>> lenet5().count_params()
@@ -125,7 +145,9 @@ def lenet5(input_shape=(28, 28, 1), classes=10):
     return keras.Model(image, layers.Dense(classes, name="out")(x), name="lenet5")
 
 
-def small_resnet(input_shape=(28, 28, 1), classes=10, filters=(32, 64, 96)):
+def small_resnet(
+    input_shape: Shape = (28, 28, 1), classes: int = 10, filters: tuple[int, ...] = (32, 64, 96)
+) -> keras.Model:
     """Three residual blocks, 223,722 parameters (1,152 of them moving statistics).
 
     >>> small_resnet().count_params()
@@ -152,7 +174,7 @@ def small_resnet(input_shape=(28, 28, 1), classes=10, filters=(32, 64, 96)):
     return keras.Model(image, layers.Dense(classes, name="out")(x), name="small_resnet")
 
 
-def load_torch_state(model, state_dict) -> None:
+def load_torch_state(model: keras.Model, state_dict: Mapping[str, Any]) -> None:
     """Sets the weights of `alexnet`, `vgg16` or `resnet18` from torchvision's, in place.
 
     Args:

@@ -2,12 +2,15 @@
 
 import contextlib
 import fnmatch
+from collections.abc import Callable
+from typing import Any, Self
 
 import keras
 from keras import ops
 
 from tfcompress.graph.private_keras import trained_by
 from tfcompress.project import Projection
+from tfcompress.utils.types import Config
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -59,7 +62,14 @@ class ProxNewton(keras.optimizers.Adam):
     [-1, 1] is left to `kernel_constraint`.
     """
 
-    def __init__(self, learning_rate, project, variables="*kernel", weighted=True, **adam):
+    def __init__(
+        self,
+        learning_rate: Any,
+        project: Callable[..., Any],
+        variables: str = "*kernel",
+        weighted: bool = True,
+        **adam: Any,
+    ) -> None:
         if adam.get("use_ema"):
             raise ValueError(
                 "An average of quantized weights is not quantized, so ProxNewton has no moving "
@@ -78,7 +88,7 @@ class ProxNewton(keras.optimizers.Adam):
         self.weighted = bool(weighted)
         self._places, self._latents, self._levels = [], [], []
 
-    def build(self, variables):
+    def build(self, variables: list[keras.Variable]) -> None:
         if self.built:
             return
         places = [i for i, v in enumerate(variables) if self._takes(v)]
@@ -112,7 +122,7 @@ class ProxNewton(keras.optimizers.Adam):
         """The float weights behind the projected variables, in the order of the model's."""
         return list(self._latents)
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Takes a step on the latents in the variables' place, then projects."""
         if trainable_variables is not None:
             trainable_variables = list(trainable_variables)
@@ -126,7 +136,7 @@ class ProxNewton(keras.optimizers.Adam):
         self._refine()
         self._project()
 
-    def sync(self, model):
+    def sync(self, model: keras.Model) -> None:
         """Takes weights that something else has set as the new latents, and projects them.
 
         Adam's moments stay. Nothing happens before the first step, which takes the weights anyway.
@@ -194,18 +204,18 @@ class ProxNewton(keras.optimizers.Adam):
                 value = self.project(w.value, self._curvature(i, w))
             trained_by(self)[i].assign(value)
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         super().load_own_variables(store)
         if self.built and len(store.keys()) != len(self.variables):
             self._take()  # saved before the first step: the latents are those of the weights
 
-    def get_config(self):
+    def get_config(self) -> Config:
         project = keras.saving.serialize_keras_object(self.project)
         own = {"project": project, "variables": list(self.patterns), "weighted": self.weighted}
         return super().get_config() | own
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Config, custom_objects: dict[str, Any] | None = None) -> Self:
         project = keras.saving.deserialize_keras_object(config["project"], custom_objects)
         return super().from_config(config | {"project": project}, custom_objects)
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 
@@ -35,7 +36,7 @@ class Constant(_Schedule):
     def __post_init__(self):
         _check_number("value", self.value)
 
-    def __call__(self, step) -> float:
+    def __call__(self, step: int) -> float:
         return float(self.value)
 
 
@@ -76,7 +77,7 @@ class Polynomial(_Schedule):
         if self.power <= 0:
             raise ValueError(f"Expected `power` above 0. Received: power={self.power}")
 
-    def __call__(self, step) -> float:
+    def __call__(self, step: int) -> float:
         left = (1 - min(max((step - self.begin) / self.steps, 0.0), 1.0)) ** self.power
         return float(self.start * left + self.end * (1 - left))
 
@@ -103,7 +104,7 @@ class Linear(_Schedule):
     def __post_init__(self):
         Polynomial(self.start, self.end, self.steps, self.begin, power=1)
 
-    def __call__(self, step) -> float:
+    def __call__(self, step: int) -> float:
         return Polynomial(self.start, self.end, self.steps, self.begin, power=1)(step)
 
 
@@ -139,11 +140,11 @@ class Piecewise(_Schedule):
             )
         object.__setattr__(self, "values", tuple(sorted(values.items())))
 
-    def __call__(self, step) -> float:
+    def __call__(self, step: int) -> float:
         return float([value for key, value in self.values if key <= step][-1])
 
 
-def check_schedule(schedule):
+def check_schedule(schedule: Any) -> Callable[[int], float]:
     """Returns `schedule`, or raises `TypeError` if it cannot be called on a step."""
     if callable(schedule) and not isinstance(schedule, type):
         return schedule
@@ -153,7 +154,7 @@ def check_schedule(schedule):
     )
 
 
-def value_at(schedule, step, since=None) -> float | None:
+def value_at(schedule: Any, step: int, since: int | None = None) -> float | None:
     """The value of any schedule at a step.
 
     The schedules of `tensorflow_model_optimization` return a pair (whether this is a step at which

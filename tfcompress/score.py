@@ -5,15 +5,18 @@ None. Pruners settle equal scores by the order of the index, so that all of this
 """
 
 import zlib
+from collections.abc import Callable
+from typing import Any, Self
 
 import keras
 import numpy as np
 
 from tfcompress.utils.checks import is_whole
+from tfcompress.utils.types import Config, Score, Tensor
 
 
 @keras.saving.register_keras_serializable("tfcompress")
-def magnitude(w, d=None):
+def magnitude(w: Tensor, d: Tensor = None) -> Tensor:
     """`|w|`.
 
     >>> magnitude(np.array([1.0, -2.0])).tolist()
@@ -23,7 +26,7 @@ def magnitude(w, d=None):
 
 
 @keras.saving.register_keras_serializable("tfcompress")
-def obd(w, d):
+def obd(w: Tensor, d: Tensor) -> Tensor:
     """`d w^2 / 2`, the increase of the loss when a weight goes alone.
 
     >>> obd(np.array([1.0, -2.0]), np.array([4.0, 0.5])).tolist()
@@ -37,14 +40,14 @@ def obd(w, d):
 
 
 @keras.saving.register_keras_serializable("tfcompress")
-def random(w, d=None):
+def random(w: Tensor, d: Tensor = None) -> Tensor:
     """Uniform in [0, 1), the same each time for the same weights: the control of any comparison."""
     w = np.ascontiguousarray(w)
     drawn = np.random.default_rng(zlib.crc32(w.tobytes())).random(w.shape)
     return np.where(w == 0, 0.0, drawn)  # what is gone stays gone
 
 
-def block(score, shape):
+def block(score: Score, shape: tuple[int, int]) -> Callable[..., Any]:
     """Whole blocks at a time: each weight gets the mean score of its block.
 
     The kernel is seen as a matrix `(fan_in, out)` and cut from its first entry on; blocks at the
@@ -60,7 +63,7 @@ def block(score, shape):
     return Block(score, shape)
 
 
-def m_by_n(score, m, n):
+def m_by_n(score: Score, m: int, n: int) -> Callable[..., Any]:
     """The m : n pattern: of each `n` weights in a row, the best `m` can not be pruned.
 
     "In a row" is along the fan-in of one output (the last axis of a kernel counts the outputs), as
@@ -84,7 +87,7 @@ def m_by_n(score, m, n):
 class Block:
     """What `block` returns."""
 
-    def __init__(self, score, shape):
+    def __init__(self, score: Score, shape: tuple[int, int]) -> None:
         self.score = get(score)
         self.shape = tuple(shape) if np.iterable(shape) else (shape,)
         if len(self.shape) != 2 or not all(is_whole(size) for size in self.shape):
@@ -92,7 +95,7 @@ class Block:
                 f"`shape` must be a pair of positive whole numbers. Received: shape={shape!r}"
             )
 
-    def __call__(self, w, d=None):
+    def __call__(self, w: Tensor, d: Tensor = None) -> Tensor:
         scores = np.asarray(self.score(w, d), "float64")
         matrix = scores.reshape(-1, scores.shape[-1])
         rows, columns = (np.arange(0, s, b) for s, b in zip(matrix.shape, self.shape, strict=True))
@@ -101,12 +104,12 @@ class Block:
         means = sums / np.multiply.outer(*sizes)
         return means.repeat(sizes[0], 0).repeat(sizes[1], 1).reshape(scores.shape)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         score = keras.saving.serialize_keras_object(self.score)
         return {"score": score, "shape": list(self.shape)}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Self:
         return cls(keras.saving.deserialize_keras_object(config["score"]), config["shape"])
 
 
@@ -114,12 +117,12 @@ class Block:
 class MByN:
     """What `m_by_n` returns."""
 
-    def __init__(self, score, m, n):
+    def __init__(self, score: Score, m: int, n: int) -> None:
         self.score, self.m, self.n = get(score), m, n
         if not (is_whole(m) and is_whole(n) and m < n):
             raise ValueError(f"Expected whole numbers 0 < m < n. Received: m={m!r}, n={n!r}")
 
-    def __call__(self, w, d=None):
+    def __call__(self, w: Tensor, d: Tensor = None) -> Tensor:
         scores = np.asarray(self.score(w, d), "float64")
         matrix = scores.reshape(-1, scores.shape[-1])
         padded = np.pad(matrix, ((0, -len(matrix) % self.n), (0, 0)), constant_values=-np.inf)
@@ -128,16 +131,16 @@ class MByN:
         np.put_along_axis(rows, best, np.inf, axis=1)
         return padded[: len(matrix)].reshape(scores.shape)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         score = keras.saving.serialize_keras_object(self.score)
         return {"score": score, "m": self.m, "n": self.n}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Self:
         return cls(keras.saving.deserialize_keras_object(config["score"]), config["m"], config["n"])
 
 
-def get(score):
+def get(score: Score) -> Callable[..., Any]:
     """The callable of a name, or the callable itself."""
     named = {"magnitude": magnitude, "obd": obd, "random": random}
     if isinstance(score, str) and score in named:

@@ -10,6 +10,7 @@ systems (J. Duda, "Asymmetric numeral systems", 2009), or is left as it is where
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ TOTAL = 1 << 16  # what the counts of a model are scaled down to
 COUNT_BYTES = 2  # what one of them takes in a zipped header, about
 
 
-def encode(array) -> tuple[list, list[bytes]]:
+def encode(array: np.ndarray) -> tuple[list, list[bytes]]:
     """Codes an array.
 
     Args:
@@ -52,7 +53,7 @@ def encode(array) -> tuple[list, list[bytes]]:
     return [array.dtype.name, list(array.shape), record], [blob for _, blob in streams]
 
 
-def decode(record, blobs):
+def decode(record: Any, blobs: Any) -> np.ndarray:
     """The array of a record.
 
     Args:
@@ -78,7 +79,7 @@ def decode(record, blobs):
     return bits.astype(bits.dtype.newbyteorder("=")).view(dtype_of(dtype)).reshape(shape)
 
 
-def encode_stream(symbols) -> tuple[list[int] | None, bytes]:
+def encode_stream(symbols: np.ndarray) -> tuple[list[int] | None, bytes]:
     """The counts and the code of a stream of uint8 symbols; no counts: the symbols themselves."""
     counts = np.bincount(symbols[:0], minlength=256)
     for part in _chunks(symbols.size):
@@ -100,7 +101,7 @@ def encode_stream(symbols) -> tuple[list[int] | None, bytes]:
     return counts, coded
 
 
-def decode_stream(counts, blob, size):
+def decode_stream(counts: Any, blob: bytes, size: int) -> np.ndarray:
     """The `size` symbols of a stream, as uint8."""
     if counts is None:
         if len(blob) != size:
@@ -119,7 +120,7 @@ def decode_stream(counts, blob, size):
     return symbols
 
 
-def dtype_of(name) -> np.dtype:
+def dtype_of(name: str) -> np.dtype:
     """The NumPy dtype of a name among `DTYPES`; `ValueError` for others."""
     if name not in DTYPES:
         raise ValueError(f"Expected a dtype among {DTYPES}. Received: {name}")

@@ -25,6 +25,7 @@ from tfcompress.graph.paths import walk
 from tfcompress.graph.rebuild import check_graph
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.types import Path
 
 MAGIC, VERSION = b"TFCARCHV", 1
 CHECKSUM = 16  # bytes
@@ -36,7 +37,7 @@ class ArchiveError(ValueError):
     """A file is no archive, is damaged, newer than this version, or made to mislead."""
 
 
-def save(model, path, half=False) -> int:
+def save(model: keras.Model, path: Path, half: bool = False) -> int:
     """Writes a model into one entropy-coded file, from which `load` makes it again.
 
     Each array is stored losslessly: of a compressed layer what `stored()` gives, of all else the
@@ -93,7 +94,7 @@ def save(model, path, half=False) -> int:
     return size
 
 
-def load(path, max_bytes=1 << 31):
+def load(path: Path, max_bytes: int = 1 << 31) -> keras.Model:
     """Makes the model of an archive, with every stored array as it was saved, bit for bit.
 
     Nothing in the file is run: layers are made by Keras from a JSON config in its safe mode, and
@@ -231,7 +232,7 @@ def _weights(model) -> list:
     return [v for v in model.weights if id(v) not in parts]
 
 
-def rounded(array):
+def rounded(array: np.ndarray) -> np.ndarray:
     largest = np.max(np.abs(array), initial=0) if array.dtype == np.float32 else np.inf
     fits = largest <= HALF.max and (largest == 0 or largest >= HALF.smallest_normal)
     return array.astype(np.float16) if fits else array

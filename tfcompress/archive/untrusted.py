@@ -8,13 +8,14 @@ from keras.src.backend.common.variables import initialize_all_variables
 
 from tfcompress.archive.entropy import DTYPES, dtype_of
 from tfcompress.layers.core.base import CompressedLayer
+from tfcompress.utils.types import Config
 
 # They hold code, or read files.
 REFUSED = {"Lambda", "__lambda__", "__typespec__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer"}
 REFUSED |= {"FlaxLayer"}
 
 
-def skeleton(config, max_bytes):
+def skeleton(config: Config, max_bytes: int) -> keras.Model:
     """The model of a config, with fresh weights.
 
     Args:
@@ -38,7 +39,7 @@ def skeleton(config, max_bytes):
     return model
 
 
-def check_config(config) -> int:
+def check_config(config: Config) -> int:
     """How many entries the kernels of the compressed layers in a config have.
 
     They bound what these layers allocate beside their weights, as the index of a hashed one.
@@ -63,7 +64,7 @@ def check_config(config) -> int:
     return sum(map(check_config, config.values()))
 
 
-def check_bound(declared, max_bytes) -> None:
+def check_bound(declared: int, max_bytes: int) -> None:
     """Raises `ValueError` if more bytes are declared than are allowed."""
     if declared > max_bytes:
         raise ValueError(

@@ -1,8 +1,11 @@
 """Anneal: a variable that follows a schedule during `fit`."""
 
+from typing import Any
+
 import keras
 
 from tfcompress.schedules import check_schedule, value_at
+from tfcompress.utils.types import Logs, Schedule
 
 
 class Anneal(keras.callbacks.Callback):
@@ -35,7 +38,7 @@ class Anneal(keras.callbacks.Callback):
     [0.25]
     """
 
-    def __init__(self, target, attribute, schedule):
+    def __init__(self, target: Any, attribute: str, schedule: Schedule) -> None:
         super().__init__()
         variable = getattr(target, attribute, None)
         if not isinstance(variable, keras.Variable):
@@ -46,26 +49,26 @@ class Anneal(keras.callbacks.Callback):
         self.target, self.attribute = target, attribute
         self.schedule = check_schedule(schedule)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         self._done = self._set = None
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         if self._done is None:
             self._done = epoch * (self.params.get("steps") or 0)
         self._epoch_begin = self._done
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         value = value_at(self.schedule, self._done, self._set)
         self._set = self._done
         if value is not None:
             self.model  # noqa: B018  on JAX this brings the variables up to date
             getattr(self.target, self.attribute).assign(value)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         steps = self.params.get("steps") or float("inf")
         self._done = self._epoch_begin + int(min(batch + 1, steps))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if logs is not None:
             self.model  # noqa: B018
             logs[self.attribute] = float(getattr(self.target, self.attribute))

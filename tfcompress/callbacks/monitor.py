@@ -1,12 +1,14 @@
 """How compressed each layer is, epoch by epoch."""
 
 import importlib.util
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from tfcompress.pruning.masks import prunable
+from tfcompress.utils.types import Logs, Path
 
 
 class Monitor(keras.callbacks.Callback):
@@ -29,7 +31,7 @@ class Monitor(keras.callbacks.Callback):
     {'out': [0.0, 0.0]}
     """
 
-    def __init__(self, log_dir=None):
+    def __init__(self, log_dir: Path | None = None) -> None:
         super().__init__()
         self.sparsity = {}
         self._board = None
@@ -38,28 +40,28 @@ class Monitor(keras.callbacks.Callback):
                 raise ImportError("`log_dir` needs TensorBoard: pip install tensorboard")
             self._board = keras.callbacks.TensorBoard(log_dir, write_graph=False)
 
-    def set_params(self, params):
+    def set_params(self, params: dict[str, Any]) -> None:
         super().set_params(params)
         if self._board:
             self._board.set_params(params)
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         if self._board:
             self._board.set_model(model)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         self.sparsity = {path: [] for path in prunable(self.model)}
         if self._board:
             self._board.on_train_begin(logs)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         for path, variable in prunable(self.model).items():
             self.sparsity[path].append(float(np.mean(ops.convert_to_numpy(variable) == 0)))
         if self._board:
             shares = {f"sparsity/{path}": shares[-1] for path, shares in self.sparsity.items()}
             self._board.on_epoch_end(epoch, {**(logs or {}), **shares})
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         if self._board:
             self._board.on_train_end(logs)

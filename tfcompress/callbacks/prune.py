@@ -1,5 +1,7 @@
 """Pruning in `fit`: no wrapper layers and nothing to strip, zero is the mask."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -11,6 +13,7 @@ from tfcompress.pruning.masks import check_patterns, prunable, tighten
 from tfcompress.schedules import check_schedule, value_at
 from tfcompress.utils.batches import check_repeats
 from tfcompress.utils.checks import whole_number
+from tfcompress.utils.types import Data, Layers, Logs, Schedule, Scope, Score
 
 
 class Prune(keras.callbacks.Callback):
@@ -66,14 +69,14 @@ class Prune(keras.callbacks.Callback):
 
     def __init__(
         self,
-        schedule,
-        score="magnitude",
-        data=None,
-        layers="*",
-        scope="global",
-        floor=0.0,
-        every=100,
-    ):
+        schedule: Schedule,
+        score: Score = "magnitude",
+        data: Data | None = None,
+        layers: Layers = "*",
+        scope: Scope = "global",
+        floor: float = 0.0,
+        every: int = 100,
+    ) -> None:
         super().__init__()
         self.schedule = check_schedule(schedule)
         self.score = _check_score(score, data)
@@ -93,17 +96,17 @@ class Prune(keras.callbacks.Callback):
             raise ValueError(f"Expected `floor` in [0, 1). Received: floor={floor!r}")
         whole_number(every, "every")
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         prunable(self.model, self.layers)
         check_no_latents(self.model.optimizer)
         self._masks = None
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         if self._masks is None:
             self._done = self._steps_before(epoch)
         self._epoch, self._epoch_begin = epoch, self._done
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         if self._masks is None:  # only now has every callback restored what it restores
             self._check_targets()
             self._masks = {
@@ -111,7 +114,7 @@ class Prune(keras.callbacks.Callback):
             }
             self._prune()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         steps = self.params.get("steps") or np.inf
         done = self._epoch_begin + int(min(batch + 1, steps))
         due = done // self.every > self._done // self.every
@@ -121,11 +124,11 @@ class Prune(keras.callbacks.Callback):
         if due or last:
             self._prune()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if logs is not None:
             logs["sparsity"] = self.sparsity
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         if self._masks is not None:
             self._zero()
             self._prune()
@@ -205,7 +208,7 @@ class Prune(keras.callbacks.Callback):
                     v.assign(ops.where(self._masks[path], ops.convert_to_tensor(v), 0))
 
 
-def check_no_latents(optimizer):
+def check_no_latents(optimizer: Any) -> None:
     """Raises `ValueError` under an optimizer that owns the weights."""
     if any(isinstance(one, ProxNewton) for one in _optimizers(optimizer)):
         raise ValueError(

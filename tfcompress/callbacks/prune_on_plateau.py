@@ -6,6 +6,7 @@ from tfcompress import score as scores_of
 from tfcompress.callbacks.prune import Prune
 from tfcompress.graph.private_keras import print_message
 from tfcompress.utils.checks import whole_number
+from tfcompress.utils.types import Data, Layers, Logs, Scope, Score
 
 NEVER = 2**62
 
@@ -57,18 +58,18 @@ class PruneOnPlateau(Prune):
 
     def __init__(
         self,
-        sparsity,
-        score="obd",
-        data=None,
-        layers="*",
-        scope="global",
-        floor=0.0,
-        tolerance=0.01,
-        share=0.2,
-        monitor="val_loss",
-        patience=2,
-        verbose=0,
-    ):
+        sparsity: float,
+        score: Score = "obd",
+        data: Data | None = None,
+        layers: Layers = "*",
+        scope: Scope = "global",
+        floor: float = 0.0,
+        tolerance: float = 0.01,
+        share: float = 0.2,
+        monitor: str = "val_loss",
+        patience: int = 2,
+        verbose: int = 0,
+    ) -> None:
         super().__init__(lambda step: sparsity, score, data, layers, scope, floor, every=NEVER)
         if not 0 <= sparsity < 1 or sparsity > 1 - floor + 1e-6:
             raise ValueError(
@@ -87,13 +88,13 @@ class PruneOnPlateau(Prune):
         self.monitor, self.patience, self.verbose = monitor, patience, verbose
         self.rounds = []
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         super().on_train_begin(logs)
         self.rounds = []
         self._limit, self._within = np.inf, None
         self._begin_round()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         super().on_epoch_end(epoch, logs)
         if self.monitor not in (logs or {}):
             raise ValueError(
@@ -109,7 +110,7 @@ class PruneOnPlateau(Prune):
         if self._waited >= self.patience:
             self._end_round()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         if self._best_state is not None and not self.model.stop_training:
             self._settle()
         if self._within is not None:

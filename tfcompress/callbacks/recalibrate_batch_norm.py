@@ -4,6 +4,7 @@ import keras
 
 from tfcompress.measure.batch_norm import recalibrate_batch_norm
 from tfcompress.utils.batches import check_repeats
+from tfcompress.utils.types import Data, Logs
 
 
 class RecalibrateBatchNorm(keras.callbacks.Callback):
@@ -43,18 +44,18 @@ class RecalibrateBatchNorm(keras.callbacks.Callback):
     the paper leaves the statistics as they are.
     """
 
-    def __init__(self, data, batches=40):
+    def __init__(self, data: Data, batches: int = 40) -> None:
         super().__init__()
         check_repeats(data, 2)
         self.data, self.batches, self.fitting = data, batches, False
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         self.fitting = True
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: Logs = None) -> None:
         if self.fitting:
             recalibrate_batch_norm(self.model, self.data, self.batches)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         recalibrate_batch_norm(self.model, self.data, self.batches)
         self.fitting = False

@@ -3,13 +3,13 @@
 Nothing of the package is imported above the functions, so that `--help` answers at once.
 """
 
-import os
-import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import keras
 import typer
 
 app = typer.Typer(
@@ -38,7 +38,7 @@ def main(
         bool,
         typer.Option("--version", callback=tell_version, is_eager=True, help="Print the version."),
     ] = False,
-):
+) -> None:
     """Make Keras networks small and fast."""
 
 
@@ -55,7 +55,7 @@ def report(
         typer.Option(help='JSON {"name": [bytes, accuracy]} of models, for the page\'s picture.'),
     ] = None,
     json: Json = False,
-):
+) -> None:
     """Tell what each layer of a model takes: stored bits, MACs, bytes in its .tflite file."""
     with errors_told():
         from tfcompress.reporting import model_report as reports
@@ -100,7 +100,7 @@ def compress(
     ] = None,
     store: Annotated[str, typer.Option(help="fast, or small: of the .tflite file.")] = "fast",
     json: Json = False,
-):
+) -> None:
     """Compress a trained model to a budget, or as far as its accuracy allows."""
     with errors_told():
         from tfcompress.cli.data import load_data
@@ -142,7 +142,7 @@ def export(
         str, typer.Option(help="The oldest LiteRT that must run the file right, at least 1.2.")
     ] = "2.1.2",
     json: Json = False,
-):
+) -> None:
     """Convert a model to a verified .tflite file."""
     with errors_told():
         from tfcompress.export import to_tflite
@@ -160,7 +160,7 @@ def archive(
     ],
     half: Annotated[bool, typer.Option("--half", help="Round float32 weights to float16.")] = False,
     json: Json = False,
-):
+) -> None:
     """Write a model into one entropy-coded file, or an archive back into a .keras file."""
     with errors_told():
         from tfcompress.archive import files as archives
@@ -185,7 +185,7 @@ def bench(
     threads: Annotated[int, typer.Option(help="Threads of each run.")] = 1,
     batch: Annotated[int, typer.Option(help="Samples in each run.")] = 1,
     json: Json = False,
-):
+) -> None:
     """Time .tflite files against each other."""
     with errors_told():
         from tfcompress.reporting import benchmark
@@ -199,7 +199,7 @@ def demo(
     output: Annotated[Path, typer.Option(help="The folder of the results.")] = Path("demo-results"),
     quick: Annotated[bool, typer.Option("--quick", help="About a minute: less training.")] = False,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-):
+) -> None:
     """Train a small CNN, compress it in seven ways, and compare accuracy, bytes and time."""
     with errors_told():
         from tfcompress.cli.demo import demo as run
@@ -207,7 +207,7 @@ def demo(
         run(output, quick=quick, seed=seed)
 
 
-def tell_compressed(made, output, json) -> None:
+def tell_compressed(made: Any, output: Path, json: bool) -> None:
     """Writes what `compress` made, if it is not a .tflite file, and prints what it is."""
     from json import dumps, loads
 
@@ -226,7 +226,7 @@ def tell_compressed(made, output, json) -> None:
         tell_file(output, size, json)
 
 
-def load(path, compile=False):
+def load(path: Path, compile: bool = False) -> keras.Model:
     """Loads a Keras model from a `.keras`, a legacy `.h5` or a `.tfc` file."""
     import keras
 
@@ -244,7 +244,7 @@ def load(path, compile=False):
         raise ValueError(f"Keras cannot load {path}: {error}") from error
 
 
-def read_budget(text) -> float:
+def read_budget(text: str) -> float:
     """A share for `10%` or `0.1`, bytes for `80000`."""
     try:
         return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
@@ -254,7 +254,7 @@ def read_budget(text) -> float:
         ) from None
 
 
-def read_points(path):
+def read_points(path: Path) -> dict[str, tuple[int, float]]:
     """The `{name: (bytes, accuracy)}` of a JSON file."""
     from json import loads
 
@@ -268,7 +268,7 @@ def read_points(path):
         raise ValueError(f"{message} in {path}: {error}") from error
 
 
-def tell_file(path, size, json) -> None:
+def tell_file(path: Path, size: int, json: bool) -> None:
     """Prints what was written."""
     from json import dumps
 
@@ -276,33 +276,13 @@ def tell_file(path, size, json) -> None:
 
 
 @contextmanager
-def errors_told():
+def errors_told() -> Iterator[None]:
     """Tells what went wrong in one message and ends with exit code 1, without a traceback."""
     try:
+        from tfcompress_cli import import_quietly
+
         import_quietly()
         yield
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         typer.secho(f"Error: {error}", err=True, fg="red")
         raise typer.Exit(1) from None
-
-
-def import_quietly() -> None:
-    """Imports the package without what TensorFlow writes to the terminal when it starts.
-
-    Its libraries write from C++ to file descriptor 2 while they are loaded, those of TensorFlow
-    2.21 whatever `TF_CPP_MIN_LOG_LEVEL` says; errors are Python exceptions and come through.
-    """
-    if "tensorflow" in sys.modules:
-        return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        import tensorflow  # noqa: F401
-
-        import tfcompress  # noqa: F401
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)

@@ -4,11 +4,13 @@ import importlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 
 
-def load_data(source, model=None):
+def load_data(source: str, model: keras.Model | None = None) -> Any:
     """The data that a text names, in a form that `fit` takes.
 
     Args:

@@ -3,7 +3,7 @@
 import dataclasses
 import gzip
 import json
-from pathlib import Path
+import pathlib
 
 import keras
 import numpy as np
@@ -25,6 +25,7 @@ from tfcompress.reporting.model_report import report
 from tfcompress.rewriting.swap import swap
 from tfcompress.schedules import Polynomial
 from tfcompress.tflite.runner import Runner
+from tfcompress.utils.types import Path
 
 RULES = {
     "binary": {"conv[23]": BinaryConv2D.using(), "fc": BinaryDense.using()},
@@ -67,7 +68,7 @@ class Result:
     full_size: tuple[str, ...]
 
 
-def demo(output="demo-results", quick=False, seed=0) -> list[Result]:
+def demo(output: Path = "demo-results", quick: bool = False, seed: int = 0) -> list[Result]:
     """Trains a small CNN, compresses it in each way, exports and measures it.
 
     Args:
@@ -81,7 +82,7 @@ def demo(output="demo-results", quick=False, seed=0) -> list[Result]:
     from rich.console import Console
 
     console = Console()
-    folder = Path(output)
+    folder = pathlib.Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     plan = QUICK if quick else FULL
     train, test, source = fashion_mnist()
@@ -102,7 +103,7 @@ def demo(output="demo-results", quick=False, seed=0) -> list[Result]:
     return results
 
 
-def cnn():
+def cnn() -> keras.Model:
     """Three convolutions and two Dense layers, 206,026 parameters."""
     layers = keras.layers
     same = {"padding": "same", "activation": "relu"}

@@ -1,12 +1,15 @@
 """The picture of accuracy against bytes."""
 
 import math
+from typing import Any
+
+from tfcompress.utils.types import Path
 
 DIRECTIONS = 16
 DISTANCES = (10, 18, 28, 40, 55, 75, 100)  # of a label from its point, in points
 
 
-def draw(results, path, title):
+def draw(results: Any, path: Path, title: str) -> None:
     """Draws accuracy against the bytes of a file and of its gzip, logarithmic in bytes.
 
     Args:

@@ -1,5 +1,8 @@
 """Knowledge distillation: a small model learns from a large one, with labels or without."""
 
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
 import keras
 from keras import ops
 
@@ -7,8 +10,16 @@ from tfcompress.distillation import losses
 from tfcompress.distillation.hint_stage import HintStage
 from tfcompress.distillation.hints import Hint, Link, hint_loss
 from tfcompress.distillation.labels import known, per_output, weighted_mean
-from tfcompress.distillation.teacher import Teacher, as_list, cached, check_models, split
+from tfcompress.distillation.teacher import (
+    Teacher,
+    TeacherCache,
+    as_list,
+    cached,
+    check_models,
+    split,
+)
 from tfcompress.graph.features import Forward, Tapped, output_activations
+from tfcompress.utils.types import Config, Data, Path, Tensor
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -66,16 +77,16 @@ class Distiller(keras.Model):
     def __init__(
         self,
         *,
-        student,
-        teacher,
-        temperature=2.0,
-        alpha=0.5,
-        hints=(),
-        soft_loss=None,
-        teacher_preprocess=None,
-        save_teacher=False,
-        name="distiller",
-    ):
+        student: keras.Model,
+        teacher: keras.Model | Sequence[keras.Model],
+        temperature: float = 2.0,
+        alpha: float = 0.5,
+        hints: Sequence[Hint] = (),
+        soft_loss: Any = None,
+        teacher_preprocess: Callable[[Any], Any] | None = None,
+        save_teacher: bool = False,
+        name: str = "distiller",
+    ) -> None:
         check_models(student, as_list(teacher))
         _check_arguments(temperature, alpha, hints)
         # `autocast`: the student converts its inputs itself, and the teacher gets them as they are
@@ -93,7 +104,7 @@ class Distiller(keras.Model):
         self.built = student.built
 
     @property
-    def teacher(self):
+    def teacher(self) -> keras.Model | list[keras.Model]:
         """The teacher, or a list of several, or None in a Distiller loaded without."""
         if self._teacher is None:
             return None
@@ -101,25 +112,32 @@ class Distiller(keras.Model):
         return models[0] if len(models) == 1 else models
 
     @property
-    def output_names(self):
+    def output_names(self) -> list[str]:
         return getattr(self.student, "output_names", None)
 
     def __dir__(self):
         # Keras saves what is listed here.
         return [name for name in super().__dir__() if name != "teacher" or self.save_teacher]
 
-    def set_teacher(self, teacher) -> None:
+    def set_teacher(self, teacher: keras.Model | Sequence[keras.Model]) -> None:
         """Gives a Distiller that was saved without its teacher one to train with."""
         check_models(self.student, as_list(teacher))
         self._connect([link.again() for link in self._links], teacher)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         inputs, _ = split(inputs)
         if training:
             return self._student(inputs, training=True)
         return self.student(inputs, training=False)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Tensor = None,
+        y: Tensor = None,
+        y_pred: Tensor = None,
+        sample_weight: Tensor = None,
+        training: bool = True,
+    ) -> Tensor:
         forward = y_pred if isinstance(y_pred, Forward) else Forward(y_pred, [])
         outputs = forward.outputs
         terms = {}
@@ -142,7 +160,9 @@ class Distiller(keras.Model):
         weighted = [factors[name] * value for name, value in terms.items()]
         return sum([*weighted, *self._penalties()])
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(
+        self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None
+    ) -> dict[str, Any]:
         training = isinstance(y_pred, Forward)
         shown = list(self.metrics)
         if y is None:
@@ -155,10 +175,12 @@ class Distiller(keras.Model):
             shown = [metric for metric in shown if metric not in self._parts.values()]
         return _results(shown)
 
-    def get_metrics_result(self):
+    def get_metrics_result(self) -> dict[str, Any]:
         return _results(self.metrics)
 
-    def cache_teacher(self, data, path=None, batch_size=32):
+    def cache_teacher(
+        self, data: Data, path: Path | None = None, batch_size: int = 32
+    ) -> TeacherCache:
         """Runs the teacher over data once; training then costs what the student alone costs.
 
         The teacher's row i belongs to example i. So augment the inputs after they were paired, by
@@ -188,7 +210,9 @@ class Distiller(keras.Model):
         """
         return cached(self._known_teacher(), data, path, batch_size)
 
-    def fit_hints(self, x, optimizer="adam", **arguments):
+    def fit_hints(
+        self, x: Data, optimizer: Any = "adam", **arguments: Any
+    ) -> keras.callbacks.History:
         """FitNets' first stage: trains the student up to the guided layers, on the hints alone.
 
         Layers beyond them are not run. Then `compile` and `fit` go on from there, with the hints
@@ -208,7 +232,7 @@ class Distiller(keras.Model):
         stage.compile(optimizer)
         return stage.fit(x, **arguments)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         config = {
             "student": self.student,
             "teacher": self.teacher if self.save_teacher else None,
@@ -223,7 +247,7 @@ class Distiller(keras.Model):
         return keras.saving.serialize_keras_object(config)
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Self:
         config = keras.saving.deserialize_keras_object(config)
         return cls(**config | {"hints": [Hint(**hint) for hint in config["hints"]]})
 

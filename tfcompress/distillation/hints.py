@@ -1,5 +1,6 @@
 """Hints: features of the teacher that the student learns to give as well."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from tfcompress.distillation.labels import weighted_mean
 from tfcompress.graph.features import find
 from tfcompress.graph.private_keras import compute_output_spec
 from tfcompress.utils.checks import is_number
+from tfcompress.utils.types import Activation, Config, InputShape, Loss, Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,7 +70,7 @@ class Link:
     A plain object; `Distiller` holds the regressor as well, so that Keras tracks and saves it.
     """
 
-    def __init__(self, hint, student, teacher):
+    def __init__(self, hint: Any, student: keras.Model, teacher: Tensor) -> None:
         self.hint = hint
         self.student = find(student, hint.student)
         self.teacher = None if teacher is None else find(teacher, hint.teacher)
@@ -80,13 +82,13 @@ class Link:
             self.regressor = _regressor(hint.regressor, self.student, self.teacher)
         self._check()
 
-    def value(self, teacher, feature):
+    def value(self, teacher: Tensor, feature: Tensor) -> Tensor:
         """The loss before it is weighted, `(b, ...)`."""
         if self.regressor is not None:
             feature = self.regressor(feature, training=True)
         return self.loss(ops.cast(teacher, "float32"), ops.cast(feature, "float32"))
 
-    def again(self):
+    def again(self) -> "Link":
         """The hint as it was resolved, for another teacher."""
         hint, place = self.hint, self.student.name
         return replace(hint, student=place, regressor=self.regressor)
@@ -142,14 +144,21 @@ class Regressor(keras.layers.Layer):
     (None, 4, 4, 5)
     """
 
-    def __init__(self, units, size=None, window=(1, 1), activation=None, **kwargs):
+    def __init__(
+        self,
+        units: int,
+        size: int | None = None,
+        window: tuple[int, int] = (1, 1),
+        activation: Activation = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.units = units
         self.size = None if size is None else tuple(size)
         self.window = tuple(window)
         self.activation = keras.activations.get(activation)
 
-    def build(self, input_shape):
+    def build(self, input_shape: InputShape) -> None:
         window = self.window if len(input_shape) == 4 else ()
         self.matrix = self.add_weight(
             shape=(*window, input_shape[-1], self.units), initializer="glorot_uniform", name="map"
@@ -157,7 +166,7 @@ class Regressor(keras.layers.Layer):
         self.bias = self.add_weight(shape=(self.units,), initializer="zeros", name="bias")
         self.built = True
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         if len(x.shape) == 4:
             x = _resized(x, self.size)
             x = ops.conv(x, self.matrix, padding="valid", data_format="channels_last")
@@ -165,13 +174,13 @@ class Regressor(keras.layers.Layer):
             x = ops.matmul(x, self.matrix)
         return self.activation(x + self.bias)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: InputShape) -> InputShape:
         if len(input_shape) != 4:
             return (*input_shape[:-1], self.units)
         sizes = zip(self.size or input_shape[1:3], self.window, strict=True)
         return (input_shape[0], *(n and n - k + 1 for n, k in sizes), self.units)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return super().get_config() | {
             "units": self.units,
             "size": self.size,
@@ -180,7 +189,7 @@ class Regressor(keras.layers.Layer):
         }
 
 
-def hint_loss(links, targets, features, sample_weight=None):
+def hint_loss(links: Any, targets: Any, features: Any, sample_weight: Tensor = None) -> Tensor:
     """The weighted sum of the hints' losses."""
     terms = zip(links, targets, features, strict=True)
     return sum(
@@ -189,7 +198,7 @@ def hint_loss(links, targets, features, sample_weight=None):
     )
 
 
-def loss_function(loss):
+def loss_function(loss: Loss) -> Callable[..., Any]:
     """A function `(teacher, student) -> value or values for each example`."""
     loss = keras.losses.get(loss)
     if loss is None or isinstance(loss, type):

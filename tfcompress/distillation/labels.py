@@ -1,10 +1,16 @@
 """Labels of which some are not known, and means with weights."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
+from tfcompress.utils.types import Loss, Tensor
 
-def known(y, outputs, sample_weight, losses, names):
+
+def known(
+    y: Tensor, outputs: Tensor, sample_weight: Tensor, losses: Any, names: list[str]
+) -> tuple[Any, Any, Any]:
     """The arguments `(y, outputs, weights)` of a compiled loss, with what is not known left out."""
     every = [per_output(value, outputs, names) for value in (y, sample_weight, losses)]
     pairs = [
@@ -18,7 +24,7 @@ def known(y, outputs, sample_weight, losses, names):
     return y, outputs, keras.tree.pack_sequence_as(outputs, list(weights))
 
 
-def known_labels(y, output, weight, loss):
+def known_labels(y: Tensor, output: Tensor, weight: Tensor, loss: Loss) -> tuple[Any, Any]:
     """Puts zeros for the labels that are not known, and gives these a weight of zero.
 
     Not known is NaN, and -1 where the loss takes the number of the class.
@@ -51,7 +57,7 @@ def known_labels(y, output, weight, loss):
     return y, known if weight is None else known * like(weight, known)
 
 
-def weighted_mean(values, weight=None):
+def weighted_mean(values: Tensor, weight: Tensor = None) -> Tensor:
     """The mean over all entries of `weight * values`, as Keras' losses take it.
 
     >>> import numpy as np
@@ -63,7 +69,7 @@ def weighted_mean(values, weight=None):
     return ops.mean(values * like(weight, values))
 
 
-def like(weight, values):
+def like(weight: Tensor, values: Tensor) -> Tensor:
     """Weights for each example, as an array that multiplies values for each example and place."""
     weight = ops.cast(weight, values.dtype)
     while len(weight.shape) < len(values.shape):
@@ -73,7 +79,7 @@ def like(weight, values):
     return weight
 
 
-def per_output(values, outputs, names) -> list:
+def per_output(values: Tensor, outputs: Tensor, names: list[str]) -> list:
     """One entry for each output, of what Keras takes once, by name, or in the outputs' structure.
 
     Args:
@@ -95,7 +101,7 @@ def per_output(values, outputs, names) -> list:
     return flat
 
 
-def kind_of(loss):
+def kind_of(loss: Loss) -> str | None:
     """The class of a loss in lower case without underscores: `"meansquarederror"`."""
     if loss in ("crossentropy", "ce"):  # which the shapes of the labels decide
         return loss

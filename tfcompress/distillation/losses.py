@@ -5,16 +5,20 @@ Letters: b batch, c classes, h w space, T temperature. Those on outputs are call
 position); those on features as `loss(teacher, student)`.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 from keras import ops
 
 from tfcompress.distillation.labels import kind_of
+from tfcompress.utils.types import Tensor
 
 SMALL = 1e-7  # probabilities are cut here before the logarithm
 
 
 @keras.saving.register_keras_serializable("tfcompress")
-def softmax_kl(teacher, student, temperature=1.0):
+def softmax_kl(teacher: Tensor, student: Tensor, temperature: Tensor = 1.0) -> Tensor:
     """Hinton's loss for one class of several: `T^2 KL(softmax(t / T) || softmax(s / T))`.
 
     The factor keeps the size of the gradient when T changes.
@@ -37,7 +41,7 @@ def softmax_kl(teacher, student, temperature=1.0):
 
 
 @keras.saving.register_keras_serializable("tfcompress")
-def sigmoid_kl(teacher, student, temperature=1.0):
+def sigmoid_kl(teacher: Tensor, student: Tensor, temperature: Tensor = 1.0) -> Tensor:
     """The same for independent yes-no outputs: `T^2 sum_c KL` of Bernoulli distributions."""
     t, s = (x / temperature for x in _floats(teacher, student))
     p = ops.sigmoid(t)
@@ -47,14 +51,21 @@ def sigmoid_kl(teacher, student, temperature=1.0):
 
 
 @keras.saving.register_keras_serializable("tfcompress")
-def squared_error(teacher, student, temperature=1.0):
+def squared_error(teacher: Tensor, student: Tensor, temperature: Tensor = 1.0) -> Tensor:
     """For regression: `mean_c (t - s)^2`; the temperature has no part in it."""
     t, s = _floats(teacher, student)
     return ops.mean(ops.square(t - s), axis=-1)
 
 
 @keras.saving.register_keras_serializable("tfcompress")
-def decoupled(teacher, student, temperature=1.0, labels=None, target=1.0, others=8.0):
+def decoupled(
+    teacher: Tensor,
+    student: Tensor,
+    temperature: Tensor = 1.0,
+    labels: Tensor = None,
+    target: float = 1.0,
+    others: float = 8.0,
+) -> Tensor:
     """Decoupled distillation: `T^2 (target KL(b_t || b_s) + others KL(q_t || q_s))`.
 
     `b` is the probability of the target class against all others, `q` the distribution over the
@@ -92,7 +103,7 @@ def decoupled(teacher, student, temperature=1.0, labels=None, target=1.0, others
 
 
 @keras.saving.register_keras_serializable("tfcompress")
-def attention_transfer(teacher, student):
+def attention_transfer(teacher: Tensor, student: Tensor) -> Tensor:
     """Squared distance of attention maps: `sum_hw (a_t - a_s)^2`, `a = q / |q|`, `q = sum_c x^2`.
 
     The numbers of channels may differ, and so may the sizes: the student's map is resized. Use it
@@ -126,7 +137,7 @@ def _unit(x):
     return x * ops.rsqrt(ops.sum(ops.square(x), axis=-1, keepdims=True) + 1e-12)
 
 
-def to_logits(values, activation):
+def to_logits(values: Tensor, activation: Any) -> Tensor:
     """Undoes a softmax or a sigmoid at the end of a model; other outputs stay as they are.
 
     `activation` None: the end of the model is hidden. Outputs that are not negative and sum to one
@@ -144,7 +155,7 @@ def to_logits(values, activation):
     return values
 
 
-def loss_for(activations, task_loss, classes):
+def loss_for(activations: Any, task_loss: Any, classes: Any) -> Callable[..., Tensor]:
     """The loss that fits an output.
 
     Args:

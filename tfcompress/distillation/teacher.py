@@ -1,6 +1,8 @@
 """The teacher of a `Distiller`: run in inference mode, never written to; and its stored outputs."""
 
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,6 +13,7 @@ from tfcompress.graph.features import Tapped, output_activations
 from tfcompress.graph.paths import check_keras_3
 from tfcompress.utils.batches import batches
 from tfcompress.utils.progress import progress
+from tfcompress.utils.types import Data, Path, Tensor
 
 KEYS = {"inputs", "teacher"}
 
@@ -21,13 +24,15 @@ class Teacher:
     A plain object: Keras neither tracks, nor saves, nor freezes the models in it.
     """
 
-    def __init__(self, models, taps, preprocess):
+    def __init__(
+        self, models: list[keras.Model], taps: Any, preprocess: Callable[[Any], Any] | None
+    ) -> None:
         self.models = models
         self.preprocess = preprocess
         self.runs = [Tapped(model, taps if model is models[0] else ()) for model in models]
         self.activations = [output_activations(model) for model in models]
 
-    def __call__(self, x) -> tuple:
+    def __call__(self, x: Tensor) -> tuple:
         """The logits of each output, several teachers' averaged, and then the features."""
         if self.preprocess is not None:
             x = self.preprocess(x)
@@ -54,7 +59,15 @@ class TeacherCache(keras.utils.PyDataset):
         batch_size, shuffle: of the batches; free to set.
     """
 
-    def __init__(self, x, y=None, sample_weight=None, batch_size=32, shuffle=True, seed=0):
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor = None,
+        sample_weight: Tensor = None,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         self.x, self.y, self.sample_weight = x, y, sample_weight
         self.batch_size, self.shuffle = batch_size, shuffle
@@ -71,19 +84,19 @@ class TeacherCache(keras.utils.PyDataset):
         x, y, weight = keras.tree.map_structure(lambda a: a if a is None else a[rows], parts)
         return (x,) if y is None else (x, y) if weight is None else (x, y, weight)
 
-    def on_epoch_end(self):
+    def on_epoch_end(self) -> None:
         if self.shuffle:
             self._random.shuffle(self._order)
 
 
-def split(x):
+def split(x: Tensor) -> tuple[Any, Any, Any]:
     """The student's inputs, and the teacher's stored outputs or None."""
     if isinstance(x, dict) and set(x) == KEYS:
         return x["inputs"], tuple(x["teacher"])
     return x, None
 
 
-def cached(teacher, data, path, batch_size) -> TeacherCache:
+def cached(teacher: Tensor, data: Data, path: Path, batch_size: int) -> TeacherCache:
     """Runs the teacher once over data; see `Distiller.cache_teacher`."""
     given = isinstance(data, (tuple, list, dict)) or hasattr(data, "shape")
     columns = {}
@@ -149,13 +162,13 @@ def _logits(forward, activations):
     return [to_logits(a, kind) for a, kind in zip(outputs, activations, strict=True)]
 
 
-def as_list(teacher) -> list:
+def as_list(teacher: Tensor) -> list:
     if teacher is None:
         return []
     return list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
 
 
-def check_models(student, teachers):
+def check_models(student: keras.Model, teachers: list[keras.Model]) -> None:
     for model in [student, *teachers]:
         check_keras_3(model)
     for teacher in teachers:

@@ -23,19 +23,20 @@ from tfcompress.graph.rebuild import check_graph
 from tfcompress.tflite.reader import read
 from tfcompress.tflite.runtimes import INT2, parse
 from tfcompress.tflite.writer import write, write_to
+from tfcompress.utils.types import Activations, Path, Sample, Store
 
 ACTIVATIONS = ("int8", "float32", "static_int8")
 STORES = ("fast", "small")
 
 
 def to_tflite(
-    model,
-    path=None,
-    activations="int8",
-    store="fast",
-    check=None,
-    min_runtime="2.1.2",
-    io="float32",
+    model: keras.Model,
+    path: Path | None = None,
+    activations: Activations = "int8",
+    store: Store = "fast",
+    check: Sample = None,
+    min_runtime: str = "2.1.2",
+    io: str = "float32",
 ) -> bytes:
     """Converts a model to a .tflite file of stock LiteRT operators, its low-bit kernels packed.
 
@@ -124,7 +125,7 @@ def to_tflite(
     return blob
 
 
-def file_bytes(model, store="fast") -> int:
+def file_bytes(model: keras.Model, store: Store = "fast") -> int:
     """The size of the file with int8 activations, which is neither verified nor written."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         plain = os.path.join(folder, "float32.tflite")

@@ -1,16 +1,19 @@
 """Forms that load and run, and give wrong results or crash on some runtime: never written."""
 
+from typing import Any
+
 from tfcompress.export.kernels.sparse_forms import BLOCK, LEDGER, SPARSE
 from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import operator_name, type_name
 from tfcompress.tflite.runtimes import min_runtime, parse
 from tfcompress.utils.errors import ExportError
+from tfcompress.utils.types import Path
 
 LEAST = {"INT8": -127, "INT4": -7}
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 
 
-def refuse_known_bad(file) -> None:
+def refuse_known_bad(file: Any) -> None:
     """Raises `ExportError` if a file holds a form that is known to be silently wrong.
 
     Seen in LiteRT 1.2 to 2.3, on x86-64 and on ARM64:
@@ -36,7 +39,7 @@ def refuse_known_bad(file) -> None:
                 raise ExportError(f"{code} with {reason} gives wrong results. No file was written.")
 
 
-def refuse_newer(source, runtime) -> None:
+def refuse_newer(source: Path | bytes, runtime: str) -> None:
     """Raises `ExportError` if a file needs a newer LiteRT than `runtime`, a tuple of numbers."""
     needed = min_runtime(source)
     if parse(needed) > runtime:

@@ -1,13 +1,17 @@
 """The inputs that a file is verified and calibrated with."""
 
+from typing import Any
+
 import keras
 import numpy as np
+
+from tfcompress.utils.types import Sample
 
 SOME = 3  # samples of the second batch size, where the batch size is free
 CHUNK = 32
 
 
-def sample_arrays(model, check) -> list[np.ndarray]:
+def sample_arrays(model: keras.Model, check: Sample) -> list[np.ndarray]:
     """One array of samples for each input of a model.
 
     Args:
@@ -30,13 +34,13 @@ def sample_arrays(model, check) -> list[np.ndarray]:
     return arrays
 
 
-def verify_batches(model, arrays) -> list[list[np.ndarray]]:
+def verify_batches(model: keras.Model, arrays: Any) -> list[list[np.ndarray]]:
     """A batch of one sample and one of a few, or one of the size that the model fixes."""
     size = _fixed_size(model)
     return [_take(arrays, 0, count) for count in ([1, SOME] if size is None else [size])]
 
 
-def all_batches(model, arrays) -> list[list[np.ndarray]]:
+def all_batches(model: keras.Model, arrays: Any) -> list[list[np.ndarray]]:
     """All samples, in batches that the model takes."""
     size = _fixed_size(model) or CHUNK
     return [_take(arrays, start, size) for start in range(0, len(arrays[0]), size)]

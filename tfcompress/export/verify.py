@@ -9,6 +9,7 @@ The limit for the largest difference of an output is
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -33,7 +34,9 @@ class Case:
     limits: list
 
 
-def make_cases(model, plain, batches, rounded, sites) -> list[Case]:
+def make_cases(
+    model: keras.Model, plain: bytes, batches: int, rounded: Any, sites: Any
+) -> list[Case]:
     """What the model gives for each batch, and how much a file may differ.
 
     Args:
@@ -63,7 +66,7 @@ def make_cases(model, plain, batches, rounded, sites) -> list[Case]:
     return cases
 
 
-def verify(model, blob, cases, sites, plain) -> None:
+def verify(model: keras.Model, blob: bytes, cases: Any, sites: Any, plain: bytes) -> None:
     """Runs a file on the cases, with the default delegates and (one sample) without.
 
     Raises:

@@ -1,7 +1,8 @@
 """Features of a model: the output of any layer or operation of its graph, at any depth."""
 
 import difflib
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
 
@@ -14,6 +15,7 @@ from tfcompress.graph.private_keras import (
     inputs_structure,
     run_through_graph,
 )
+from tfcompress.utils.types import Tensor
 
 PASSING = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Dropout, keras.layers.Identity)
 
@@ -34,7 +36,7 @@ class Tap(NamedTuple):
     activation: object
 
     @property
-    def name(self):
+    def name(self) -> str:
         return f"{self.path}:{self.call}" if self.call else self.path
 
 
@@ -44,7 +46,7 @@ class Tapped:
     A plain object, which Keras neither tracks nor saves.
     """
 
-    def __init__(self, model, taps):
+    def __init__(self, model: keras.Model, taps: Any) -> None:
         self.model, self.taps = model, taps
         self.graph = None
         if taps:
@@ -52,13 +54,13 @@ class Tapped:
             self.graph = keras.Model(inputs, [outputs, features])
             self.up_to = keras.Model(inputs, features)
 
-    def __call__(self, x, training) -> Forward:
+    def __call__(self, x: Any, training: bool | None) -> Forward:
         if self.graph is None:
             return Forward(self.model(x, training=training), [])
         return Forward(*self.graph(x, training=training))
 
 
-def find(model, place) -> Tap:
+def find(model: keras.Model, place: Any) -> Tap:
     """Finds a place in the graph of a model.
 
     Args:
@@ -88,7 +90,7 @@ def find(model, place) -> Tap:
     )
 
 
-def check_has_features(model) -> None:
+def check_has_features(model: keras.Model) -> None:
     """Raises unless the model's layers can be seen in a graph."""
     if not is_graph(model) or not model.built:
         kind = "is not built" if is_graph(model) else f"is the subclassed {type(model).__name__}"
@@ -99,7 +101,7 @@ def check_has_features(model) -> None:
         )
 
 
-def activation_of(tensor):
+def activation_of(tensor: Tensor) -> Callable[..., Any] | None:
     """The activation that made a symbolic tensor, a function of `keras.activations`."""
     operation, _, index = history_of(tensor)
     if is_graph(operation):
@@ -113,7 +115,7 @@ def activation_of(tensor):
     return getattr(operation, "activation", None) or keras.activations.linear
 
 
-def output_activations(model) -> list:
+def output_activations(model: keras.Model) -> list:
     """The activation of each output; None where the graph is hidden."""
     if not is_graph(model) or not model.built:
         return None

@@ -1,14 +1,17 @@
 """Watching and replacing layers while a model runs eagerly."""
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import keras
 
 Around = Callable[..., object]
 
 
-def watch_inputs(model, x, layers: Iterable[keras.layers.Layer], see: Callable) -> None:
+def watch_inputs(
+    model: keras.Model, x: Any, layers: Iterable[keras.layers.Layer], see: Callable
+) -> None:
     """Runs a model, in inference mode and eagerly, and shows what goes into some of its layers.
 
     Args:
@@ -30,7 +33,7 @@ def watch_inputs(model, x, layers: Iterable[keras.layers.Layer], see: Callable) 
 
 
 @contextlib.contextmanager
-def intercepted(layers: Iterable[keras.layers.Layer], around: Around):
+def intercepted(layers: Iterable[keras.layers.Layer], around: Around) -> Iterator[None]:
     """While open, a call of one of the layers goes through `around(layer, call, *args)`.
 
     For eager runs within the `with` block only; the layers are as they were afterwards.
@@ -49,7 +52,7 @@ def intercepted(layers: Iterable[keras.layers.Layer], around: Around):
             vars(layer).pop("call", None)
 
 
-def replaced(chains: Iterable[tuple]):
+def replaced(chains: Iterable[tuple]) -> Iterator[None]:
     """While open, eager calls of some layers run chains of others in their place.
 
     Args:

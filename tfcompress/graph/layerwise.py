@@ -1,6 +1,8 @@
 """Changes the layers of a model one after the other, each by what it gets before and after."""
 
 import collections
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -10,11 +12,18 @@ from tfcompress.graph.paths import is_graph
 from tfcompress.graph.private_keras import standardized_inputs
 from tfcompress.utils.batches import batches
 from tfcompress.utils.progress import progress
+from tfcompress.utils.types import Data
 
 BATCH = 256
 
 
-def follow(model, data, wanted, change, title="Fitting layers") -> None:
+def follow(
+    model: keras.Model,
+    data: Data,
+    wanted: list[keras.layers.Layer],
+    change: Callable[..., Any],
+    title: str = "Fitting layers",
+) -> None:
     """Runs a model node by node, as it is and as it is being changed, and lets its layers change.
 
     All batches go through a node before the next one runs, and what no later node needs is

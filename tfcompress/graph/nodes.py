@@ -1,6 +1,7 @@
 """A Functional or Sequential model as the calls of its operations."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 
@@ -11,9 +12,10 @@ from tfcompress.graph.private_keras import (
     nodes_by_depth,
     run_through_graph,
 )
+from tfcompress.utils.types import Tensor
 
 
-def graph_of(model):
+def graph_of(model: keras.Model) -> Any:
     """The graph of a Sequential or Functional model.
 
     Raises:
@@ -25,13 +27,13 @@ def graph_of(model):
     return graph
 
 
-def nodes_of(graph) -> list:
+def nodes_of(graph: Any) -> list:
     """The calls of a graph, in the order in which they can run."""
     depths = sorted(nodes_by_depth(graph).items(), reverse=True)
     return [node for _, nodes in depths for node in nodes if not node.is_input]
 
 
-def called_operations(graph) -> Iterator:
+def called_operations(graph: Any) -> Iterator:
     """The operations that a graph and the graphs in it call, once for each call."""
     for node in nodes_of(graph):
         yield node.operation
@@ -39,17 +41,17 @@ def called_operations(graph) -> Iterator:
             yield from called_operations(graph_of(node.operation))
 
 
-def operation_of(tensor):
+def operation_of(tensor: Tensor) -> Any:
     """The operation that made a symbolic tensor."""
     return history_of(tensor)[0]
 
 
-def new_input(tensor):
+def new_input(tensor: Tensor) -> Any:
     """A new symbolic input like one of a model's: same name, shape and dtype."""
     return keras.layers.InputLayer.from_config(operation_of(tensor).get_config()).output
 
 
-def input_shapes(model) -> dict[int, list]:
+def input_shapes(model: keras.Model) -> dict[int, list]:
     """The input shapes of all calls of each layer of a graph, by the id of the layer."""
     shapes = {}
 

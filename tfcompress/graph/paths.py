@@ -2,13 +2,14 @@
 
 import difflib
 import fnmatch
+from collections.abc import Iterable
 
 import keras
 
 from tfcompress.graph.private_keras import Functional, layers_in
 
 
-def walk(model) -> dict[str, tuple[keras.layers.Layer, keras.layers.Layer]]:
+def walk(model: keras.Model) -> dict[str, tuple[keras.layers.Layer, keras.layers.Layer]]:
     """Lists the layers of a model at any depth.
 
     A path is the names of the layers from the model down, joined by `/`: `"conv"`, `"block/conv"`
@@ -53,14 +54,14 @@ def _collect(owner, prefix, found, seen):
         _collect(layer, path + "/", found, seen)
 
 
-def parts(layer) -> list[keras.layers.Layer]:
+def parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layers directly below a model or a composite layer, in graph order for a model."""
     if isinstance(layer, keras.Model):
         return layer.layers
     return layers_in(layer, include_self=False, recursive=False)
 
 
-def named(pattern, paths) -> list[str]:
+def named(pattern: str, paths: Iterable[str]) -> list[str]:
     """The paths that a name, a path or a glob over both matches.
 
     >>> named("fc?", ["block/fc1", "out"])
@@ -73,7 +74,7 @@ def named(pattern, paths) -> list[str]:
     ]
 
 
-def near(key, paths) -> str:
+def near(key: str, paths: Iterable[str]) -> str:
     """For an error message: the paths and names near to a key, or else all paths."""
     listed = dict.fromkeys([*paths, *map(name_of, paths)])
     close = difflib.get_close_matches(key, listed, cutoff=0.4) if isinstance(key, str) else []
@@ -82,17 +83,17 @@ def near(key, paths) -> str:
     return f"The layers: {', '.join(list(paths)[:20])}"
 
 
-def name_of(path) -> str:
+def name_of(path: str) -> str:
     """The last part of a path: the layer's own name."""
     return path.rpartition("/")[2]
 
 
-def is_graph(model) -> bool:
+def is_graph(model: keras.Model) -> bool:
     """Whether the model is a Sequential or Functional one, whose layers can be replaced."""
     return isinstance(model, (keras.Sequential, Functional))
 
 
-def check_keras_3(model) -> None:
+def check_keras_3(model: keras.Model) -> None:
     """Raises `TypeError` unless `model` is a Keras 3 model."""
     if any(base.__module__.split(".")[0] == "tf_keras" for base in type(model).__mro__):
         raise TypeError(

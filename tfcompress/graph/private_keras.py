@@ -5,6 +5,8 @@ release of Keras which changes one of them fails there and is repaired here.
 """
 
 import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 from keras.src.backend import KerasTensor, compute_output_spec
@@ -15,10 +17,12 @@ from keras.src.models.functional import Functional
 from keras.src.saving.serialization_lib import SafeModeScope
 from keras.src.utils.io_utils import print_msg
 
+from tfcompress.utils.types import Loss, Tensor
+
 __all__ = ["Functional", "KerasTensor", "LossFunctionWrapper", "compute_output_spec"]
 
 
-def functional_of(model):
+def functional_of(model: keras.Model) -> Any:
     """The graph of a Sequential model, or None before it is built; a Functional one is its own.
 
     Relies on `Sequential._functional`.
@@ -26,7 +30,7 @@ def functional_of(model):
     return model._functional if isinstance(model, keras.Sequential) else model
 
 
-def nodes_by_depth(graph) -> dict[int, list]:
+def nodes_by_depth(graph: Any) -> dict[int, list]:
     """The calls of a graph by their distance from its outputs.
 
     Relies on `Function._nodes_by_depth`; a node has `operation`, `arguments`, `input_tensors`,
@@ -35,7 +39,7 @@ def nodes_by_depth(graph) -> dict[int, list]:
     return graph._nodes_by_depth
 
 
-def run_through_graph(graph, inputs, operation_fn):
+def run_through_graph(graph: Any, inputs: Tensor, operation_fn: Callable[..., Any]) -> Any:
     """Runs a graph on inputs, `operation_fn(operation)` in place of each operation.
 
     Relies on `Function._run_through_graph`.
@@ -43,7 +47,7 @@ def run_through_graph(graph, inputs, operation_fn):
     return graph._run_through_graph(inputs, operation_fn=operation_fn)
 
 
-def inputs_structure(graph):
+def inputs_structure(graph: Any) -> Any:
     """The inputs of a graph in the structure that it was made with.
 
     Relies on `Function._inputs_struct`.
@@ -51,7 +55,7 @@ def inputs_structure(graph):
     return graph._inputs_struct
 
 
-def standardized_inputs(graph, x) -> list:
+def standardized_inputs(graph: Any, x: Any) -> list:
     """A batch of inputs as the flat list that a graph's nodes start from, ranks and dtypes right.
 
     Relies on `Functional._standardize_inputs`.
@@ -59,7 +63,7 @@ def standardized_inputs(graph, x) -> list:
     return graph._standardize_inputs(x)
 
 
-def history_of(tensor) -> tuple:
+def history_of(tensor: Tensor) -> tuple:
     """What made a symbolic tensor: its operation, the number of the call and of the output.
 
     Relies on `KerasTensor._keras_history`.
@@ -68,12 +72,12 @@ def history_of(tensor) -> tuple:
     return operation, call, index
 
 
-def inbound_nodes(operation) -> list:
+def inbound_nodes(operation: Any) -> list:
     """The calls of an operation. Relies on `Operation._inbound_nodes`."""
     return operation._inbound_nodes
 
 
-def forget_calls(operation) -> None:
+def forget_calls(operation: Any) -> None:
     """Lets a copied operation start without calls.
 
     Relies on `Operation._inbound_nodes` and `_outbound_nodes`.
@@ -81,7 +85,9 @@ def forget_calls(operation) -> None:
     operation._inbound_nodes, operation._outbound_nodes = [], []
 
 
-def layers_in(layer, include_self=True, recursive=True) -> list[keras.layers.Layer]:
+def layers_in(
+    layer: keras.layers.Layer, include_self: bool = True, recursive: bool = True
+) -> list[keras.layers.Layer]:
     """A layer and the layers that it holds, as Keras tracks them.
 
     Relies on `Layer._flatten_layers`.
@@ -89,7 +95,7 @@ def layers_in(layer, include_self=True, recursive=True) -> list[keras.layers.Lay
     return list(layer._flatten_layers(include_self=include_self, recursive=recursive))
 
 
-def compiled_loss(model):
+def compiled_loss(model: keras.Model) -> Any:
     """What `compile` was given: the loss and the weights of its outputs; None if not compiled.
 
     Relies on `Trainer._compile_loss` and `CompileLoss._user_loss_weights`.
@@ -99,12 +105,12 @@ def compiled_loss(model):
     return model.loss, model._compile_loss._user_loss_weights
 
 
-def mask_of(tensor):
+def mask_of(tensor: Tensor) -> Any:
     """The mask that a layer gave its output, or None. Relies on `_keras_mask`, on any backend."""
     return getattr(tensor, "_keras_mask", None)
 
 
-def compiled_argument(model, name):
+def compiled_argument(model: keras.Model, name: str) -> Any:
     """What `compile` was given for an argument, or None.
 
     Relies on `Trainer._compile_config`.
@@ -112,12 +118,12 @@ def compiled_argument(model, name):
     return model._compile_config.config.get(name)
 
 
-def trained_by(optimizer) -> list[keras.Variable]:
+def trained_by(optimizer: Any) -> list[keras.Variable]:
     """The variables that a built optimizer changes. Relies on `_trainable_variables`."""
     return optimizer._trainable_variables
 
 
-def moving_averages(optimizer) -> list[tuple]:
+def moving_averages(optimizer: Any) -> list[tuple]:
     """Pairs of a variable and its moving average, of an optimizer with `use_ema=True`.
 
     Relies on `Optimizer._model_variables_moving_average`.
@@ -125,7 +131,7 @@ def moving_averages(optimizer) -> list[tuple]:
     return list(zip(trained_by(optimizer), optimizer._model_variables_moving_average, strict=True))
 
 
-def loss_function(loss):
+def loss_function(loss: Loss) -> Callable[..., Any]:
     """The function inside a loss object, such as `keras.losses.mean_squared_error`, or None.
 
     Relies on `LossFunctionWrapper.fn`.
@@ -133,7 +139,7 @@ def loss_function(loss):
     return loss.fn if isinstance(loss, LossFunctionWrapper) else None
 
 
-def trusting_deserialization():
+def trusting_deserialization() -> Iterator[None]:
     """While open, functions in configs are read: for layers of this very process.
 
     Relies on `SafeModeScope`.
@@ -142,7 +148,7 @@ def trusting_deserialization():
 
 
 @contextlib.contextmanager
-def variables_without_values():
+def variables_without_values() -> Iterator[None]:
     """While open, new variables have shapes only; they get their values when it closes.
 
     If an error ends it, they never do. Relies on `StatelessScope(initialize_variables=False)`, on

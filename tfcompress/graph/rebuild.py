@@ -2,6 +2,8 @@
 
 import copy as copy_object
 import tempfile
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -16,13 +18,15 @@ from tfcompress.graph.private_keras import (
 )
 
 
-def copy(model):
+def copy(model: keras.Model) -> keras.Model:
     """A copy of a model with its own layers and equal weights, not compiled."""
     check_graph(model)
     return rebuild(model, lambda layer: None)
 
 
-def rebuild(model, replace, memo=None):
+def rebuild(
+    model: keras.Model, replace: Callable[..., Any], memo: dict[int, Any] | None = None
+) -> keras.Model:
     """Runs a model's graph on new inputs, with new layers.
 
     Args:
@@ -62,7 +66,7 @@ def rebuild(model, replace, memo=None):
     return new
 
 
-def check_graph(model) -> None:
+def check_graph(model: keras.Model) -> None:
     """Raises unless the model is a Keras 3 Sequential or Functional one."""
     check_keras_3(model)
     if not is_graph(model):

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+from typing import Any
 
 import keras
 
@@ -21,7 +22,7 @@ class Suffix:
         batches: list of batches of its inputs.
     """
 
-    def __init__(self, model, batches):
+    def __init__(self, model: keras.Model, batches: Any) -> None:
         self.graph = graph_of(model)
         self.nodes = nodes_of(self.graph)
         self.uses = collections.Counter(id(t) for node in self.nodes for t in node.input_tensors)
@@ -30,7 +31,7 @@ class Suffix:
         flat = [standardized_inputs(self.graph, x) for x in batches]
         self.held = [dict(zip(map(id, self.graph.inputs), arrays, strict=True)) for arrays in flat]
 
-    def advance(self, layer) -> None:
+    def advance(self, layer: keras.layers.Layer) -> None:
         """Goes on to the first node that calls a layer, which must not lie behind."""
         for _ in range(self.position, self.place(layer)):
             node = self.nodes[self.position]
@@ -43,11 +44,11 @@ class Suffix:
                         values.pop(id(tensor), None)
             self.position += 1
 
-    def place(self, layer) -> int:
+    def place(self, layer: keras.layers.Layer) -> int:
         """The number of the first node that calls a layer."""
         return next(i for i, node in enumerate(self.nodes) if _calls(node.operation, layer))
 
-    def outputs(self, changed=None) -> list[list]:
+    def outputs(self, changed: Any = None) -> list[list]:
         """The outputs of each batch.
 
         Args:

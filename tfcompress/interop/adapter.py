@@ -2,12 +2,14 @@
 
 import functools
 import json
+from typing import Any
 
 import keras
 import numpy as np
 
 from tfcompress.interop.packages import load
 from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.types import Config, InputShape, Tensor
 
 PREFIX = "part_"
 
@@ -31,14 +33,14 @@ class Adapter:
         layer: a built `tfcompress.layers.CompressedLayer`, or its config as JSON.
     """
 
-    def __init__(self, layer, **kwargs):
+    def __init__(self, layer: Any, **kwargs: Any) -> None:
         if isinstance(layer, str):
             layer = keras.saving.deserialize_keras_object(json.loads(layer))
         kwargs = {"dtype": layer.dtype_policy.name, "trainable": layer.trainable, **kwargs}
         super().__init__(**{"name": layer.name, **kwargs})
         object.__setattr__(self, "inner", layer)  # its own variables stay out of tf_keras' sight
 
-    def build(self, input_shape):
+    def build(self, input_shape: InputShape) -> None:
         for variable in self.inner.variables:
             value = to_numpy(variable)
             part = self.add_weight(
@@ -53,7 +55,7 @@ class Adapter:
             setattr(self, PREFIX + variable.name, part)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         inner = self.inner
         trainable, others = (
             [getattr(self, PREFIX + variable.name) for variable in variables]
@@ -75,7 +77,7 @@ class Adapter:
         self.add_loss(losses)
         return outputs
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: InputShape) -> InputShape:
         return load().tf.TensorShape(self.inner.compute_output_shape(tuple(input_shape)))
 
     @property
@@ -83,13 +85,13 @@ class Adapter:
         """The attributes that hold the variables of the stored form that wrappers may change."""
         return [PREFIX + variable.name for variable in self.inner.prunable]
 
-    def get_prunable_weights(self):
+    def get_prunable_weights(self) -> list[Any]:
         return [getattr(self, name) for name in self.offered]
 
-    def get_clusterable_weights(self):
+    def get_clusterable_weights(self) -> list[Any]:
         return [(name, getattr(self, name)) for name in self.offered]
 
-    def restored(self, values=()) -> keras.layers.Layer:
+    def restored(self, values: Tensor = ()) -> keras.layers.Layer:
         """The compressed layer as it is now; `values`: attributes to take others for."""
         new = type(self.inner).from_config(self.inner.get_config())
         new.build(self.inner.get_build_config()["input_shape"])
@@ -99,6 +101,6 @@ class Adapter:
             variable.assign(np.asarray(values.get(name, getattr(self, name))))
         return new
 
-    def get_config(self):
+    def get_config(self) -> Config:
         layer = json.dumps(keras.saving.serialize_keras_object(self.inner))
         return super().get_config() | {"layer": layer}

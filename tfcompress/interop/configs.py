@@ -2,6 +2,7 @@
 
 import inspect
 import operator
+from typing import Any
 
 import keras
 
@@ -18,7 +19,7 @@ SLOPES = {"negative_slope": "alpha", "alpha": "negative_slope"}
 DIFFERENT = {"hard_sigmoid", "RandomCrop"}
 
 
-def translate(item, package, **changes):
+def translate(item: Any, package: Any, **changes: Any) -> Any:
     """A layer, an optimizer, a loss or a metric of the other Keras version, with the same config.
 
     Args:

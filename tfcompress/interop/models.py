@@ -1,6 +1,7 @@
 """Whole models from one Keras version to the other, layer by layer along the graph."""
 
 from functools import partial
+from typing import Any
 
 import keras
 
@@ -19,7 +20,7 @@ NO_LAYER = "it is an operation between layers that no layer of tf_keras does"
 FUNCTIONS = {"Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "Softmax": "softmax"}
 
 
-def to_tf_keras(model):
+def to_tf_keras(model: keras.Model) -> Any:
     """Makes a tf_keras model that computes the same function with the same weights.
 
     Layers that both Keras versions have become those of tf_keras, compressed layers become adapters
@@ -137,7 +138,7 @@ def _ordered(layer):
     return sorted(layer.weights, key=lambda weight: not weight.trainable)
 
 
-def from_tf_keras(model) -> keras.Model:
+def from_tf_keras(model: Any) -> keras.Model:
     """Makes a Keras 3 model that computes the same function with the same weights.
 
     Wrappers of tensorflow_model_optimization are stripped: pruned weights are zero, clustered ones

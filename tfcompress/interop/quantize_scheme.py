@@ -5,6 +5,8 @@ layer that has them (in the original one scheme keeps either in the whole model)
 is a layer of its own (there the original rounds no kernel at all), and compressed layers take part.
 """
 
+from typing import Any
+
 import numpy as np
 
 from tfcompress.interop.adapter import adapter_class
@@ -14,17 +16,17 @@ FEW = 256  # distinct values of a clustered kernel
 
 
 class Scheme:
-    def get_layout_transformer(self):
+    def get_layout_transformer(self) -> Any:
         return Layout()
 
-    def get_quantize_registry(self):
+    def get_quantize_registry(self) -> Any:
         return Registry()
 
 
 class Layout:
     """The default transformation, which finds out where no activation is rounded in between."""
 
-    def apply(self, model, configs):
+    def apply(self, model: Any, configs: Any) -> Any:
         from tensorflow_model_optimization.python.core.quantization.keras import default_8bit
 
         found = default_8bit.default_8bit_quantize_layout_transform
@@ -42,21 +44,21 @@ class Layout:
 class Registry:
     """The config of each layer."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         from tensorflow_model_optimization.python.core.quantization.keras import default_8bit
 
         self.default_8bit = default_8bit
         self.norm = load().tf_keras.layers.BatchNormalization
 
     @property
-    def default(self):
+    def default(self) -> Any:
         """A new one, since its configs are shared by the layers of a class."""
         return self.default_8bit.default_8bit_quantize_registry.Default8BitQuantizeRegistry()
 
-    def supports(self, layer):
+    def supports(self, layer: Any) -> Any:
         return isinstance(layer, (adapter_class(), self.norm)) or self.default.supports(layer)
 
-    def get_quantize_config(self, layer):
+    def get_quantize_config(self, layer: Any) -> Any:
         registry = self.default_8bit.default_8bit_quantize_registry
         if isinstance(layer, self.norm):
             configs = self.default_8bit.default_8bit_quantize_configs

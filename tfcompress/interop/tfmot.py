@@ -3,6 +3,9 @@
 Both packages are imported when a function here is called, never before.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 from tfcompress.graph.private_keras import compiled_argument
@@ -10,6 +13,7 @@ from tfcompress.interop.configs import translate
 from tfcompress.interop.models import from_tf_keras as from_tf_keras
 from tfcompress.interop.models import to_tf_keras as to_tf_keras
 from tfcompress.interop.packages import load
+from tfcompress.utils.types import Loss
 
 
 class Training:
@@ -19,10 +23,10 @@ class Training:
         tf_keras_model: the model with its wrappers, compiled.
     """
 
-    def __init__(self, model, callbacks=()):
+    def __init__(self, model: Any, callbacks: Sequence[Any] = ()) -> None:
         self.tf_keras_model, self._callbacks = model, list(callbacks)
 
-    def fit(self, *args, callbacks=(), **kwargs):
+    def fit(self, *args: Any, callbacks: Sequence[Any] = (), **kwargs: Any) -> Any:
         """`fit` of tf_keras with the callbacks that the method needs; gives its `History`."""
         callbacks = [*self._callbacks, *(callbacks or ())]
         return self.tf_keras_model.fit(*args, callbacks=callbacks, **kwargs)
@@ -32,7 +36,13 @@ class Training:
         return from_tf_keras(self.tf_keras_model)
 
 
-def prune(model, optimizer=None, loss=None, metrics=None, **arguments) -> Training:
+def prune(
+    model: keras.Model,
+    optimizer: Any = None,
+    loss: Loss = None,
+    metrics: Any = None,
+    **arguments: Any,
+) -> Training:
     """Prepares `tfmot.sparsity.keras.prune_low_magnitude` of a Keras 3 model.
 
         training = tfc.interop.tfmot.prune(model, pruning_schedule=schedule)
@@ -58,7 +68,13 @@ def prune(model, optimizer=None, loss=None, metrics=None, **arguments) -> Traini
     return Training(wrapped, [packages.tfmot.sparsity.keras.UpdatePruningStep()])
 
 
-def cluster(model, optimizer=None, loss=None, metrics=None, **arguments) -> Training:
+def cluster(
+    model: keras.Model,
+    optimizer: Any = None,
+    loss: Loss = None,
+    metrics: Any = None,
+    **arguments: Any,
+) -> Training:
     """Prepares `tfmot.clustering.keras.cluster_weights` of a Keras 3 model.
 
     Compressed layers are clustered in what they store, factors and banks.
@@ -75,7 +91,9 @@ def cluster(model, optimizer=None, loss=None, metrics=None, **arguments) -> Trai
     return Training(wrapped)
 
 
-def quantize(model, optimizer=None, loss=None, metrics=None) -> Training:
+def quantize(
+    model: keras.Model, optimizer: Any = None, loss: Loss = None, metrics: Any = None
+) -> Training:
     """Prepares quantization-aware training with the 8-bit scheme of tensorflow_model_optimization.
 
     The model that comes back has weights on int8 levels and `tfcompress.layers.FakeQuant` layers

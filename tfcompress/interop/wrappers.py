@@ -8,7 +8,7 @@ from tfcompress.interop.packages import load
 from tfcompress.layers.discrete.fake_quant import FakeQuant
 
 
-def inward_layers(layer) -> list:
+def inward_layers(layer: keras.layers.Layer) -> list:
     """The Keras 3 layers in place of a layer, each with its weights; None where it has them."""
     packages = load()
     if isinstance(layer, packages.QuantizeLayer):

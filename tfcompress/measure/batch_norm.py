@@ -10,11 +10,12 @@ from tfcompress.graph.paths import walk
 from tfcompress.utils.batches import batches as batches_of
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.progress import progress
+from tfcompress.utils.types import Data
 
 BATCH_SIZE = 64
 
 
-def recalibrate_batch_norm(model, data, batches=40) -> None:
+def recalibrate_batch_norm(model: keras.Model, data: Data, batches: int = 40) -> None:
     """Measures the moving mean and variance of each BatchNormalization layer again, in place.
 
     Compression changes the inputs of these layers. Correcting their statistics often recovers half

@@ -14,14 +14,25 @@ backward pass over the data.
 import contextlib
 from unittest import mock
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from tfcompress.measure.obd_recursion import obd_recursion as obd_recursion
 from tfcompress.measure.objective import Objective
 from tfcompress.utils.batches import batches, passes_over
+from tfcompress.utils.types import Data, Loss
 
 
-def gauss_newton(model, data, loss=None, passes=1, batch_size=32, seed=0, class_weight=None):
+def gauss_newton(
+    model: keras.Model,
+    data: Data,
+    loss: Loss = None,
+    passes: int = 1,
+    batch_size: int = 32,
+    seed: int = 0,
+    class_weight: dict[int, float] | None = None,
+) -> dict[str, np.ndarray]:
     """Estimates the diagonal of the Gauss-Newton matrix with random signs: the default curvature.
 
     `J` is the derivative of the outputs and `S S^T` the Hessian of the loss by the outputs. Each
@@ -73,7 +84,9 @@ def gauss_newton(model, data, loss=None, passes=1, batch_size=32, seed=0, class_
     return objective.mean(squares, passes_over(data, passes, batch_size, class_weight), seed)
 
 
-def gauss_newton_exact(model, data, loss=None, class_weight=None):
+def gauss_newton_exact(
+    model: keras.Model, data: Data, loss: Loss = None, class_weight: dict[int, float] | None = None
+) -> dict[str, np.ndarray]:
     """Computes the diagonal of the Gauss-Newton matrix exactly, output by output.
 
     Cost: one backward pass for each number in each output of each example. Meant for small networks
@@ -96,7 +109,9 @@ def gauss_newton_exact(model, data, loss=None, class_weight=None):
     return objective.mean(squares, batches(data, 1, class_weight))
 
 
-def fisher(model, data, loss=None, class_weight=None):
+def fisher(
+    model: keras.Model, data: Data, loss: Loss = None, class_weight: dict[int, float] | None = None
+) -> dict[str, np.ndarray]:
     """Computes the diagonal of the empirical Fisher matrix: the mean squared gradient of examples.
 
     It needs labels.
@@ -115,7 +130,15 @@ def fisher(model, data, loss=None, class_weight=None):
     return objective.mean(squares, batches(data, 1, class_weight))
 
 
-def hutchinson(model, data, loss=None, passes=10, batch_size=256, seed=0, class_weight=None):
+def hutchinson(
+    model: keras.Model,
+    data: Data,
+    loss: Loss = None,
+    passes: int = 10,
+    batch_size: int = 256,
+    seed: int = 0,
+    class_weight: dict[int, float] | None = None,
+) -> dict[str, np.ndarray]:
     """Estimates the diagonal of the Hessian as the mean of `v * H v` over random signs `v`.
 
     Each batch draws new signs. The estimate is unbiased and may be negative. It is noisy, because
@@ -144,7 +167,13 @@ def hutchinson(model, data, loss=None, passes=10, batch_size=256, seed=0, class_
     return objective.mean(products, passes_over(data, passes, batch_size, class_weight), seed)
 
 
-def exact(model, data, loss=None, batch_size=1024, class_weight=None):
+def exact(
+    model: keras.Model,
+    data: Data,
+    loss: Loss = None,
+    batch_size: int = 1024,
+    class_weight: dict[int, float] | None = None,
+) -> dict[str, np.ndarray]:
     """Computes the diagonal of the Hessian exactly, by one Hessian-vector product for each weight.
 
     It needs labels.

@@ -1,11 +1,14 @@
 """The loss of a changed network on examples that nothing was fitted on."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
 from tfcompress.graph.suffix import Suffix
 from tfcompress.utils.arrays import concatenated, rows
 from tfcompress.utils.batches import batches
+from tfcompress.utils.types import Data, Loss, Tensor
 
 BATCH_SIZE = 64
 MOST_LABELLED = 256  # examples on which the loss is measured, at most
@@ -13,7 +16,7 @@ MOST_UNLABELLED = 64  # the change of the outputs varies far less than a loss
 HELD_OUT_ONE_IN = 8  # at most one example in so many is held out
 
 
-def split(data):
+def split(data: Data) -> tuple[Any, ...]:
     """Inputs to fit on, and examples `(x, y, weights)` to measure on, spread over all of the data.
 
     Args:
@@ -47,7 +50,9 @@ class HeldOutLoss:
         inputs: the inputs of the examples, in batches.
     """
 
-    def __init__(self, model, x, y, weights, loss):
+    def __init__(
+        self, model: keras.Model, x: Tensor, y: Tensor, weights: Tensor, loss: Loss
+    ) -> None:
         given = list(batches((x, y, weights), BATCH_SIZE))
         self.inputs = [x for x, _, _ in given]
         self.labels = [(y, w) for _, y, w in given]
@@ -64,11 +69,11 @@ class HeldOutLoss:
         self.base = self.of_outputs(outputs)
         self.scale = self.base if self.objective is not None else 1.0
 
-    def __call__(self, model) -> float:
+    def __call__(self, model: keras.Model) -> float:
         """The loss of a model that takes the same inputs."""
         return self.of_outputs([keras.tree.flatten(model(x, training=False)) for x in self.inputs])
 
-    def of_outputs(self, outputs) -> float:
+    def of_outputs(self, outputs: Tensor) -> float:
         """The loss of the outputs of each batch."""
         if self.objective is None:
             changes = [

@@ -1,5 +1,6 @@
 """Kronecker metrics: the second moment of each layer's inputs, and a scale for each output."""
 
+import keras
 import numpy as np
 
 from tfcompress.graph.intercept import watch_inputs
@@ -9,11 +10,18 @@ from tfcompress.measure.moments import LARGEST_BLOCK, Moments, can_measure
 from tfcompress.numerics.metric import Diagonal, Kronecker
 from tfcompress.utils.batches import batches, check_repeats
 from tfcompress.utils.progress import progress
+from tfcompress.utils.types import Data, Loss
 
 
 def kronecker(
-    model, data, loss=None, batch_size=256, block=LARGEST_BLOCK, seed=0, class_weight=None
-):
+    model: keras.Model,
+    data: Data,
+    loss: Loss = None,
+    batch_size: int = 256,
+    block: int = LARGEST_BLOCK,
+    seed: int = 0,
+    class_weight: dict[int, float] | None = None,
+) -> dict[str, Kronecker]:
     """Measures the Kronecker metric `(A, g)` of each layer.
 
     `A = mean x x^T` over examples and positions is the second moment of the layer's inputs. With a

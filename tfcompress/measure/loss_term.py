@@ -3,10 +3,13 @@
 Letters: N entries of an output (examples x time steps or pixels), C numbers per entry.
 """
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from tfcompress.graph.private_keras import LossFunctionWrapper
+from tfcompress.utils.types import Loss, Tensor
 
 
 class Term:
@@ -17,7 +20,7 @@ class Term:
         weight: the loss weight of this output.
     """
 
-    def __init__(self, loss, weight):
+    def __init__(self, loss: Loss, weight: Tensor) -> None:
         loss = keras.losses.get(loss)
         self.weight = float(weight)
         self.loss = loss if isinstance(loss, keras.losses.Loss) else LossFunctionWrapper(loss)
@@ -27,7 +30,7 @@ class Term:
         # the closed roots count every entry, an ignored class too
         self._root = Term._general if config.get("ignore_class") is not None else root
 
-    def values(self, y, z):
+    def values(self, y: Tensor, z: Tensor) -> Any:
         """The loss of each entry, `(N,)`."""
         if y is None:
             raise ValueError(f"The loss {self.loss} needs labels: give `data` as `(x, y)`.")
@@ -40,7 +43,7 @@ class Term:
             )
         return values
 
-    def root(self, y, z, r):
+    def root(self, y: Tensor, z: Tensor, r: Tensor) -> Any:
         """`S r`, where `S S^T` is the Hessian of the loss by `z`.
 
         If the model gives probabilities, it is the Hessian that is expected when the labels are

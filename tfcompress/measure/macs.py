@@ -7,6 +7,7 @@ import keras
 from tfcompress.graph.nodes import input_shapes
 from tfcompress.graph.paths import is_graph, walk
 from tfcompress.graph.private_keras import layers_in
+from tfcompress.utils.types import InputShape
 
 CONVOLUTIONS = (
     keras.layers.Conv1D,
@@ -24,7 +25,7 @@ TRANSPOSED = (
 )
 
 
-def macs(model) -> dict[str, int | None]:
+def macs(model: keras.Model) -> dict[str, int | None]:
     """Counts the multiply-accumulates of each layer of a model, for one sample.
 
     A layer that is used several times counts at each use. The parts of a composite layer
@@ -55,7 +56,7 @@ def macs(model) -> dict[str, int | None]:
     return found
 
 
-def layer_macs(layer, input_shape) -> int | None:
+def layer_macs(layer: keras.layers.Layer, input_shape: InputShape) -> int | None:
     """Multiply-accumulates of one use of a layer; see `macs`."""
     free = not matrices(layer) and not hasattr(layer, "macs")
     if free or isinstance(layer, keras.layers.Embedding):
@@ -78,7 +79,7 @@ def layer_macs(layer, input_shape) -> int | None:
     return None
 
 
-def matrices(layer) -> list[keras.Variable]:
+def matrices(layer: keras.layers.Layer) -> list[keras.Variable]:
     """The weights of a layer itself, not of its parts, that have at least two axes."""
     nested = {id(v) for part in layers_in(layer, include_self=False) for v in part.weights}
     return [v for v in layer.weights if len(v.shape) > 1 and id(v) not in nested]

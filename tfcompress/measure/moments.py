@@ -5,18 +5,25 @@ Letters: b batch, n fan-in, G groups, N = examples x positions, m outputs of a g
 
 import math
 from functools import partial
+from typing import Any
 
 import keras
 import numpy as np
 
 from tfcompress.numerics.metric import Diagonal, Kronecker
 from tfcompress.utils.arrays import transposed
+from tfcompress.utils.types import Tensor
 
 LARGEST_BLOCK = 4096  # a larger fan-in is cut into blocks on the diagonal
 PATCH_NUMBERS = 2**24  # of patches held at a time, 64 MB
 
 
-def measure(layer, inputs, g=None, block=LARGEST_BLOCK):
+def measure(
+    layer: keras.layers.Layer,
+    inputs: Tensor,
+    g: np.ndarray | None = None,
+    block: int = LARGEST_BLOCK,
+) -> Kronecker | Diagonal:
     """Measures the metric of a layer's kernel on examples of the layer's own inputs.
 
     `A = mean x x^T` over examples and positions, where `x` holds the numbers that are multiplied by
@@ -61,13 +68,18 @@ class Moments:
             again for each batch; None for all. A few are enough, since neighbours are much alike.
     """
 
-    def __init__(self, layer, block=LARGEST_BLOCK, positions=None):
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        block: int = LARGEST_BLOCK,
+        positions: np.ndarray | None = None,
+    ) -> None:
         check_measurable(layer)
         self.layer, self.block, self.positions = layer, block, positions
         self.random = np.random.default_rng(0)
         self.sums, self.count, self.drift = None, 0, 0.0
 
-    def add(self, x, before=None):
+    def add(self, x: Tensor, before: Any = None) -> None:
         """Adds inputs of the layer, `(b, ...)`, and what they were before the change."""
         x = np.asarray(x)
         if _is_embedding(self.layer):
@@ -87,7 +99,7 @@ class Moments:
                 moved = draw(np.asarray(before)[part], seed=seed) - rows
                 self.drift = self.drift + transposed(rows) @ (moved @ self._kernel(rows))
 
-    def metric(self, g=None):
+    def metric(self, g: np.ndarray | None = None) -> Kronecker | Diagonal:
         """The metric, as `measure` returns it."""
         if not self.count:
             raise ValueError(f"There are no inputs to measure the layer {self.layer} on.")
@@ -124,7 +136,7 @@ class Moments:
         return kernel.reshape(rows.shape[2], len(rows), -1).transpose(1, 0, 2)  # (G, n, m)
 
 
-def can_measure(layer) -> bool:
+def can_measure(layer: keras.layers.Layer) -> bool:
     """Whether `measure` takes this kind of layer."""
     if hasattr(layer, "equation"):
         return _contracted(layer) > 0
@@ -137,7 +149,7 @@ def can_measure(layer) -> bool:
     return hasattr(layer, "units") and not hasattr(layer, "recurrent_initializer")
 
 
-def check_measurable(layer) -> None:
+def check_measurable(layer: keras.layers.Layer) -> None:
     """Raises unless `measure` takes this kind of layer."""
     if not can_measure(layer):
         raise ValueError(
@@ -147,7 +159,9 @@ def check_measurable(layer) -> None:
         )
 
 
-def patches(layer, x, positions=None, seed=0) -> np.ndarray:
+def patches(
+    layer: keras.layers.Layer, x: Tensor, positions: np.ndarray | None = None, seed: int = 0
+) -> np.ndarray:
     """The rows that a layer multiplies by its kernel, `(G, N, n)`, in the kernel's own order.
 
     Args:

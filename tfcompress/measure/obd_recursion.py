@@ -1,10 +1,12 @@
 """The recursion of the Optimal Brain Damage paper."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfcompress.measure.objective import Objective
 from tfcompress.utils.batches import batches
+from tfcompress.utils.types import Data, Loss
 
 ELEMENTWISE = (
     keras.layers.Activation,
@@ -15,7 +17,13 @@ ELEMENTWISE = (
 SHAPES_ONLY = (keras.layers.InputLayer, keras.layers.Flatten, keras.layers.Dropout)
 
 
-def obd_recursion(model, data, loss=None, batch_size=256, class_weight=None):
+def obd_recursion(
+    model: keras.Model,
+    data: Data,
+    loss: Loss = None,
+    batch_size: int = 256,
+    class_weight: dict[int, float] | None = None,
+) -> dict[str, np.ndarray]:
     """Estimates the Hessian's diagonal by the recursion of LeCun, Denker and Solla.
 
     With `a = w x + b` and an activation `f`, from the outputs back to the inputs,

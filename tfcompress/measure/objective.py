@@ -3,6 +3,9 @@
 Letters: b examples, e entries of an example (time steps, pixels), N = b e, C numbers per entry.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -12,11 +15,12 @@ from tfcompress.graph.private_keras import compiled_loss, mask_of
 from tfcompress.measure.loss_term import Term
 from tfcompress.utils.batches import batches
 from tfcompress.utils.progress import progress
+from tfcompress.utils.types import Data, Loss, Tensor
 
 KERNEL_NAMES = ("kernel", "embeddings", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel")
 
 
-def kernels(model) -> dict[str, keras.Variable]:
+def kernels(model: keras.Model) -> dict[str, keras.Variable]:
     """The kernels and embeddings of a model by path, those of frozen layers included.
 
     A layer's `kernel` (or `embeddings`) has the path of the layer. Any other kernel has its name
@@ -58,7 +62,7 @@ class Objective:
         ValueError: the backend is not TensorFlow; the model has no kernels or no loss.
     """
 
-    def __init__(self, model, loss=None):
+    def __init__(self, model: keras.Model, loss: Loss = None) -> None:
         if keras.backend.backend() != "tensorflow":
             raise ValueError(
                 "The curvature of a loss is taken with TensorFlow. Set KERAS_BACKEND=tensorflow. "
@@ -75,15 +79,15 @@ class Objective:
             for one, weight in zip(self._spread(loss), self._spread(weights), strict=True)
         ]
 
-    def loss(self, x, y, weights):
+    def loss(self, x: Tensor, y: Tensor, weights: Tensor) -> Any:
         """The loss summed over the examples of a batch."""
         return self.total(self.parts(x, y, weights))
 
-    def total(self, parts):
+    def total(self, parts: Any) -> Any:
         """The loss of what `parts` or `parts_of` yields, summed over the examples of a batch."""
         return tf.add_n([tf.reduce_sum(w * term.values(y, z)) for term, y, z, w in parts])
 
-    def projected(self, x, y, weights, draw):
+    def projected(self, x: Tensor, y: Tensor, weights: Tensor, draw: Any) -> Any:
         """`sum u z` for each output `z`, with a constant `u = S r`.
 
         `S S^T` is the Hessian of the loss by `z`, so the gradient of the sum is `J^T S r`. If
@@ -101,7 +105,9 @@ class Objective:
             sums.append(tf.reduce_sum(tf.stop_gradient(u) * z, [-2, -1]))
         return sums
 
-    def mean(self, contribution, steps, seed=0) -> dict[str, np.ndarray]:
+    def mean(
+        self, contribution: Callable[..., Any], steps: int, seed: int = 0
+    ) -> dict[str, np.ndarray]:
         """The mean over examples of an array for each kernel, added up batch by batch.
 
         Args:
@@ -128,11 +134,11 @@ class Objective:
             count += int(keras.tree.flatten(batch)[0].shape[0])
         return {path: s.numpy() / count for path, s in zip(self.kernels, sums, strict=True)}
 
-    def parts(self, x, y, weights):
+    def parts(self, x: Tensor, y: Tensor, weights: Tensor) -> Any:
         """Yields `(term, labels (N, ...), z (N, C), weight (N,))` for each output with a loss."""
         return self.parts_of(keras.tree.flatten(self.model(x, training=False)), y, weights)
 
-    def parts_of(self, outputs, y, weights):
+    def parts_of(self, outputs: Tensor, y: Tensor, weights: Tensor) -> Any:
         """The same from a list of the model's outputs."""
         spread = zip(self.terms, outputs, self._spread(y), self._spread(weights), strict=True)
         for term, z, labels, w in spread:
@@ -163,7 +169,7 @@ class Objective:
         return getattr(self.model, "output_names", ["output"])
 
 
-def mean_loss(model, data, loss=None, batch_size=256) -> float:
+def mean_loss(model: keras.Model, data: Data, loss: Loss = None, batch_size: int = 256) -> float:
     """Computes the loss of a model on data: the mean over examples, in inference mode.
 
     Args:

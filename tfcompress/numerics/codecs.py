@@ -5,7 +5,7 @@ A codec has `encode(array) -> Packed | None` (None: this codec cannot hold the a
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -44,10 +44,10 @@ class Packed:
 class Raw:
     """The array's own bytes, little-endian. Holds any array of numbers."""
 
-    def encode(self, array):
+    def encode(self, array: np.ndarray) -> Packed:
         return _packed(self, array, array.astype(array.dtype.newbyteorder("<")).tobytes())
 
-    def decode(self, packed):
+    def decode(self, packed: Packed) -> np.ndarray:
         dtype = np.dtype(packed.dtype).newbyteorder("<")
         return np.frombuffer(packed.payload, dtype).astype(packed.dtype).reshape(packed.shape)
 
@@ -56,12 +56,12 @@ class Raw:
 class Signs:
     """One bit per entry for arrays of -1 and +1: a set bit is +1, the first entry the low bit."""
 
-    def encode(self, array):
+    def encode(self, array: np.ndarray) -> Packed:
         if not np.all(np.abs(array) == 1):
             return None
         return _packed(self, array, np.packbits(array > 0, bitorder="little").tobytes())
 
-    def decode(self, packed):
+    def decode(self, packed: Packed) -> np.ndarray:
         bits = np.unpackbits(
             np.frombuffer(packed.payload, np.uint8), count=_count(packed), bitorder="little"
         )
@@ -74,7 +74,7 @@ class Integers:
 
     bits: int
 
-    def encode(self, array):
+    def encode(self, array: np.ndarray) -> Packed:
         if array.dtype.kind not in "iu":
             return None
         low, high = self.range(array.dtype)
@@ -86,7 +86,7 @@ class Integers:
             self, array, np.packbits(lanes.astype(np.uint8), bitorder="little").tobytes()
         )
 
-    def decode(self, packed):
+    def decode(self, packed: Packed) -> np.ndarray:
         count = _count(packed)
         lanes = np.unpackbits(
             np.frombuffer(packed.payload, np.uint8), count=count * self.bits, bitorder="little"
@@ -96,7 +96,7 @@ class Integers:
         codes = np.where(codes > high, codes - (1 << self.bits), codes)
         return codes.astype(packed.dtype).reshape(packed.shape)
 
-    def range(self, dtype) -> tuple[int, int]:
+    def range(self, dtype: Any) -> tuple[int, int]:
         """Smallest and largest value that fits."""
         if dtype.kind == "u":
             return 0, (1 << self.bits) - 1
@@ -114,7 +114,7 @@ class Nonzeros:
 
     bits: int
 
-    def encode(self, array):
+    def encode(self, array: np.ndarray) -> Packed:
         mask = (array != 0) | np.signbit(array)
         packed = self._inner(array.dtype).encode(array[mask])
         if packed is None:
@@ -122,7 +122,7 @@ class Nonzeros:
         places = np.packbits(mask, bitorder="little").tobytes()
         return _packed(self, array, places + packed.payload)
 
-    def decode(self, packed):
+    def decode(self, packed: Packed) -> np.ndarray:
         count = _count(packed)
         places = -(-count // 8)
         mask = np.unpackbits(
@@ -142,7 +142,7 @@ class Nonzeros:
 MOST_NONZERO = 0.25  # of the entries, from which up a mask saves little
 
 
-def pack(array) -> Packed:
+def pack(array: np.ndarray) -> Packed:
     """Packs an array with the smallest codec that holds it exactly.
 
     `Nonzeros` is tried where at least three quarters of the entries are zero.

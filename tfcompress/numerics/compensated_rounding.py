@@ -3,17 +3,21 @@
 Letters as in metric.py.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from tfcompress.numerics.metric import Kronecker
 from tfcompress.utils.arrays import transposed
+from tfcompress.utils.types import SecondOrder
 
 SINGLE_PRECISION_FROM = 1024  # inputs of a block
 HELD_ENTRIES = 2**23  # of `A`, up to which its factors are held for the next kernel
 ROWS_AT_A_TIME = 64  # rounded one by one between two matrix products
 
 
-def compensate(w, round_row, metric) -> np.ndarray:
+def compensate(w: np.ndarray, round_row: Callable[..., Any], metric: SecondOrder) -> np.ndarray:
     """Rounds a kernel so that the errors of the weights of an output cancel.
 
     With `A = R D R^T`, `R` unit upper triangular, the form is a sum of squares,

@@ -14,7 +14,9 @@ def max_cp_rank(shape: tuple[int, ...]) -> int:
     return int(np.prod(shape) // max(shape))
 
 
-def cp(w, rank: int, seed=0, starts=5, sweeps=300, ridge=1e-9) -> list[np.ndarray]:
+def cp(
+    w: np.ndarray, rank: int, seed: int = 0, starts: int = 5, sweeps: int = 300, ridge: float = 1e-9
+) -> list[np.ndarray]:
     """CP factors of an array, by accelerated alternating least squares: `w[s,i,o] ~ sum_r a b c`.
 
     Each of several random starts gets 20 sweeps, the best of them up to 300 more. The norms are
@@ -73,7 +75,9 @@ def balance(factors: list[np.ndarray]) -> list[np.ndarray]:
     return [f * (target / np.where(n == 0, 1, n)) for f, n in zip(factors, norms, strict=True)]
 
 
-def correct(w, factors, slack=0.01, sweeps=20) -> list[np.ndarray]:
+def correct(
+    w: np.ndarray, factors: list[np.ndarray], slack: float = 0.01, sweeps: int = 20
+) -> list[np.ndarray]:
     """Error-preserving correction: the least sensitive CP factors with about the same error.
 
     Minimises `E ||change of the product||^2` for equal noise in all entries of the factors

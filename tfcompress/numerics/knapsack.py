@@ -1,11 +1,15 @@
 """One choice for each item, with the least damage that a budget allows."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 BINS = 20_000  # steps of the budget; costs are rounded up to them
 
 
-def solve_knapsack(costs, damages, budget) -> list[int]:
+def solve_knapsack(
+    costs: Sequence[np.ndarray], damages: Sequence[np.ndarray], budget: float
+) -> list[int]:
     """The multiple-choice knapsack, by dynamic programming over the budget.
 
     Exact when the budget is at most `BINS` above the cheapest choice of all; else each cost counts
@@ -50,7 +54,7 @@ def solve_knapsack(costs, damages, budget) -> list[int]:
     return chosen[::-1]
 
 
-def frontier(costs, damages) -> list[int]:
+def frontier(costs: Sequence[np.ndarray], damages: Sequence[np.ndarray]) -> list[int]:
     """The choices that no other one beats in both cost and damage, by rising cost.
 
     >>> frontier([4, 2, 1, 3], [0.0, 1.0, 5.0, 2.0])

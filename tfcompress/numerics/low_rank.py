@@ -4,13 +4,17 @@ Legend of the index letters: i in, o out, r p q ranks, h w space.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+
+from tfcompress.utils.types import Metric
 
 SMALL = 1024  # up to this size a full LAPACK SVD is as fast as the Gram matrix
 
 
-def svd(w, rank: int) -> tuple[np.ndarray, np.ndarray]:
+def svd(w: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     """Best rank-r factors of a matrix in the Frobenius norm: `w ~ u @ v`.
 
     The singular values are split evenly between both factors. Matrices with both sides above
@@ -45,7 +49,7 @@ def svd(w, rank: int) -> tuple[np.ndarray, np.ndarray]:
     return (w @ vectors) / root, root[:, None] * vectors.T
 
 
-def singular_values(w) -> np.ndarray:
+def singular_values(w: np.ndarray) -> np.ndarray:
     """Singular values of a matrix, largest first."""
     w = np.asarray(w, np.float64)
     if min(w.shape) <= SMALL:
@@ -54,7 +58,7 @@ def singular_values(w) -> np.ndarray:
     return np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0))
 
 
-def spatial(w, rank: int) -> list[np.ndarray]:
+def spatial(w: np.ndarray, rank: int) -> list[np.ndarray]:
     """Best column and row filters of a kernel: `w[h,w,i,o] ~ sum_r a[h,i,r] b[w,r,o]`, by SVD.
 
     Args:
@@ -72,7 +76,7 @@ def spatial(w, rank: int) -> list[np.ndarray]:
     return [u.reshape(h, i, -1), v.reshape(-1, width, o).transpose(1, 0, 2)]
 
 
-def tucker(w, ranks: tuple[int, int]) -> list[np.ndarray]:
+def tucker(w: np.ndarray, ranks: tuple[int, int]) -> list[np.ndarray]:
     """Tucker-2: `w[h,w,i,o] ~ sum_pq a[i,p] core[h,w,p,q] b[o,q]`, by higher-order iteration.
 
     Args:
@@ -104,7 +108,14 @@ def _leading(w, axis, rank):
     return np.linalg.eigh(flat @ flat.T)[1][:, -rank:]
 
 
-def least_squares(apply, expand, collect, w, start, steps=50):
+def least_squares(
+    apply: Callable[..., Any],
+    expand: Callable[..., Any],
+    collect: Callable[..., Any],
+    w: np.ndarray,
+    start: np.ndarray,
+    steps: int = 50,
+) -> np.ndarray:
     """Parameters p for which `expand(p)` is nearest to `w` in a second-order form.
 
     Solves `E^T H E p = E^T H w` by conjugate gradients, without forming any matrix.
@@ -131,7 +142,7 @@ def least_squares(apply, expand, collect, w, start, steps=50):
     return found.reshape(start.shape)
 
 
-def svd_in_metric(w, rank: int, metric) -> tuple[np.ndarray, np.ndarray]:
+def svd_in_metric(w: np.ndarray, rank: int, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
     """Best rank-r factors of a matrix in a second-order form, in closed form.
 
     In the whitened coordinates `L^T w g^(1/2)`, with `A = L L^T`, the form is a sum of squares.
@@ -160,7 +171,9 @@ def svd_in_metric(w, rank: int, metric) -> tuple[np.ndarray, np.ndarray]:
     return u / rows[:, None], v / columns
 
 
-def refine(w, parts: list[np.ndarray], expression: str, metric, sweeps: int = 10):
+def refine(
+    w: np.ndarray, parts: list[np.ndarray], expression: str, metric: Metric, sweeps: int = 10
+) -> list[np.ndarray]:
     """Refines the parts of a multilinear form of a kernel in a second-order form.
 
     Alternating least squares: `einsum(expression, *parts)` is linear in each part while the others
@@ -198,7 +211,7 @@ def refine(w, parts: list[np.ndarray], expression: str, metric, sweeps: int = 10
     return parts
 
 
-def cp_noise_sensitivity(parts, expression: str) -> float:
+def cp_noise_sensitivity(parts: list[np.ndarray], expression: str) -> float:
     """`E ||change of the product||^2 / s^2` for small noise of variance `s^2` in every entry.
 
     For CP factors `sum_r S |b|^2 |c|^2 + I |a|^2 |c|^2 + O |a|^2 |b|^2`. A large one, against the

@@ -5,10 +5,13 @@ Letters: i, j fan-in; o outputs; G groups, each of m = o / G outputs; e = w - w_
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tfcompress.utils.arrays import transposed
+from tfcompress.utils.types import Metric, Shape, Tensor
 
 DAMPING = 0.01  # of the mean diagonal of A, as in GPTQ
 
@@ -28,12 +31,12 @@ class Diagonal:
     Reference: LeCun et al., "Optimal Brain Damage", 1990.
     """
 
-    def __init__(self, d):
+    def __init__(self, d: np.ndarray) -> None:
         self.d = np.maximum(np.asarray(d), 0)
         if not np.isfinite(self.d).all():
             raise ValueError("The curvature has entries that are NaN or infinite.")
 
-    def diagonal(self, shape=None) -> np.ndarray:
+    def diagonal(self, shape: Shape | None = None) -> np.ndarray:
         """`d` itself. `shape`, if given, is the kernel's and is checked."""
         if shape is not None and tuple(shape) != self.d.shape:
             raise ValueError(
@@ -42,11 +45,11 @@ class Diagonal:
             )
         return self.d
 
-    def apply(self, e) -> np.ndarray:
+    def apply(self, e: Tensor) -> np.ndarray:
         """`H e = d e`."""
         return self.diagonal(np.shape(e)) * np.asarray(e)
 
-    def quadratic(self, e) -> float:
+    def quadratic(self, e: Tensor) -> float:
         """`1/2 sum d e^2`, the predicted increase of the loss."""
         return 0.5 * float(np.sum(self.diagonal(np.shape(e)) * np.square(e), dtype="float64"))
 
@@ -82,7 +85,12 @@ class Kronecker:
     Curvature", 2015.
     """
 
-    def __init__(self, A, g=None, damping=DAMPING):
+    def __init__(
+        self,
+        A: np.ndarray | Sequence[np.ndarray],
+        g: np.ndarray | None = None,
+        damping: float = DAMPING,
+    ) -> None:
         in_blocks = isinstance(A, (list, tuple)) and np.ndim(A[0]) > 1
         self.blocks = [_block(block) for block in (A if in_blocks else [A])]
         self.groups = len(self.blocks[0])
@@ -94,17 +102,17 @@ class Kronecker:
         self.damping = damping
         self.factors = None  # what `compensate` makes of `A` and needs for each kernel
 
-    def split(self, w) -> np.ndarray:
+    def split(self, w: np.ndarray) -> np.ndarray:
         """The kernel as `(G, fan_in, m)`, a view where possible."""
         w = np.asarray(w)
         self._check_rows(w.shape)
         return w.reshape(self.fan_in, self.groups, -1).transpose(1, 0, 2)
 
-    def join(self, parts, shape) -> np.ndarray:
+    def join(self, parts: np.ndarray, shape: Shape) -> np.ndarray:
         """The inverse of `split`."""
         return parts.transpose(1, 0, 2).reshape(shape)
 
-    def parts(self):
+    def parts(self) -> list[tuple[Any, ...]]:
         """Yields `(rows, A, H)` of each block: its slice of the fan-in, `A`, and `A` damped."""
         start = 0
         for block in self.blocks:
@@ -114,7 +122,7 @@ class Kronecker:
             yield slice(start, start + size), A, A + extra[:, None, None] * np.eye(size)
             start += size
 
-    def scaled(self, w, power=1.0) -> np.ndarray:
+    def scaled(self, w: np.ndarray, power: float = 1.0) -> np.ndarray:
         """`w g^power`, per output."""
         self.check(np.shape(w))
         if self.g is None:
@@ -122,7 +130,7 @@ class Kronecker:
         scales = self.g.reshape(self.groups, 1, -1) ** power
         return self.join(self.split(w) * scales, np.shape(w))
 
-    def check(self, shape) -> None:
+    def check(self, shape: Shape) -> None:
         """Raises unless the metric is of kernels of this shape."""
         self._check_rows(shape)
         if self.g is not None and math.prod(shape) != self.fan_in * len(self.g):
@@ -139,25 +147,25 @@ class Kronecker:
                 f"not fit a kernel of shape {tuple(shape)}. Measure it on this layer."
             )
 
-    def diagonal(self, shape) -> np.ndarray:
+    def diagonal(self, shape: Shape) -> np.ndarray:
         """`d_io = A_ii g_o`, like a kernel of this shape."""
         A = [np.diagonal(block, axis1=1, axis2=2) for block in self.blocks]
         ones = self.split(np.ones(shape))
         return self.scaled(self.join(ones * np.concatenate(A, 1)[:, :, None], shape))
 
-    def apply(self, e) -> np.ndarray:
+    def apply(self, e: Tensor) -> np.ndarray:
         """`H e = A e g`, like the kernel."""
         return self.scaled(self._by_rows(lambda A, H, part: A @ part, e))
 
-    def quadratic(self, e) -> float:
+    def quadratic(self, e: Tensor) -> float:
         """`1/2 sum_o g_o e_o^T A e_o`, the predicted increase of the loss."""
         return 0.5 * float(np.vdot(np.asarray(e, "float64"), self.apply(e)))
 
-    def solve(self, w) -> np.ndarray:
+    def solve(self, w: np.ndarray) -> np.ndarray:
         """`A^-1 w`, damped, for any number of columns; the output scales take no part."""
         return self._by_rows(lambda A, H, part: np.linalg.solve(H, part), w)
 
-    def whiten(self, w) -> np.ndarray:
+    def whiten(self, w: np.ndarray) -> np.ndarray:
         """`L^T w` with `A = L L^T`, damped, for any number of columns.
 
         In these coordinates the form is a sum of squares (times `g`), so that the best low rank is
@@ -165,7 +173,7 @@ class Kronecker:
         """
         return self._by_rows(lambda A, H, part: transposed(np.linalg.cholesky(H)) @ part, w)
 
-    def unwhiten(self, w) -> np.ndarray:
+    def unwhiten(self, w: np.ndarray) -> np.ndarray:
         """The inverse of `whiten`."""
         return self._by_rows(
             lambda A, H, part: np.linalg.solve(transposed(np.linalg.cholesky(H)), part), w
@@ -185,7 +193,7 @@ class Kronecker:
         return f"Kronecker(blocks={sizes}, groups={self.groups}, g={self.g is not None})"
 
 
-def as_metric(metric, shape):
+def as_metric(metric: Metric, shape: Shape) -> Diagonal | Kronecker:
     """A `Diagonal` or `Kronecker` for a kernel of this shape, from what users pass.
 
     Args:

@@ -3,19 +3,22 @@
 Letters as in metric.py: i fan-in, o outputs, G groups of m outputs; n inputs of one block of `A`.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tfcompress.numerics.metric import Kronecker
 from tfcompress.numerics.selection import lowest
 from tfcompress.utils.checks import check_sparsity
 from tfcompress.utils.progress import progress
+from tfcompress.utils.types import SecondOrder
 
 STEPS = 60  # of alternation, the first half of them on the way to the sparsity
 RHO = (0.01, 3.0)  # pull between the dense and the sparse copy, in units of the diagonal
 REFIT_STEPS = 200
 
 
-def sparsify(w, metric, sparsity) -> np.ndarray:
+def sparsify(w: np.ndarray, metric: SecondOrder, sparsity: float) -> np.ndarray:
     """Zeroes a share of a kernel and moves the other weights to make up for it.
 
     The problem is Optimal Brain Surgeon's, minimise `1/2 sum_o (w - v)_o^T A (w - v)_o` over
@@ -66,7 +69,9 @@ def sparsify(w, metric, sparsity) -> np.ndarray:
     return metric.join(out, w.shape).astype(dtype)
 
 
-def shares(kernels, metrics, sparsity) -> list[float]:
+def shares(
+    kernels: Sequence[np.ndarray], metrics: Sequence[SecondOrder], sparsity: float
+) -> list[float]:
     """How many zeros each of several kernels should have, so that they have a share together.
 
     One alternation as in `sparsify` over all kernels, with one ranking: each kernel's form is

@@ -4,23 +4,25 @@ Letters: h w i o axes of a kernel; rows x columns of a matrix.
 """
 
 import bisect
+from typing import Any
 
 import numpy as np
 
 from tfcompress.numerics.low_rank import singular_values
+from tfcompress.utils.types import Metric
 
 ENERGY = 0.9  # share of the sum of squares that `rank="auto"` keeps
 IN_METRIC = 0.99  # and in a metric, in which a few directions hold most of it
 WEAKENING = 0.8  # of "evbmf": the rest, a fifth of the full rank, is its floor
 
 
-def energy_rank(w, share=ENERGY) -> int:
+def energy_rank(w: np.ndarray, share: float = ENERGY) -> int:
     """Smallest rank whose truncated SVD keeps `share` of the sum of squares of a matrix."""
     energy = np.cumsum(singular_values(w) ** 2)
     return int(np.searchsorted(energy, share * energy[-1]) + 1)
 
 
-def evbmf_rank(w) -> int:
+def evbmf_rank(w: np.ndarray) -> int:
     """Rank of a matrix by empirical variational Bayes: what stands out of Gaussian noise.
 
     The matrix is taken for a product of two Gaussian factors and noise whose variance is unknown.
@@ -76,7 +78,7 @@ def _free_energy(x, limit, alpha):
     return np.sum(noise - np.log(noise)) + np.sum(above)
 
 
-def weakened_rank(w) -> int:
+def weakened_rank(w: np.ndarray) -> int:
     """`evbmf_rank` four fifths of the way down from the full rank, so that some rank is left.
 
     Reference: Gusak et al., "Automated Multi-Stage Compression of Neural Networks", 2019.
@@ -85,12 +87,12 @@ def weakened_rank(w) -> int:
     return max(1, round(full - WEAKENING * (full - evbmf_rank(w))))
 
 
-def rank_within(limit, cost, ranks):
+def rank_within(limit: float, cost: Any, ranks: Any) -> Any:
     """The largest of `ranks`, in rising order of cost, that costs at most `limit`, or the first."""
     return ranks[max(1, bisect.bisect_right(ranks, limit, key=cost)) - 1]
 
 
-def unfold(w, rows: str, metric=None) -> np.ndarray:
+def unfold(w: np.ndarray, rows: str, metric: Metric = None) -> np.ndarray:
     """A kernel as a matrix whose squares count as much as in a second-order form.
 
     Exact in a Kronecker metric for `rows="hwi"`. Otherwise the metric's marginals: the second

@@ -1,9 +1,11 @@
 """The lowest scores, the same ones on each machine."""
 
+from typing import Any
+
 import numpy as np
 
 
-def lowest(scores, count: int) -> np.ndarray:
+def lowest(scores: Any, count: int) -> np.ndarray:
     """Marks the `count` lowest scores of a flat array, equal ones in the order of their index.
 
     >>> lowest(np.array([2.0, 1.0, 1.0, 1.0]), 2).tolist()

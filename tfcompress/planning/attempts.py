@@ -2,7 +2,9 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,6 +19,7 @@ from tfcompress.planning.plan_result import Plan
 from tfcompress.planning.planner import Planner
 from tfcompress.utils.arrays import concatenated, rows
 from tfcompress.utils.batches import batches
+from tfcompress.utils.types import Data, Loss, Store, Target
 
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3  # of Adam at the start; it falls to 0 by a cosine
@@ -55,8 +58,18 @@ class Compressor:
     """
 
     def __init__(
-        self, model, data, metric, fine_tune, teacher, validation_data, target, store, loss, seed=0
-    ):
+        self,
+        model: keras.Model,
+        data: Data,
+        metric: str | Callable[..., Any],
+        fine_tune: int,
+        teacher: Any,
+        validation_data: Data | None,
+        target: Target,
+        store: Store,
+        loss: Loss,
+        seed: int = 0,
+    ) -> None:
         self.model, self.metric, self.fine_tune = model, metric, fine_tune
         self.teacher = model if isinstance(teacher, str) else teacher
         self.loss = loss if loss is not None or not model.compiled else model.loss
@@ -81,13 +94,18 @@ class Compressor:
         self.smallest_size = self.size(smallest.model, smallest.cost)
         self.before = self.score(model)
 
-    def share(self, budget) -> float:
+    def share(self, budget: float) -> float:
         """A budget as a share of what the float32 model takes."""
         unit = 8 if self.target == "bits" else 1
         return budget if budget <= 1 else min(1.0, budget * unit / self.float_size)
 
     def attempt(
-        self, budget, rate=LEARNING_RATE, alpha=ALPHA, temperature=TEMPERATURE, factors=None
+        self,
+        budget: float,
+        rate: float = LEARNING_RATE,
+        alpha: float = ALPHA,
+        temperature: float = TEMPERATURE,
+        factors: Any = None,
     ) -> Attempt:
         """Makes a plan for a budget, trains its model, and measures size and score.
 
@@ -115,7 +133,7 @@ class Compressor:
         self.tried.append((size / self.float_size, size, score))
         return Attempt(plan, model, size, score)
 
-    def plan_within(self, allowed, factors=None) -> tuple[Plan, int]:
+    def plan_within(self, allowed: float, factors: Any = None) -> tuple[Plan, int]:
         """A plan whose model, before training, is no larger than allowed, and its size."""
         least, most = self.planner.smallest_cost, self.planner.float_cost
         if allowed < self.smallest_size:
@@ -135,7 +153,7 @@ class Compressor:
             budget -= size - allowed
         return self.planner.smallest(), self.smallest_size
 
-    def trained(self, plan, rate, alpha, temperature):
+    def trained(self, plan: Any, rate: float, alpha: float, temperature: float) -> keras.Model:
         """The swapped model after training with the teacher, while the rate falls to 0."""
         student, epochs = copy(plan.model), self.fine_tune
         x, y = self.train
@@ -156,7 +174,7 @@ class Compressor:
         learner.fit(x, y, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
         return student
 
-    def size(self, model, cost) -> int:
+    def size(self, model: keras.Model, cost: Any) -> int:
         """The size of a model in the unit of the target; `cost` is the cost of its plan."""
         if self.target == "tflite":
             return file_bytes(model, self.store)
@@ -165,7 +183,7 @@ class Compressor:
                 return archive.save(model, os.path.join(folder, "model"), half=True)
         return cost
 
-    def score(self, model) -> float:
+    def score(self, model: keras.Model) -> float:
         """The compiled metric, or the user's function, of a model on the validation data."""
         if callable(self.metric) and not isinstance(self.metric, keras.metrics.Metric):
             return float(self.metric(model))

@@ -1,7 +1,8 @@
 """The forms that a layer may take: which are tried, how they are fitted, and what they cost."""
 
 import itertools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ from tfcompress.measure.macs import layer_macs, matrices
 from tfcompress.numerics.knapsack import frontier
 from tfcompress.numerics.metric import Kronecker
 from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.types import Metric, Store
 
 EMPTY_FILE_BYTES = 1200  # of a file with one small operation
 SIMILAR_COST = 1.1  # ratio of costs up to which a form with twice the damage is not worth trying
@@ -41,7 +43,7 @@ class Fitted(NamedTuple):
     chain: list
 
 
-def default_candidates(target) -> dict[str, list[Maker]]:
+def default_candidates(target: str) -> dict[str, list[Maker]]:
     """The forms that `plan` tries, by name; of a list a layer gets the first that accepts it."""
     by_kind = (forms.LowRankDense, forms.LowRankConv1D, forms.LowRankConv2D)
     if target == "macs":
@@ -79,7 +81,16 @@ def default_candidates(target) -> dict[str, list[Maker]]:
     return found
 
 
-def fitted(layer, metric, candidates, count, estimate, measure, harmless, reasons) -> list[Fitted]:
+def fitted(
+    layer: keras.layers.Layer,
+    metric: Metric,
+    candidates: Any,
+    count: int,
+    estimate: Callable[..., Any],
+    measure: Callable[..., Any],
+    harmless: Any,
+    reasons: dict[str, str],
+) -> list[Fitted]:
     """The forms of a layer that are worth their cost, by rising cost.
 
     A form is left out if a smaller one has a lower `1/2 tr e^T A e`, or if the next larger one has
@@ -197,7 +208,9 @@ def _least_damage(metric, w):
     return least_damage
 
 
-def counter(target, layer, shapes, store="fast"):
+def counter(
+    target: str, layer: keras.layers.Layer, shapes: Any, store: Store = "fast"
+) -> Callable[..., Any]:
     """A function that gives the cost of a chain of layers in the place of a layer.
 
     Args:

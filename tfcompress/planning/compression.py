@@ -1,6 +1,8 @@
 """`compress`: makes a trained model fit a budget, exports it and measures it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,6 +13,7 @@ from tfcompress.planning.attempts import Compressor
 from tfcompress.planning.plan_result import Plan
 from tfcompress.reporting.model_report import ModelReport, report
 from tfcompress.utils.checks import check_number, is_whole
+from tfcompress.utils.types import Data, Loss, Path, Store, Target
 
 CHECKED_EXAMPLES = 32  # that the file is verified with
 BISECTIONS = 4  # of the logarithm of the budget
@@ -49,20 +52,20 @@ class Compressed:
 
 
 def compress(
-    model,
-    data,
-    budget=None,
-    max_drop=None,
-    metric="accuracy",
+    model: keras.Model,
+    data: Data,
+    budget: float | None = None,
+    max_drop: float | None = None,
+    metric: str | Callable[..., Any] = "accuracy",
     *,
-    fine_tune=3,
-    teacher="self",
-    validation_data=None,
-    target="tflite",
-    store="fast",
-    loss=None,
-    path=None,
-    seed=0,
+    fine_tune: int = 3,
+    teacher: keras.Model | str | None = "self",
+    validation_data: Data | None = None,
+    target: Target = "tflite",
+    store: Store = "fast",
+    loss: Loss = None,
+    path: Path | None = None,
+    seed: int = 0,
 ) -> Compressed:
     """Compresses a trained model to a budget, or as far as its accuracy allows.
 
@@ -160,7 +163,7 @@ def _smallest_within(compressor, budget, max_drop):
     return best
 
 
-def finish(compressor, attempt, path) -> Compressed:
+def finish(compressor: Any, attempt: Any, path: Path | None) -> Compressed:
     """Exports and verifies the model of an attempt."""
     check = keras.tree.map_structure(lambda a: a[:CHECKED_EXAMPLES], compressor.calibration)
     blob = to_tflite(attempt.model, path, store=compressor.store, check=check)
@@ -176,7 +179,9 @@ def finish(compressor, attempt, path) -> Compressed:
     )
 
 
-def check_arguments(model, budget, max_drop, fine_tune, teacher) -> None:
+def check_arguments(
+    model: keras.Model, budget: float | None, max_drop: float | None, fine_tune: int, teacher: Any
+) -> None:
     """Raises unless the arguments of `compress` can be used."""
     check_graph(model)
     if budget is None and max_drop is None:

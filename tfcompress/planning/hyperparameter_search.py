@@ -1,12 +1,16 @@
 """`search`: tunes how a budget is spread over the layers and how the model is trained."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
+import keras
 import numpy as np
 
 from tfcompress.planning.attempts import Compressor
 from tfcompress.planning.compression import Compressed, check_arguments, finish
 from tfcompress.utils.checks import whole_number
+from tfcompress.utils.types import Data, Loss, Path, Store, Target
 
 LARGEST_TILT = 2.0  # logarithm of the factor between the damage of the last and the first layer
 LEARNING_RATES = (1e-4, 5e-3)
@@ -14,21 +18,21 @@ TEMPERATURES = (1.0, 6.0)
 
 
 def search(
-    model,
-    data,
-    budget,
-    trials=20,
+    model: keras.Model,
+    data: Data,
+    budget: float,
+    trials: int = 20,
     *,
-    storage=None,
-    study_name="tfcompress",
-    metric="accuracy",
-    fine_tune=3,
-    teacher="self",
-    validation_data=None,
-    target="tflite",
-    store="fast",
-    loss=None,
-    path=None,
+    storage: Any = None,
+    study_name: str = "tfcompress",
+    metric: str | Callable[..., Any] = "accuracy",
+    fine_tune: int = 3,
+    teacher: keras.Model | str | None = "self",
+    validation_data: Data | None = None,
+    target: Target = "tflite",
+    store: Store = "fast",
+    loss: Loss = None,
+    path: Path | None = None,
 ) -> Compressed:
     """Searches for the best spread of a budget over the layers and the best way to train.
 

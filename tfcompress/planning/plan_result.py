@@ -2,11 +2,13 @@
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 
 from tfcompress.numerics.knapsack import solve_knapsack
+from tfcompress.utils.types import Path
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Plan:
             "measured (swapped on the data, recalibrated)"
         )
 
-    def plot(self, path):
+    def plot(self, path: Path) -> None:
         """Draws the rise of the loss that the sum over the layers predicts for each budget.
 
         Args:
@@ -125,7 +127,7 @@ class Plan:
         return figure
 
 
-def tables(options, factors=None):
+def tables(options: Any, factors: Any = None) -> Any:
     """The costs and the damages of each layer's options, for the knapsack.
 
     Args:

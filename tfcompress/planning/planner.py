@@ -2,7 +2,9 @@
 
 import math
 from functools import partial
+from typing import Any
 
+import keras
 import numpy as np
 
 from tfcompress import layers as forms
@@ -21,6 +23,7 @@ from tfcompress.planning.candidates import counter, default_candidates, fitted
 from tfcompress.planning.plan_result import Option, Plan, tables
 from tfcompress.rewriting.swap import match, swapped
 from tfcompress.utils.checks import check_number
+from tfcompress.utils.types import Data, Loss, Store, Target
 
 LARGEST_BLOCK = 1024  # fan-in above which the metric of a layer's inputs is cut into blocks
 POSITIONS = 16  # at which a convolution's inputs are measured in each image
@@ -30,7 +33,15 @@ UNCHANGED = "float32"  # name of the option that leaves a layer as it is
 TARGETS = ("bits", "tflite", "archive", "macs")
 
 
-def plan(model, data, budget, target="bits", loss=None, candidates=None, store="fast") -> Plan:
+def plan(
+    model: keras.Model,
+    data: Data,
+    budget: float,
+    target: Target = "bits",
+    loss: Loss = None,
+    candidates: Any = None,
+    store: Store = "fast",
+) -> Plan:
     """Chooses a form for each layer so that the network fits a budget and loses least.
 
     1. The candidates of each layer are fitted in the metric of the layer's inputs. A candidate is
@@ -97,7 +108,15 @@ class Planner:
             layer.
     """
 
-    def __init__(self, model, data, target="bits", loss=None, candidates=None, store="fast"):
+    def __init__(
+        self,
+        model: keras.Model,
+        data: Data,
+        target: Target = "bits",
+        loss: Loss = None,
+        candidates: Any = None,
+        store: Store = "fast",
+    ) -> None:
         check_graph(model)
         _check_target(target)
         self.model, self.target = model, target
@@ -115,7 +134,7 @@ class Planner:
         self.float_cost = self.fixed_cost + sum(row[-1].cost for row in self.options.values())
         self.smallest_cost = self.fixed_cost + sum(row[0].cost for row in self.options.values())
 
-    def plan(self, budget) -> Plan:
+    def plan(self, budget: float) -> Plan:
         """The plan for a budget in the form that `plan` takes."""
         unit = 8 if self.target == "bits" else 1
         return self.plan_for(int(budget * (self.float_cost if budget <= 1 else unit)))
@@ -125,7 +144,7 @@ class Planner:
         chosen = {path: row[0] for path, row in self.options.items()}
         return self.carried_out(self.smallest_cost, chosen)
 
-    def plan_for(self, allowed, factors=None) -> Plan:
+    def plan_for(self, allowed: float, factors: Any = None) -> Plan:
         """The better one of two plans: the second corrects the damage that the first expected.
 
         Args:
@@ -146,12 +165,12 @@ class Planner:
                 factors = {path: factors[path] * found.get(path, 1.0) for path in factors}
         return min(plans, key=lambda plan: plan.measured)
 
-    def choose(self, allowed, factors) -> dict[str, Option]:
+    def choose(self, allowed: float, factors: Any) -> dict[str, Option]:
         """`{layer path: Option}` by the knapsack, each layer's damage times its factor."""
         picked = solve_knapsack(*tables(self.options, factors), allowed - self.fixed_cost)
         return {path: row[i] for (path, row), i in zip(self.options.items(), picked, strict=True)}
 
-    def carried_out(self, allowed, chosen) -> Plan:
+    def carried_out(self, allowed: float, chosen: Any) -> Plan:
         """The plan of the chosen options, with its network swapped, recalibrated and measured."""
         rules = {path: o.maker for path, o in chosen.items() if o.maker is not None}
         data = {"data": self.fit_inputs, "moments": _moments}

@@ -1,16 +1,20 @@
 """Measures how much the loss rises when one layer is compressed and all others stay."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 
 from tfcompress.graph.paths import named, walk
 from tfcompress.graph.rebuild import check_graph, copy
+from tfcompress.layers.core.maker import Maker
 from tfcompress.pruning.masks import check_patterns
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.batches import batches, check_repeats
 from tfcompress.utils.progress import progress
+from tfcompress.utils.types import Data, Layers, Loss, Path
 
 BATCH_SIZE = 500
 
@@ -65,7 +69,7 @@ class Sensitivity:
         console.print(table, highlight=False)
         return console.file.getvalue().rstrip()
 
-    def plot(self, path):
+    def plot(self, path: Path) -> None:
         """Draws the rise of the loss against size, and the measured against the predicted rise.
 
         Args:
@@ -108,7 +112,13 @@ class Sensitivity:
         return figure
 
 
-def sensitivity(model, data, layers="*", candidates=(), loss=None) -> Sensitivity:
+def sensitivity(
+    model: keras.Model,
+    data: Data,
+    layers: Layers = "*",
+    candidates: Sequence[Maker] = (),
+    loss: Loss = None,
+) -> Sensitivity:
     """Measures the loss with each layer compressed in each way, while all other layers stay.
 
     Each kernel is fitted in the layer's Kronecker metric `(A, g)` and takes the place of the

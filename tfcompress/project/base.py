@@ -1,17 +1,20 @@
 """What the projections share: the protocol, sums over an output channel, and checks."""
 
 import dataclasses
+from typing import Any, Self
 
 import keras
 from keras import ops
 
+from tfcompress.utils.types import Config, Tensor
+
 
 class Config:
-    def get_config(self):
+    def get_config(self) -> Config:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Self:
         return cls(**config)
 
 
@@ -29,16 +32,16 @@ class Projection(Config):
 
     axis = None  # -1 where each output channel has its own levels
 
-    def best(self, w, d):
+    def best(self, w: Tensor, d: Tensor) -> Tensor:
         """The levels that a direct call uses."""
         return self.fit(w, d)
 
-    def __call__(self, w, d=None):
+    def __call__(self, w: Tensor, d: Tensor = None) -> Tensor:
         w, d, dtype = working(w, d, self.axis)
         return ops.cast(self.nearest(w, self.best(w, d)), dtype)
 
 
-def working(w, d, axis):
+def working(w: Tensor, d: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
     """`w` and `d` in float32 or float64, and the dtype that the result must have.
 
     Where all of `d` is 0 that shares a scale, it counts as 1.
@@ -58,23 +61,23 @@ def working(w, d, axis):
     return w, ops.where(total(d, axis) > 0, d, 1), given
 
 
-def axes(w, axis):
+def axes(w: Tensor, axis: int | None) -> Any:
     return tuple(range(len(w.shape) + (0 if axis is None else -1)))
 
 
-def total(x, axis):
+def total(x: Tensor, axis: Any) -> Tensor:
     return ops.sum(x, axes(x, axis), keepdims=True)
 
 
-def as_rows(x, axis):
+def as_rows(x: Tensor, axis: int | None) -> Tensor:
     return ops.reshape(x, (-1, 1 if axis is None else x.shape[-1]))
 
 
-def ratio(a, b, otherwise):
+def ratio(a: Tensor, b: Tensor, otherwise: Any) -> Tensor:
     return ops.where(b > 0, a / ops.where(b > 0, b, 1), otherwise)
 
 
-def check_axis(axis):
+def check_axis(axis: int | None) -> None:
     if axis not in (-1, None):
         raise ValueError(
             "Expected `axis` to be -1 (a scale per output channel) or None (one per kernel). "

@@ -8,6 +8,7 @@ from keras import ops
 
 from tfcompress.project.base import Projection, ratio
 from tfcompress.utils.checks import whole_number
+from tfcompress.utils.types import Tensor
 
 LLOYD = 30  # steps of k-means from each start
 
@@ -38,7 +39,7 @@ class Codebook(Projection):
     def __post_init__(self):
         whole_number(self.size, "size", 2, 256)
 
-    def fit(self, w, d):
+    def fit(self, w: Tensor, d: Tensor) -> Tensor:
         w, d = ops.reshape(w, (-1,)), ops.reshape(d, (-1,))
         best, least = None, np.inf
         for levels in (self._farthest(w, d), self._quantiles(w)):
@@ -49,13 +50,13 @@ class Codebook(Projection):
             least = ops.minimum(damage, least)
         return best
 
-    def refine(self, w, d, levels):
+    def refine(self, w: Tensor, d: Tensor, levels: Tensor) -> Tensor:
         codes = self._codes(w, levels)
         w, d = ops.reshape(w, (-1,)), ops.reshape(d, (-1,))
         mass = ops.segment_sum(d, codes, num_segments=self.size)
         return ratio(ops.segment_sum(d * w, codes, num_segments=self.size), mass, levels)
 
-    def nearest(self, w, levels):
+    def nearest(self, w: Tensor, levels: Tensor) -> Tensor:
         return ops.reshape(ops.take(levels, self._codes(w, levels)), w.shape)
 
     def _codes(self, w, levels):

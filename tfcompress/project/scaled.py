@@ -4,6 +4,7 @@ Index legend: n fan-in, o outputs, l levels.
 """
 
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from keras import ops
 
 from tfcompress.project.base import Projection, as_rows, axes, check_axis, ratio, total
 from tfcompress.utils.checks import whole_number
+from tfcompress.utils.types import Tensor
 
 ROUNDS = 10  # alternations from each start
 STARTS = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.2)  # scales, in shares of the largest weight
@@ -45,14 +47,14 @@ class Binary(Projection):
     def __post_init__(self):
         check_axis(self.axis)
 
-    def fit(self, w, d):
+    def fit(self, w: Tensor, d: Tensor) -> Tensor:
         mass = total(d, self.axis)
         return ratio(total(d * ops.abs(w), self.axis), mass, ops.zeros_like(mass))
 
-    def refine(self, w, d, levels):
+    def refine(self, w: Tensor, d: Tensor, levels: Tensor) -> Tensor:
         return self.fit(w, d)
 
-    def nearest(self, w, levels):
+    def nearest(self, w: Tensor, levels: Tensor) -> Tensor:
         return ops.where(w >= 0, levels, -levels)
 
 
@@ -124,10 +126,10 @@ class Ternary(_Scaled):
         check_axis(self.axis)
 
     @property
-    def steps(self):
+    def steps(self) -> Any:
         return [1.0]
 
-    def code(self, u):
+    def code(self, u: Tensor) -> Tensor:
         return ops.clip(ops.round(u), -1, 1)
 
 
@@ -163,11 +165,11 @@ class Linear(_Scaled):
         whole_number(self.bits, "bits", 2, 8)
 
     @property
-    def steps(self):
+    def steps(self) -> Any:
         n = 2 ** (self.bits - 1) - 1
         return [k / n for k in range(1, n + 1)]
 
-    def code(self, u):
+    def code(self, u: Tensor) -> Tensor:
         n = len(self.steps)
         return ops.clip(ops.round(n * u), -n, n) / n
 
@@ -197,11 +199,11 @@ class Log(_Scaled):
         whole_number(self.bits, "bits", 2, 5)
 
     @property
-    def steps(self):
+    def steps(self) -> Any:
         n = 2 ** (self.bits - 1) - 1
         return [2.0**-j for j in reversed(range(n))]
 
-    def code(self, u):
+    def code(self, u: Tensor) -> Tensor:
         first, *larger = self.steps
         most = min(len(self.steps), 2)
         found = first * ops.clip(ops.round(u / first), -most, most)  # 0, t and 2t: a linear grid

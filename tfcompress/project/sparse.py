@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from tfcompress.project.base import Config, as_rows, check_axis, working
+from tfcompress.utils.types import Tensor
 
 
 @keras.saving.register_keras_serializable("tfcompress.project")
@@ -35,7 +36,7 @@ class KSparse(Config):
         if not 0 < self.share <= 1:
             raise ValueError(f"Expected `share` in (0, 1]. Received: share={self.share!r}")
 
-    def __call__(self, w, d=None):
+    def __call__(self, w: Tensor, d: Tensor = None) -> Tensor:
         given = ops.convert_to_tensor(w)
         w, d, _ = working(given, d, self.axis)
         rows = as_rows(d * ops.square(w), self.axis)

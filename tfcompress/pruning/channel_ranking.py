@@ -4,7 +4,9 @@ Letters: n fan-in of a layer, m its outputs, c a channel.
 """
 
 import math
+from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -15,12 +17,20 @@ from tfcompress.measure.moments import Moments, can_measure
 from tfcompress.pruning.channel_removal import output_axis
 from tfcompress.utils.batches import batches
 from tfcompress.utils.progress import progress
+from tfcompress.utils.types import Data, Score, Tensor
 
 BATCH_SIZE = 128
 TINY = 1e-30  # keeps a division by the sum of an all-zero kernel finite
 
 
-def rank_by_weights(model, new, channels, groups, score, data):
+def rank_by_weights(
+    model: keras.Model,
+    new: keras.layers.Layer,
+    channels: Any,
+    groups: Any,
+    score: Score,
+    data: Data | None,
+) -> Any:
     """Ranks channels by the score of the weights that produce them.
 
     Args:
@@ -56,7 +66,7 @@ def rank_by_weights(model, new, channels, groups, score, data):
     return orders
 
 
-def rank_by_readers(model, channels, groups, data):
+def rank_by_readers(model: keras.Model, channels: Any, groups: Any, data: Data | None) -> Any:
     """Ranks channels by what the layers that read them lose (Optimal Brain Surgeon).
 
     Channels are removed one after the other, each time the one that costs least once the remaining
@@ -99,16 +109,16 @@ class KernelBlock:
         rows: `{channel: the numbers of its rows}`.
     """
 
-    def __init__(self, w, A, H, rows):
+    def __init__(self, w: Tensor, A: np.ndarray, H: np.ndarray, rows: np.ndarray) -> None:
         self.w, self.rows = w, rows
         self.inverse = np.linalg.inv(H)
         self.whole = max(np.vdot(w, A @ w), TINY)
 
-    def loss(self, channel):
+    def loss(self, channel: int) -> float:
         """`tr w_c^T (H^-1)_cc^-1 w_c`, relative to the size of the layer's own output."""
         return np.vdot(self.w[self.rows[channel]], self._lagrange(channel)) / self.whole
 
-    def remove(self, channel):
+    def remove(self, channel: int) -> None:
         """Removes a channel: the other rows compensate for it."""
         rows = self.rows[channel]
         across = self.inverse[:, rows]
@@ -134,7 +144,7 @@ def _blocks(layer, metric, channels, numbers):
             yield KernelBlock(w.reshape(len(inputs), -1)[rows], A[0], H[0], of_channel)
 
 
-def eliminate(blocks, numbers):
+def eliminate(blocks: Any, numbers: Any) -> Any:
     """The channels in the order of their removal, and the rising cost of each."""
     left, order, costs = list(numbers), [], []
     while left:

@@ -1,5 +1,7 @@
 """A model without some of its channels: smaller layers with the weights that are left."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -7,7 +9,7 @@ from tfcompress.graph.rebuild import rebuild
 from tfcompress.pruning.channel_ties import DEPTHWISE, TRANSPOSED
 
 
-def shrink(model, channels, gone):
+def shrink(model: keras.Model, channels: Any, gone: Any) -> keras.Model:
     """A copy of a model without some of its channels.
 
     Args:
@@ -62,11 +64,11 @@ def _axes(layer, name, rows, columns):
     return {input_axis(layer): rows, output_axis(layer): columns}
 
 
-def input_axis(layer) -> int:
+def input_axis(layer: keras.layers.Layer) -> int:
     """The axis of a kernel that counts the inputs."""
     return -1 if isinstance(layer, TRANSPOSED) else -2
 
 
-def output_axis(layer) -> int:
+def output_axis(layer: keras.layers.Layer) -> int:
     """The axis of a kernel that counts the outputs."""
     return -3 - input_axis(layer)

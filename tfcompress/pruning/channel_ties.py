@@ -6,6 +6,8 @@ one after the other, and a normalization passes them on. Each channel gets a num
 that can only be removed together get the same one.
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -61,7 +63,7 @@ class Channels:
         layers: `{id: layer}` of all these layers, in the order of the graph.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model) -> None:
         check_graph(model)
         self.reads, self.writes, self.carries, self.layers = {}, {}, {}, {}
         self._parent, self._staying = [], []
@@ -69,7 +71,7 @@ class Channels:
         for numbers in self._follow(graph, [self._stay(tensor) for tensor in graph.inputs]):
             self._staying.extend(numbers)
 
-    def find(self, numbers) -> np.ndarray:
+    def find(self, numbers: Any) -> np.ndarray:
         """For each channel, the one number that all channels tied to it share."""
         return np.array([self._root(number) for number in numbers], int)
 
@@ -91,7 +93,7 @@ class Channels:
                 groups.setdefault(tuple(keys), []).append(number)
         return groups
 
-    def kept(self, numbers, gone) -> np.ndarray:
+    def kept(self, numbers: Any, gone: Any) -> np.ndarray:
         """Which channels are left, as an array of bool, when the channels `gone` are removed."""
         return ~np.isin(self.find(numbers), list(gone))
 

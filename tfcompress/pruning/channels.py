@@ -1,5 +1,6 @@
 """Pruning of whole channels, which removes them: the result is a smaller model."""
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -14,11 +15,18 @@ from tfcompress.pruning.channel_ties import Channels
 from tfcompress.pruning.masks import check_patterns, select
 from tfcompress.utils.batches import check_repeats
 from tfcompress.utils.checks import check_sparsity, whole_number
+from tfcompress.utils.types import Data, Layers, Scope, Score
 
 
 def prune_channels(
-    model, amount, score="magnitude", data=None, layers="*", scope="layer", multiple=1
-):
+    model: keras.Model,
+    amount: float,
+    score: Score = "magnitude",
+    data: Data | None = None,
+    layers: Layers = "*",
+    scope: Scope = "layer",
+    multiple: int = 1,
+) -> keras.Model:
     """Removes a share of the channels of a model and returns a smaller copy.
 
     A channel is a feature map of a convolution or a unit of a Dense layer. Channels that a residual

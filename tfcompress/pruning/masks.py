@@ -1,12 +1,14 @@
 """Pruning masks: which variables may be pruned, and which of their weights go next."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 
 from tfcompress.graph.paths import named, near, walk
 from tfcompress.numerics.selection import lowest
+from tfcompress.utils.types import Layers, Scope
 
 ONE_KERNEL = (
     keras.layers.Dense,
@@ -23,7 +25,7 @@ ONE_KERNEL = (
 TWO_KERNELS = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 
 
-def prunable(model, layers="*") -> dict[str, keras.Variable]:
+def prunable(model: keras.Model, layers: Layers = "*") -> dict[str, keras.Variable]:
     """The variables of a model that a pruner may zero, by path.
 
     These are the kernels of Dense, EinsumDense and all convolution layers at any depth, and the
@@ -58,7 +60,7 @@ def prunable(model, layers="*") -> dict[str, keras.Variable]:
     return found
 
 
-def select(model, layers):
+def select(model: keras.Model, layers: Layers) -> list[keras.layers.Layer]:
     """The layers to prune by path; a glob passes over a layer that a name would refuse."""
     listed = {path: layer for path, (layer, _) in walk(model).items()}
     chosen = set()
@@ -77,7 +79,7 @@ def select(model, layers):
     return {path: layer for path, layer in listed.items() if path in chosen}
 
 
-def check_patterns(layers) -> list[str]:
+def check_patterns(layers: Layers) -> list[str]:
     """`layers` as a list of patterns."""
     patterns = [layers] if isinstance(layers, str) else layers
     if isinstance(patterns, (list, tuple)) and all(isinstance(p, str) for p in patterns):
@@ -114,7 +116,13 @@ def _why_not(layer) -> str | None:
     return None
 
 
-def tighten(masks, scores, sparsity, scope="global", floor=0.0) -> dict[str, np.ndarray]:
+def tighten(
+    masks: dict[str, np.ndarray],
+    scores: Any,
+    sparsity: float,
+    scope: Scope = "global",
+    floor: float = 0.0,
+) -> dict[str, np.ndarray]:
     """The next masks: those weights removed which have the lowest scores.
 
     A weight that is gone stays gone; equal scores go in the order of their index, so that the

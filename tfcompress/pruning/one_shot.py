@@ -1,5 +1,6 @@
 """Pruning in one shot, of a trained model and without further training."""
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -14,11 +15,19 @@ from tfcompress.pruning.masks import prunable, tighten
 from tfcompress.utils.batches import batches, check_repeats
 from tfcompress.utils.checks import check_sparsity
 from tfcompress.utils.progress import progress
+from tfcompress.utils.types import Data, Layers, Scope, Score
 
 BATCH = 128
 
 
-def prune(model, sparsity, data=None, score="magnitude", layers="*", scope="layer"):
+def prune(
+    model: keras.Model,
+    sparsity: float,
+    data: Data | None = None,
+    score: Score = "magnitude",
+    layers: Layers = "*",
+    scope: Scope = "layer",
+) -> keras.Model:
     """A copy of a model with a share of its weights zero; the model itself stays as it is.
 
     With `score="obs"`, Optimal Brain Surgeon, the weights that stay make up for those that go.

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from tfcompress.tflite.reader import load, operator_name, read
+from tfcompress.utils.types import Path
 
 SLICE = 2e-4  # seconds; a file that is quicker runs several times in each round
 _MEMORY = """
@@ -104,7 +106,15 @@ class Benchmark:
         return captured.get()
 
 
-def bench(files, threads=1, batch=1, rounds=31, warmup=3, seconds=5.0, memory=True) -> Benchmark:
+def bench(
+    files: Mapping[str, Path | bytes],
+    threads: int = 1,
+    batch: int = 1,
+    rounds: int = 31,
+    warmup: int = 3,
+    seconds: float = 5.0,
+    memory: bool = True,
+) -> Benchmark:
     """Times .tflite files in turn, in one process, so that all see the same machine.
 
     Each round runs every file once (several times if it is quick) after one run that warms its
@@ -149,7 +159,7 @@ def bench(files, threads=1, batch=1, rounds=31, warmup=3, seconds=5.0, memory=Tr
     return Benchmark(tuple(timings), len(reference), threads, batch)
 
 
-def peak_memory(blob, threads=1) -> int | None:
+def peak_memory(blob: Path | bytes, threads: int = 1) -> int | None:
     """Bytes by which loading and running a file raise the memory of a fresh process.
 
     None where there is no /proc to read it from.

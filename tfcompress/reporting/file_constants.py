@@ -10,9 +10,10 @@ from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.measure.macs import matrices
 from tfcompress.tflite.reader import StoredTensor, constant, read, stored_tensors
 from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.types import Path
 
 
-def constants_of(model, tflite) -> dict[str, list[StoredTensor]]:
+def constants_of(model: keras.Model, tflite: Path | bytes | None) -> dict[str, list[StoredTensor]]:
     """The constants that hold the kernel of each layer; biases are left out.
 
     A constant belongs to the layer whose path begins its name, as the exporter names it

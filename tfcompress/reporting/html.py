@@ -1,7 +1,9 @@
 """A `ModelReport` as one self-contained page, without scripts and without anything from the net."""
 
 import math
+from collections.abc import Mapping
 from html import escape
+from typing import Any
 
 from tfcompress.reporting.text import number, shape_text
 
@@ -52,7 +54,7 @@ tfoot td { font-weight: 600; }
 """
 
 
-def page(made, points=None) -> str:
+def page(made: Any, points: Mapping[str, tuple[float, float]] | None = None) -> str:
     """The page of a report.
 
     Args:
@@ -216,7 +218,7 @@ def _scale(values):
     return lambda value: 8 + 84 * (value - low) / (high - low) if high > low else 50.0
 
 
-def size(count) -> str:
+def size(count: int) -> str:
     """Bytes for people: `"1.2 MB"`."""
     for unit in ("B", "KB", "MB", "GB"):
         if count < 1000 or unit == "GB":

@@ -4,8 +4,10 @@ import dataclasses
 import gzip
 import json
 import math
-from pathlib import Path
+import pathlib
+from collections.abc import Callable, Mapping
 
+import keras
 import numpy as np
 
 from tfcompress.graph.paths import walk
@@ -17,6 +19,7 @@ from tfcompress.reporting.text import text
 from tfcompress.tflite.reader import load
 from tfcompress.tflite.runtimes import min_runtime
 from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.types import Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,23 +108,23 @@ class ModelReport:
         """How many times fewer bits all kernels take than in float32."""
         return self.float_bits / max(self.bits, 1)
 
-    def to_json(self, indent=2) -> str:
+    def to_json(self, indent: int | None = 2) -> str:
         """All data as a JSON text."""
         data = dataclasses.asdict(self) | {"bits": self.bits, "ratio": self.ratio}
         for row, source in zip(data["rows"], self.rows, strict=True):
             row["ratio"] = source.ratio
         return json.dumps(data, indent=indent)
 
-    def to_html(self, path, points=None) -> None:
+    def to_html(self, path: Path, points: Mapping[str, tuple[float, float]] | None = None) -> None:
         """Writes one self-contained page: sizes by layer before and after, and a table.
 
         Args:
             path: of the page.
             points: dict `{name: (bytes, accuracy)}` of models, for a picture of these; or None.
         """
-        Path(path).write_text(page(self, points), encoding="utf-8")
+        pathlib.Path(path).write_text(page(self, points), encoding="utf-8")
 
-    def print(self, print_fn=print) -> None:
+    def print(self, print_fn: Callable[[str], None] = print) -> None:
         """Shows the tables, as one string handed to `print_fn`."""
         print_fn(str(self))
 
@@ -129,7 +132,9 @@ class ModelReport:
         return text(self)
 
 
-def report(model, baseline=None, tflite=None) -> ModelReport:
+def report(
+    model: keras.Model, baseline: keras.Model | None = None, tflite: Path | bytes | None = None
+) -> ModelReport:
     """Tells what each layer of a model takes, and the whole.
 
     Stored bits (what the kernel needs) and bytes of a .tflite file (what it takes there) are two
@@ -179,7 +184,7 @@ def report(model, baseline=None, tflite=None) -> ModelReport:
     return made if tflite is None else _with_file(made, model, baseline, tflite)
 
 
-def float_kernels(model) -> dict[str, int]:
+def float_kernels(model: keras.Model) -> dict[str, int]:
     """What the kernel of each layer takes in float32, in bits."""
     return {path: 32 * _count(layer) for path, (layer, _) in walk(model).items() if _kernels(layer)}
 

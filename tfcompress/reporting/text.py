@@ -1,9 +1,10 @@
 """A `ModelReport` as text."""
 
 import io
+from typing import Any
 
 
-def text(made, width=110) -> str:
+def text(made: Any, width: int = 110) -> str:
     """The tables of a report for people: the layers, the totals, the layers left alone."""
     from rich.console import Console
 
@@ -56,11 +57,11 @@ def _in_file(row):
     return f"{row.file_bytes:,} B {'+'.join(row.encodings)}{size}"
 
 
-def shape_text(shape):
+def shape_text(shape: Any) -> str:
     if shape and isinstance(shape[0], tuple):
         return " ".join(map(shape_text, shape))
     return "x".join(map(str, shape))
 
 
-def number(value):
+def number(value: Any) -> str:
     return "unknown" if value is None else f"{value:,}"

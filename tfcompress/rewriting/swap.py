@@ -1,6 +1,8 @@
 """Rebuild a model with some of its layers replaced; the model itself stays untouched."""
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -10,9 +12,12 @@ from tfcompress.graph.rebuild import check_graph, rebuild
 from tfcompress.layers.core.base import CompressedLayer, kernel_bits
 from tfcompress.layers.core.maker import Maker
 from tfcompress.measure.moments import Moments
+from tfcompress.utils.types import Curvature, Data, Rules
 
 
-def swap(model, rules, curvature=None, data=None):
+def swap(
+    model: keras.Model, rules: Rules, curvature: Curvature | None = None, data: Data | None = None
+) -> keras.Model:
     """Makes a new model in which the layers that rules name are replaced.
 
     Args:
@@ -59,7 +64,13 @@ def swap(model, rules, curvature=None, data=None):
     return swapped(model, rules, curvature, data)
 
 
-def swapped(model, rules, curvature=None, data=None, moments=Moments):
+def swapped(
+    model: keras.Model,
+    rules: Rules,
+    curvature: Curvature | None = None,
+    data: Data | None = None,
+    moments: Callable[..., Any] = Moments,
+) -> keras.Model:
     """`swap`; `moments(layer)` makes what measures the inputs of a layer."""
     targets, left = match(model, rules)
     made = {}
@@ -90,7 +101,7 @@ def swapped(model, rules, curvature=None, data=None, moments=Moments):
     return new
 
 
-def to_ordinary(model):
+def to_ordinary(model: keras.Model) -> keras.Model:
     """Makes a new model of plain Keras layers that computes the same function.
 
     Each compressed layer becomes a chain of ordinary layers, in place; the last one keeps the name.
@@ -102,7 +113,7 @@ def to_ordinary(model):
     )
 
 
-def match(model, rules) -> tuple[dict, dict]:
+def match(model: keras.Model, rules: Rules) -> tuple[dict, dict]:
     """Finds the maker of each layer.
 
     Returns:

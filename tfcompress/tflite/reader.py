@@ -10,8 +10,11 @@ import mmap
 import os
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
+
+from tfcompress.utils.types import Path, Tensor
 
 BITS = {
     **{"FLOAT64": 64, "FLOAT32": 32, "FLOAT16": 16, "BFLOAT16": 16, "BOOL": 8},
@@ -43,26 +46,26 @@ class StoredTensor:
 
 
 @cache
-def schema():
+def schema() -> Any:
     """The generated module of the .tflite schema."""
     from ai_edge_litert import schema_py_generated
 
     return schema_py_generated
 
 
-def type_name(tensor) -> str:
+def type_name(tensor: Tensor) -> str:
     """The name of a tensor's type: `"FLOAT32"`, `"INT2"`, ..."""
     return _names("TensorType")[tensor.type]
 
 
-def operator_name(model, operator) -> str:
+def operator_name(model: Any, operator: Any) -> str:
     """The name of an operator: `"CONV_2D"`, or a custom operator's own name."""
     code = model.operatorCodes[operator.opcodeIndex]
     name = _names("BuiltinOperator")[builtin_code(code)]
     return code.customCode.decode() if name == "CUSTOM" and code.customCode else name
 
 
-def builtin_code(code) -> int:
+def builtin_code(code: Any) -> int:
     """An operator code's builtin operator; old files hold it in the deprecated byte."""
     return max(code.builtinCode, code.deprecatedBuiltinCode)
 
@@ -72,7 +75,7 @@ def _names(enum):
     return {v: k for k, v in vars(getattr(schema(), enum)).items() if isinstance(v, int)}
 
 
-def load(source) -> bytes | bytearray:
+def load(source: Path | bytes) -> bytes | bytearray:
     """The bytes of a .tflite file given as bytes or as a path."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source) if isinstance(source, memoryview) else source
@@ -87,7 +90,7 @@ def _mapped(path):
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if whole else b""
 
 
-def read(source):
+def read(source: Path | bytes) -> Any:
     """Reads a .tflite file and checks it.
 
     Args:
@@ -148,7 +151,7 @@ def _problem(model) -> str | None:
     return None
 
 
-def constant(model, tensor) -> np.ndarray | None:
+def constant(model: Any, tensor: Tensor) -> np.ndarray | None:
     """The values of a constant tensor as stored (4- and 2-bit ones as int8), or None."""
     data = model.buffers[tensor.buffer].data
     name = type_name(tensor)
@@ -161,7 +164,7 @@ def constant(model, tensor) -> np.ndarray | None:
     return np.frombuffer(data, np.dtype(name.lower())).reshape(_shape(tensor))
 
 
-def pack(values, bits) -> np.ndarray:
+def pack(values: np.ndarray, bits: int) -> np.ndarray:
     """Packs small signed integers into bytes, the first one in the low bits.
 
     Args:
@@ -186,7 +189,7 @@ def pack(values, bits) -> np.ndarray:
     return packed
 
 
-def unpack(raw, bits, count) -> np.ndarray:
+def unpack(raw: np.ndarray, bits: int, count: int) -> np.ndarray:
     """The inverse of `pack`: int8 array of the first `count` integers."""
     raw = np.frombuffer(raw, np.uint8)
     per_byte = 8 // bits
@@ -196,7 +199,7 @@ def unpack(raw, bits, count) -> np.ndarray:
     return (codes.view(np.int8) >> (8 - bits))[:count]
 
 
-def stored_tensors(source) -> list[StoredTensor]:
+def stored_tensors(source: Path | bytes) -> list[StoredTensor]:
     """Lists what a .tflite file stores; the last row is the rest: the sum is the file's size.
 
     Args:

@@ -2,12 +2,14 @@
 
 import os
 import tempfile
+from typing import Any
 
 import numpy as np
 
 from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import read
 from tfcompress.tflite.writer import write_to
+from tfcompress.utils.types import Path
 
 DRAWS = 8
 LEVELS = 127.0
@@ -23,7 +25,7 @@ class Runner:
         threads: how many.
     """
 
-    def __init__(self, source, delegates=True, threads=1):
+    def __init__(self, source: Path | bytes, delegates: bool = True, threads: int = 1) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         kind = (
@@ -41,7 +43,7 @@ class Runner:
         )
         self.allocated = False
 
-    def __call__(self, inputs):
+    def __call__(self, inputs: Any) -> Any:
         details = self.interpreter.get_input_details()
         for detail, array in zip(details, inputs, strict=True):
             if tuple(detail["shape"]) != array.shape:
@@ -70,7 +72,7 @@ def _dequantize(array, detail):
     return (array.astype(np.float32) - zero_point) * scale if scale else array
 
 
-def difference(output, expected) -> float:
+def difference(output: Any, expected: Any) -> float:
     """The largest difference of two arrays; infinite where one is NaN or the shapes differ."""
     if output.shape != expected.shape:
         return float("inf")
@@ -87,12 +89,12 @@ class Probe:
             has there.
     """
 
-    def __init__(self, source, tensors):
+    def __init__(self, source: Path | bytes, tensors: Any) -> None:
         self.tensors = sorted(tensors)
         self.least = tensors if isinstance(tensors, dict) else {}
         self.runner = Runner(_instrumented(source, self.tensors) if tensors else source)
 
-    def run(self, inputs, noise=None):
+    def run(self, inputs: Any, noise: Any = None) -> Any:
         """The outputs of the model, and `{tensor: values}`; `noise`: `{tensor: array}` to add."""
         if noise is None:
             noise = {t: np.zeros(1, np.float32) for t in self.tensors}
@@ -100,7 +102,7 @@ class Probe:
         count = len(values) - len(self.tensors)
         return values[:count], dict(zip(self.tensors, values[count:], strict=True))
 
-    def deviations(self, inputs) -> list[float]:
+    def deviations(self, inputs: Any) -> list[float]:
         """The largest change of each output when the tensors are rounded as int8 rounds them.
 
         Rounding is played by uniform noise of one step, `max|x| / 127` or the least one of the

@@ -1,13 +1,14 @@
 """Which LiteRT versions run a .tflite file right, as its types and operator versions tell."""
 
 from tfcompress.tflite.reader import operator_name, read, type_name
+from tfcompress.utils.types import Path
 
 OLDEST = (1, 2, 0)
 HALF_DEPTHWISE, SYMMETRIC, INT2, HALF_SPARSE = (1, 4, 0), (2, 0, 3), (2, 1, 2), (2, 2, 0)
 LAST_WITHOUT_INT2 = 13  # version of FULLY_CONNECTED
 
 
-def min_runtime(source) -> str:
+def min_runtime(source: Path | bytes) -> str:
     """The oldest LiteRT, of 1.2.0 and newer ones, that is known to run a file right.
 
     Seen on x86-64 and on emulated ARM64 CPUs:
@@ -59,7 +60,7 @@ def _need(model, tensors, operator, halves):
     return SYMMETRIC if symmetric else OLDEST
 
 
-def parse(version) -> tuple[int, ...]:
+def parse(version: str) -> tuple[int, ...]:
     """A version as numbers: `"1.2"` is (1, 2, 0).
 
     Raises:

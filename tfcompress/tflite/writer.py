@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def _length(buffer) -> int:
     return 0 if buffer.data is None else len(buffer.data)
 
 
-def write(model) -> bytes:
+def write(model: Any) -> bytes:
     """Writes a `ModelT` as a .tflite file without what is unused or there twice: tensors, buffers,
     operator codes, vectors and names."""
     file = io.BytesIO()
@@ -58,7 +59,7 @@ def write(model) -> bytes:
     return file.getvalue()
 
 
-def write_to(file, model) -> None:
+def write_to(file: Any, model: Any) -> None:
     """As `write`, into an open binary file, one buffer after the other behind the graph.
 
     Raises:

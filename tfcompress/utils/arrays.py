@@ -1,20 +1,25 @@
 """Arrays of NumPy, of a backend, and nested lists and dicts of them."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import keras
 import numpy as np
 
+from tfcompress.utils.types import Tensor
 
-def to_numpy(tensor) -> np.ndarray:
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
     """The values of a variable or tensor of any backend."""
     return keras.ops.convert_to_numpy(tensor)
 
 
-def transposed(matrices) -> np.ndarray:
+def transposed(matrices: np.ndarray) -> np.ndarray:
     """Each matrix of a stack `(..., n, m)` transposed; a view."""
     return np.swapaxes(matrices, -1, -2)
 
 
-def rows(arrays, chosen):
+def rows(arrays: Any, chosen: Any) -> Any:
     """The chosen rows of each array of a nested structure; None stays None.
 
     >>> rows({"x": np.array([1, 2, 3]), "y": None}, [0, 2])
@@ -23,7 +28,7 @@ def rows(arrays, chosen):
     return keras.tree.map_structure(lambda a: a if a is None else a[chosen], arrays)
 
 
-def concatenated(batches) -> list:
+def concatenated(batches: Iterable[tuple[Any, ...]]) -> list:
     """The parts of all batches, each joined along the examples; a part that is None stays None.
 
     Args:

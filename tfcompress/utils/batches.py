@@ -1,22 +1,27 @@
 """Any data that `fit` takes, as batches of `(x, y, sample_weight)`."""
 
 import itertools
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
 
 from tfcompress.utils.arrays import rows
 from tfcompress.utils.checks import whole_number
+from tfcompress.utils.types import Data
 
 
-def passes_over(data, passes, size, class_weight=None):
+def passes_over(
+    data: Data, passes: int, size: int, class_weight: dict[int, float] | None = None
+) -> Iterator[Any]:
     """The batches of several passes over `data`; see `batches`."""
     whole_number(passes, "passes")
     check_repeats(data, passes)
     return itertools.chain.from_iterable(batches(data, size, class_weight) for _ in range(passes))
 
 
-def check_repeats(data, times) -> None:
+def check_repeats(data: Data, times: int) -> None:
     """Raises if `data` cannot be gone through as often."""
     if times > 1 and hasattr(data, "__next__"):
         raise ValueError(
@@ -25,7 +30,7 @@ def check_repeats(data, times) -> None:
         )
 
 
-def batches(data, size, class_weight=None):
+def batches(data: Data, size: int, class_weight: dict[int, float] | None = None) -> Iterator[Any]:
     """Batches `(x, y, sample_weight)` of at most `size` examples.
 
     Args:

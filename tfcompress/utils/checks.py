@@ -1,25 +1,26 @@
 """Checks of arguments: each raises with what was expected and what was received."""
 
 import numbers
+from typing import Any
 
 
-def is_whole(value, least: int = 1) -> bool:
+def is_whole(value: Any, least: int = 1) -> bool:
     """Whether a value is an integer, of Python or NumPy, of at least `least`; `True` is none."""
     # `bool` is a subclass of `int`: without this, `True` would pass for 1.
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
 
 
-def is_number(value) -> bool:
+def is_number(value: Any) -> bool:
     """Whether a value is a real number, of Python or NumPy; `True` is none."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def is_share(value) -> bool:
+def is_share(value: Any) -> bool:
     """Whether a value is a float in (0, 1); an int, such as a rank of 1, is no share."""
     return isinstance(value, float) and 0 < value < 1
 
 
-def whole_number(value, name: str, least: int = 1, most: int | None = None) -> int:
+def whole_number(value: Any, name: str, least: int = 1, most: int | None = None) -> int:
     """The value as an `int`.
 
     Raises:
@@ -36,12 +37,12 @@ def whole_number(value, name: str, least: int = 1, most: int | None = None) -> i
     raise ValueError(f"Expected `{name}` to be a whole number{allowed}. Received: {value!r}")
 
 
-def positive_int(value, name: str) -> int:
+def positive_int(value: Any, name: str) -> int:
     """The value as an `int` of at least 1; raises `ValueError` otherwise."""
     return whole_number(value, name, least=1)
 
 
-def positive_tuple(value, length: int, name: str) -> tuple[int, ...]:
+def positive_tuple(value: Any, length: int, name: str) -> tuple[int, ...]:
     """The value as a tuple of positive integers; one integer stands for all of them.
 
     >>> positive_tuple(3, 2, "kernel_size")
@@ -53,13 +54,13 @@ def positive_tuple(value, length: int, name: str) -> tuple[int, ...]:
     return tuple(positive_int(v, name) for v in values)
 
 
-def check_number(value, name: str) -> None:
+def check_number(value: Any, name: str) -> None:
     """Raises `TypeError` unless the value is a real number."""
     if not is_number(value):
         raise TypeError(f"Expected `{name}` to be a number. Received: {value!r}")
 
 
-def check_sparsity(sparsity, name: str = "sparsity") -> None:
+def check_sparsity(sparsity: float, name: str = "sparsity") -> None:
     """Raises unless the value is a number in [0, 1)."""
     check_number(sparsity, name)
     if not 0 <= sparsity < 1:

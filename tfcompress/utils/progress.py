@@ -1,11 +1,13 @@
 """A progress bar that shows only in a terminal, and only on runs that take long."""
 
 import time
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 DELAY = 2.0  # seconds before a bar appears
 
 
-def progress(iterable, what, total=None):
+def progress(iterable: Iterable[Any], what: str, total: int | None = None) -> Iterator[Any]:
     """Yields from an iterable; after two seconds a bar shows how far it got.
 
     Args:

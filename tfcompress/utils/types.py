@@ -5,7 +5,7 @@ Keras ships no types, so for a type checker its layers, models and tensors are `
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -47,6 +47,10 @@ Layers: TypeAlias = str | Iterable[str]  # globs over the names and paths of lay
 Loss: TypeAlias = str | Callable[..., Any] | dict[str, Any] | list[Any] | None  # as `compile` takes
 Score: TypeAlias = str | Callable[..., Any]  # "magnitude", "obd" or a function of a kernel
 Schedule: TypeAlias = float | Callable[[int], float]  # a number, or a function of the step
+Scope: TypeAlias = Literal["global", "layer"]  # of a share: over all layers, or in each
+Activations: TypeAlias = Literal["int8", "float32", "static_int8"]  # in a .tflite file
+Target: TypeAlias = Literal["bits", "tflite", "macs", "archive"]  # of a budget
+Store: TypeAlias = Literal["fast", "small"]  # what a .tflite file is written for
 Sample: TypeAlias = Any  # inputs of one call: an array, or a list or dict of them
 
 # As Keras' layers take them: a name, a config, an object.

@@ -4,6 +4,8 @@
 the Dense layer has a bias and an activation. If W is a matrix of few levels, `W c` is not.
 """
 
+from typing import Any
+
 import numpy as np
 
 from tfcompress.export.convert.names import layer_rows
@@ -18,7 +20,7 @@ CLOSE = 1e-5  # far above float32 rounding
 FEW = 0.5  # of the entries: more distinct values than these no form stores in fewer bytes
 
 
-def unfold(file, lowered) -> None:
+def unfold(file: Any, lowered: Any) -> None:
     """Gives a matrix product the kernel of its layer and multiplies its input by the factors.
 
     Args:
@@ -56,7 +58,7 @@ def _factors(graph, operator, layers) -> list:
     return []
 
 
-def column_factors(folded, rows) -> np.ndarray | None:
+def column_factors(folded: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
     """`c` with `folded = rows * c`, float32 `(i,)`, or None.
 
     >>> column_factors(np.float32([[2, 3], [0, -3]]), np.float32([[1, 1], [0, -1]])).tolist()

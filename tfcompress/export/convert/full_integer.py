@@ -1,5 +1,8 @@
 """Full-integer files: int8 activations with fixed ranges, exact low-bit kernels."""
 
+from typing import Any
+
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -16,7 +19,7 @@ from tfcompress.tflite.writer import write
 INTEGERS = {"float32": tf.float32, "int8": tf.int8}
 
 
-def convert_static(model, batches, io):
+def convert_static(model: keras.Model, batches: int, io: str) -> bytes:
     """The stock converter's full-integer file, a `ModelT`.
 
     Args:
@@ -34,7 +37,7 @@ def convert_static(model, batches, io):
     )
 
 
-def clip_ranges(model):
+def clip_ranges(model: keras.Model) -> Any:
     """The model with learned ranges that clip and do not round; itself where it has none."""
 
     def replace(layer):
@@ -44,7 +47,7 @@ def clip_ranges(model):
     return rebuild(model, replace) if found else model
 
 
-def convert_learned(model, batches, io):
+def convert_learned(model: keras.Model, batches: int, io: str) -> bytes:
     """As `convert_static`, with the ranges of `FakeQuant` layers; others are measured.
 
     The stock converter measures all ranges of a model or none. What it does after it has measured
@@ -104,7 +107,7 @@ def _measured(blob, batches) -> dict:
     return found
 
 
-def store_exact(file, plain, int2) -> None:
+def store_exact(file: Any, plain: bytes, int2: bool) -> None:
     """Puts the exact integers of each low-bit kernel in place of the converter's rounded ones.
 
     The converter divides a channel's largest weight by 127, which holds levels such as 1/7 of it
@@ -156,7 +159,7 @@ def _bias(graph, operator, kernel) -> int:
     return graph.constant(values, f"{kernel.layer}/bias", per_channel(unit))
 
 
-def activations(plain, model=None) -> dict[int, float]:
+def activations(plain: bytes, model: keras.Model | None = None) -> dict[int, float]:
     """The float32 activations of a file, all of which a full-integer file rounds.
 
     With each the step of its learned range, if `model` has a `FakeQuant` for it, or 0: the range

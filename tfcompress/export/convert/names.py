@@ -1,5 +1,7 @@
 """Names the kernels of a .tflite file by the Keras layers that they belong to."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -13,7 +15,7 @@ NEAR = 5e-3  # above the rounding to 8 bits, 1/254
 ROWS = 16  # enough to tell kernels of one shape apart
 
 
-def name_kernels(file, model) -> None:
+def name_kernels(file: Any, model: keras.Model) -> None:
     """Renames each constant kernel to `path/kernel` and its bias to `path/bias`.
 
     A constant belongs to the layer whose kernel it equals up to a factor per output channel. Large
@@ -54,7 +56,7 @@ def _file_rows(graph, operator, code):
     return rows
 
 
-def layer_rows(layer) -> np.ndarray:
+def layer_rows(layer: keras.layers.Layer) -> np.ndarray:
     """The kernel of a layer as a matrix with a row per output channel."""
     kernel = to_numpy(layer.kernel)
     if isinstance(layer, keras.layers.DepthwiseConv2D):

@@ -1,12 +1,14 @@
 """Cleans what the stock converter makes of a free batch size."""
 
+from typing import Any
+
 import numpy as np
 
 from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import operator_name
 
 
-def tidy(file) -> None:
+def tidy(file: Any) -> None:
     """Gives each RESHAPE with at most one unknown size a constant shape; drops what computed it.
 
     With a free batch size the converter computes the shape of each Flatten from SHAPE,

@@ -4,6 +4,7 @@ import math
 import re
 import tempfile
 import warnings
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -12,12 +13,13 @@ from absl import logging
 from tfcompress.graph.nodes import graph_of, operation_of
 from tfcompress.tflite.reader import operator_name, read, schema
 from tfcompress.utils.errors import ExportError
+from tfcompress.utils.types import Tensor
 
 SIGNATURE = "serving_default"
 LARGE = 2**26  # bytes of weights
 
 
-def convert(model, **settings):
+def convert(model: keras.Model, **settings: Any) -> bytes:
     """Converts a model with the stock converter and gives its inputs and outputs their names.
 
     Args:
@@ -86,12 +88,12 @@ def _place(index) -> str:
     return f"place_{index:06d}"
 
 
-def input_names(model) -> list[str]:
+def input_names(model: keras.Model) -> list[str]:
     """The names of the inputs: those of the `keras.Input`s."""
     return _unique([tensor.name for tensor in model.inputs])
 
 
-def output_names(model) -> list[str]:
+def output_names(model: keras.Model) -> list[str]:
     """The names of the outputs: the keys of a dict, else those of the layers."""
     structure = graph_of(model).output
     if isinstance(structure, dict):
@@ -103,7 +105,7 @@ def _unique(names):
     return [f"{n}_{names[:i].count(n)}" if n in names[:i] else n for i, n in enumerate(names)]
 
 
-def call(model, inputs) -> list:
+def call(model: keras.Model, inputs: Tensor) -> list:
     """The outputs of a model for a flat list of inputs, in inference mode."""
     inputs = keras.tree.pack_sequence_as(graph_of(model).input, list(inputs))
     return keras.tree.flatten(model(inputs, training=False))
@@ -130,7 +132,7 @@ def _check_builtin(file):
                 )
 
 
-def name_ends(file, model):
+def name_ends(file: Any, model: keras.Model) -> None:
     """Puts inputs and outputs in the model's order, names them and writes the signature."""
     inputs, outputs = input_names(model), output_names(model)
     graph, signature = file.subgraphs[0], schema().SignatureDefT()

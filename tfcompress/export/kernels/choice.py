@@ -51,6 +51,7 @@ wrong without the delegate (the builtin INT4 kernel quantizes in its own way).
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +61,7 @@ from tfcompress.export.kernels import unpacked_forms as unpacked
 from tfcompress.export.kernels.kernel import Kernel
 from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.runtimes import HALF_DEPTHWISE, INT2
+from tfcompress.utils.types import Store
 
 LEAST = 256  # entries; below 1024 the forms are within 0.05 microseconds of float32
 ROW_BYTES = 12  # a float32 scale and an int64 zero point, as if no other kernel shared it
@@ -68,7 +70,9 @@ BLOCK_SHARE = {8: 0.5, 32: 0.12}  # of the entries, up to which products of bloc
 LEAST_BLOCKS = {8: LEAST, 32: 2**20}
 
 
-def choose(graph: Graph, operator, kernel: Kernel, activations, store, runtime):
+def choose(
+    graph: Graph, operator: Any, kernel: Kernel, activations: str, store: Store, runtime: str
+) -> Any:
     """The form of one kernel.
 
     Args:

@@ -4,6 +4,8 @@ Letters in shapes: b batch, i in, o out, h w space, p output pixels, t taps of a
 Each function changes or replaces `operator` and gives the operators to run in its place.
 """
 
+from typing import Any
+
 import numpy as np
 
 from tfcompress.export.kernels.kernel import Kernel
@@ -15,7 +17,7 @@ PINS = [-128, 127, 0, 0]
 SMALLEST = 1e-30  # keeps the scale of an all-zero input above zero
 
 
-def hybrid(graph: Graph, operator, kernel: Kernel, bits):
+def hybrid(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> Any:
     """Float32 activations that the runtime quantizes to int8 as it runs."""
     weight = operator.inputs[1] = kernel.as_is(graph, bits)
     if kernel.code == "FULLY_CONNECTED":
@@ -27,7 +29,7 @@ def hybrid(graph: Graph, operator, kernel: Kernel, bits):
     return [operator]
 
 
-def weight_only(graph: Graph, operator, kernel: Kernel, bits):
+def weight_only(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> Any:
     """INT8 or FLOAT16 kernel, unpacked once when the file is loaded: exact, at float32 speed."""
     weight = kernel.as_is(graph, bits)
     if (weight, "float32") in graph.added:  # an operator before this one has unpacked it
@@ -39,7 +41,7 @@ def weight_only(graph: Graph, operator, kernel: Kernel, bits):
     return [graph.operator("DEQUANTIZE", [weight], unpacked, version), operator]
 
 
-def digits(graph: Graph, operator, kernel: Kernel, bits):
+def digits(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> Any:
     """FULLY_CONNECTED in int8 arithmetic, exact to float32: the input as three int8 digits.
 
     `x = s (d0 + d1 / 254 + d2 / 254^2)` with `s = max|x| / 127`, so `W x = s (W d0 + ...)`. A row
@@ -99,7 +101,7 @@ def _stacked(write, rows, weight, units):
     return write("SUM", [y, write.int32([1])], (-1, units))
 
 
-def pointwise(graph: Graph, operator, kernel: Kernel, bits):
+def pointwise(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> Any:
     """A 1x1 CONV_2D of stride 1 as FULLY_CONNECTED over the last axis."""
     weight = kernel.as_matrix(graph, bits)
     write = Writer(graph)
@@ -111,7 +113,7 @@ def pointwise(graph: Graph, operator, kernel: Kernel, bits):
     return write.operators
 
 
-def im2col(graph: Graph, operator, kernel: Kernel, bits):
+def im2col(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> Any:
     """CONV_2D as one GATHER of each output pixel's taps and one FULLY_CONNECTED.
 
     The runtime quantizes the taps of each pixel to int8.
@@ -126,7 +128,7 @@ def im2col(graph: Graph, operator, kernel: Kernel, bits):
     return write.operators
 
 
-def im2col_int8(graph: Graph, operator, kernel: Kernel, bits, ranges):
+def im2col_int8(graph: Graph, operator: Any, kernel: Kernel, bits: int, ranges: Any) -> Any:
     """The same with int8 taps, four times fewer bytes to gather, and an int8 output.
 
     `ranges`: the (low, high) of the input and of the output, measured on data.
@@ -155,21 +157,21 @@ def im2col_int8(graph: Graph, operator, kernel: Kernel, bits, ranges):
     return write.operators
 
 
-def affine(low, high):
+def affine(low: float, high: float) -> Any:
     """int8 quantization parameters of a range, which is widened to hold zero."""
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max((high - low) / 255, SMALLEST)
     return per_channel(scale, zero_point=int(np.clip(np.rint(-128 - low / scale), -128, 127)))
 
 
-def padding(size, out, taps, options):
+def padding(size: int, out: int, taps: Any, options: Any) -> Any:
     """Zeros (before, after) along each axis of space, for `same` and `valid` alike."""
     steps = zip(size, out, taps, _strides(options), _rates(options), strict=True)
     needs = [max((m - 1) * s + (k - 1) * r + 1 - n, 0) for n, m, k, s, r in steps]
     return [(need // 2, need - need // 2) for need in needs]
 
 
-def patch_index(width, out, taps, options):
+def patch_index(width: float, out: int, taps: Any, options: Any) -> Any:
     """The place of each output pixel's taps in the padded image, in two parts to be added.
 
     Args:

@@ -22,7 +22,7 @@ class Grid:
         return self.scale[:, None] * self.values.astype(np.float32)
 
 
-def find_grid(rows) -> Grid | None:
+def find_grid(rows: np.ndarray) -> Grid | None:
     """The grid of fewest bits (2, 4 or 8) that holds a matrix up to float32 rounding, or None.
 
     The scale of a row is its largest entry divided by the smallest `k` in 1..127 for which each

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from tfcompress.export.kernels.integer_grid import Grid, find_grid
 from tfcompress.export.kernels.shared_values import Shared, find_shared
 from tfcompress.tflite.graph_editor import Graph, per_channel
 from tfcompress.tflite.reader import operator_name
+from tfcompress.utils.types import Layers, Tensor
 
 MOST_NONZERO = 0.6  # a sparse float32 kernel takes 4 bytes and 2 of its place for each entry
 CHANNEL_AXIS = {"FULLY_CONNECTED": 0, "CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}
@@ -46,7 +48,7 @@ class Kernel:
             return self.grid.bits
         return 32 if self.half is None else 16
 
-    def bits_for(self, int2) -> int:
+    def bits_for(self, int2: bool) -> int:
         """The fewest bits of a matrix product: the delegate takes rows of whole bytes only.
 
         `int2`: whether the oldest runtime to serve knows 2-bit kernels.
@@ -72,7 +74,7 @@ class Kernel:
     def taps(self) -> tuple[int, int]:
         return self.shape[1:3]
 
-    def rows(self, bits) -> np.ndarray:
+    def rows(self, bits: int) -> np.ndarray:
         """The kernel [o, i] as int8 (`bits` 8) or float32 numbers."""
         return self.grid.values if bits == 8 else self.values
 
@@ -80,7 +82,7 @@ class Kernel:
         """The distinct integers of the grid, int8, ascending."""
         return np.unique(self.grid.values)
 
-    def as_is(self, graph: Graph, bits) -> int:
+    def as_is(self, graph: Graph, bits: int) -> int:
         """The constant of `bits` bits in the operator's own layout."""
         if bits == 16:
             return self._add(graph, self.half, 16, None)
@@ -89,7 +91,7 @@ class Kernel:
         values = np.moveaxis(self.grid.values.reshape(-1, *rest), 0, axis)
         return self._add(graph, values, bits, axis)
 
-    def as_matrix(self, graph: Graph, bits, extra=0) -> int:
+    def as_matrix(self, graph: Graph, bits: int, extra: int = 0) -> int:
         """The constant as [o, i + extra], the last columns zero."""
         return self._add(graph, np.pad(self.grid.values, [(0, 0), (0, extra)]), bits, 0)
 
@@ -105,7 +107,7 @@ class Kernel:
         return graph.added[key]
 
 
-def find_kernel(graph: Graph, operator, layers) -> Kernel | None:
+def find_kernel(graph: Graph, operator: Any, layers: Layers) -> Kernel | None:
     """The kernel of an operator if it is a float32 constant that fewer bytes hold.
 
     They hold it exactly, except those of a layer with a codebook or a bank of float32 numbers.
@@ -133,7 +135,7 @@ def find_kernel(graph: Graph, operator, layers) -> Kernel | None:
     return Kernel(code, operator.inputs[1], values.shape, layer, grid, *rest)
 
 
-def kernel_rows(values, code) -> np.ndarray:
+def kernel_rows(values: Tensor, code: Any) -> np.ndarray:
     """A kernel in an operator's layout as a matrix with a row per output channel."""
     values = np.moveaxis(values, CHANNEL_AXIS[code], 0)
     return values.reshape(len(values), -1)

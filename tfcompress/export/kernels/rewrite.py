@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from tfcompress.export.kernels import dense_forms as forms
 from tfcompress.export.kernels import sparse_forms as sparse
@@ -12,6 +13,7 @@ from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import read
 from tfcompress.tflite.runner import Probe
 from tfcompress.tflite.writer import write
+from tfcompress.utils.types import Layers, Path, Store
 
 MOST = 0.05
 EXACT = (forms.digits, forms.weight_only, sparse.densified)
@@ -35,7 +37,9 @@ class Site:
     rounds: bool = False
 
 
-def find_sites(file, activations, store, runtime, layers) -> list[Site]:
+def find_sites(
+    file: Any, activations: str, store: Store, runtime: str, layers: Layers
+) -> list[Site]:
     """Finds the kernels that fewer bits hold exactly, and the form for each.
 
     Args:
@@ -60,7 +64,7 @@ def find_sites(file, activations, store, runtime, layers) -> list[Site]:
     return sites
 
 
-def calibrate(source, sites, batches) -> list[Site]:
+def calibrate(source: Path | bytes, sites: Any, batches: int) -> list[Site]:
     """Gives im2col sites their int8 form, with the ranges of their activations on `batches`.
 
     It is 20 to 30% faster; a site keeps the float32 form where the other's biases and scales would
@@ -94,7 +98,7 @@ def _int8_share(site) -> float:
     return (700 + 12 * site.kernel.units) / (site.kernel.size * site.bits / 8)
 
 
-def round_kernels(source, sites):
+def round_kernels(source: Path | bytes, sites: Any) -> Any:
     """A `ModelT` with the kernels that some sites round, rounded but still in float32."""
     file = read(source)
     graph = Graph(file)
@@ -107,7 +111,7 @@ def round_kernels(source, sites):
     return file
 
 
-def apply(source, sites) -> bytes:
+def apply(source: Path | bytes, sites: Any) -> bytes:
     """The float32 file (its bytes or path) with the kernels of `sites` in their forms."""
     file = read(source)
     graph, operators = Graph(file), []

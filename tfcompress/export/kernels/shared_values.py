@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import keras
 import numpy as np
 
 from tfcompress.export.kernels.integer_grid import Grid
@@ -55,7 +56,7 @@ class Shared:
         return Grid(values, np.abs(self.factor) * self.step, 8)
 
 
-def find_shared(rows, layer) -> Shared | None:
+def find_shared(rows: np.ndarray, layer: keras.layers.Layer) -> Shared | None:
     """The shared form of a constant of the file, if it is that layer's kernel.
 
     Args:

@@ -5,6 +5,8 @@ the column of each. Two of these forms are right in both resolvers: blocks that 
 FULLY_CONNECTED multiplies as they are, and any pattern that DENSIFY unpacks once.
 """
 
+from typing import Any
+
 import numpy as np
 
 from tfcompress.export.kernels.kernel import Kernel
@@ -17,7 +19,7 @@ SPARSE = 8  # the version of FULLY_CONNECTED that the delegate leaves alone
 DENSE, COMPRESSED = 0, 1
 
 
-def blocks(graph: Graph, operator, kernel: Kernel, bits):
+def blocks(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> Any:
     """FULLY_CONNECTED over blocks of 16 int8 or 4 float32 entries with a nonzero one."""
     key = (kernel.tensor, "blocks", bits)
     if key not in graph.added:
@@ -32,7 +34,7 @@ def blocks(graph: Graph, operator, kernel: Kernel, bits):
     return [operator]
 
 
-def densified(graph: Graph, operator, kernel: Kernel, bits):
+def densified(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> Any:
     """Any pattern, unpacked once by DENSIFY: exact, at float32 speed."""
     operators, weight = _densify(graph, kernel, bits)
     if bits == 8:
@@ -45,7 +47,7 @@ def densified(graph: Graph, operator, kernel: Kernel, bits):
     return [*operators, operator]
 
 
-def densified_hybrid(graph: Graph, operator, kernel: Kernel, bits):
+def densified_hybrid(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> Any:
     """The same for FULLY_CONNECTED in int8 arithmetic, by the builtin kernel."""
     operators, operator.inputs[1] = _densify(graph, kernel, bits)
     operator.builtinOptions.asymmetricQuantizeInputs = True
@@ -53,7 +55,7 @@ def densified_hybrid(graph: Graph, operator, kernel: Kernel, bits):
     return [*operators, operator]
 
 
-def block_bytes(kernel: Kernel, bits) -> float:
+def block_bytes(kernel: Kernel, bits: int) -> float:
     """Bytes of `blocks`; infinite where it does not fit."""
     rows, size = kernel.rows(bits), BLOCK[bits]
     if rows.shape[1] % size or not rows.any():
@@ -64,7 +66,7 @@ def block_bytes(kernel: Kernel, bits) -> float:
     return mask.sum() * size * bits / 8 + _index_bytes(mask)
 
 
-def densified_bytes(kernel: Kernel, bits) -> float:
+def densified_bytes(kernel: Kernel, bits: int) -> float:
     """Bytes of `densified`."""
     mask = _in_place(kernel, bits) != 0
     return mask.sum() * bits / 8 + _index_bytes(mask) if mask.any() else np.inf

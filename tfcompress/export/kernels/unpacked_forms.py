@@ -7,6 +7,7 @@ no computed kernels, so that the builtin kernels run the products.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -25,13 +26,13 @@ def code_bits(kernel: Kernel) -> int | None:
     return bits if bits <= MOST_CODE_BITS else None
 
 
-def coded_bytes(graph: Graph, kernel: Kernel, bits) -> float:
+def coded_bytes(graph: Graph, kernel: Kernel, bits: int) -> float:
     """Bytes of `coded`, without the scales: an index, and a table where no other kernel has it."""
     table = 0 if table_key(kernel.levels(), bits) in graph.added else 250 + 330 * len(_groups(bits))
     return 2 * kernel.size / (INDEX_BITS // bits) + 1200 + table
 
 
-def table_key(levels, bits):
+def table_key(levels: str, bits: int) -> Any:
     """What tells the tables of a graph apart."""
     return "table", tuple(levels), bits
 
@@ -42,7 +43,7 @@ def _groups(bits) -> list[int]:
     return [min(most, count - place) for place in range(0, count, most)]
 
 
-def computed_bytes(kernel: Kernel, bits) -> float:
+def computed_bytes(kernel: Kernel, bits: int) -> float:
     """Bytes of `computed`."""
     one = bits == 32 or np.all(kernel.grid.scale == kernel.grid.scale[0])
     count, sides = len(kernel.shared.table) // 2, kernel.units + kernel.shape[-1]
@@ -50,7 +51,7 @@ def computed_bytes(kernel: Kernel, bits) -> float:
     return bits / 8 * count + vectors + 12 * (1 if one else kernel.units) + 5000
 
 
-def coded(graph: Graph, operator, kernel: Kernel, bits):
+def coded(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> Any:
     """Codes of `bits` bits and a list of integers: 15 // bits codes to one int16 index.
 
     A GATHER turns each index into the integers of its codes, from a table with a row for each
@@ -67,7 +68,7 @@ def coded(graph: Graph, operator, kernel: Kernel, bits):
     return [*write.operators, operator]
 
 
-def computed(graph: Graph, operator, kernel: Kernel, bits):
+def computed(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> Any:
     """A bank of int8 (`bits` 8) or float32 numbers; the runtime computes each weight's place in it.
 
     Nothing is stored for each weight. The places are hashes or those of circulant blocks, all of

@@ -1,11 +1,14 @@
 """Circulant layers as real operators on activations: no full kernel in the file."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
 from tfcompress.export.lower.fourier import Blocks, Dft, OneByRfft, Rfft, TwoStage
 from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.types import Config, Store, Tensor
 
 # Measured (AMD Zen 5, one thread, batch 1; the whole kernel in float32 under XNNPACK is 1), with
 # the rules below off; docs/export-structured-benchmark.md has the forms that they choose:
@@ -42,7 +45,7 @@ class CirculantOperations(keras.layers.Layer):
         store: `"fast"` or `"small"`.
     """
 
-    def __init__(self, layer, store, **kwargs):
+    def __init__(self, layer: keras.layers.Layer, store: Store, **kwargs: Any) -> None:
         super().__init__(name=layer.name, dtype="float32", **kwargs)
         object.__setattr__(self, "layer", layer)  # no part of this one, which must show no kernel
         self.store = store
@@ -53,10 +56,10 @@ class CirculantOperations(keras.layers.Layer):
         if layer.bias is not None:
             self.constants["bias"] = to_numpy(layer.bias)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {"layer": self.layer, "store": self.store}
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         layer, lead = self.layer, ops.shape(x)[:-1]
         if layer.signs:
             x = x * self.constants["signs"]

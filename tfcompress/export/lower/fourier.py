@@ -4,9 +4,13 @@ Index legend: b batch, n size of a circulant, p and q blocks in and out, f frequ
 two digits of a frequency.
 """
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 from keras import ops
+
+from tfcompress.utils.types import Tensor
 
 
 class Rfft:
@@ -15,20 +19,20 @@ class Rfft:
     The way back gives `cas(rfft(h))` of the Hartley transform `h`; the spectrum holds `1 / n`.
     """
 
-    def __init__(self, n):
+    def __init__(self, n: int) -> None:
         self.n, self.constants = n, {}
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return ops.concatenate(self._parts(self._rfft(x)), axis=1)
 
-    def inverse(self, z):
+    def inverse(self, z: Tensor) -> Tensor:
         return self._back(z[:, :1], z[:, 1:])
 
-    def multiply(self, x, spectrum):
+    def multiply(self, x: Tensor, spectrum: Tensor) -> Tensor:
         """Rows [b, n] convolved with the row that has this spectrum."""
         return self._back(*self._parts(self._rfft(x) * spectrum))
 
-    def spectrum(self, r):
+    def spectrum(self, r: Tensor) -> Tensor:
         return np.fft.rfft(r) / self.n
 
     def _back(self, re, im):
@@ -49,7 +53,7 @@ class Rfft:
 class Dft:
     """The same by one product with cosines and sines; `n` may be any size."""
 
-    def __init__(self, n):
+    def __init__(self, n: int) -> None:
         f = n // 2 + 1
         self.n, self.f = n, f
         angle = 2 * np.pi * np.outer(np.arange(n), np.arange(f)) / n
@@ -59,25 +63,25 @@ class Dft:
             "inverse": _float32(np.cos(angle) * twice, -np.sin(angle) * twice).T,
         }
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return ops.reshape(ops.matmul(x, self.constants["cosines"]), (-1, 2, self.f))
 
-    def inverse(self, z):
+    def inverse(self, z: Tensor) -> Tensor:
         return ops.matmul(ops.reshape(z, (-1, 2 * self.f)), self.constants["inverse"])
 
-    def spectrum(self, r):
+    def spectrum(self, r: Tensor) -> Tensor:
         return np.fft.rfft(r) / self.n
 
 
 class OneByRfft:
     """One circulant with the first column `r`, whose size is a power of two."""
 
-    def __init__(self, r):
+    def __init__(self, r: Tensor) -> None:
         self.inputs, self.transform = len(r), Rfft(len(r))
         spectrum = self.transform.spectrum(r).reshape(1, 1, -1)
         self.constants = {"spectrum": spectrum.astype(np.complex64)}
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor) -> Tensor:
         return self.transform.multiply(x, self.constants["spectrum"])
 
 
@@ -89,7 +93,7 @@ class Blocks:
         transform: of size n.
     """
 
-    def __init__(self, r, transform):
+    def __init__(self, r: Tensor, transform: Any) -> None:
         self.q, self.p, n = r.shape
         self.inputs, self.transform = self.p * n, transform
         spectrum = np.transpose(transform.spectrum(r), (2, 1, 0))  # f p q
@@ -98,7 +102,7 @@ class Blocks:
             "spectrum/imaginary": spectrum.imag.astype(np.float32),
         }
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor) -> Tensor:
         q, n = self.q, self.transform.n
         z = self.transform.forward(ops.reshape(x, (-1, n)))  # bp 2 f
         y = self.transform.inverse(self._mix(z))
@@ -123,7 +127,7 @@ class TwoStage:
     to `n1 / 2` are enough.
     """
 
-    def __init__(self, r):
+    def __init__(self, r: Tensor) -> None:
         n = self.inputs = len(r)
         self.n1 = 1 << ((n.bit_length() - 1) // 2)
         self.n2, self.half = n // self.n1, self.n1 // 2 + 1
@@ -144,7 +148,7 @@ class TwoStage:
             "spectrum/imaginary": spectrum.imag.astype(np.float32),
         }
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor) -> Tensor:
         n1, n2, half, c = self.n1, self.n2, self.half, self.constants
         turn, spectrum = ((c[f"{s}/real"], c[f"{s}/imaginary"]) for s in ("turn", "spectrum"))
         x = ops.transpose(ops.reshape(x, (-1, n1, n2)), (0, 2, 1))  # b i2 i1

@@ -9,6 +9,7 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,6 +20,7 @@ from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import operator_name
 from tfcompress.tflite.writer import LazyBuffer
 from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.types import InputShape, Tensor
 
 LEAST = 2**20  # entries
 FIRST, STEP = 1.5, 2.0**-12  # of the numbers, which float32 holds exactly
@@ -41,7 +43,7 @@ class LargeKernel:
     compute: Callable
     number: float
 
-    def times(self, factor):
+    def times(self, factor: Tensor) -> Tensor:
         """The kernel with a factor for each output channel."""
         return replace(self, compute=lambda: (self.compute() * factor).astype(np.float32))
 
@@ -49,14 +51,14 @@ class LargeKernel:
 class FirstChannel(keras.layers.Layer):
     """The first channel of its input."""
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         return inputs[..., :1]
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: InputShape) -> InputShape:
         return (*input_shape[:-1], 1)
 
 
-def thin(layer, lowered, count) -> list[keras.layers.Layer] | None:
+def thin(layer: keras.layers.Layer, lowered: Any, count: int) -> list[keras.layers.Layer] | None:
     """What a layer is lowered to, without the large kernels.
 
     Args:
@@ -113,7 +115,7 @@ def _stand_in(layer, kernel):
     return new
 
 
-def put_kernels(file, lowered) -> bool:
+def put_kernels(file: Any, lowered: Any) -> bool:
     """Gives the operators of large kernels their kernels and the inputs of these.
 
     Args:
@@ -149,7 +151,7 @@ def put_kernels(file, lowered) -> bool:
     return len(put) == len(kernels)
 
 
-def is_thin(layer) -> bool:
+def is_thin(layer: keras.layers.Layer) -> bool:
     return isinstance(getattr(layer, "large", None), LargeKernel)
 
 

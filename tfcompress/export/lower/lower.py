@@ -2,6 +2,7 @@
 
 import itertools
 from functools import partial, singledispatch
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,12 +17,13 @@ from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.shared.circulant import CirculantDense
 from tfcompress.layers.shared.tile_hashed import TileHashedDense
 from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.types import Store
 
 _FOLDED = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
 
 
 @singledispatch
-def lower_layer(layer, store) -> list[keras.layers.Layer] | None:
+def lower_layer(layer: keras.layers.Layer, store: Store) -> list[keras.layers.Layer] | None:
     """The layers to write in place of a layer; None leaves it as it is.
 
     A structured layer registers its own function here, which writes plain operations on the
@@ -49,7 +51,7 @@ def _(layer: TileHashedDense, store):
     return None if store is not None and tiles_pay(layer, store) else layer.to_ordinary()
 
 
-def tiles_pay(layer, store) -> bool:
+def tiles_pay(layer: keras.layers.Layer, store: Store) -> bool:
     """Whether its two products are smaller and, for `"fast"`, faster than the whole kernel.
 
     Times faster with 4 tiles of side 32: 1.2 for 256 x 256, 5.5 for 512, 15 for 1024, 40 for 2048;
@@ -61,7 +63,7 @@ def tiles_pay(layer, store) -> bool:
     return weights >= LEAST_WEIGHTS and 3 * weights >= 2 * layer.macs((None, layer.inputs))
 
 
-def lower(model, store=None, thinned=False):
+def lower(model: keras.Model, store: Store | None = None, thinned: bool = False) -> Any:
     """A new model of ordinary float32 layers, each batch normalization folded into its layer.
 
     So each kernel in the file is a layer's kernel up to one factor per output channel. Nothing is

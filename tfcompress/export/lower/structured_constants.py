@@ -1,7 +1,9 @@
 """Constants of layers that were lowered to chains of operators: their names and their bits."""
 
 import re
+from typing import Any
 
+import keras
 import numpy as np
 
 from tfcompress.export.lower.circulant import CirculantOperations
@@ -13,7 +15,7 @@ from tfcompress.utils.arrays import to_numpy
 LEAST = 16  # entries of a constant that gets a name
 
 
-def tidy_structured(file, model) -> None:
+def tidy_structured(file: Any, model: keras.Model) -> None:
     """Names the constants of lowered layers, and stores signs in four bits.
 
     The other tensors of these layers lose their names, which would take as many bytes as the

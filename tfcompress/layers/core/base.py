@@ -16,6 +16,7 @@ from keras import ops
 from tfcompress.layers.core.arguments import PlainArguments
 from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.core.ordinary import COMMON, glorot_variance, kernel_of, positions
+from tfcompress.layers.core.refusal import refuse
 from tfcompress.numerics.codecs import Packed, pack
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import (
@@ -280,31 +281,6 @@ class CompressedLayer(keras.layers.Layer):
             raise ValueError(
                 f"Layer '{self.name}' stores {sorted(expected)}. Received: {sorted(stored)}"
             )
-
-
-CONSTRAINTS = ("kernel_constraint", "depthwise_constraint", "embeddings_constraint")
-
-
-def refuse(cls: type[CompressedLayer], layer: keras.layers.Layer) -> None:
-    """Raises `ValueError` with the reason if the class cannot take the layer."""
-    reason = None
-    takes = type(layer) is cls.ordinary or (
-        isinstance(layer, CompressedLayer) and layer.ordinary is cls.ordinary
-    )
-    if not takes:
-        reason = f"it takes {cls.ordinary.__name__} layers only, not {type(layer).__name__}"
-        if isinstance(layer, cls.ordinary):
-            reason += ", a subclass whose `call` may differ"
-    elif any(getattr(layer, name, None) is not None for name in CONSTRAINTS):
-        reason = "its kernel_constraint cannot hold on a compressed kernel"
-    elif getattr(layer, "data_format", "channels_last") != "channels_last":
-        reason = "it has data_format='channels_first'"
-    elif getattr(layer, "quantization_mode", None) is not None:
-        reason = f"Keras has already quantized it ({layer.quantization_mode})"
-    elif getattr(layer, "groups", 1) > 1 and not cls.takes_groups:
-        reason = f"it is a grouped convolution (groups={layer.groups})"
-    if reason:
-        raise ValueError(f"{cls.__name__} cannot take layer '{layer.name}': {reason}.")
 
 
 def kernel_bits(layer: keras.layers.Layer) -> int:
