@@ -1,8 +1,11 @@
 """Several layers in the place of one: as calls of their own in a graph, or else as one layer."""
 
+from typing import Any
+
 import keras
 
 from tfcompress.graph import keras_state
+from tfcompress.utils.types import Config, InputShape, Tensor
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -13,39 +16,39 @@ class Chain(keras.layers.Layer):
         parts: layers, of one input and one output each.
     """
 
-    def __init__(self, parts: list[keras.layers.Layer], **kwargs):
+    def __init__(self, parts: list[keras.layers.Layer], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.parts = list(parts)
         self.supports_masking = True
         self.built = all(part.built for part in parts)
 
-    def build(self, input_shape):
+    def build(self, input_shape: InputShape) -> None:
         for part in self.parts:
             if not part.built:
                 part.build(input_shape)
             input_shape = part.compute_output_shape(input_shape)
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Any:
         for part in self.parts:
             inputs = part(inputs)
         return inputs
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: InputShape) -> InputShape:
         for part in self.parts:
             input_shape = part.compute_output_shape(input_shape)
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> Config:
         parts = [keras.saving.serialize_keras_object(part) for part in self.parts]
         return {**super().get_config(), "parts": parts}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Any:
         parts = [keras.saving.deserialize_keras_object(part) for part in config["parts"]]
         return cls(**{**config, "parts": parts})
 
 
-def open_chain(chain, models) -> None:
+def open_chain(chain: Any, models: list[keras.Model]) -> None:
     """Makes the parts of a chain calls of their own in the graphs that call it.
 
     Args:

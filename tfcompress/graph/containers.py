@@ -8,6 +8,7 @@ import collections
 import functools
 import types
 import weakref
+from typing import Any
 
 import keras
 import numpy as np
@@ -114,7 +115,7 @@ def _weak(copy, x):
     return x if x() is None else weakref.ref(copy.one(x()))
 
 
-def owns(x, seen) -> bool:
+def owns(x: Any, seen: Any) -> bool:
     """Whether a function, or what it holds, reaches a layer, variable, metric or seed generator."""
     if id(x) in seen or isinstance(x, (str, int, float, type(None), type)):
         return False

@@ -5,6 +5,7 @@ import copy
 import enum
 import inspect
 import types
+from typing import Any
 
 import keras
 import numpy as np
@@ -32,7 +33,7 @@ SHARED = (
 )
 
 
-def copied(model, replacements: dict | None = None):
+def copied(model: keras.Model, replacements: dict | None = None) -> Any:
     """Copies a model or layer of any kind with all that it holds, and replaces layers in the copy.
 
     The copy has the same class, names, paths, weights (in every bit), states and flags, and shares

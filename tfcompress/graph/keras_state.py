@@ -1,6 +1,8 @@
 """What a copy of a Keras object relies on beyond its attributes: one private use, one function."""
 
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 import keras
 from keras.src.backend import KerasTensor
@@ -9,6 +11,8 @@ from keras.src.ops.function import Function, make_node_key, map_graph
 from keras.src.ops.node import KerasHistory
 from keras.src.saving.keras_saveable import KerasSaveable
 from keras.src.utils.tracking import Tracker
+
+from tfcompress.utils.types import Tensor
 
 # What `compile`, `fit`, `predict` and `generate` leave in a model, and a new model does not have.
 COMPILED = {
@@ -38,7 +42,7 @@ GRAPH_PLACES = {
 SHARED_PACKAGES = {"jax", "jaxlib", "sentencepiece", "tensorflow_text", "tokenizers"}
 
 
-def empty(original):
+def empty(original: Any) -> Any:
     """An object of the same class without attributes.
 
     A layer is made by `Layer.__new__`, which gives it a `build` and a `quantize` of its own: they
@@ -52,7 +56,7 @@ def empty(original):
     return object.__new__(type(original))
 
 
-def attributes(original) -> dict:
+def attributes(original: Any) -> dict:
     """The attributes of an object that a copy takes over.
 
     All but the places in graphs, which `connect` makes again, and `compile`'s. On torch a layer
@@ -81,7 +85,7 @@ def attributes(original) -> dict:
     return {name: value for name, value in found.items() if name not in dropped}
 
 
-def put(new, name, value) -> None:
+def put(new: Any, name: str, value: Any) -> None:
     """Sets an attribute past every tracking `__setattr__` and property."""
     if hasattr(new, "__dict__") and not hasattr(getattr(type(new), name, None), "__objclass__"):
         vars(new)[name] = value
@@ -89,13 +93,13 @@ def put(new, name, value) -> None:
         object.__setattr__(new, name, value)  # a slot
 
 
-def inside(x):
+def inside(x: Any) -> Any:
     """The dict or tuple in the proxy that TensorFlow's tracking puts around it, or else `x`."""
     kind = dict if isinstance(x, dict) else tuple
     return x.__wrapped__ if isinstance(x, kind) and not issubclass(type(x), kind) else x
 
 
-def is_plain(kind) -> bool:
+def is_plain(kind: type) -> bool:
     """Whether an object of a class is its attributes, and nothing else.
 
     Keras objects are: their `__reduce__` (a saved file) is not meant for this.
@@ -107,7 +111,7 @@ def is_plain(kind) -> bool:
     return same and not hasattr(kind, "__deepcopy__")
 
 
-def new_value(variable, new) -> None:
+def new_value(variable: Tensor, new: Any) -> None:
     """Gives a copied `keras.Variable` a value of its own, equal in every bit.
 
     Relies on `_value` (None before a deferred initialization) and `_initialize`, which makes the
@@ -119,7 +123,7 @@ def new_value(variable, new) -> None:
         new._initialize(keras.ops.copy(keras.ops.stop_gradient(value)))
 
 
-def connect(operations, memo) -> None:
+def connect(operations: Iterable[Any], memo: dict[int, Any] | None) -> None:
     """Gives each copied operation its calls in the copied graphs, in the same order.
 
     A node is copied if a graph of the model holds it: calls in other models, through which the
@@ -135,7 +139,7 @@ def connect(operations, memo) -> None:
             vars(new)[name] = nodes
 
 
-def place_tensors(tensors, memo) -> None:
+def place_tensors(tensors: Any, memo: dict[int, Any] | None) -> None:
     """Tells each copied symbolic tensor which copied call made it (its `_keras_history`)."""
     position = {}
     for old, new in tensors:
@@ -155,7 +159,7 @@ def place_tensors(tensors, memo) -> None:
         new._keras_history = KerasHistory(operation, index, history.tensor_index)
 
 
-def renew_keys(new, memo) -> None:
+def renew_keys(new: Any, memo: dict[int, Any] | None) -> None:
     """Makes what holds `id()`s of other objects again, for one copied object.
 
     A `Tracker` knows what it stores by id, a graph its nodes by the id of their operation, an
@@ -178,7 +182,7 @@ def renew_keys(new, memo) -> None:
                 vars(new)[name] = set(renewed)
 
 
-def rebuild_graph(graph) -> None:
+def rebuild_graph(graph: Any) -> None:
     """Lists the calls of a graph anew, from its inputs and outputs, after calls have changed."""
     found = map_graph(graph._inputs, graph._outputs)
     names = ("_nodes", "_nodes_by_depth", "_operations", "_operations_by_depth")
@@ -186,14 +190,14 @@ def rebuild_graph(graph) -> None:
         object.__setattr__(graph, name, value)
 
 
-def is_graph_place(owner, key) -> bool:
+def is_graph_place(owner: Any, key: str) -> bool:
     """Whether a Functional or Sequential model keeps the layers of its graph at an attribute."""
     if not isinstance(owner, (Function, keras.Sequential)):
         return False
     return key in GRAPH_PLACES
 
 
-def replace_call(node, parts) -> None:
+def replace_call(node: Any, parts: Any) -> None:
     """Calls layers one after the other in the place of one call of a graph.
 
     The last output stays the symbolic tensor that it was, for all that refers to it.
@@ -210,7 +214,7 @@ def replace_call(node, parts) -> None:
     new.outputs[0]._keras_history = KerasHistory(last, len(last._inbound_nodes) - 1, 0)
 
 
-def replace_in_list(layer, parts, owner) -> None:
+def replace_in_list(layer: keras.layers.Layer, parts: Any, owner: Any) -> None:
     """Puts layers in the place of one in the list of layers that a model tracks."""
     listed = {id(x): x for x in (owner._layers, owner._tracker.config["layers"][1])}
     for layers in listed.values():
@@ -220,7 +224,7 @@ def replace_in_list(layer, parts, owner) -> None:
     renew_keys(owner._tracker, {})
 
 
-def forget_training(new) -> None:
+def forget_training(new: Any) -> None:
     """Brings a copied layer into the state of one that was never compiled, called or fitted.
 
     `Trainer.__init__` sets just what `compile` later changes.
@@ -231,11 +235,11 @@ def forget_training(new) -> None:
         Trainer.__init__(new)
 
 
-def is_symbolic(x) -> bool:
+def is_symbolic(x: Any) -> bool:
     return isinstance(x, KerasTensor)
 
 
-def backend_copy(x) -> tuple:
+def backend_copy(x: Any) -> tuple:
     """`(whether it is a tensor, table or function of a backend, what a copy has in its place)`.
 
     Tensors, shapes, types and lookup tables that cannot change are shared; TensorFlow is looked up
@@ -266,7 +270,7 @@ def backend_copy(x) -> tuple:
     return False, None
 
 
-def is_traced(x) -> bool:
+def is_traced(x: Any) -> bool:
     """Whether it is a `tf.function`, which `_clone` makes anew of another Python function."""
     tf = sys.modules.get("tensorflow")
     return hasattr(tf, "lookup") and type(x) is type(_traced_function(tf))
