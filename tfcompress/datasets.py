@@ -7,11 +7,13 @@ import numpy as np
 
 from tfcompress.utils.types import Path
 
-DEBIAN = pathlib.Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
+DEBIAN_FOLDER = pathlib.Path(
+    "/usr/share/datasets/fashion-mnist"
+)  # of the package dataset-fashion-mnist
 
 
 def fashion_mnist(
-    folder: Path = DEBIAN,
+    folder: Path = DEBIAN_FOLDER,
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Loads Fashion-MNIST: 70,000 images of clothes in 10 classes.
 

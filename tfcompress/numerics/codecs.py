@@ -139,7 +139,7 @@ class Nonzeros:
         return Signs() if self.bits == 1 else Integers(self.bits)
 
 
-MOST_NONZERO = 0.25  # of the entries, from which up a mask saves little
+MOST_NONZERO = 0.25  # share of the entries; with more, a mask saves little
 
 
 def pack(array: np.ndarray) -> Packed:

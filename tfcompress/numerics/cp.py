@@ -5,8 +5,8 @@ Letters: s, i, o axes of the array (s joins height and width), r rank.
 
 import numpy as np
 
-SHORT = 20  # sweeps of each random start
-TOLERANCE = 1e-6  # of the error from one sweep to the next, below which it has converged
+SWEEPS_OF_A_START = 20  # from each random start, before the best one goes on
+CONVERGED = 1e-6  # share of the error that a sweep must take away to go on
 
 
 def max_cp_rank(shape: tuple[int, ...]) -> int:
@@ -19,9 +19,9 @@ def cp(
 ) -> list[np.ndarray]:
     """CP factors of an array, by accelerated alternating least squares: `w[s,i,o] ~ sum_r a b c`.
 
-    Each of several random starts gets 20 sweeps, the best of them up to 300 more. The norms are
-    then spread evenly over the factors, which keeps fine-tuning stable: components that diverge
-    and cancel show as unbalanced norms. See `correct` for a stronger cure.
+    Each of several random starts gets 20 sweeps, and the best of them up to `sweeps` more. The
+    norms are then spread evenly over the factors, which keeps fine-tuning stable. Components that
+    diverge and cancel each other need `correct`.
 
     Cost: `2 size r` multiply-adds a sweep; `(9, 512, 512)` at rank 256 takes about 20 seconds.
 
@@ -62,14 +62,14 @@ def cp(
     for start in range(starts):
         random = np.random.default_rng((seed, start))
         factors = [random.standard_normal((side, rank)) for side in w.shape]
-        runs.append(_descend(w, factors, SHORT, ridge))
+        runs.append(_descend(w, factors, SWEEPS_OF_A_START, ridge))
     _, factors = _descend(w, min(runs, key=lambda run: run[0])[1], sweeps, ridge)
     factors[0] = factors[0] * norm
     return balance(factors)
 
 
 def balance(factors: list[np.ndarray]) -> list[np.ndarray]:
-    """Gives the factors of each component the same norm; the product stays."""
+    """Gives the factors of each component the same norm; their product does not change."""
     norms = np.array([np.linalg.norm(factor, axis=0) for factor in factors])
     target = np.prod(norms, axis=0) ** (1 / len(factors))
     return [f * (target / np.where(n == 0, 1, n)) for f, n in zip(factors, norms, strict=True)]
@@ -144,7 +144,8 @@ def _least_sensitive(product, factors, k, total, bound):
 def _descend(w, factors, sweeps, ridge):
     """Alternating least squares with Nesterov's momentum on an array of norm 1.
 
-    The momentum is dropped where the error rises. Plain sweeps crawl along "swamps".
+    The momentum is dropped where the error rises. Without momentum the error hardly falls over
+    hundreds of sweeps where components are nearly parallel ("swamps").
 
     Returns:
         The error and the factors.
@@ -159,7 +160,7 @@ def _descend(w, factors, sweeps, ridge):
             continue
         gain, error = error - reached, reached
         old, factors, age = factors, new, age + 1
-        if gain < TOLERANCE * error:
+        if gain < CONVERGED * error:
             break
     return error, factors
 
@@ -185,7 +186,7 @@ def _product(w, factors, k):
 
 
 def _contract(w, factors, axis):
-    """One of the last two axes of `w` gives way to r, in one matrix product."""
+    """`w` times the factor of one of its last two axes, which becomes the axis r: one product."""
     if axis == w.ndim - 2:
         w = w.swapaxes(-1, -2)
     return w @ factors[axis]

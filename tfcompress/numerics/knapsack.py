@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-BINS = 20_000  # steps of the budget; costs are rounded up to them
+BUDGET_STEPS = 20_000  # that the budget is cut into; costs are rounded up to whole steps
 
 
 def solve_knapsack(
@@ -12,10 +12,11 @@ def solve_knapsack(
 ) -> list[int]:
     """The multiple-choice knapsack, by dynamic programming over the budget.
 
-    Exact when the budget is at most `BINS` above the cheapest choice of all; else each cost counts
-    rounded up to a `BINS`-th of that room, so the budget always holds.
+    Exact when the budget is at most `BUDGET_STEPS` above the sum of the cheapest choices. Otherwise
+    that difference is cut into `BUDGET_STEPS` steps and each cost is rounded up to whole steps, so
+    that the budget always holds.
 
-    Cost: `BINS` additions for each choice of each item.
+    Cost: `BUDGET_STEPS` additions for each choice of each item.
 
     Args:
         costs: for each item, the whole costs of its choices.
@@ -35,18 +36,19 @@ def solve_knapsack(
     room = int(budget) - sum(least)
     if room < 0:
         raise ValueError(f"Even the cheapest choices need {sum(least)}. Received: {budget}")
-    unit = max(1, -(-room // BINS))
+    unit = max(1, -(-room // BUDGET_STEPS))
     size = room // unit + 1
     best = np.zeros(size)  # the least damage so far, by what may be spent
     taken = []
     for item, low, harms in zip(costs, least, damages, strict=True):
-        steps = [-(-(cost - low) // unit) for cost in item]
+        steps = [-(-(cost - low) // unit) for cost in item]  # rounded up
         table = np.full((len(item), size), np.inf)
         for row, step, harm in zip(table, steps, harms, strict=True):
             if step < size:
                 row[step:] = best[: size - step] + harm
         taken.append((table.argmin(0), steps))
         best = table.min(0)
+    # From the last item back to the first: which choice led to the least damage.
     left, chosen = size - 1, []
     for choices, steps in reversed(taken):
         chosen.append(int(choices[left]))
@@ -55,7 +57,7 @@ def solve_knapsack(
 
 
 def frontier(costs: Sequence[np.ndarray], damages: Sequence[np.ndarray]) -> list[int]:
-    """The choices that no other one beats in both cost and damage, by rising cost.
+    """The choices that no other one beats in both cost and damage, in order of rising cost.
 
     >>> frontier([4, 2, 1, 3], [0.0, 1.0, 5.0, 2.0])
     [2, 1, 0]

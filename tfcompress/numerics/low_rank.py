@@ -1,4 +1,4 @@
-"""Low-rank forms of an array, plain and in a metric. NumPy in and out. CP is in canonical.py.
+"""Low-rank forms of an array, plain and in a metric. NumPy in and out. CP is in cp.py.
 
 Legend of the index letters: i in, o out, r p q ranks, h w space.
 """
@@ -11,15 +11,16 @@ import numpy as np
 
 from tfcompress.utils.types import Metric
 
-SMALL = 1024  # up to this size a full LAPACK SVD is as fast as the Gram matrix
+FULL_SVD_UP_TO = 1024  # shorter side of a matrix: the way over the Gram matrix is no faster
 
 
 def svd(w: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     """Best rank-r factors of a matrix in the Frobenius norm: `w ~ u @ v`.
 
-    The singular values are split evenly between both factors. Matrices with both sides above
-    1024 go through the eigenvectors of their smaller Gram matrix: `min(i, o)^2` float64 numbers of
-    memory, and singular values that are exact to about 1e-8 of the largest one.
+    The singular values are split evenly between both factors. The factors of a matrix with both
+    sides above 1024 come from the eigenvectors of its smaller Gram matrix: that takes
+    `min(i, o)^2` float64 numbers of memory, and the singular values are exact to about 1e-8 of the
+    largest one.
 
     Args:
         w: `(i, o)`.
@@ -37,7 +38,7 @@ def svd(w: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     if w.shape[0] < w.shape[1]:
         u, v = svd(w.T, rank)
         return v.T, u.T
-    if w.shape[1] <= SMALL:
+    if w.shape[1] <= FULL_SVD_UP_TO:
         u, s, v = np.linalg.svd(w, full_matrices=False)
         root = np.sqrt(s[:rank])
         return u[:, :rank] * root, root[:, None] * v[:rank]
@@ -52,7 +53,7 @@ def svd(w: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
 def singular_values(w: np.ndarray) -> np.ndarray:
     """Singular values of a matrix, largest first."""
     w = np.asarray(w, np.float64)
-    if min(w.shape) <= SMALL:
+    if min(w.shape) <= FULL_SVD_UP_TO:
         return np.linalg.svd(w, compute_uv=False)
     gram = w.T @ w if w.shape[0] >= w.shape[1] else w @ w.T
     return np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0))
@@ -125,8 +126,8 @@ def least_squares(
         expand: the linear map E from parameters to an array like `w`.
         collect: its transpose.
         w: the target.
-        start: first parameters, of any shape.
-        steps: at most this many steps.
+        start: the parameters to begin with, of any shape.
+        steps: of conjugate gradients, at most.
 
     Returns:
         Parameters like `start`, at least as good as it.
@@ -177,7 +178,8 @@ def refine(
     """Refines the parts of a multilinear form of a kernel in a second-order form.
 
     Alternating least squares: `einsum(expression, *parts)` is linear in each part while the others
-    stand still, and each is solved for by a few conjugate gradient steps, so the form never rises.
+    are held fixed. Each is solved for by a few steps of conjugate gradients, so that the form never
+    rises.
 
     Args:
         w: kernel.
@@ -214,9 +216,9 @@ def refine(
 def cp_noise_sensitivity(parts: list[np.ndarray], expression: str) -> float:
     """`E ||change of the product||^2 / s^2` for small noise of variance `s^2` in every entry.
 
-    For CP factors `sum_r S |b|^2 |c|^2 + I |a|^2 |c|^2 + O |a|^2 |b|^2`. A large one, against the
-    product's own sum of squares, means components that nearly cancel: it is hard to fine-tune
-    and to quantize.
+    For CP factors it is `sum_r S |b|^2 |c|^2 + I |a|^2 |c|^2 + O |a|^2 |b|^2`. Where it is large
+    against the product's own sum of squares, components nearly cancel, and the factors are hard to
+    fine-tune and to quantize.
 
     Args: see `refine`.
 

@@ -13,29 +13,30 @@ from tfcompress.utils.checks import check_sparsity
 from tfcompress.utils.progress import progress
 from tfcompress.utils.types import SecondOrder
 
-STEPS = 60  # of alternation, the first half of them on the way to the sparsity
-RHO = (0.01, 3.0)  # pull between the dense and the sparse copy, in units of the diagonal
-REFIT_STEPS = 200
+ALTERNATIONS = 60  # of the dense and the sparse copy; in the first half the sparsity rises
+PULL = (0.01, 3.0)  # between both copies, first and last, in units of the diagonal of `A`
+REFIT_STEPS = 200  # of conjugate gradients, at most
 
 
 def sparsify(w: np.ndarray, metric: SecondOrder, sparsity: float) -> np.ndarray:
     """Zeroes a share of a kernel and moves the other weights to make up for it.
 
-    The problem is Optimal Brain Surgeon's, minimise `1/2 sum_o (w - v)_o^T A (w - v)_o` over
-    kernels `v` with so many zeros. Removing one weight at a time inverts a matrix per output; here
-    all go together: a dense copy that feels `A` and a sparse one, its projection, are pulled
-    towards each other ever harder while the share of zeros rises (ADMM), which needs one
-    eigendecomposition for all outputs. Then least squares on the weights that are left. The same
-    is done from the zeros that `diag(A) w^2` would choose, and the better one is taken, so that
-    the form is never above that of zeroing these alone.
+    The problem is that of Optimal Brain Surgeon: minimise `1/2 sum_o (w - v)_o^T A (w - v)_o` over
+    the kernels `v` with so many zeros. The paper removes one weight at a time, which takes an
+    inverse matrix for each output. Here all weights go together (ADMM): a dense copy of the kernel
+    minimises the form, a sparse copy has the zeros, and both are pulled towards each other ever
+    harder while the share of zeros rises. That takes one eigendecomposition for all outputs.
+    Least squares then fit the weights that are left. The same least squares are also tried on the
+    zeros that `diag(A) w^2` would choose, and the better result is taken, so that the form is never
+    above that of zeroing these alone.
 
     Cost: `9 n^3 + 120 n^2 out` multiply-adds for each block of `n` inputs, and up to
     `400 n^2 out` for the least squares; double precision.
 
     Args:
         w: kernel.
-        metric: a `Kronecker`. Its output scales take no part: all outputs count the same.
-        sparsity: the share of zeros, over the whole kernel; at least one weight stays.
+        metric: a `Kronecker`. Its output scales are not used: all outputs count the same.
+        sparsity: the share of zeros in the whole kernel; at least one weight stays.
 
     Returns:
         The sparse kernel, like `w`.
@@ -72,12 +73,12 @@ def sparsify(w: np.ndarray, metric: SecondOrder, sparsity: float) -> np.ndarray:
 def shares(
     kernels: Sequence[np.ndarray], metrics: Sequence[SecondOrder], sparsity: float
 ) -> list[float]:
-    """How many zeros each of several kernels should have, so that they have a share together.
+    """The share of zeros that each of several kernels should have to reach one share together.
 
-    One alternation as in `sparsify` over all kernels, with one ranking: each kernel's form is
-    taken relative to that of the kernel itself, `e^T A e / w^T A w`, the share of its output that
-    is lost. (Scales from the loss rank small changes of layers better, but at 90% zeros they empty
-    the last layers: the form is of second order and underestimates large changes.)
+    The alternation of `sparsify` over all kernels at once, with one ranking of their weights. Each
+    kernel's form counts relative to that of the kernel itself, `e^T A e / w^T A w`, the share of
+    its output that is lost. (Scales from the loss rank small changes of layers better, but at 90%
+    zeros they empty the last layers: a form of second order underestimates large changes.)
 
     Cost and memory: those of `sparsify` without the least squares, all kernels at once.
 
@@ -114,7 +115,7 @@ class _Block:
         return self.weight * np.square(self.root * self.w)
 
     def start(self):
-        """In coordinates in which `H` has a unit diagonal: `dense`, `sparse` and their gap."""
+        """Sets both copies up, in coordinates in which `H` has a unit diagonal."""
         scaled = self.H / self.root / self.root.transpose(0, 2, 1)
         self.values, self.axes = np.linalg.eigh(scaled)
         self.sparse = self.root * self.w
@@ -168,11 +169,11 @@ def _alternate(blocks, count):
     """Which weights go, `count` in all: a bool array for each block."""
     for block in blocks:
         block.start()
-    growth = (RHO[1] / RHO[0]) ** (1 / STEPS)
-    for step in progress(range(STEPS), "Pruning", STEPS):
+    growth = (PULL[1] / PULL[0]) ** (1 / ALTERNATIONS)
+    for step in progress(range(ALTERNATIONS), "Pruning", ALTERNATIONS):
         for block in blocks:
-            block.solve(RHO[0] * growth**step)
-        way = min(1.0, 2 * (step + 1) / STEPS)
+            block.solve(PULL[0] * growth**step)
+        way = min(1.0, 2 * (step + 1) / ALTERNATIONS)
         now = round(count * (1 - (1 - way) ** 3))
         zeros = _lowest([block.weight * np.square(block.gap) for block in blocks], now)
         for block, gone in zip(blocks, zeros, strict=True):

@@ -13,7 +13,7 @@ from tfcompress.utils.types import Metric
 
 ENERGY = 0.9  # share of the sum of squares that `rank="auto"` keeps
 IN_METRIC = 0.99  # and in a metric, in which a few directions hold most of it
-WEAKENING = 0.8  # of "evbmf": the rest, a fifth of the full rank, is its floor
+WEAKENING = 0.8  # how much of the way from the full rank to that of "evbmf" is gone
 
 
 def energy_rank(w: np.ndarray, share: float = ENERGY) -> int:
@@ -23,7 +23,7 @@ def energy_rank(w: np.ndarray, share: float = ENERGY) -> int:
 
 
 def evbmf_rank(w: np.ndarray) -> int:
-    """Rank of a matrix by empirical variational Bayes: what stands out of Gaussian noise.
+    """Rank of a matrix by empirical variational Bayes: how much stands out of Gaussian noise.
 
     The matrix is taken for a product of two Gaussian factors and noise whose variance is unknown.
     The global optimum is analytic up to that variance, which is searched for on a grid of 1,000;
@@ -42,7 +42,7 @@ def evbmf_rank(w: np.ndarray) -> int:
     Matrix Factorization", 2013.
     """
     w = np.asarray(w, np.float64)
-    w = w[np.any(w, 1)][:, np.any(w, 0)]  # what is never used says nothing about the noise
+    w = w[np.any(w, 1)][:, np.any(w, 0)]  # rows and columns of zeros say nothing of the noise
     if not w.size:
         return 0
     rows, columns = sorted(w.shape)

@@ -10,7 +10,7 @@ from tfcompress.project.base import Projection, ratio
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.types import Tensor
 
-LLOYD = 30  # steps of k-means from each start
+LLOYD_STEPS = 30  # of k-means, from each start
 
 
 @keras.saving.register_keras_serializable("tfcompress.project")
@@ -18,11 +18,11 @@ LLOYD = 30  # steps of k-means from each start
 class Codebook(Projection):
     """Any `size` levels: k-means of the weights, weighted by `d`, one codebook per kernel.
 
-    Lloyd's steps from two starts, the quantiles and the weights that lie farthest from each other;
-    these find a kernel's levels exactly where it has `size` of them or fewer.
+    Lloyd's steps from two starts: the quantiles, and the weights that lie farthest from each other.
+    The second start finds the values of a kernel exactly where it has at most `size` of them.
 
-    Cost: `ceil(log2 size)` bits per weight and `32 size` bits; `size + 60` passes for a call, one
-    binary search per weight for a step.
+    Cost: `ceil(log2 size)` bits per weight and `32 size` bits; a call takes `size + 60` passes over
+    the kernel, a training step one binary search per weight.
 
     >>> np.asarray(Codebook(2)(np.array([1.0, 1.2, 5.0, 5.2]))).round(2).tolist()
     [1.1, 1.1, 5.1, 5.1]
@@ -30,8 +30,8 @@ class Codebook(Projection):
     Args:
         size: from 2 to 256.
 
-    Reference: Choi et al., "Towards the Limit of Network Quantization", 2017, for the weights `d` of
-    the k-means.
+    Reference: Choi et al., "Towards the Limit of Network Quantization", 2017, for the weights `d`
+    of the k-means.
     """
 
     size: int
@@ -43,7 +43,7 @@ class Codebook(Projection):
         w, d = ops.reshape(w, (-1,)), ops.reshape(d, (-1,))
         best, least = None, np.inf
         for levels in (self._farthest(w, d), self._quantiles(w)):
-            for _ in range(LLOYD):
+            for _ in range(LLOYD_STEPS):
                 levels = self.refine(w, d, levels)
             damage = ops.sum(d * ops.square(w - self.nearest(w, levels)))
             best = levels if best is None else ops.where(damage < least, levels, best)
@@ -66,7 +66,7 @@ class Codebook(Projection):
         return ops.quantile(w, ops.cast((np.arange(self.size) + 0.5) / self.size, w.dtype))
 
     def _farthest(self, w, d):
-        """Each entry is the weight that those before it serve worst."""
+        """Each entry is the weight that the entries before it approximate worst."""
         levels, damage = [], d * ops.square(w)
         for _ in range(self.size):
             levels.append(ops.take(w, ops.argmax(damage)))

@@ -15,9 +15,9 @@ from tfcompress.utils.checks import whole_number
 from tfcompress.utils.types import Tensor
 
 ROUNDS = 10  # alternations from each start
-STARTS = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.2)  # scales, in shares of the largest weight
-SMALLEST = 1e-30  # scale; w / SMALLEST must not overflow
-EXACT = 7  # levels; above, the events to sort take too much memory
+START_SHARES = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.2)  # scales, as shares of the largest weight
+SMALLEST_SCALE = 1e-30  # w / SMALLEST_SCALE must not overflow in float32
+EXACT_UP_TO_LEVELS = 7  # with more, the scales to sort take too much memory
 
 
 @keras.saving.register_keras_serializable("tfcompress.project")
@@ -68,7 +68,7 @@ class _Scaled(Projection):
     def fit(self, w, d):
         peak = ops.max(ops.abs(w), axes(w, self.axis), keepdims=True)
         best, least = peak, ops.full_like(peak, np.inf)
-        for share in STARTS:
+        for share in START_SHARES:
             scale = share * peak
             for _ in range(ROUNDS):
                 scale = self.refine(w, d, scale)
@@ -78,7 +78,7 @@ class _Scaled(Projection):
         return best
 
     def best(self, w, d):
-        if len(self.steps) > EXACT:
+        if len(self.steps) > EXACT_UP_TO_LEVELS:
             return self.fit(w, d)
         return self.refine(w, d, _exact_scale(w, d, self.steps, self.axis))
 
@@ -95,7 +95,7 @@ class _Scaled(Projection):
     def _codes(self, w, levels):
         # A scale of 0, which is what codes that are all zero give, has the largest codes: the next
         # alternation starts from the signs.
-        return self.code(w / ops.maximum(levels, SMALLEST))
+        return self.code(w / ops.maximum(levels, SMALLEST_SCALE))
 
 
 @keras.saving.register_keras_serializable("tfcompress.project")

@@ -1,9 +1,14 @@
 """The layer protocol: a compressed layer is an ordinary kernel stored differently.
 
-An author of a layer writes `build_kernel`, `kernel`, `fit_kernel` and, where the stored form is not
-simply the layer's own variables, `stored` and `restore`. The forms in forms.py (Dense, Conv)
-give the rest. A concrete layer joins a method with a form:
-`class BinaryDense(BinaryKernel, CompressedDense)`.
+An author of a layer writes `build_kernel`, `kernel`, `fit_kernel` and, where what is stored is not
+simply the layer's own variables, `stored` and `restore`. Four words recur:
+
+- A method is a way to store a kernel, such as `BinaryKernel`.
+- A form is the ordinary layer that a compressed one stands for, with its shapes and its linear
+  map, such as `CompressedDense`. A layer joins both:
+  `class BinaryDense(BinaryKernel, CompressedDense)`.
+- A part is one of the variables in which a method keeps the kernel.
+- A maker is a layer class with its options, which makes a compressed layer of an ordinary one.
 """
 
 import math
@@ -36,20 +41,21 @@ class CompressedLayer(keras.layers.Layer):
     """An ordinary layer whose kernel is stored in a compressed form.
 
     Attributes:
-        ordinary: class attribute, the Keras layer it stands for.
-        arguments: class attribute, the constructor arguments that it shares with `ordinary`.
-        width: class attribute, the one of them that is the number of outputs.
-        common: class attribute, the arguments that each form shares with `ordinary`.
-        ordinary_names: class attribute, those of them that `ordinary` calls otherwise.
-        scale_axes: class attribute, the axes of the kernel whose entries have scales of their own.
-        options: class attribute, the constructor arguments of the method.
-        parts: own variables of the kernel, by name (set by `add_part`).
+        ordinary: of the class, the Keras layer that it stands for.
+        arguments: of the class, the constructor arguments of the form, such as `filters`.
+        width: of the class, the one of them that is the number of outputs.
+        common: of the class, the arguments that `ordinary` takes like other layers, such as
+            `activation`.
+        ordinary_names: of the class, those of them that have another name in `ordinary`.
+        scale_axes: of the class, the axes of the kernel along which each index has its own scale.
+        options: of the class, the constructor arguments of the method, such as `bits`.
+        parts: the variables in which the kernel is kept, by name (`add_part` adds to them).
 
     Args:
         activation, use_bias, activity_regularizer: as in Keras' own layers.
         bias_initializer, bias_regularizer, bias_constraint: the same.
-        kernel_regularizer: a penalty on the effective `kernel`, whatever it is stored as. It
-            materialises the kernel in every step.
+        kernel_regularizer: a penalty on `kernel`, however that is stored. It makes the layer
+            compute its whole kernel in every step.
         **kwargs: `name`, `dtype`, `trainable`.
 
     A fresh kernel has the variance of Glorot, Bengio, "Understanding the difficulty of training
@@ -123,7 +129,13 @@ class CompressedLayer(keras.layers.Layer):
     def resolve(
         cls, shape: Shape, w: Tensor = None, metric: Metric = None, **options: Any
     ) -> Config:
-        """Turns automatic options into plain ones; `shape` is the kernel's, `w` may be None."""
+        """Replaces automatic options, such as a rank of "auto", by numbers.
+
+        Args:
+            shape: of the kernel.
+            w: the trained kernel, or None.
+            metric: see `fit_kernel`.
+        """
         return options
 
     def apply_kernel(self, x: Tensor, training: bool | None = None) -> Tensor:
@@ -165,7 +177,7 @@ class CompressedLayer(keras.layers.Layer):
             layer: an instance of `ordinary` or a compressed layer of the same form. If it is not
                 built yet, neither is the result.
             metric: see `fit_kernel`.
-            kernel: the kernel to come near to, instead of the layer's own.
+            kernel: the kernel to approximate, instead of the layer's own.
             **options: of the method.
 
         Raises:
@@ -192,7 +204,7 @@ class CompressedLayer(keras.layers.Layer):
 
     @classmethod
     def using(cls, **options: Any) -> Maker:
-        """A maker for `tfcompress.swap`: the class with its options, waiting for a layer."""
+        """A maker for `tfcompress.swap`: the class with its options, to be called with a layer."""
         unknown = set(options) - set(cls.options)
         if unknown:
             raise TypeError(
@@ -223,7 +235,7 @@ class CompressedLayer(keras.layers.Layer):
         return self.activation(outputs)
 
     def pack(self) -> dict[str, Packed]:
-        """The stored arrays as bytes; `tfcompress.codecs.unpack` is the exact inverse."""
+        """The stored arrays as bytes; `tfcompress.numerics.codecs.unpack` is the exact inverse."""
         return {name: pack(array) for name, array in self.stored().items()}
 
     @property
@@ -234,7 +246,7 @@ class CompressedLayer(keras.layers.Layer):
     def add_part(
         self, name: str, shape: Shape, initializer: Initializer, **kwargs: Any
     ) -> keras.Variable:
-        """Adds an own variable of the kernel, in the variable dtype whatever the compute dtype."""
+        """Adds a part, which keeps the variable dtype whatever the compute dtype."""
         self.parts[name] = self.add_weight(
             name=name, shape=shape, initializer=initializer, autocast=False, **kwargs
         )
@@ -284,7 +296,7 @@ class CompressedLayer(keras.layers.Layer):
 
 
 def kernel_bits(layer: keras.layers.Layer) -> int:
-    """What a layer's kernel takes: its `bits`, or float32 of an ordinary one."""
+    """The stored size of a layer's kernel in bits; that of an ordinary layer is in float32."""
     if isinstance(layer, CompressedLayer):
         return layer.bits
     return 32 * math.prod(kernel_of(layer).shape)

@@ -22,7 +22,7 @@ class Maker:
         return self.layer_class.from_layer(layer, metric, kernel, **self.options)
 
     def then(self, *makers: "Maker") -> "Composed":
-        """A maker in two steps: the layer unfolded into its parts, and these made by `makers`.
+        """A maker in two steps: the layer is unfolded into a chain, which `makers` compress.
 
         >>> import tfcompress as tfc
         >>> four_bits = tfc.layers.QuantizedConv2D.using(bits=4)
@@ -44,10 +44,10 @@ class Maker:
 
 @dataclass(frozen=True)
 class Composed(Maker):
-    """A maker whose layer is unfolded and compressed again: makes the chain of the parts.
+    """A maker that unfolds its layer into a chain of ordinary layers and compresses these again.
 
-    Each part is made by the first of `others` whose class takes it, in the sum of squares; others
-    stay ordinary.
+    Each of them is compressed by the first of `others` whose class takes it, without a metric; one
+    that none of them takes stays ordinary.
     """
 
     others: tuple[Maker, ...]
@@ -58,19 +58,19 @@ class Composed(Maker):
         return self.unfolded(super().__call__(layer, metric, kernel))
 
     def unfolded(self, layer: keras.layers.Layer) -> list:
-        """The second step, for the layer of the first."""
+        """The chain that the second step makes of the layer of the first step."""
         if not layer.built:
             raise ValueError(f"Layer '{layer.name}' is not built, so it cannot be unfolded.")
-        return [self._again(part) for part in layer.to_ordinary()]
+        return [self._compressed(link) for link in layer.to_ordinary()]
 
-    def second(self, part: keras.layers.Layer) -> Maker | None:
-        """The maker of a part, or None."""
-        takes = (maker for maker in self.others if maker.layer_class.ordinary is type(part))
+    def second(self, link: keras.layers.Layer) -> Maker | None:
+        """The maker of a layer of the chain, or None."""
+        takes = (maker for maker in self.others if maker.layer_class.ordinary is type(link))
         return next(takes, None)
 
-    def _again(self, part):
-        maker = self.second(part)
-        return part if maker is None else maker(part)
+    def _compressed(self, link):
+        maker = self.second(link)
+        return link if maker is None else maker(link)
 
     def __repr__(self):
         return f"{super().__repr__()}.then({', '.join(map(repr, self.others))})"

@@ -48,20 +48,21 @@ class BinaryKernel(GridKernel):
 
         V = a_o * b,   b = +1 if w >= 0 else -1,   w <- clip(w - step * dL/dV, -H, H)
 
-    `H = sqrt(1.5 / (fan_in + fan_out))` is half of Glorot's limit, and the gradient is not masked
-    where the latent is at its bound. The paper (its code) keeps latents within +-1 and scales the
-    step by `1 / H` for Adam and `1 / H^2` for SGD; with latents within +-H the same steps are the
-    optimizer's plain ones, for both. Signs that are +-H and a trained scale per output replace the
-    paper's fixed `+-1`.
+    `H = sqrt(1.5 / (fan_in + fan_out))` is half of Glorot's limit. The gradient is not masked where
+    a latent is at its bound. The code of the paper keeps latents within +-1 and scales the step by
+    `1 / H` for Adam and by `1 / H^2` for SGD; with latents within +-H the optimizer's own step is
+    the same, for both. A trained scale per output, which starts at H, replaces the paper's fixed
+    `+-1`.
 
     With `stochastic=True` the sign is drawn anew in each training step,
 
         b = +1 with probability clip((w / H + 1) / 2, 0, 1), else -1
 
-    and inference uses the mean of the draws, `a_o * w / H`: the paper's real weights, which take
-    32 bits until `binarize()` fixes the signs. Batch normalization must then be recalibrated, for
-    its statistics are those of the drawn weights: `tfcompress.callbacks.RecalibrateBatchNorm`. The
-    latents must reach their bounds, for which Adam needs about five times its usual rate.
+    and inference uses the mean of the draws, `a_o * w / H`. These are the paper's real weights, and
+    they take 32 bits each until `binarize()` fixes the signs. The statistics of batch normalization
+    are those of the drawn weights, so they must be measured again before inference:
+    `tfcompress.callbacks.RecalibrateBatchNorm`. The latents must reach their bounds, for which Adam
+    needs about five times its usual learning rate.
 
     Cost: 1 bit per weight and 32 bits per output; the MACs of the ordinary layer.
 
@@ -70,7 +71,7 @@ class BinaryKernel(GridKernel):
             least-squares scale of a trained kernel. False for the paper's form with every weight
             `+-H`; the layer then needs a normalisation behind it.
         stochastic: whether the signs are drawn in training.
-        seed: an int, or None, of these draws.
+        seed: of these draws, an int or None.
         Others: as in the ordinary layer.
 
     `from_layer` with a Kronecker metric chooses signs that compensate each other's errors.
@@ -138,10 +139,10 @@ class BinaryKernel(GridKernel):
         return ops.where(positive, scale, -scale)
 
     def _draw(self, latent):
-        """True with the probability `(w / H + 1) / 2`, which clipping would not change.
+        """True with the probability `(w / H + 1) / 2`; the latents are within `[-H, H]`.
 
-        One byte is drawn for each weight. The threshold lies between two bytes, and one number for
-        all weights decides which of both it is, in proportion: no probability is rounded.
+        Each weight draws one byte. Its threshold lies between two bytes, and one random number for
+        all weights decides, in proportion, which of the two counts: no probability is rounded.
         """
         size = math.prod(latent.shape)
         words = (size // 4 + 2,), -(2**31), 2**31 - 1, "int32"  # the last one for all weights
@@ -161,8 +162,8 @@ class BinaryKernel(GridKernel):
     def binarize(self, metric: Metric = None) -> tuple[np.ndarray, Tensor]:
         """Fixes the signs of a stochastic layer: inference then uses `+-a_o`, 1 bit per weight.
 
-        The signs and scales are the nearest ones to the real weights, see `fit_kernel`. A
-        deterministic layer is binary anyway and stays as it is.
+        The signs and scales are those nearest to the real weights, see `fit_kernel`. A layer that
+        is not stochastic is binary already and does not change.
         """
         if self.stochastic:
             signs, scale = self._fit_signs(to_numpy(self.kernel), metric)
@@ -170,7 +171,7 @@ class BinaryKernel(GridKernel):
             self.latent.assign(signs * self.limit)
 
     def _fit_mean(self, w):
-        """Latents whose mean draw is the kernel itself, up to clipping where the scale is fixed."""
+        """Sets latents whose mean draw is the kernel; a fixed scale clips its largest weights."""
         peak = np.max(np.abs(w), tuple(range(w.ndim - 1)))
         scale = np.where(peak > 0, peak, 1) if self.use_scale else self.limit
         self.scale.assign(scale)
@@ -196,7 +197,7 @@ class BinaryKernel(GridKernel):
         self.latent.assign(np.where(grid > 0, size, -size))
 
     def stored(self) -> dict[str, np.ndarray]:
-        """The signs and the scale; the real weights where they are not all at their bounds."""
+        """The signs and the scale; the latents in place of signs while some are within bounds."""
         latent = to_numpy(self.latent)
         if not self.stochastic or np.all(np.abs(latent) == np.float32(self.limit)):
             return super().stored()

@@ -16,11 +16,11 @@ class FakeQuant(keras.layers.Layer):
 
         y = s (clip(round(x / s) + z, 0, 255) - z),   s = (high - low) / 255,   z = round(-low / s)
 
-    `to_tflite(activations="static_int8")` writes no operator for it: its range becomes that of the
-    tensor. In other files it only clips.
+    `to_tflite(activations="static_int8")` writes no operator for this layer: its range becomes that
+    of the tensor. In other files the layer only clips.
 
     Args:
-        low, high: the range, two numbers that hold 0 between them.
+        low, high: the range, two numbers with 0 between them or equal to one of them.
         **kwargs: `name`, `dtype`.
 
     Shapes: any.
@@ -56,7 +56,7 @@ class FakeQuant(keras.layers.Layer):
 
 
 class ClipToRange(FakeQuant):
-    """The same without rounding, which a float32 file cannot repeat bit for bit."""
+    """`FakeQuant` without the rounding, which a float32 file cannot repeat bit for bit."""
 
     def call(self, inputs: Tensor) -> Tensor:
         return ops.clip(inputs, self.low, self.high)

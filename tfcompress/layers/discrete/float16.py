@@ -23,7 +23,7 @@ from tfcompress.layers.core.maker import Maker
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import Metric, Shape, Tensor
 
-LARGEST = 65504.0  # of float16
+LARGEST_FLOAT16 = 65504.0
 
 
 class Float16Kernel(CompressedLayer):
@@ -37,7 +37,7 @@ class Float16Kernel(CompressedLayer):
 
     Args: as in the ordinary layer.
 
-    `from_layer` rounds to the nearest value; a metric changes nothing.
+    `from_layer` rounds each weight to the nearest value, in any metric.
 
     Example:
 
@@ -65,9 +65,10 @@ class Float16Kernel(CompressedLayer):
         return half + (latent - ops.stop_gradient(latent))
 
     def fit_kernel(self, w: np.ndarray, metric: Metric = None) -> None:
-        if np.max(np.abs(w), initial=0) > LARGEST:
+        if np.max(np.abs(w), initial=0) > LARGEST_FLOAT16:
             raise ValueError(
-                f"The kernel of layer '{self.name}' has weights beyond float16's +-{LARGEST:.0f}."
+                f"The kernel of layer '{self.name}' has weights beyond float16's range, "
+                f"+-{LARGEST_FLOAT16:.0f}."
             )
         self.latent.assign(w)
 

@@ -14,19 +14,20 @@ from tfcompress.numerics.metric import Kronecker, as_metric
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import Metric, Shape, Tensor
 
-ROUNDS = 12
-SMALL = 2**18  # weights; above, a metric's sums are in single precision, and a round that takes
-GAIN = 0.003  # of the damage or less away is the last one
-LARGE = 2**23  # weights; above, a round takes minutes, and there is one
+ROUNDS = 12  # of rounding and fitting the scales again, at most
+SINGLE_PRECISION_ABOVE = 2**18  # weights: the sums of a larger kernel take too long in double
+LEAST_GAIN = 0.003  # share of the damage that a round on such a kernel must take away to go on
+ONE_ROUND_ABOVE = 2**23  # weights: on a larger kernel each round takes minutes
 
 
 class GridKernel(CompressedLayer):
     """A kernel `scale * grid`, where `grid` holds the nearest grid points of latent weights.
 
-    The gradient of the kernel goes to the latents unchanged (straight through) and to the scale,
-    `dL/dscale = sum dL/dkernel * kernel / scale`; it is `sum dL/dy * y / scale` over the outputs y.
-    Stored are the codes of the grid points and the scale; the latents are training state. A method
-    gives `grid(latent, scale)` in `keras.ops` and `set_latent(w, grid, scale)`.
+    The gradient of the kernel reaches the latents unchanged (the straight-through estimator) and
+    the scale as `dL/dscale = sum dL/dkernel * kernel / scale`, which is the same as
+    `sum dL/dy * y / scale` over the outputs y. The codes of the grid points and the scale are
+    stored; the latents are training state. A method gives `grid(latent, scale)` in `keras.ops` and
+    `set_latent(w, grid, scale)`.
     """
 
     codes_name = "codes"
@@ -39,7 +40,8 @@ class GridKernel(CompressedLayer):
     def apply_kernel(self, x: Tensor, training: bool | None = None) -> Tensor:
         latent, scale = ops.convert_to_tensor(self.latent), ops.convert_to_tensor(self.scale)
         kernel = straight_through(self.rounded(latent, scale, training), latent)
-        # A batch has fewer outputs than the kernel of a Dense layer has weights.
+        # The gradient of the scale is cheaper from the outputs of a Dense layer: a batch has fewer
+        # of them than the kernel has weights.
         from_outputs = isinstance(self, CompressedDense) and len(x.shape) == 2
         if not from_outputs:
             kernel = scale_through(kernel, scale)
@@ -47,7 +49,7 @@ class GridKernel(CompressedLayer):
         return scale_through(outputs, scale) if from_outputs else outputs
 
     def rounded(self, latent: Tensor, scale: Tensor, training: bool | None = None) -> Tensor:
-        """The kernel, whatever its gradient."""
+        """The values of the kernel; its gradient is not defined here."""
         return scale * self.grid(latent, scale)
 
     def encode(self, grid: Tensor) -> np.ndarray:
@@ -91,9 +93,9 @@ class GridKernel(CompressedLayer):
 
 
 def straight_through(kernel: Tensor, latent: Tensor) -> Tensor:
-    """A kernel as it is, with a gradient that reaches the latents unchanged.
+    """The kernel, with a gradient that goes to the latents unchanged.
 
-    Written as one function it takes fewer passes over the kernel than `stop_gradient` does.
+    A function with a gradient of its own takes fewer passes over the kernel than `stop_gradient`.
     """
 
     @ops.custom_gradient
@@ -107,11 +109,11 @@ def straight_through(kernel: Tensor, latent: Tensor) -> Tensor:
 
 
 def scale_through(values: Tensor, scale: Tensor) -> Tensor:
-    """Values as they are, proportional to a scale, with its gradient `sum dL/dvalue value / scale`.
+    """The values, proportional to a scale, whose gradient is `sum dL/dvalue * value / scale`.
 
     Args:
         values: a kernel, or the outputs that it gives.
-        scale: broadcasts against the kernel.
+        scale: broadcasts against the values.
     """
 
     @ops.custom_gradient
@@ -139,15 +141,15 @@ def fit_grid(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Grid points and scales for which `w - scale * grid` is small in the metric.
 
-    Alternates compensated rounding (`tfcompress.compensate`) with the least-squares scale of
-    each output, and keeps the best of the rounds for each output. The scale matters as much as the
-    points: on the networks of `benchmarks/post_training.py` twelve rounds take binary weights from
-    81% to 88% (MLP) and from 73% to 87% (LeNet). Large kernels that gain little get fewer.
+    Alternates compensated rounding with the least-squares scale of each output, and keeps for each
+    output the best of the rounds. The scale matters as much as the points: on the networks of
+    `benchmarks/post_training.py` twelve rounds take the accuracy with binary weights from 81% to
+    88% (MLP) and from 73% to 87% (LeNet). Large kernels that gain little get fewer rounds.
 
     Args:
         w: kernel `(..., o)`.
-        nearest: gives the nearest grid points of an array in units of the scale.
-        scale: first scale, `(o,)` or a number.
+        nearest: a function that gives the nearest grid points of an array in units of the scale.
+        scale: the scale to begin with, `(o,)` or a number.
         metric: see `CompressedLayer.fit_kernel`.
         refit: whether the scale may change.
 
@@ -156,24 +158,25 @@ def fit_grid(
     """
     metric = as_metric(metric, w.shape)
     sized = w.size if isinstance(metric, Kronecker) else 0
-    w = np.asarray(w, np.float32 if sized > SMALL else np.float64)
+    w = np.asarray(w, np.float32 if sized > SINGLE_PRECISION_ABOVE else np.float64)
     axes = tuple(range(w.ndim - 1))
     toward = metric.apply(w)  # H w
-    none = np.sum(w * toward, axes)
+    none = np.sum(w * toward, axes)  # the damage of each output were its weights all zero
     grid, scale, damage = None, np.broadcast_to(scale, w.shape[-1:]).astype(w.dtype), np.inf
     trial = scale
-    for _ in range(ROUNDS if refit and sized <= LARGE else 1):
+    for _ in range(ROUNDS if refit and sized <= ONE_ROUND_ABOVE else 1):
         trial = np.asarray(trial, np.float32).astype(w.dtype)
         found = _round(w, nearest, trial, metric)
         gain, size = np.sum(found * toward, axes), np.sum(found * metric.apply(found), axes)
-        if refit:
+        if refit:  # the least-squares scale of these points
             trial = np.where(size > 0, gain / np.where(size > 0, size, 1), trial)
+        # (w - a g)^T H (w - a g) of each output, multiplied out
         left = none - 2 * trial * gain + trial**2 * size
         better = left < damage
         grid = found if grid is None else np.where(better, found, grid)
         last, damage = np.sum(damage), np.minimum(left, damage)
         scale = np.where(better, trial, scale)
-        if w.size > SMALL and last - np.sum(damage) < GAIN * last < np.inf:
+        if w.size > SINGLE_PRECISION_ABOVE and last - np.sum(damage) < LEAST_GAIN * last < np.inf:
             break
     return grid.astype(np.float32), scale.astype(np.float32)
 

@@ -30,9 +30,9 @@ from tfcompress.numerics.metric import Diagonal, as_metric
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.types import Config, InputShape, Metric, Regularizer, Shape, Size, Tensor
 
-SHRINK = np.linspace(0.3, 1.2, 91)  # scales that are tried, in shares of the one that clips nothing
-MANY = 2**18  # weights that the search for a scale looks at, from at least
-ROWS = 512  # rows, if the kernel has as many
+SCALE_SHARES = np.linspace(0.3, 1.2, 91)  # tried, in shares of the scale that clips nothing
+SEARCHED_WEIGHTS = 2**18  # the search for a scale looks at no fewer than these, in no fewer than
+SEARCHED_ROWS = 512  # these rows, where the kernel has as many
 LEVELS = ("linear", "log")
 Levels = Literal["linear", "log"]
 
@@ -50,19 +50,19 @@ class QuantizedKernel(GridKernel):
         linear: V = a_o * clip(round(w / a_o), -n, n),   n = 2^(bits - 1) - 1
         log:    V = the nearest of 0, +-a_o, +-a_o / 2, ..., +-a_o / 2^(n - 1)
 
-    `w` are float latents; the gradient of `V` reaches them unchanged, and the scale `a_o` is
-    trained too.
+    `w` are float latents. The gradient of `V` reaches them unchanged (the straight-through
+    estimator), and the scales `a_o` are trained too.
 
     Cost: `bits` per weight and 32 bits per scale; the MACs of the ordinary layer.
 
     Args:
         bits: from 2 (ternary: -a, 0, a) to 8.
-        levels: `"linear"`, or `"log"` for powers of two, which suit 3 and 4 bits: more only add
-            levels near zero, and a .tflite file has no form for them.
+        levels: `"linear"`, or `"log"` for powers of two, which suit 3 and 4 bits: more bits only
+            add levels near zero, and a .tflite file cannot hold those.
         Others: as in the ordinary layer.
 
-    `from_layer` searches the scale with the least error and, with a Kronecker metric, rounds with
-    compensation; that needs no training and no labels.
+    `from_layer` searches for the scale with the least error. With a Kronecker metric it rounds so
+    that the errors of an output's weights cancel, which needs no training and no labels.
 
     Example:
 
@@ -149,21 +149,21 @@ class QuantizedKernel(GridKernel):
     def set_latent(self, w: Tensor, grid: Tensor, scale: Tensor) -> None:
         u = w / np.where(scale == 0, 1, scale)
         # Where the nearest level is the wanted one, with a margin for rounding, `w` is the latent.
-        near = (self._nearest(0.999 * u) == grid) & (self._nearest(1.001 * u) == grid)
-        self.latent.assign(np.where(near, w, scale * grid))
+        agrees = (self._nearest(0.999 * u) == grid) & (self._nearest(1.001 * u) == grid)
+        self.latent.assign(np.where(agrees, w, scale * grid))
 
     def _search_scale(self, w, d):
-        """The scale per output with the least `sum d (w - a grid)^2` among `SHRINK`.
+        """The scale per output with the least `sum d (w - a grid)^2` among `SCALE_SHARES`.
 
-        Of a large kernel a part of the rows is looked at, evenly drawn; of one with few rows, all
-        of them at every third scale, in single precision.
+        A large kernel is searched by evenly spaced rows. Where these still hold many weights, every
+        third scale is tried, in single precision.
         """
         widest = np.max(np.abs(w), 0) / self.largest
-        step = max(1, min(w.size // MANY, len(w) // ROWS))
-        w, d, shares = w[::step], d[::step], SHRINK
-        if w.size > 2 * MANY:
+        step = max(1, min(w.size // SEARCHED_WEIGHTS, len(w) // SEARCHED_ROWS))
+        w, d, shares = w[::step], d[::step], SCALE_SHARES
+        if w.size > 2 * SEARCHED_WEIGHTS:
             w, d = np.asarray(w, "float32"), np.asarray(d / max(d.max(), 1e-30), "float32")
-            shares = SHRINK[1::3]
+            shares = SCALE_SHARES[1::3]
         best, best_error = widest, np.full(w.shape[-1], np.inf)
         for share in shares:
             scale = widest * share

@@ -31,7 +31,7 @@ FAMILIES = {
 
 
 class FamilyMaker(Maker):
-    """A maker that takes the class of a family that stands for the layer it is called with."""
+    """A maker that chooses, from a family of classes, the one for the layer that it is given."""
 
     def __call__(
         self, layer: keras.layers.Layer, metric: Metric = None, kernel: np.ndarray | None = None
@@ -48,8 +48,9 @@ class FamilyMaker(Maker):
 def rounding(bits: int = 8) -> dict:
     """The rules for `tfcompress.swap` that round each kernel of a network to 16, 8 or fewer bits.
 
-    They concern Dense, EinsumDense, Embedding, Conv1D, Conv2D and DepthwiseConv2D layers. Put rules
-    for single layers before them: `{"stem": None, **rounding(4)}`.
+    They apply to Dense, EinsumDense, Embedding, Conv1D, Conv2D and DepthwiseConv2D layers. The
+    first rule that matches a layer wins, so put rules for single layers before them:
+    `{"stem": None, **rounding(4)}`.
 
     Args:
         bits: 16 for float16 (`Float16Dense`, ...), or from 2 to 8 (`QuantizedDense`, ...).

@@ -32,7 +32,8 @@ class ConvChain(Ranked, CompressedConv2D):
     """A kernel that is a sum of products of parts, `einsum(expression, *parts)`.
 
     A method gives `expression` (in the letters h w i o of the kernel and others of its own),
-    `decompose(w)`, `stages(parts)`, and what `Ranked` asks for.
+    `decompose(w)` into the parts, `stages(parts)`, the convolutions that they make, and what
+    `Ranked` asks for.
     """
 
     expression: str
@@ -45,7 +46,7 @@ class ConvChain(Ranked, CompressedConv2D):
         kernel: np.ndarray | None = None,
         **options: Any,
     ) -> CompressedLayer:
-        """As for every layer; a 1x1 kernel is a matrix and becomes a `LowRankConv2D`."""
+        """As for every layer, but a 1x1 kernel, which is a matrix, becomes a `LowRankConv2D`."""
         if getattr(layer, "kernel_size", None) == (1, 1):
             options = {name: options[name] for name in Ranked.options if name in options}
             if isinstance(options.get("rank"), (tuple, list)):

@@ -41,8 +41,9 @@ class CPConv2D(ConvChain):
             input and of output channels, each chosen as in `LowRankConv2D`. It is saved as the
             int.
         macs: instead of `rank`, the share in (0, 1) of the ordinary layer's MACs.
-        ways: 3, or 4 for the paper's form, in which height and width have factors of their own:
-            1x1, k x 1, 1 x k and 1x1 (with strides the two middle ones run as one k x k).
+        ways: 3, or 4 for the paper's decomposition, in which height and width have factors of
+            their own: 1x1, k x 1, 1 x k and 1x1 (with strides the two in the middle run as one
+            k x k).
         Others: as in `keras.layers.Conv2D`.
 
     Shapes: inputs `(b, h, w, i)`, outputs `(b, h', w', o)`.

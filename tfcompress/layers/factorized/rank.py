@@ -26,8 +26,9 @@ AUTOMATIC = ("auto", "evbmf")
 class Ranked(CompressedLayer):
     """A kernel in parts whose sizes are set by a rank.
 
-    A method gives `part_shapes`, `ranks` and, where the rank is that of another matrix than
-    `(fan_in, o)`, `unfoldings` and `from_unfoldings`.
+    A method gives `part_shapes` and `ranks`. An automatic rank is that of the kernel as a matrix
+    `(fan_in, o)`; a method that needs that of other matrices gives `unfoldings`, and
+    `from_unfoldings` where their ranks make more than one number.
 
     Args:
         rank: the rank; or a float in (0, 1), the share of the ordinary kernel's parameters (at
@@ -62,12 +63,12 @@ class Ranked(CompressedLayer):
 
     @classmethod
     def part_shapes(cls, shape: Shape, rank: Any, **form: Any) -> dict[str, tuple[int, ...]]:
-        """The shapes of the parts, by name, of a kernel of this shape. `form`: other options."""
+        """`{name: shape}` of the parts of a kernel of this shape; `form` are the other options."""
         raise TypeError(f"{cls.__name__} must define `part_shapes`.")
 
     @classmethod
     def ranks(cls, shape: Shape, **form: Any) -> Any:
-        """The ranks that a kernel of this shape can have, by rising cost."""
+        """The ranks that a kernel of this shape can have, in order of rising cost."""
         raise TypeError(f"{cls.__name__} must define `ranks`.")
 
     @classmethod

@@ -33,7 +33,7 @@ class SpatialConv2D(ConvChain):
 
     Shapes: inputs `(b, h, w, i)`, outputs `(b, h', w', o)`.
 
-    `from_layer` takes the truncated SVD; with a metric it is refined in it.
+    `from_layer` takes the truncated SVD; with a metric, both filters are then refined in it.
 
     Example:
 

@@ -42,8 +42,8 @@ class TuckerConv2D(ConvChain):
 
     Shapes: inputs `(b, h, w, i)`, outputs `(b, h', w', o)`.
 
-    `from_layer` decomposes the kernel by higher-order orthogonal iteration; with a metric it is
-    refined in it. A 1x1 convolution becomes a `LowRankConv2D`.
+    `from_layer` decomposes the kernel by higher-order orthogonal iteration; with a metric, the
+    factors are then refined in it. A 1x1 convolution becomes a `LowRankConv2D`.
 
     Example:
 

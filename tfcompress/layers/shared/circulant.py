@@ -18,7 +18,8 @@ from tfcompress.numerics.hashing import random_signs
 from tfcompress.utils.checks import positive_int
 from tfcompress.utils.types import InputShape, Metric, Shape, Size, Tensor
 
-# One step of training, Adam, batch 128, one thread of an AMD EPYC; keras.layers.Dense is 1:
+# What `FFT_FROM_WEIGHTS` comes from: the time of a training step (Adam, batch 128, one thread of an
+# AMD EPYC) by FFT and by the product with the whole kernel, in units of `keras.layers.Dense`.
 #
 # | i = o, block | FFT  | product |   | i = o, block | FFT | product |
 # |---|---|---|---|---|---|---|
@@ -27,7 +28,7 @@ from tfcompress.utils.types import InputShape, Metric, Shape, Size, Tensor
 # | 1024, one    | 0.40 | 3.0     |   | 192, 32      | 2.0 | 2.1     |
 # | 1021, one    | 0.65 | 3.0     |   | 256, 16      | 1.8 | 2.2     |
 # | 4096, one    | 0.08 |         |   | 1024, 64     | 0.6 | 3.0     |
-LEAST_WEIGHTS = 30_000  # of a whole kernel of blocks; below, the product with it is as fast
+FFT_FROM_WEIGHTS = 30_000  # in a kernel of several blocks: smaller ones multiply as fast
 
 
 class CirculantOptions(TypedDict, total=False):
@@ -43,9 +44,9 @@ class CirculantKernel(CompressedLayer):
 
         W_qp[i, j] = s_i r_qp[(j - i) mod n]
 
-    One circulant of size `n = max(i, o)`, or blocks of size `block`; the last ones are cut. `s` are
-    fixed random signs of the inputs from the seed; without them a circulant sees only the phase
-    differences of its inputs. Stored in float32, real weights only.
+    One circulant of size `n = max(i, o)`, or blocks of size `block`, the last of which are cut. `s`
+    are fixed random signs of the inputs, drawn from the seed; without them a circulant sees only
+    the phase differences of its inputs. Only the real weights `r` are stored, in float32.
     """
 
     options = ("block", "signs", "seed")
@@ -72,7 +73,8 @@ class CirculantKernel(CompressedLayer):
         self.blocks_in, self.blocks_out = (math.ceil(side / self.size) for side in shape[-2:])
         self.inputs = inputs
         signs = random_signs(inputs, self.seed) if self.signs else np.ones(inputs, "int8")
-        object.__setattr__(self, "_signs", signs)  # made again from the seed, never saved
+        # Keras would track an attribute that is set as usual. The seed makes the signs again.
+        object.__setattr__(self, "_signs", signs)
         self.add_part(
             "circulants",
             (*space, self.blocks_out, self.blocks_in, self.size),
@@ -122,15 +124,16 @@ class CirculantDense(CirculantKernel, CompressedDense):
         y_q = sum_p C_qp (s * x)_p,   C[j, i] = r[(j - i) mod n],   C x = irfft(rfft(r) rfft(x))
 
     One circulant of size `n = max(i, o)`, or blocks of size `block`: inputs are padded with zeros
-    to whole blocks and outputs cut. `s` are fixed random signs from the seed; without them a
-    circulant sees only the phase differences of its inputs. All in float32, real weights only.
+    to whole blocks, and outputs are cut. `s` are fixed random signs, drawn from the seed; without
+    them a circulant sees only the phase differences of its inputs. Only the real weights `r` are
+    stored, and all is computed in float32.
 
     The gradient is two more transforms and products of spectra,
 
         dL/dx = irfft(conj(rfft(r)) rfft(dL/dy)),   dL/dr = irfft(conj(rfft(x)) rfft(dL/dy)),
 
-    so that nothing as large as the kernel is ever in memory; but small layers of blocks, for which
-    it is faster, are multiplied as they are.
+    so that nothing as large as the kernel is ever in memory. Small layers with several blocks make
+    their kernel and multiply with it, which is faster.
 
     Cost: `32 n` bits for one circulant, else `32 i o / block` (rounded up to whole blocks);
     `(p + q) n log2 n` MACs for the transforms and `4 p q (n / 2 + 1)` for the products.
@@ -172,9 +175,9 @@ class CirculantDense(CirculantKernel, CompressedDense):
         super().__init__(units, block=block, signs=signs, seed=seed, **kwargs)
 
     def by_fft(self) -> bool:
-        """Whether it multiplies spectra, see the measurement above."""
+        """Whether it multiplies spectra and not the kernel: see the table above."""
         one = self.blocks_in * self.blocks_out == 1
-        return one or self.inputs * self.units >= LEAST_WEIGHTS
+        return one or self.inputs * self.units >= FFT_FROM_WEIGHTS
 
     def apply_kernel(self, x: Tensor, training: bool | None = None) -> Tensor:
         if not self.by_fft():
@@ -199,9 +202,9 @@ class CirculantConv2D(CirculantKernel, CompressedConv2D):
 
         W[h, w, i, j] = s_i r[h, w, q, p, (j - i) mod n],   i in block p, j in block q
 
-    `s` are fixed random signs of the input channels from the seed. The kernel is made from `r` in
-    each step and convolved as any other: that costs `h w i o` operations, few beside the
-    convolution itself. So this layer saves memory, not time.
+    `s` are fixed random signs of the input channels, drawn from the seed. In each step the kernel
+    is made from `r`, which takes `h w i o` operations, few beside those of the convolution, and is
+    convolved like any other. So this layer saves memory, not time.
 
     Cost: `32 h w n` bits for one circulant of size `n = max(i, o)`, else `32 h w i o / block`
     (rounded up to whole blocks); the MACs of the ordinary layer.
@@ -227,7 +230,7 @@ class CirculantConv2D(CirculantKernel, CompressedConv2D):
 
     Reference: Ding et al., "CirCNN: Accelerating and Compressing Deep Neural Networks Using
     Block-Circulant Weight Matrices", 2017. There the convolution runs in the frequency domain, in
-    hardware of its own; here on the ordinary kernel, which general processors do faster.
+    hardware made for it; here it takes the ordinary kernel, which is faster on general processors.
     """
 
     def __init__(

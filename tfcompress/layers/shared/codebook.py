@@ -50,14 +50,16 @@ class CodebookKernel(CompressedLayer):
 
     Args:
         size: entries of the codebook, the zero included, from 2 to 256.
-        sparsity: share of the weights that `from_layer` prunes first, in [0, 1): the two steps of
-            Deep Compression. `bits` counts all indices; an archive takes few bits for zeros.
+        sparsity: share of the weights that `from_layer` prunes before it clusters, in [0, 1), as
+            Deep Compression does. `bits` counts all indices alike; an archive spends few bits on
+            zeros.
         Others: as in the ordinary layer.
 
-    `from_layer` clusters the weights by k-means, weighted by a diagonal metric; with a Kronecker
-    metric it goes on with compensated rounding and least-squares centroids. It prunes by
-    `surgeon.sparsify` in a Kronecker metric, else where `d w^2` is least. A layer that is not
-    made from a trained one draws its indices at random.
+    `from_layer` clusters the weights by k-means, weighted by a diagonal metric. With a Kronecker
+    metric, rounds of compensated rounding and of least-squares centroids follow. `sparsity` removes
+    the weights with the least `d w^2`, or in a Kronecker metric those that Optimal Brain Surgeon
+    chooses, which also moves the others. A layer that is not made from a trained one draws its
+    indices at random.
 
     Example:
 
@@ -94,7 +96,7 @@ class CodebookKernel(CompressedLayer):
 
     @property
     def codebook(self) -> Tensor:
-        """The entries, the zero first."""
+        """The entries of the codebook, the zero first."""
         return ops.pad(ops.convert_to_tensor(self.parts["centroids"]), [[1, 0]])
 
     @property

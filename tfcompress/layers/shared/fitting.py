@@ -1,4 +1,4 @@
-"""Kernels whose entries are signed copies of few stored numbers: hashed and circulant ones."""
+"""The best stored numbers for hashed and circulant kernels, whose entries are signed copies."""
 
 import numpy as np
 
@@ -12,12 +12,12 @@ def fit_shared(
 ) -> np.ndarray:
     """The numbers p for which `signs * p[index]` is nearest to a kernel.
 
-    The signed mean of the entries that share a number, weighted by a diagonal metric; with a
-    Kronecker metric, the least-squares solution by conjugate gradients from there.
+    Each is the signed mean of the entries that copy it, weighted by a diagonal metric. With a
+    Kronecker metric, conjugate gradients go on from there to the least-squares solution.
 
     Args:
         w: kernel.
-        index: int array like `w`, which number each entry copies.
+        index: int array like `w` that tells which number each entry copies.
         signs: -1 and +1, broadcast against `w`.
         size: how many numbers there are.
         metric: see `CompressedLayer.fit_kernel`.

@@ -1,7 +1,7 @@
-"""The index of a hashed layer in TensorFlow, held by no file, and the two uses of it.
+"""The TensorFlow half of `lookup`: the index of a hashed layer, which no file holds, and its uses.
 
-XLA compiles these to plain loops. Milliseconds of one thread of an AMD EPYC for 4 million weights
-that share 524,288 numbers:
+XLA compiles `take` and `sum_rows` to plain loops. Milliseconds of one thread of an AMD EPYC for 4
+million weights that share 524,288 numbers:
 
 | | tf.gather | its gradient (unsorted_segment_sum) | weighted bincount |
 |---|---|---|---|
@@ -18,10 +18,10 @@ from tfcompress.utils.types import Tensor
 
 
 class HashIndex(tf.saved_model.experimental.TrackableResource):
-    """`tfcompress.hashing.signed_codes` in memory.
+    """The codes of `tfcompress.numerics.hashing.signed_codes`, held in memory.
 
-    A SavedModel has the operations that compute it and runs them once, when it is loaded. So the
-    index is neither a variable nor a constant there, as it would be were it a tensor.
+    A SavedModel holds the operations that compute the index and runs them once, when it is loaded.
+    A tensor would be saved as a constant and a variable with its values; this is neither.
     """
 
     def __init__(self, count: int, buckets: int, seed: int) -> None:
@@ -51,7 +51,7 @@ class HashIndex(tf.saved_model.experimental.TrackableResource):
 
 
 def signed_codes(count: int, buckets: int, seed: int) -> Tensor:
-    """`tfcompress.hashing.signed_codes` in operations of TensorFlow."""
+    """`tfcompress.numerics.hashing.signed_codes`, in operations of TensorFlow."""
     v = tf.bitwise.bitwise_xor(tf.range(count) * C1, seed_word(seed))
     v = _fold(v, 16) * C2
     v = _fold(v, 13) * C3

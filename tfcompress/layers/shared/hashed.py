@@ -37,21 +37,22 @@ class HashedKernel(CompressedLayer):
 
         V[i, j] = xi(i, j) * w[h(i, j)],   dL/dw[k] = sum over h(i, j) = k of xi(i, j) dL/dV[i, j]
 
-    `h` and the sign `xi` come from `tfcompress.hashing.signed_codes` over the position, counted
-    in `(o, *space, i)` order, and the seed. With `blocks=B`, runs of B consecutive weights share
-    one hash and one sign, and the real weights come in runs of B too.
+    The entries of V are the virtual weights, those of w the real ones. `h` and the sign `xi` are
+    `tfcompress.numerics.hashing.signed_codes` of the seed and the position in `(o, *space, i)`
+    order. With `blocks=B`, runs of B consecutive weights share one hash and one sign, and the real
+    weights come in runs of B too.
 
-    The index is made again from the seed: it is in no saved file, be it `.keras` or SavedModel. In
-    memory it takes 4 bytes per run of virtual weights, `4 i o / B`, for up to 2^28 runs; a step
-    of training holds the whole kernel and its gradient besides, as that of the ordinary layer does.
+    No saved file holds the index, be it `.keras` or SavedModel: the seed makes it again. In memory
+    it takes 4 bytes per run of virtual weights, `4 i o / B`, for up to 2^28 runs. A training step
+    also holds the whole kernel and its gradient, as that of the ordinary layer does.
 
     Cost: `32 K` bits, `K = ceil(i * o / ratio)` (whole runs); the MACs of the ordinary layer.
-    Hashing saves memory, not time: docs/structured-benchmark.md has the steps of training.
+    Hashing saves memory, not time: docs/structured-benchmark.md tells how long a training step is.
 
     Args:
         ratio: virtual weights per real weight, at least 1.
         buckets: the number K of real weights, instead of `ratio`.
-        blocks: B, how many consecutive weights share one hash; larger is faster.
+        blocks: B, how many consecutive weights share one hash; a larger B is faster.
         seed: an int; give layers of one size different seeds.
         Others: as in the ordinary layer.
 

@@ -1,4 +1,8 @@
-"""Rows of a table by an index, with a fast gradient; and the index of a hashed layer."""
+"""Rows of a table by an index, with a fast gradient; and the index of a hashed layer.
+
+On TensorFlow both come from hash_index.py, the only file here that imports it; other backends need
+no more than a few lines.
+"""
 
 import keras
 from keras import ops
@@ -11,7 +15,7 @@ if keras.backend.backend() == "tensorflow":
 else:
 
     class HashIndex:
-        """`tfcompress.hashing.signed_codes` as an array: no variable, so nothing saves it."""
+        """The codes as an array: it is no variable, so no file holds it."""
 
         def __init__(self, count: int, buckets: int, seed: int) -> None:
             self.codes = signed_codes(count, buckets, seed)
@@ -28,13 +32,13 @@ else:
 
 
 def gather(table: Tensor, index: Tensor, training: bool | None = False) -> Tensor:
-    """`table[index]` along the first axis; its gradient adds up the rows of each place.
+    """`table[index]` along the first axis; the gradient of a row is the sum over its copies.
 
     Args:
         table: floats; their first axis is indexed.
         index: Tensor32.
-        training: whether XLA may compile the lookup itself. A file that is served from should hold
-            no compiled function, as not every runtime takes one.
+        training: whether XLA may compile the lookup. In inference it must not, because a model that
+            is saved for serving may meet a runtime that takes no compiled functions.
     """
 
     @ops.custom_gradient

@@ -31,11 +31,11 @@ class TileHashedDense(CompressedDense):
 
         tile (a, b) of V = xi(a, b) * C[h(a, b)],   V = sum_u kron(S_u, C_u)
 
-    `C` are `tiles` trained tiles of `tile x tile` weights; `h` and the sign `xi` come from
-    `tfcompress.hashing.signed_codes` over the place of the tile and the seed, and `S_u` is
-    `xi(a, b)` where `h(a, b) = u` and 0 elsewhere. So the layer is two small products, one with
-    the tiles and one with the signs, and saves time as well as memory. Inputs are padded with
-    zeros to whole tiles, and outputs cut.
+    `C` are `tiles` trained tiles of `tile x tile` weights. `h` and the sign `xi` are
+    `tfcompress.numerics.hashing.signed_codes` of the seed and the place of the tile, and `S_u` is
+    `xi(a, b)` where `h(a, b) = u` and 0 elsewhere. So the layer is two small products, one with the
+    tiles and one with the signs, and saves time as well as memory. Inputs are padded with zeros to
+    whole tiles, and outputs are cut.
 
     Cost: `32 * tiles * tile^2` bits; with T = tile and U = tiles, `i T U + i o U / T` MACs (sides
     rounded up to whole tiles).
@@ -92,7 +92,8 @@ class TileHashedDense(CompressedDense):
             )
         self.inputs = shape[0]
         codes = signed_codes(rows * columns, self.tiles, self.seed).reshape(columns, rows).T
-        object.__setattr__(self, "_codes", codes)  # made again from the seed, never saved
+        # Keras would track an attribute that is set as usual. The seed makes the codes again.
+        object.__setattr__(self, "_codes", codes)
         limit = math.sqrt(3 * glorot_variance(shape))
         self.add_part(
             "bank",
