@@ -1,4 +1,4 @@
-"""The layer contract, one `check_*` per promise. For the tests of any compressed layer.
+"""The contract of a compressed layer, one `check_*` per promise, for the tests of any layer.
 
 Each check takes a built ordinary layer, a maker (`LayerClass.using(...)`) and inputs, and raises
 `ContractError` where the promise is broken:
@@ -69,7 +69,9 @@ def check_stored(ordinary: keras.layers.Layer, maker: Callable[..., Any], inputs
     _same(to_numpy(layer.kernel), kernel, "the kernel after restore(stored())")
     before = 32 * kernel.size
     if not 0 < layer.bits < before:
-        raise ContractError(f"`bits` must be in (0, {before}), the float layer's. Got {layer.bits}")
+        raise ContractError(
+            f"`bits` must be in (0, {before}), the float layer's. Received: {layer.bits}"
+        )
 
 
 def check_gradients(
@@ -99,7 +101,7 @@ def check_config(ordinary: keras.layers.Layer, maker: Callable[..., Any], inputs
 
 
 def check_training(ordinary: keras.layers.Layer, maker: Callable[..., Any], inputs: Tensor) -> None:
-    """Thirty steps of Adam(0.003) towards another layer's outputs take 5% off the squared error."""
+    """Thirty steps of Adam(0.003) towards another layer's outputs lower the squared error by 5%."""
     model = keras.Sequential([keras.Input(inputs.shape[1:]), maker(ordinary)])
     model.compile(keras.optimizers.Adam(3e-3), "mse")
     other = _fresh(ordinary)
@@ -145,10 +147,10 @@ def check_to_ordinary(
     chain = layer.to_ordinary()
     _equal(chain[-1].name, layer.name, "the name of the last ordinary layer")
     outputs = inputs
-    for part in chain:
-        if not type(part).__module__.startswith("keras."):
-            raise ContractError(f"`to_ordinary` must give Keras layers. Got {part!r}")
-        outputs = part(outputs)
+    for plain in chain:
+        if not type(plain).__module__.startswith("keras."):
+            raise ContractError(f"`to_ordinary` must give Keras layers. Received: {plain!r}")
+        outputs = plain(outputs)
     _close(outputs, layer(inputs), "output of `to_ordinary()`")
 
 

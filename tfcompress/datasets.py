@@ -7,9 +7,8 @@ import numpy as np
 
 from tfcompress.utils.types import Path
 
-DEBIAN_FOLDER = pathlib.Path(
-    "/usr/share/datasets/fashion-mnist"
-)  # of the package dataset-fashion-mnist
+# Where the Debian package `dataset-fashion-mnist` puts its files.
+DEBIAN_FOLDER = pathlib.Path("/usr/share/datasets/fashion-mnist")
 
 
 def fashion_mnist(
@@ -17,9 +16,10 @@ def fashion_mnist(
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Loads Fashion-MNIST: 70,000 images of clothes in 10 classes.
 
-    It is taken from the Debian package `dataset-fashion-mnist` if that is installed, else
-    downloaded by `keras.datasets`. Where neither works, the 1,797 digits of scikit-learn stand in,
-    enlarged to 28 x 28: enough to see that everything runs, and not to compare accuracies.
+    The images come from the Debian package `dataset-fashion-mnist` if that is installed, and
+    otherwise from `keras.datasets`, which downloads them. Where neither works, the 1,797 digits of
+    scikit-learn take their place, enlarged to 28 x 28. They show that everything runs; accuracies
+    on them say little.
 
     Args:
         folder: where the four `*-ubyte.gz` files are looked for.
@@ -29,7 +29,7 @@ def fashion_mnist(
         labels int32 `(n,)`, and the name of what was loaded, to be shown.
 
     Raises:
-        RuntimeError: there is neither a package, nor a network, nor scikit-learn.
+        RuntimeError: there is neither the package, nor a network, nor scikit-learn.
 
     Reference: Xiao et al., "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
     Algorithms", 2017.
@@ -58,8 +58,8 @@ def _digits(error):
         from sklearn.datasets import load_digits
     except ImportError:
         raise RuntimeError(
-            "Fashion-MNIST could not be loaded, and scikit-learn, whose digits would stand in, is "
-            'not installed. Install the Debian package "dataset-fashion-mnist", or connect to the '
+            "Fashion-MNIST could not be loaded, and scikit-learn, whose digits could be used "
+            'instead, is not installed. Install the Debian package "dataset-fashion-mnist", or connect to the '
             f'network, or `pip install "tfcompress[demo]"`. The download failed with: {error}'
         ) from error
     digits = load_digits()
@@ -79,7 +79,7 @@ def _prepare(train, test, name):
 
 
 def _read_idx(path):
-    """Reads one file of the IDX format: magic number with the rank, sizes, bytes."""
+    """Reads a file of the IDX format: a magic number with the count of axes, the sizes, the bytes."""
     try:
         raw = gzip.decompress(path.read_bytes())
         shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4)

@@ -1,7 +1,7 @@
 """The networks that papers on compression use, as ordinary Functional models.
 
-Layers are named as in torchvision, with `_` for `.`, so that `load_torch_state` needs no table.
-Inputs are images with channels last; outputs are logits.
+Layers have the names of torchvision with `_` in place of `.`, so that `load_torch_state` needs no
+table of names. Inputs are images with channels last; outputs are logits.
 """
 
 from collections.abc import Mapping
@@ -25,9 +25,9 @@ def alexnet(
     Args:
         input_shape: `(height, width, channels)`.
         classes: number of logits.
-        stem: `"imagenet"`, or `"small"` for images of some 32 x 32: a first convolution of 3 x 3
-            with stride 2, and pooling by 2.
-        width: factor on the filters and units.
+        stem: `"imagenet"`, or `"small"` for images of about 32 x 32: then the first convolution is
+            3 x 3 with stride 2, and pooling is by 2.
+        width: factor by which the numbers of filters and units are multiplied.
 
     >>> alexnet((32, 32, 1), 10, "small", width=0.125).output_shape
     (None, 10)
@@ -61,7 +61,7 @@ def vgg16(
 ) -> keras.Model:
     """VGG-16, 138,357,544 parameters at full size; see `alexnet` for the arguments.
 
-    Its stem is the same for all sizes of images, of at least 32 x 32.
+    Both stems are the same here, and images must be at least 32 x 32.
 
     >>> vgg16((32, 32, 1), 10, "small", width=0.125).output_shape
     (None, 10)
@@ -93,7 +93,7 @@ def resnet18(
 ) -> keras.Model:
     """ResNet-18, 11,689,512 trainable parameters at full size; see `alexnet` for the arguments.
 
-    `stem="small"`: a first convolution of 3 x 3 without stride, and no pooling after it.
+    With `stem="small"` the first convolution is 3 x 3 without stride, and no pooling follows it.
 
     >>> resnet18((32, 32, 1), 10, "small", width=0.125).output_shape
     (None, 10)
@@ -148,7 +148,7 @@ def lenet5(input_shape: Shape = (28, 28, 1), classes: int = 10) -> keras.Model:
 def small_resnet(
     input_shape: Shape = (28, 28, 1), classes: int = 10, filters: tuple[int, ...] = (32, 64, 96)
 ) -> keras.Model:
-    """Three residual blocks, 223,722 parameters (1,152 of them moving statistics).
+    """A network of three residual blocks, 223,722 parameters (1,152 are moving statistics).
 
     >>> small_resnet().count_params()
     223722
@@ -183,11 +183,11 @@ def load_torch_state(model: keras.Model, state_dict: Mapping[str, Any]) -> None:
             `torchvision.models.vgg16(weights=...).state_dict()` gives them.
 
     Raises:
-        ValueError: an array is missing, left over, or of another shape; the model is then as it
-            was.
+        ValueError: an array is missing, is left over, or has another shape; the model is then
+            unchanged.
 
-    The images must be prepared as for torchvision: RGB in [0, 1], less the mean (0.485, 0.456,
-    0.406), divided by the deviation (0.229, 0.224, 0.225).
+    The images must be prepared as for torchvision: RGB in [0, 1], minus the means
+    (0.485, 0.456, 0.406), divided by the standard deviations (0.229, 0.224, 0.225).
     """
     left = {k: np.asarray(v) for k, v in state_dict.items() if "num_batches_tracked" not in k}
     assigned = []
@@ -203,7 +203,7 @@ def load_torch_state(model: keras.Model, state_dict: Mapping[str, Any]) -> None:
                 )
             assigned.append((variable, array))
     if left:
-        raise ValueError(f"`state_dict` has arrays that the model has not: {sorted(left)[:10]}")
+        raise ValueError(f"`state_dict` has arrays that fit no layer: {sorted(left)[:10]}")
     for variable, array in assigned:
         variable.assign(array)
 
@@ -223,12 +223,13 @@ def _torch_names(layer):
 
 
 def _from_torch(model, layer, array):
-    """From (out, in, h, w) to (h, w, in, out), and from channels first to last where flattened."""
+    """The array in Keras' order: (out, in, h, w) becomes (h, w, in, out), and so on."""
     if array.ndim == 4:
         return array.transpose(2, 3, 1, 0)
     if array.ndim < 2:
         return array
     array = array.T
+    # Behind a Flatten, torch has counted (c, h, w), and Keras counts (h, w, c).
     for flatten in model.layers:
         if isinstance(flatten, layers.Flatten):
             h, w, c = flatten.input.shape[1:]

@@ -22,10 +22,10 @@ class ProxNewton(keras.optimizers.Adam):
 
     The proximal Newton step of loss-aware binarization and quantization, with Adam's second moment
     as the diagonal of the Hessian. The variables are projected when the optimizer is built, before
-    the first batch, and after each update, so that evaluation, saving and export see the discrete
-    kernel without further ado. The optimizer owns the latents `w`; clipping, weight decay,
-    constraints and gradient accumulation act on them, and they are saved with the optimizer. In a
-    step the levels are refined by one alternation from those of the step before.
+    the first batch, and after each update, so that evaluation, saving and export always see the
+    discrete kernel. The optimizer owns the latents `w`: clipping, weight decay, constraints and
+    gradient accumulation act on them, and they are saved with the optimizer. Each step refines the
+    levels of the step before by one alternation.
 
     Cost: memory for one more copy of each kernel; 14 to 20 passes over the kernels per step.
 
@@ -35,17 +35,18 @@ class ProxNewton(keras.optimizers.Adam):
         variables: a glob on the paths of the variables to project or on the ends of these, such as
             `"fc*/kernel"`, or a list of globs. The default takes the kernels of all layers that
             are not frozen.
-        weighted: False for `d = 1` (BWN and TWN instead of their loss-aware forms).
+        weighted: False for `d = 1`: binary and ternary weight networks as they were before the
+            loss-aware ones.
         adam: further arguments of `keras.optimizers.Adam`, without `use_ema`.
 
     Raises:
         TypeError: `project` cannot be called.
-        ValueError: `use_ema`; `variables` matches nothing (when it is built).
+        ValueError: `use_ema` is given; or `variables` matches nothing, when it is built.
 
     When something else has set the model's weights (`set_weights`, a callback that restores the
-    best ones), call `sync`, or the next step goes on from the old latents. Under a policy of mixed
-    float16 the optimizer is `model.optimizer.inner_optimizer`. Use a learning rate that falls: at a
-    constant one the signs and codes never settle.
+    best ones), call `sync`; otherwise the next step goes on from the old latents. Under the policy
+    `mixed_float16` this optimizer is `model.optimizer.inner_optimizer`. Let the learning rate fall:
+    at a constant one the signs and codes never settle.
 
     Example:
 
@@ -137,9 +138,10 @@ class ProxNewton(keras.optimizers.Adam):
         self._project()
 
     def sync(self, model: keras.Model) -> None:
-        """Takes weights that something else has set as the new latents, and projects them.
+        """Makes the model's weights, which something else has set, the latents, and projects them.
 
-        Adam's moments stay. Nothing happens before the first step, which takes the weights anyway.
+        Adam's moments do not change. Before the first step this does nothing: that step begins with
+        the model's weights anyway.
 
         Args:
             model: the model that this optimizer trains.
@@ -178,7 +180,10 @@ class ProxNewton(keras.optimizers.Adam):
         return ops.sqrt(moments[place].value) + self.epsilon
 
     def _refine(self):
-        """One alternation of the levels, not within a window of accumulated gradients."""
+        """One alternation of the levels, in the steps that change the latents.
+
+        While gradients are accumulated the latents stand still.
+        """
         if not self._levels:
             return
         steps, before = self.gradient_accumulation_steps, [l.value for l in self._levels]
@@ -191,9 +196,9 @@ class ProxNewton(keras.optimizers.Adam):
             levels.assign(value)
 
     def _refined(self, before):
-        parts = zip(self._places, self._latents, before, strict=True)
+        latents = zip(self._places, self._latents, before, strict=True)
         return [
-            self.project.refine(w.value, self._curvature(i, w), levels) for i, w, levels in parts
+            self.project.refine(w.value, self._curvature(i, w), levels) for i, w, levels in latents
         ]
 
     def _project(self):
@@ -221,9 +226,10 @@ class ProxNewton(keras.optimizers.Adam):
 
 
 def _outside_graphs():
-    """On TensorFlow the first step builds the optimizer while it is being traced.
+    """A context in which TensorFlow assigns at once.
 
-    What is assigned there to a variable made there is lost.
+    `fit` builds the optimizer while it traces the first step. A value that is assigned there to a
+    variable that is made there would be lost.
     """
     if keras.backend.backend() != "tensorflow":
         return contextlib.nullcontext()

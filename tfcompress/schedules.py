@@ -1,4 +1,7 @@
-"""Schedules: registered callable classes, step -> float."""
+"""Schedules: the value of a hyperparameter as a function of the training step.
+
+Each is a class that Keras can save; an object of it is called on a step and returns a float.
+"""
 
 import dataclasses
 import math
@@ -45,8 +48,10 @@ class Constant(_Schedule):
 class Polynomial(_Schedule):
     """From `start` to `end` in `steps` steps, fast at first and slower towards the end.
 
-    `start * q + end * (1 - q)` with `q = (1 - p) ** power` and `p = (step - begin) / steps` clipped
-    to [0, 1]: `start` up to step `begin`, `end` from step `begin + steps` on.
+        value = start * q + end * (1 - q),   q = (1 - p)^power,
+        p = clip((step - begin) / steps, 0, 1)
+
+    It is `start` up to step `begin`, and `end` from step `begin + steps` on.
 
     >>> schedule = Polynomial(0.0, 0.8, steps=1000)
     >>> [round(schedule(step), 3) for step in (0, 500, 1000, 2000)]
@@ -54,8 +59,8 @@ class Polynomial(_Schedule):
 
     Args:
         start, end: finite numbers.
-        steps: how many steps the way takes, at least 1.
-        begin: the step at which it starts.
+        steps: how many steps the value takes from `start` to `end`, at least 1.
+        begin: the step at which it begins to change.
         power: above 0. 1 is a straight line, 3 the cubic of the paper.
 
     Reference: Zhu, Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model
@@ -92,8 +97,8 @@ class Linear(_Schedule):
 
     Args:
         start, end: finite numbers.
-        steps: how many steps the way takes, at least 1.
-        begin: the step at which it starts.
+        steps: how many steps the value takes from `start` to `end`, at least 1.
+        begin: the step at which it begins to change.
     """
 
     start: float
@@ -111,14 +116,14 @@ class Linear(_Schedule):
 @keras.saving.register_keras_serializable("tfcompress")
 @dataclasses.dataclass(frozen=True)
 class Piecewise(_Schedule):
-    """The value of the last key that is not after the step.
+    """Constant between given steps: the value of the last given step that has been reached.
 
     >>> schedule = Piecewise({0: 0.0, 100: 0.5, 200: 0.8})
     >>> schedule(99), schedule(100), schedule(1000)
     (0.0, 0.5, 0.8)
 
     Args:
-        values: `{step: value}` (or pairs), steps whole numbers with 0 among them.
+        values: `{step: value}`, or pairs of these; the steps are whole numbers, 0 among them.
     """
 
     values: Mapping
@@ -157,9 +162,10 @@ def check_schedule(schedule: Any) -> Callable[[int], float]:
 def value_at(schedule: Any, step: int, since: int | None = None) -> float | None:
     """The value of any schedule at a step.
 
-    The schedules of `tensorflow_model_optimization` return a pair (whether this is a step at which
-    to act, value). For these it is the value of the last such step after `since` and up to `step`,
-    and None where there is none, whatever rhythm the schedule and its caller have.
+    The schedules of `tensorflow_model_optimization` return a pair: whether to act at this step, and
+    the value. For these the result is the value at the last step to act at, after `since` and up to
+    `step`, or None where there is none. So no step is lost where the caller asks less often than
+    the schedule acts.
 
     >>> value_at(Constant(0.5), 3)
     0.5
@@ -168,7 +174,7 @@ def value_at(schedule: Any, step: int, since: int | None = None) -> float | None
 
     Args:
         schedule: a callable: step -> number, or step -> (bool, number).
-        step: how many training steps are done, from 0.
+        step: how many training steps have been taken.
         since: the step of the last call, by default the step before.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Saliencies: which weights of a kernel matter. Lowest scores are pruned first.
+"""Saliencies: how much each weight of a kernel matters. The lowest scores are pruned first.
 
-A score is any callable `(w, d) -> array like w`; `d` is the curvature of the loss, like `w`, or
-None. Pruners settle equal scores by the order of the index, so that all of this is deterministic.
+A score is any callable `(w, d) -> array like w`, where `d` is the curvature of the loss, like `w`,
+or None. Pruners take equal scores in the order of their index, so that pruning is deterministic.
 """
 
 import zlib
@@ -17,7 +17,7 @@ from tfcompress.utils.types import Config, Score, Tensor
 
 @keras.saving.register_keras_serializable("tfcompress")
 def magnitude(w: Tensor, d: Tensor = None) -> Tensor:
-    """`|w|`.
+    """`|w|`: small weights go first.
 
     >>> magnitude(np.array([1.0, -2.0])).tolist()
     [1.0, 2.0]
@@ -27,7 +27,7 @@ def magnitude(w: Tensor, d: Tensor = None) -> Tensor:
 
 @keras.saving.register_keras_serializable("tfcompress")
 def obd(w: Tensor, d: Tensor) -> Tensor:
-    """`d w^2 / 2`, the increase of the loss when a weight goes alone.
+    """`d w^2 / 2`, by how much the loss rises when this weight alone is removed.
 
     >>> obd(np.array([1.0, -2.0]), np.array([4.0, 0.5])).tolist()
     [2.0, 1.0]
@@ -41,17 +41,18 @@ def obd(w: Tensor, d: Tensor) -> Tensor:
 
 @keras.saving.register_keras_serializable("tfcompress")
 def random(w: Tensor, d: Tensor = None) -> Tensor:
-    """Uniform in [0, 1), the same each time for the same weights: the control of any comparison."""
+    """Uniform in [0, 1), the same each time for the same weights: what other scores must beat."""
     w = np.ascontiguousarray(w)
     drawn = np.random.default_rng(zlib.crc32(w.tobytes())).random(w.shape)
-    return np.where(w == 0, 0.0, drawn)  # what is gone stays gone
+    return np.where(w == 0, 0.0, drawn)  # a weight that is pruned stays pruned
 
 
 def block(score: Score, shape: tuple[int, int]) -> Callable[..., Any]:
-    """Whole blocks at a time: each weight gets the mean score of its block.
+    """A score that prunes whole blocks: each weight gets the mean score of its block.
 
-    The kernel is seen as a matrix `(fan_in, out)` and cut from its first entry on; blocks at the
-    far edges may be smaller. A pruner that stops within a block leaves at most this one in part.
+    The kernel is seen as a matrix `(fan_in, out)` and cut into blocks from its first entry on;
+    those at the far edges may be smaller. At most one block is pruned in part: the one in which the
+    sparsity is reached.
 
     Args:
         score: `"magnitude"`, `"obd"`, `"random"` or a callable `(w, d)`.
@@ -64,16 +65,16 @@ def block(score: Score, shape: tuple[int, int]) -> Callable[..., Any]:
 
 
 def m_by_n(score: Score, m: int, n: int) -> Callable[..., Any]:
-    """The m : n pattern: of each `n` weights in a row, the best `m` can not be pruned.
+    """A score for the m : n pattern: of `n` consecutive weights, the best `m` cannot be pruned.
 
-    "In a row" is along the fan-in of one output (the last axis of a kernel counts the outputs), as
-    sparse hardware wants it. At a sparsity of `1 - m / n` exactly `m` of each `n` are left. A
-    remainder of the fan-in keeps its best `m` as well.
+    Consecutive means along the fan-in of one output, as sparse hardware needs it; the last axis of
+    a kernel counts the outputs. At a sparsity of `1 - m / n` exactly `m` of each `n` are left. If
+    `n` does not divide the fan-in, the last weights keep their best `m` as well.
 
     Args:
         score: `"magnitude"`, `"obd"`, `"random"` or a callable `(w, d)`.
-        m: how many stay.
-        n: of how many.
+        m: how many of each `n` weights stay.
+        n: how many consecutive weights make one group.
 
     >>> m_by_n("magnitude", 1, 2)(np.array([[1.0], [3.0], [5.0], [2.0]])).ravel().tolist()
     [1.0, inf, inf, 2.0]

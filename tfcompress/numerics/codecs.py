@@ -1,4 +1,4 @@
-"""Arrays to bytes and back, exactly: what `bits` counts and what an archive holds.
+"""Arrays as bytes, and exactly back: what `bits` counts and what an archive holds.
 
 A codec has `encode(array) -> Packed | None` (None: this codec cannot hold the array exactly) and
 `decode(packed) -> ndarray`. This file needs NumPy only and is the specification of the format.
@@ -174,7 +174,7 @@ def pack(array: np.ndarray) -> Packed:
 
 
 def _pack_all(array) -> Packed:
-    """With the smallest codec that treats all entries alike."""
+    """The array in the smallest codec that treats all entries alike."""
     if array.dtype.kind in "iu":
         for codec in (Signs(), *map(Integers, range(1, 8 * array.dtype.itemsize))):
             packed = codec.encode(array)

@@ -1,8 +1,8 @@
 """The hash of HashedNets: bucket and sign of each weight from its position and a seed.
 
-One multiplicative mix in int32 arithmetic, written only with operations that LiteRT has as builtin
-int32 operators (RANGE, MUL, BITWISE_XOR, arithmetic RIGHT_SHIFT, FLOOR_MOD), so that a device can
-compute the index itself:
+A multiplicative mix in int32 arithmetic. It takes only operations that LiteRT has as builtin int32
+operators (RANGE, MUL, BITWISE_XOR, arithmetic RIGHT_SHIFT, FLOOR_MOD), so that a device can compute
+the index itself:
 
     v = position * C1 ^ mix(seed);  v ^= v >> 16;  v *= C2;  v ^= v >> 13;  v *= C3;  v ^= v >> 16
     code = v mod 2K;  bucket = code mod K;  sign = +1 if code < K else -1
@@ -42,7 +42,7 @@ def signed_codes(count: int, buckets: int, seed: int = 0) -> np.ndarray:
 
 
 def check_codes(count: int, buckets: int) -> None:
-    """Raises ValueError if there are no such codes."""
+    """Raises `ValueError` unless there are as many positions and buckets as codes need."""
     if not 1 <= count <= MAX_WEIGHTS:
         raise ValueError(
             f"A hashed kernel may have at most {MAX_WEIGHTS} virtual weights: its index takes 4 "
@@ -66,7 +66,7 @@ def random_signs(count: int, seed: int = 0) -> np.ndarray:
 
 
 def _mix(position, word):
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # products wrap around, as they do on a device
         v = (position * C1) ^ word
         v ^= v >> np.int32(16)
         v = v * C2

@@ -1,6 +1,6 @@
-"""Two sizes of the second-order form `1/2 e^T H e`.
+"""The metric: the curvature form `1/2 e^T H e`, by which a kernel is near to another, in two sizes.
 
-Offline, once per layer, in NumPy. A kernel is seen as a matrix `(fan_in, out)`, in C order.
+It is used offline, once per layer, in NumPy. A kernel is seen as a matrix `(fan_in, out)`, in C order.
 Letters: i, j fan-in; o outputs; G groups, each of m = o / G outputs; e = w - w_hat.
 """
 
@@ -17,7 +17,7 @@ DAMPING = 0.01  # of the mean diagonal of A, as in GPTQ
 
 
 class Diagonal:
-    """A weight of its own for each entry of a kernel: `1/2 sum d e^2`.
+    """A curvature for each weight of a kernel: `1/2 sum d e^2`.
 
     Args:
         d: an array like the kernel. An exact Hessian can have negative entries; they count as 0.
@@ -58,10 +58,11 @@ class Diagonal:
 
 
 class Kronecker:
-    """The weights of an output share inputs: `1/2 sum_o g_o e_o^T A e_o`.
+    """A curvature that sees that an output's weights share inputs: `1/2 sum_o g_o e_o^T A e_o`.
 
-    `A` is the second moment of the layer's inputs and `g` a scale per output. Within an output
-    the scale does not matter: rounding and pruning need `A` alone, no labels and no loss.
+    `A` is the second moment of the layer's inputs, and `g` has a scale per output. Within an output
+    the scale does not matter: rounding and pruning need `A` alone, and so neither labels nor a
+    loss.
 
     Memory: `G fan_in^2` numbers; `4096 fan_in` in blocks of 4096.
 
@@ -162,7 +163,7 @@ class Kronecker:
         return 0.5 * float(np.vdot(np.asarray(e, "float64"), self.apply(e)))
 
     def solve(self, w: np.ndarray) -> np.ndarray:
-        """`A^-1 w`, damped, for any number of columns; the output scales take no part."""
+        """`A^-1 w`, damped, for any number of columns; the output scales are not used."""
         return self._by_rows(lambda A, H, part: np.linalg.solve(H, part), w)
 
     def whiten(self, w: np.ndarray) -> np.ndarray:

@@ -2,9 +2,9 @@
 
     project(w, d) = argmin over v of the form of sum d (w - v)^2
 
-Each is a registered callable on a kernel and its curvature `d`, written in `keras.ops`: it runs in
-a training step as well as by itself. Keras knows them as `tfcompress.project>Linear` and so on,
-since there is a schedule `Linear` as well.
+Each is an object that Keras can save, called on a kernel and its curvature `d`. It is written in
+`keras.ops`, so that it also runs within a training step. Its registered name is
+`tfcompress.project>Linear` and the like, because a schedule is called `Linear` as well.
 """
 
 from tfcompress.project.base import Projection as Projection

@@ -24,10 +24,11 @@ class Projection(Config):
     A subclass gives three functions; `levels` is an array of any shape that holds what was fitted
     (a scale per output, a codebook).
 
-    - `fit(w, d)`: good levels from nothing.
-    - `refine(w, d, levels)`: one alternation, which never makes `sum d (w - nearest)^2` larger. An
-      optimizer calls it once per step, from the levels of the step before.
-    - `nearest(w, levels)`: the kernel's nearest levels.
+    - `fit(w, d)`: good levels, without any to begin with.
+    - `refine(w, d, levels)`: better levels by one alternation, after which
+      `sum d (w - nearest)^2` is never larger. An optimizer calls it once per step, with the levels
+      of the step before.
+    - `nearest(w, levels)`: for each weight the nearest level.
     """
 
     axis = None  # -1 where each output channel has its own levels
@@ -44,7 +45,7 @@ class Projection(Config):
 def working(w: Tensor, d: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
     """`w` and `d` in float32 or float64, and the dtype that the result must have.
 
-    Where all of `d` is 0 that shares a scale, it counts as 1.
+    Where `d` is 0 for all weights that share a scale, it counts as 1.
     """
     w = ops.convert_to_tensor(w)
     given = keras.backend.standardize_dtype(w.dtype)

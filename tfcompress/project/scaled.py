@@ -106,9 +106,10 @@ class Ternary(_Scaled):
         v = a sign(w) where |w| > a / 2, else 0;   a = sum_kept d |w| / sum_kept d
 
     A call finds the best `a` exactly: with the weights sorted by size, the kept ones are the first
-    k, and `k = argmax (sum d |w|)^2 / sum d`. In training the two lines are alternated.
+    k, and `k = argmax (sum d |w|)^2 / sum d`. In training the two formulas are alternated.
 
-    Cost: 2 bits per weight and 32 bits per scale; a sort, or 12 passes for an alternation.
+    Cost: 2 bits per weight and 32 bits per scale; a call sorts the kernel, an alternation takes 12
+    passes over it.
 
     >>> np.asarray(Ternary(axis=None)(np.array([3.0, 1.0, 0.2, -2.0]))).tolist()
     [2.5, 0.0, 0.0, -2.5]
@@ -140,11 +141,11 @@ class Linear(_Scaled):
 
         b = clip(round(n w / a), -n, n) / n,   a = sum d b w / sum d b^2
 
-    A call finds the best `a` exactly up to 4 bits, by sorting the scales at which a code changes;
-    above, it alternates the two lines from several starts.
+    Up to 4 bits a call finds the best `a` exactly, by sorting the scales at which a code changes.
+    With more bits it alternates the two formulas from several starts.
 
-    Cost: `bits` per weight and 32 bits per scale; memory for `6 n` numbers per weight in an exact
-    call, 14 passes for an alternation.
+    Cost: `bits` per weight and 32 bits per scale; an exact call takes memory for `6 n` numbers per
+    weight, an alternation 14 passes over the kernel.
 
     >>> np.asarray(Linear(3)(np.array([[3.0], [-2.1], [0.9], [0.1]]))).ravel().round(2).tolist()
     [3.02, -2.01, 1.01, 0.0]
@@ -215,8 +216,8 @@ class Log(_Scaled):
 def _exact_scale(w, d, steps, axis):
     """The scale `a` with the least `sum d (w - a b)^2`, where `b` are nearest levels.
 
-    As `a` falls, one code after the other rises by a level; between two such events the codes are
-    fixed and the best scale gives `sum d w^2 - (sum d b w)^2 / sum d b^2`.
+    As `a` falls, one code after the other rises by a level. Between two such events the codes are
+    fixed, and the best scale gives `sum d w^2 - (sum d b w)^2 / sum d b^2`.
     """
     steps = np.asarray(steps)
     below = np.concatenate([[0], steps[:-1]])

@@ -1,4 +1,4 @@
-"""Few weights that are not zero."""
+"""Sparse kernels: few weights that are not zero."""
 
 import dataclasses
 import math
@@ -13,9 +13,9 @@ from tfcompress.utils.types import Tensor
 @keras.saving.register_keras_serializable("tfcompress.project")
 @dataclasses.dataclass(frozen=True)
 class KSparse(Config):
-    """At most a share of the weights is not zero: those with the largest `d w^2`.
+    """Keeps a share of the weights, those with the largest `d w^2`, and makes the others zero.
 
-    Cost: two sorts of the kernel, some ten times a training step of a large Dense layer.
+    Cost: two sorts of the kernel, about ten times a training step of a large Dense layer.
 
     >>> [float(v) for v in KSparse(0.5)([3.0, -1.0, 0.2, -2.0])]
     [3.0, 0.0, 0.0, -2.0]
