@@ -59,8 +59,8 @@ def _digits(error):
     except ImportError:
         raise RuntimeError(
             "Fashion-MNIST could not be loaded, and scikit-learn, whose digits could be used "
-            'instead, is not installed. Install the Debian package "dataset-fashion-mnist", or connect to the '
-            f'network, or `pip install "tfcompress[demo]"`. The download failed with: {error}'
+            'instead, is not installed. Install the Debian package "dataset-fashion-mnist", or connect '
+            f'to the network, or `pip install "tfcompress[demo]"`. The download failed with: {error}'
         ) from error
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).repeat(3, axis=1).repeat(3, axis=2)  # (n, 24, 24)
@@ -79,7 +79,7 @@ def _prepare(train, test, name):
 
 
 def _read_idx(path):
-    """Reads a file of the IDX format: a magic number with the count of axes, the sizes, the bytes."""
+    """Reads an IDX file: a magic number that ends in the number of axes, the sizes, the bytes."""
     try:
         raw = gzip.decompress(path.read_bytes())
         shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4)

@@ -1,7 +1,7 @@
-"""The metric: the curvature form `1/2 e^T H e`, by which a kernel is near to another, in two sizes.
+"""The metric, by which kernels are near or far: the curvature form `1/2 e^T H e` in two sizes.
 
-It is used offline, once per layer, in NumPy. A kernel is seen as a matrix `(fan_in, out)`, in C order.
-Letters: i, j fan-in; o outputs; G groups, each of m = o / G outputs; e = w - w_hat.
+It is used offline, once per layer, in NumPy. A kernel is seen as a matrix `(fan_in, out)`, in C
+order. Letters: i, j fan-in; o outputs; G groups, each of m = o / G outputs; e = w - w_hat.
 """
 
 import math

@@ -44,8 +44,7 @@ class CompressedLayer(keras.layers.Layer):
         ordinary: of the class, the Keras layer that it stands for.
         arguments: of the class, the constructor arguments of the form, such as `filters`.
         width: of the class, the one of them that is the number of outputs.
-        common: of the class, the arguments that `ordinary` takes like other layers, such as
-            `activation`.
+        common: of the class, the arguments that most layers take, such as `activation`.
         ordinary_names: of the class, those of them that have another name in `ordinary`.
         scale_axes: of the class, the axes of the kernel along which each index has its own scale.
         options: of the class, the constructor arguments of the method, such as `bits`.
@@ -131,10 +130,7 @@ class CompressedLayer(keras.layers.Layer):
     ) -> Config:
         """Replaces automatic options, such as a rank of "auto", by numbers.
 
-        Args:
-            shape: of the kernel.
-            w: the trained kernel, or None.
-            metric: see `fit_kernel`.
+        `shape` is that of the kernel, and `w` the trained kernel or None.
         """
         return options
 
