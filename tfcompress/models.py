@@ -47,7 +47,7 @@ def alexnet(
     x = _conv(x, scaled(256), 3, 1, 1, "features_8")
     x = _conv(x, scaled(256), 3, 1, 1, "features_10")
     x = layers.Flatten()(layers.MaxPooling2D(pool, 2)(x))
-    for number in (1, 4):
+    for number in (1, 4):  # dropout and activations are the numbers between
         x = layers.Dropout(0.5)(x)
         x = layers.Dense(scaled(4096), "relu", name=f"classifier_{number}")(x)
     return keras.Model(image, layers.Dense(classes, name="classifier_6")(x), name="alexnet")
@@ -71,7 +71,7 @@ def vgg16(
     """
     _, scaled = _check(stem, width)
     image = x = keras.Input(input_shape, name="image")
-    number = 0
+    number = 0  # torchvision counts convolutions, activations and poolings
     for count, filters in ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)):
         for _ in range(count):
             x = _conv(x, scaled(filters), 3, 1, 1, f"features_{number}")

@@ -106,7 +106,7 @@ class ProxNewton(keras.optimizers.Adam):
             self._project()
 
     def _takes(self, variable):
-        ends = f"/{variable.path}"
+        ends = f"/{variable.path}"  # so that a glob on an end matches whole names only
         return any(fnmatch.fnmatchcase(ends, f"*/{pattern}") for pattern in self.patterns)
 
     def _add(self, value, reference, name):
@@ -129,6 +129,7 @@ class ProxNewton(keras.optimizers.Adam):
             trainable_variables = list(trainable_variables)
             self.build(trainable_variables)
         variables = [trained_by(self)[i] for i in self._places]
+        # Adam steps on what it finds in the variables: the latents take their place meanwhile.
         for variable, latent in zip(variables, self._latents, strict=True):
             variable.assign(latent)
         super().apply(grads, trainable_variables)
@@ -202,6 +203,7 @@ class ProxNewton(keras.optimizers.Adam):
         ]
 
     def _project(self):
+        # Levels that are kept from step to step spare most of the work of fitting them anew.
         for k, (i, w) in enumerate(zip(self._places, self._latents, strict=True)):
             if self._levels:
                 value = self.project.nearest(w.value, self._levels[k].value)

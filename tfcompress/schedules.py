@@ -143,6 +143,7 @@ class Piecewise(_Schedule):
                 "Expected a value for step 0, where the schedule begins. "
                 f"Received: values={self.values!r}"
             )
+        # The dataclass is frozen; a tuple, unlike a dict, can be hashed as it promises.
         object.__setattr__(self, "values", tuple(sorted(values.items())))
 
     def __call__(self, step: int) -> float:
@@ -186,7 +187,7 @@ def value_at(schedule: Any, step: int, since: int | None = None) -> float | None
         if not isinstance(value, (tuple, list)):
             return _number(schedule, value)
         if len(value) != 2:
-            _number(schedule, value)
+            _number(schedule, value)  # raises
         if bool(value[0]):
             return _number(schedule, value[1])
     return None

@@ -101,6 +101,7 @@ class Block:
         matrix = scores.reshape(-1, scores.shape[-1])
         rows, columns = (np.arange(0, s, b) for s, b in zip(matrix.shape, self.shape, strict=True))
         sizes = [np.diff([*at, s]) for at, s in zip((rows, columns), matrix.shape, strict=True)]
+        # Sums over the rows of each block, then over its columns; blocks at the edges are smaller.
         sums = np.add.reduceat(np.add.reduceat(matrix, rows, 0), columns, 1)
         means = sums / np.multiply.outer(*sizes)
         return means.repeat(sizes[0], 0).repeat(sizes[1], 1).reshape(scores.shape)
@@ -126,6 +127,7 @@ class MByN:
     def __call__(self, w: Tensor, d: Tensor = None) -> Tensor:
         scores = np.asarray(self.score(w, d), "float64")
         matrix = scores.reshape(-1, scores.shape[-1])
+        # The last group is filled up with what never is among the best.
         padded = np.pad(matrix, ((0, -len(matrix) % self.n), (0, 0)), constant_values=-np.inf)
         rows = padded.reshape(-1, self.n, matrix.shape[1])
         best = np.argsort(rows, axis=1, kind="stable")[:, self.n - self.m :]

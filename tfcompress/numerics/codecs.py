@@ -92,6 +92,7 @@ class Integers:
             np.frombuffer(packed.payload, np.uint8), count=count * self.bits, bitorder="little"
         ).reshape(count, self.bits)
         codes = lanes.astype(np.int64) @ (1 << np.arange(self.bits, dtype=np.int64))
+        # Two's complement: of a signed dtype, codes above the largest value are negative.
         _, high = self.range(np.dtype(packed.dtype))
         codes = np.where(codes > high, codes - (1 << self.bits), codes)
         return codes.astype(packed.dtype).reshape(packed.shape)
@@ -115,7 +116,7 @@ class Nonzeros:
     bits: int
 
     def encode(self, array: np.ndarray) -> Packed:
-        mask = (array != 0) | np.signbit(array)
+        mask = (array != 0) | np.signbit(array)  # a zero that is left out comes back as +0.0
         packed = self._inner(array.dtype).encode(array[mask])
         if packed is None:
             return None
@@ -166,6 +167,7 @@ def pack(array: np.ndarray) -> Packed:
         raise TypeError(f"Expected an array of floats or integers. Received: dtype {array.dtype}")
     packed = _pack_all(array)
     if np.count_nonzero(array) <= MOST_NONZERO * array.size:
+        # The first width that holds the other entries is the smallest one.
         for bits in range(1, 8 * array.dtype.itemsize + 1):
             masked = Nonzeros(bits).encode(array)
             if masked is not None:

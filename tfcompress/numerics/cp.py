@@ -121,7 +121,7 @@ def _least_sensitive(product, factors, k, total, bound):
         len(f) * np.prod([s for m, s in enumerate(squares) if m != j], axis=0)
         for j, f in enumerate(others)
     )
-    if not weights.max():
+    if not weights.max():  # all other factors are zero
         return factors[k]
     root = np.sqrt(np.maximum(weights, 1e-30 * weights.max()))
     gram = np.prod([f.T @ f for f in others], axis=0) / np.outer(root, root)

@@ -166,6 +166,7 @@ def svd_in_metric(w: np.ndarray, rank: int, metric: Metric) -> tuple[np.ndarray,
         return metric.unwhiten(u), v / columns
     d = np.asarray(getattr(metric, "d", metric), np.float64)
     mean = max(d.mean(), 1e-30)
+    # Rows or columns without curvature keep a little weight, since it is divided by.
     rows = np.sqrt(np.maximum(d.mean(1), 1e-6 * mean))
     columns = np.sqrt(np.maximum(d.mean(0), 1e-6 * mean) / mean)
     u, v = svd(rows[:, None] * w * columns, rank)

@@ -92,6 +92,7 @@ class Kronecker:
         g: np.ndarray | None = None,
         damping: float = DAMPING,
     ) -> None:
+        # A list of lists of numbers is one matrix; a list of matrices is the blocks.
         in_blocks = isinstance(A, (list, tuple)) and np.ndim(A[0]) > 1
         self.blocks = [_block(block) for block in (A if in_blocks else [A])]
         self.groups = len(self.blocks[0])

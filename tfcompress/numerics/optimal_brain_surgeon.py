@@ -173,6 +173,7 @@ def _alternate(blocks, count):
     for step in progress(range(ALTERNATIONS), "Pruning", ALTERNATIONS):
         for block in blocks:
             block.solve(PULL[0] * growth**step)
+        # The cubic schedule: many zeros early, when they cost little, and all of them halfway.
         way = min(1.0, 2 * (step + 1) / ALTERNATIONS)
         now = round(count * (1 - (1 - way) ** 3))
         zeros = _lowest([block.weight * np.square(block.gap) for block in blocks], now)

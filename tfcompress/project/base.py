@@ -51,7 +51,7 @@ def working(w: Tensor, d: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
     given = keras.backend.standardize_dtype(w.dtype)
     if len(w.shape) == 0:
         raise ValueError(f"Expected a kernel, an array of one axis or more. Received: {w!r}")
-    dtype = keras.backend.result_type(given, "float32")
+    dtype = keras.backend.result_type(given, "float32")  # sums in half precision are too rough
     w = ops.cast(w, dtype)
     d = ops.ones_like(w) if d is None else ops.cast(ops.convert_to_tensor(d), dtype)
     if tuple(d.shape) != tuple(w.shape):

@@ -60,6 +60,7 @@ class Codebook(Projection):
         return ops.reshape(ops.take(levels, self._codes(w, levels)), w.shape)
 
     def _codes(self, w, levels):
+        # Levels are sorted, so that the nearest one follows from the middles between them.
         return ops.searchsorted((levels[1:] + levels[:-1]) / 2, ops.reshape(w, (-1,)))
 
     def _quantiles(self, w):

@@ -40,6 +40,7 @@ class KSparse(Config):
         given = ops.convert_to_tensor(w)
         w, d, _ = working(given, d, self.axis)
         rows = as_rows(d * ops.square(w), self.axis)
+        # The place of each weight in its column, largest first; no two are equal.
         rank = ops.argsort(ops.argsort(-rows, axis=0), axis=0)
         keep = rank < max(1, math.floor(self.share * rows.shape[0] + 1e-6))
         return ops.where(ops.reshape(keep, given.shape), given, ops.zeros_like(given))

@@ -22,11 +22,11 @@ def passes_over(
 
 
 def check_repeats(data: Data, times: int) -> None:
-    """Raises if `data` cannot be gone through as often."""
+    """Raises if `data` cannot be read so many times."""
     if times > 1 and hasattr(data, "__next__"):
         raise ValueError(
-            f"`data` is gone through {times} times, and a generator can be used only once. Give "
-            "arrays, a `tf.data.Dataset` or a `PyDataset`."
+            f"`data` is read {times} times, and a generator can be used only once. Give arrays, a "
+            "`tf.data.Dataset` or a `PyDataset`."
         )
 
 

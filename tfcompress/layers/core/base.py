@@ -195,7 +195,7 @@ class CompressedLayer(keras.layers.Layer):
         new.fit_kernel(w, metric)
         if new.bias is not None:
             new.bias.assign(layer.bias)
-        new.trainable = layer.trainable
+        new.trainable = layer.trainable  # for each variable, so not before they exist
         return new
 
     @classmethod
@@ -243,6 +243,7 @@ class CompressedLayer(keras.layers.Layer):
         self, name: str, shape: Shape, initializer: Initializer, **kwargs: Any
     ) -> keras.Variable:
         """Adds a part, which keeps the variable dtype whatever the compute dtype."""
+        # Rounding a part to float16 would change the kernel: the kernel is cast once, as a whole.
         self.parts[name] = self.add_weight(
             name=name, shape=shape, initializer=initializer, autocast=False, **kwargs
         )

@@ -105,7 +105,7 @@ class CompressedConv(CompressedLayer):
 
     def multiply(self, x: Tensor, kernel: Tensor) -> Tensor:
         padding = self.padding
-        if padding == "causal":
+        if padding == "causal":  # which `ops.conv` does not have: zeros before the first step only
             x = ops.pad(x, [[0, 0], [self.dilation_rate[0] * (self.kernel_size[0] - 1), 0], [0, 0]])
             padding = "valid"
         return ops.conv(
@@ -140,4 +140,4 @@ def output_length(
         return None
     if padding == "valid":
         n -= dilation * (kernel - 1)
-    return -(-n // stride)
+    return -(-n // stride)  # rounded up

@@ -162,7 +162,7 @@ class CompressedEmbedding(CompressedLayer):
         self.input_dim = positive_int(input_dim, "input_dim")
         self.output_dim = positive_int(output_dim, "output_dim")
         self.mask_zero = self.supports_masking = bool(mask_zero)
-        self.autocast = False
+        self.autocast = False  # float16 would not hold ids above 2048 exactly
 
     def build(self, input_shape: InputShape | None = None) -> None:
         super().build(input_shape or (None,))

@@ -182,6 +182,7 @@ class BinaryKernel(GridKernel):
         axes = tuple(range(w.ndim - 1))
         total = np.sum(d, axes)
         scale = np.sum(d * np.abs(w), axes) / np.where(total > 0, total, 1)
+        # An output whose curvature is 0 throughout counts its weights the same.
         scale = np.where(total > 0, scale, np.mean(np.abs(w), axes))
         signs, scale = fit_grid(
             w,
@@ -193,6 +194,7 @@ class BinaryKernel(GridKernel):
         return signs, scale if self.use_scale else self.limit
 
     def set_latent(self, w: Tensor, grid: Tensor, scale: Tensor) -> None:
+        # Away from zero, so that the sign is the wanted one where compensation has turned it.
         size = np.clip(np.abs(w), 1e-3 * self.limit, self.limit)
         self.latent.assign(np.where(grid > 0, size, -size))
 

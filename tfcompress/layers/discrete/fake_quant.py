@@ -39,6 +39,7 @@ class FakeQuant(keras.layers.Layer):
     def __init__(self, low: float, high: float, **kwargs: Unpack[PlainArguments]) -> None:
         super().__init__(**kwargs)
         self.low, self.high = float(low), float(high)
+        # Zero must be a code of its own: padding and ReLU produce it.
         if not (math.isfinite(self.high - self.low) and self.low <= 0 <= self.high > self.low):
             raise ValueError(
                 "`low` and `high` must be finite, with 0 between them. "

@@ -61,6 +61,7 @@ class Float16Kernel(CompressedLayer):
     @property
     def kernel(self) -> Tensor:
         latent = ops.convert_to_tensor(self.latent)
+        # The values are those of `half`, exactly; the gradient is that of `latent`.
         half = ops.stop_gradient(ops.cast(ops.cast(latent, "float16"), latent.dtype))
         return half + (latent - ops.stop_gradient(latent))
 

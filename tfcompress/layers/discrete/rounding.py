@@ -72,4 +72,5 @@ def rounding(bits: int = 8) -> dict:
         maker = FamilyMaker(half.Float16Kernel, {})
     else:
         maker = FamilyMaker(quantized.QuantizedKernel, {"bits": int(bits)})
+    # A predicate as key: other layers match no rule, and nothing is said about them.
     return {lambda layer: maker.member(layer) is not None: maker}

@@ -41,6 +41,7 @@ class TernaryKernel(QuantizedKernel):
     def using(cls, **options: Unpack[NoOptions]) -> Maker:
         return super().using(**options)
 
+    # `bits` is fixed, so that no config holds it.
     def method_options(self) -> Config:
         return {}
 

@@ -87,6 +87,7 @@ class ConvChain(Ranked, CompressedConv2D):
         return x
 
     def fit_kernel(self, w: np.ndarray, metric: Metric = None) -> None:
+        # The plain decomposition first: `refine` only goes down from where it starts.
         parts = self.decompose(np.asarray(w, np.float64))
         if metric is not None:
             parts = refine(w, parts, self.expression, as_metric(metric, w.shape))

@@ -138,6 +138,7 @@ class CPConv2D(ConvChain):
                 Stage("columns", columns[None, :, :, None], True, dilation=(1, d[1])),
                 last,
             ]
+        # Two strided depthwise convolutions would need unequal strides, which TensorFlow refuses.
         space = space[0] if self.ways == 3 else space[0][:, None] * space[1][None]
         middle = Stage("space", space[..., None], True, self.strides, self.dilation_rate)
         return [first, middle, last]

@@ -97,7 +97,7 @@ class LowRankKernel(Ranked):
         u, v = (to_numpy(part) for part in self.parts.values())
         first = self.own_arguments() | {self.width: self.rank}
         last = {self.width: v.shape[1]}
-        if "kernel_size" in self.arguments:
+        if "kernel_size" in self.arguments:  # the second layer of a convolution is a 1x1 one
             last["kernel_size"] = 1
             v = v.reshape(*[1] * (u.ndim - 2), *v.shape)
         return [

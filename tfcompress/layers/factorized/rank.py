@@ -123,7 +123,7 @@ class Ranked(CompressedLayer):
 
     def build(self, input_shape: InputShape) -> None:
         shape = self.kernel_shape(input_shape)
-        if self.rank is None:
+        if self.rank is None:  # `macs` was given, and only here is the input size known
             limit = self.macs_share * self.positions(input_shape) * math.prod(shape)
             ranks = self.ranks(shape, **self.form)
             self.rank = rank_within(limit, lambda rank: self.macs_at(input_shape, rank), ranks)
@@ -155,7 +155,7 @@ class Ranked(CompressedLayer):
 
 def _rank(how, w, rows, metric):
     """The rank of a kernel of any layer seen as a matrix with these rows; see `unfold`."""
-    shape = (1,) * (4 - w.ndim) + w.shape
+    shape = (1,) * (4 - w.ndim) + w.shape  # as a convolution's, h w i o
     if metric is not None:
         metric = as_metric(metric, w.shape)
         if isinstance(metric, Diagonal):

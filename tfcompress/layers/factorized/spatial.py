@@ -48,7 +48,7 @@ class SpatialConv2D(ConvChain):
     """
 
     expression = "hir,wro->hwio"
-    unfoldings = ("hi",)
+    unfoldings = ("hi",)  # the kernel is a matrix of columns (h i) by rows (w o)
 
     def __init__(
         self,

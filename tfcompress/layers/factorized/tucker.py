@@ -97,6 +97,7 @@ class TuckerConv2D(ConvChain):
     @classmethod
     def ranks(cls, shape: Shape) -> Any:
         i, o = shape[2:]
+        # Both ranks in proportion to the channels, so that one number orders them by cost.
         steps = range(1, max(i, o) + 1)
         return [(max(1, i * k // steps[-1]), max(1, o * k // steps[-1])) for k in steps]
 

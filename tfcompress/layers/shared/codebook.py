@@ -111,6 +111,7 @@ class CodebookKernel(CompressedLayer):
             w = np.where(gone.reshape(w.shape), 0, w)
         elif self.sparsity:
             w = sparsify(w, metric, self.sparsity)
+        # Zeros take no part: entry 0 holds them exactly.
         codebook = k_means(w[w != 0], d[w != 0], self.size)
         indices = np.where(w == 0, 0, nearest(codebook, w))
         if not isinstance(metric, Diagonal):
@@ -188,6 +189,7 @@ def fit_compensated(
     def round_row(row, place):
         return np.where(zeros[place], 0, codebook[nearest(codebook, row)])
 
+    # A round can raise the form, so the best one is kept.
     best = metric.quadratic(w - codebook[indices]), indices, codebook
     for _ in range(ROUNDS):
         rounded = compensate(w, round_row, metric)

@@ -102,9 +102,10 @@ class HashedKernel(CompressedLayer):
         return super().using(**options)
 
     def build_kernel(self, shape: Shape) -> None:
+        # `buckets` is a multiple of `blocks`: real weights come in whole runs.
         whole_runs = math.ceil(math.prod(shape) / (self.ratio * self.blocks))
         self.buckets = self.buckets or self.blocks * whole_runs
-        self._shape = (shape[-1], *shape[:-1])
+        self._shape = (shape[-1], *shape[:-1])  # outputs first, so that a run stays within one
         self._index = HashIndex(*self._hashed())
         limit = math.sqrt(3 * glorot_variance(shape))
         self.add_part("bank", (self.buckets,), keras.initializers.RandomUniform(-limit, limit))
@@ -163,6 +164,7 @@ class HashedDense(HashedKernel, CompressedDense):
         super().__init__(units, ratio=ratio, buckets=buckets, blocks=blocks, seed=seed, **kwargs)
 
     def apply_kernel(self, x: Tensor, training: bool | None = None) -> Tensor:
+        # Straight from the rows: `kernel` would transpose them in each step.
         lead, rows = ops.shape(x)[:-1], ops.cast(self.rows(training), self.compute_dtype)
         y = ops.einsum("bi,oi->bo", ops.reshape(x, (-1, x.shape[-1])), rows)
         return ops.reshape(y, (*lead, self.units))
