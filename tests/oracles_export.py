@@ -8,6 +8,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from tfcompress.graph.paths import walk
 from tfcompress.tflite import reader as flatbuffer
+from tfcompress.tflite.stored_tensors import stored_tensors
 
 BINARY, TERNARY, FOUR_BITS, EIGHT_BITS = (
     (-1, 1),
@@ -61,5 +62,5 @@ def operators(blob):
 
 def encodings(blob):
     """`{layer: encoding}` of the kernels."""
-    rows = flatbuffer.stored_tensors(blob)
+    rows = stored_tensors(blob)
     return {r.layer.split("/kernel")[0]: r.encoding for r in rows if r.layer.endswith("/kernel")}

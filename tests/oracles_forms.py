@@ -37,8 +37,8 @@ class Form:
     Attributes:
         make: gives the network.
         options: of `to_tflite`.
-        sites: what the kernels become, `"form bits"` (see `tfcompress.export.forms`); None: not
-            looked at.
+        sites: what the kernels become, `"form bits"` (see `export.kernels.choice`); None:
+            not looked at.
         limit: the largest error in units of the output's rms; None: from the steps of rounding.
         samples: how many inputs the exporter gets to measure ranges on.
     """

@@ -281,7 +281,7 @@ def test_a_model_saved_before_its_first_step(tmp_path):
     "project, encoding", [(Binary(), "INT2"), (Ternary(None), "INT2"), (Linear(4), "INT4")]
 )
 def test_levels_are_in_the_tflite_file(project, encoding):
-    from tfcompress.tflite.reader import stored_tensors
+    from tfcompress.tflite.stored_tensors import stored_tensors
 
     image = keras.Input((12, 12, 1))
     z = layers.BatchNormalization()(layers.Conv2D(8, 3, name="conv")(image))

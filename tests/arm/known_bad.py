@@ -86,7 +86,7 @@ def _with_least(case):
     values = graph.values(_product(graph).inputs[1]).copy()
     step = weight.quantization.scale[3] * (-8.0 - values[3, 5])
     values[3, 5] = -8
-    file.buffers[weight.buffer].data = flatbuffer.pack(values, 4)
+    file.buffers[weight.buffer].data = flatbuffer.pack_integers(values, 4)
     expected = case.expected.copy()
     expected[:, 3] += case.inputs[:, 5] * step
     return replace(case, blob=write(file), expected=expected)

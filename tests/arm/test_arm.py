@@ -15,7 +15,7 @@ from arm_files import OLD, make_cases, problems, write_files
 from known_bad import known_bad
 from oracles_forms import FORMS
 
-from tfcompress.tflite.runtimes import parse
+from tfcompress.tflite.runtimes import parse_version
 
 CURRENT, OLDER, OLDEST = version("ai-edge-litert"), "1.4.0", "1.2.0"
 ALL, ONE = tuple(guest.CPUS), ("cortex-a76",)
@@ -66,7 +66,7 @@ def runs(cases, tmp_path_factory):
 @pytest.mark.parametrize("name", FORMS)
 def test_a_form_is_right_on_arm(name, number, cases, runs):
     files = [file for file in (name, f"{name}, {OLD}") if file in cases]
-    files = [file for file in files if parse(cases[file].runtime) <= parse(number)]
+    files = [file for file in files if parse_version(cases[file].runtime) <= parse_version(number)]
     assert files
     for file in files:
         for cpu in RUNS[number]:

@@ -135,7 +135,7 @@ def test_no_lowest_integer(levels, least):
     values = flatbuffer.constant(file, kernel).copy()
     values[3, 5] = least
     bits = 4 if least == -8 else 8
-    file.buffers[kernel.buffer].data = flatbuffer.pack(values, bits)
+    file.buffers[kernel.buffer].data = flatbuffer.pack_integers(values, bits)
     refused(file, f"weight below {least + 1}")
 
 

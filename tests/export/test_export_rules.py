@@ -22,7 +22,7 @@ from tfcompress.export.kernels import unpacked_forms as unpacked
 from tfcompress.export.known_bad import refuse_known_bad
 from tfcompress.tflite import reader as flatbuffer
 from tfcompress.tflite.graph_editor import Graph
-from tfcompress.tflite.runtimes import min_runtime, parse
+from tfcompress.tflite.runtimes import min_runtime, parse_version
 from tfcompress.tflite.writer import write
 
 LOWEST = {"INT8": -127, "INT4": -7}
@@ -61,7 +61,7 @@ def _lowest(file, tensor) -> int:
     if data is None or len(data) == 0:
         return 0
     bits = flatbuffer.BITS[flatbuffer.type_name(tensor)]
-    return int(flatbuffer.unpack(data, bits, len(data) * 8 // bits).min())
+    return int(flatbuffer.unpack_integers(data, bits, len(data) * 8 // bits).min())
 
 
 def _version(graph, operator, x, weight) -> int:
@@ -84,9 +84,9 @@ def site_name(site):
 @pytest.mark.parametrize("name", FORMS)
 def test_a_form_keeps_the_rules_and_computes_what_it_must(name, monkeypatch):
     form, found = FORMS[name], []
-    apply = exporter.apply
+    apply = exporter.apply_forms
     monkeypatch.setattr(
-        exporter, "apply", lambda blob, sites: found.extend(sites) or apply(blob, sites)
+        exporter, "apply_forms", lambda blob, sites: found.extend(sites) or apply(blob, sites)
     )
     model = form.make()
     blob = form.export(model)
@@ -151,7 +151,7 @@ def test_symmetric_activations_are_refused_and_seen(name, monkeypatch):
 
 
 def test_the_lowest_integers_are_refused_and_seen(monkeypatch):
-    monkeypatch.setattr(grid, "RANGES", {2: (-2, 1), 4: (-8, 7), 8: (-128, 127)})
+    monkeypatch.setattr(grid, "INTEGER_RANGES", {2: (-2, 1), 4: (-8, 7), 8: (-128, 127)})
     model = dense(64, 40, range(-8, 8))
     with pytest.raises(ExportError, match="INT4 weight below -7"):
         to_tflite(model)
@@ -164,7 +164,7 @@ def test_the_lowest_integers_are_refused_and_seen(monkeypatch):
 
 @pytest.mark.parametrize("make", [SYMMETRIC["coded"][0], SYMMETRIC["hashed"][0]])
 def test_the_lowest_integer_of_a_table_is_seen(make, monkeypatch):
-    monkeypatch.setattr(shared, "LARGEST", 128)
+    monkeypatch.setattr(shared, "LARGEST_INTEGER", 128)
     monkeypatch.setattr(exporter, "verify", lambda *_: None)
     monkeypatch.setattr(exporter, "make_cases", lambda *_: None)
     assert broken_rules(to_tflite(make(), store="small")) == {"lowest integer"}
@@ -172,7 +172,7 @@ def test_the_lowest_integer_of_a_table_is_seen(make, monkeypatch):
 
 @pytest.mark.parametrize("levels", [FOUR_BITS, EIGHT_BITS])
 def test_a_higher_version_is_seen(levels, monkeypatch):
-    monkeypatch.setattr(forms, "_version", lambda *_, **__: 14)
+    monkeypatch.setattr(forms, "_product_version", lambda *_, **__: 14)
     blob = to_tflite(dense(64, 40, levels))
     assert broken_rules(blob) == {"version"} and min_runtime(blob) == "2.1.2"
     with pytest.raises(ExportError, match=r"needs LiteRT 2.1.2, and `min_runtime` is 1.4.0"):
@@ -182,7 +182,7 @@ def test_a_higher_version_is_seen(levels, monkeypatch):
 @pytest.mark.parametrize("name", ["blocks", "densified_hybrid"])
 def test_another_version_of_sparse_products_is_refused_and_seen(name, monkeypatch):
     make, options = SYMMETRIC[name]
-    monkeypatch.setattr(sparse, "SPARSE", 12)
+    monkeypatch.setattr(sparse, "SPARSE_VERSION", 12)
     with pytest.raises(ExportError, match="gives wrong results"):
         to_tflite(make(), **options)
     without_guard(monkeypatch)
@@ -257,8 +257,8 @@ def test_the_oldest_runtime_of_changed_files():
 
 
 def test_versions():
-    assert parse("1.2") == parse("1.2.0") == (1, 2, 0)
-    assert parse("2") == (2, 0, 0) and parse("2.1.2.1") > parse("2.1.2")
+    assert parse_version("1.2") == parse_version("1.2.0") == (1, 2, 0)
+    assert parse_version("2") == (2, 0, 0) and parse_version("2.1.2.1") > parse_version("2.1.2")
     for wrong in ("1.1.9", "0", "", "new", "2.x", None, 2):
         with pytest.raises(ValueError, match="`min_runtime` must be"):
-            parse(wrong)
+            parse_version(wrong)

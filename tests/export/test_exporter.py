@@ -35,6 +35,7 @@ from tfcompress.layers import (
 from tfcompress.reporting.model_report import report
 from tfcompress.rewriting.swap import swap, to_ordinary
 from tfcompress.tflite import reader as flatbuffer
+from tfcompress.tflite.stored_tensors import stored_tensors
 
 WAYS = [("int8", "fast"), ("int8", "small"), ("float32", "fast"), ("float32", "small")]
 
@@ -235,10 +236,10 @@ def several_inputs_and_outputs():
 @pytest.mark.parametrize("large", [2**26, 0], ids=["from memory", "by way of a folder"])
 @pytest.mark.parametrize("activations", ["int8", "float32"])
 def test_signature_names_and_shared_layers(activations, large, monkeypatch):
-    monkeypatch.setattr(stock, "LARGE", large)
+    monkeypatch.setattr(stock, "LARGEST_IN_MEMORY", large)
     model = several_inputs_and_outputs()
     blob = to_tflite(model, activations=activations)
-    assert [row.layer for row in flatbuffer.stored_tensors(blob)].count("shared/kernel") == 1
+    assert [row.layer for row in stored_tensors(blob)].count("shared/kernel") == 1
     from ai_edge_litert.interpreter import Interpreter
 
     runner = Interpreter(model_content=blob).get_signature_runner("serving_default")
@@ -347,14 +348,14 @@ def test_a_wrong_file_is_never_handed_over(tmp_path, monkeypatch):
     )
     path = tmp_path / "model.tflite"
     path.write_bytes(b"old")
-    decode = Kernel.as_is
+    decode = Kernel.add_as_is
 
     def damaged(kernel, graph, bits):
         if kernel.layer == "b":
             kernel.grid.values[5] = 1
         return decode(kernel, graph, bits)
 
-    monkeypatch.setattr(Kernel, "as_is", damaged)
+    monkeypatch.setattr(Kernel, "add_as_is", damaged)
     with pytest.raises(ExportError, match=r"differs .* by [0-9.]+, and [0-9.]+ is.*Layer 'b'"):
         to_tflite(model, path)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["model.tflite"]
@@ -362,7 +363,7 @@ def test_a_wrong_file_is_never_handed_over(tmp_path, monkeypatch):
 
 def test_a_small_error_above_float32_rounding_is_found(monkeypatch):
     model = dense(levels=FOUR_BITS)
-    monkeypatch.setattr(verify, "EXACT", {"float32": 1e-8})
+    monkeypatch.setattr(verify, "FLOAT_TOLERANCE", {"float32": 1e-8})
     with pytest.raises(ExportError, match="the stock converter's own file"):
         to_tflite(model, activations="float32")
 
@@ -444,10 +445,10 @@ def two_bits(model):
 @pytest.mark.parametrize("make", [lambda model: model, two_bits], ids=["plain", "compressed"])
 @pytest.mark.parametrize("activations", ["int8", "float32"])
 def test_large_kernels_are_put_into_the_file_after_its_conversion(make, activations, monkeypatch):
-    monkeypatch.setattr(large, "LEAST", 2**30)
+    monkeypatch.setattr(large, "LEAST_LARGE_SIZE", 2**30)
     model = make(many_kinds())
     whole = to_tflite(model, activations=activations)
-    monkeypatch.setattr(large, "LEAST", 1)
+    monkeypatch.setattr(large, "LEAST_LARGE_SIZE", 1)
     converted = []
     convert = exporter.convert
     monkeypatch.setattr(exporter, "convert", lambda m: converted.append(m) or convert(m))
@@ -456,7 +457,7 @@ def test_large_kernels_are_put_into_the_file_after_its_conversion(make, activati
     assert sum(map(large.is_thin, lowered._flatten_layers())) == 8 + 3 * (make is two_bits)
     assert max(weight.size for weight in map(np.asarray, lowered.weights)) <= 9 * 16
     kernels = [
-        {row.layer: (row.encoding, row.shape) for row in flatbuffer.stored_tensors(file)}
+        {row.layer: (row.encoding, row.shape) for row in stored_tensors(file)}
         for file in (whole, blob)
     ]
     names = [name for name in kernels[0] if name.endswith("/kernel")]
@@ -469,7 +470,7 @@ def test_large_kernels_are_put_into_the_file_after_its_conversion(make, activati
 
 def test_a_layer_that_the_converter_changed_is_converted_whole(monkeypatch):
     """It multiplies the factors of the outputs into the kernel."""
-    monkeypatch.setattr(large, "LEAST", 1)
+    monkeypatch.setattr(large, "LEAST_LARGE_SIZE", 1)
     found = []
     monkeypatch.setattr(exporter, "put_kernels", lambda *a: found.append(put(*a)) or found[-1])
     put, x = large.put_kernels, keras.Input((8,))

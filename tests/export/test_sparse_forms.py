@@ -8,7 +8,7 @@ from oracles_structured import pruned, same, samples
 
 from tfcompress.export import to_tflite
 from tfcompress.reporting.model_report import report
-from tfcompress.tflite import reader as flatbuffer
+from tfcompress.tflite.stored_tensors import stored_tensors
 
 
 @pytest.mark.parametrize("store", ["fast", "small"])
@@ -51,7 +51,7 @@ def test_any_zeros_of_a_float32_kernel(store):
     assert len(blob) < 6 * 511 * 64 * 0.21 + 2500
     row = report(model, tflite=blob).rows[0]
     assert row.encodings[0] == "SPARSE FLOAT32" and not row.full_size
-    assert sum(tensor.bytes for tensor in flatbuffer.stored_tensors(blob)) == len(blob)
+    assert sum(tensor.bytes for tensor in stored_tensors(blob)) == len(blob)
 
 
 @pytest.mark.parametrize("activations, limit", [("int8", 0.1), ("float32", 1e-5)])

@@ -11,7 +11,7 @@ import tfcompress as tfc
 from tfcompress.export import to_tflite
 from tfcompress.export.lower.circulant import CirculantOperations
 from tfcompress.reporting.model_report import report
-from tfcompress.tflite import reader as flatbuffer
+from tfcompress.tflite.stored_tensors import stored_tensors
 
 SIZES = [(64, 64), (48, 20), (7, 5), (2, 1), (1, 4), (9, 31)]
 
@@ -91,7 +91,7 @@ def test_the_report_finds_the_constants_of_a_circulant_layer():
         blob = to_tflite(model, store=store)
         row = report(model, tflite=blob).rows[0]
         assert row.file_bytes > 4 * 1024 and not row.full_size
-        assert sum(tensor.bytes for tensor in flatbuffer.stored_tensors(blob)) == len(blob)
+        assert sum(tensor.bytes for tensor in stored_tensors(blob)) == len(blob)
 
 
 @pytest.mark.parametrize("block", [8, 7, None])

@@ -167,10 +167,12 @@ def test_a_codebook_with_negative_factors_of_a_normalization():
 
 def test_the_rounding_of_a_codebook_is_part_of_the_limit_and_no_more(monkeypatch):
     model = codebook(tfc.layers.CodebookDense, (512,), 8, 512)
-    monkeypatch.setattr(shared, "LARGEST", 3)  # a table of 7 levels: a large but known rounding
+    monkeypatch.setattr(
+        shared, "LARGEST_INTEGER", 3
+    )  # a table of 7 levels: a large but known rounding
     to_tflite(model, store="small")
 
-    monkeypatch.setattr(unpacked, "_table", _shifted(unpacked._table))
+    monkeypatch.setattr(unpacked, "_code_table", _shifted(unpacked._code_table))
     with pytest.raises(ExportError, match="differs"):
         to_tflite(model, store="small")
 

@@ -38,7 +38,7 @@ def test_a_weight_beyond_float16_is_refused():
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="LiteRT needs TensorFlow")
 def test_the_file_stores_float16():
-    from tfcompress.tflite.reader import stored_tensors
+    from tfcompress.tflite.stored_tensors import stored_tensors
 
     model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(32, name="fc")])
     blob = tfc.to_tflite(tfc.swap(model, tfc.layers.rounding(16)))

@@ -13,7 +13,7 @@ from tfcompress.export import to_tflite
 from tfcompress.layers import BinaryDense, CPConv2D, HashedDense, LowRankDense
 from tfcompress.reporting.file_constants import constants_of
 from tfcompress.reporting.model_report import report
-from tfcompress.tflite.reader import stored_tensors
+from tfcompress.tflite.stored_tensors import stored_tensors
 
 L = keras.layers
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tfcompress.tflite import reader as flatbuffer
 from tfcompress.tflite import writer as flatbuffer_writer
+from tfcompress.tflite.stored_tensors import stored_tensors
 from tfcompress.tflite.writer import LazyBuffer, write, write_to
 
 
@@ -16,7 +17,9 @@ def small_file(rows=3, columns=5, kind="FLOAT32"):
     """A file with one FULLY_CONNECTED, written with the schema's own classes alone."""
     schema = flatbuffer.schema()
     weight = np.arange(rows * columns, dtype=np.float32).reshape(rows, columns)
-    data = weight.tobytes() if kind == "FLOAT32" else flatbuffer.pack(weight % 2, 2).tobytes()
+    data = (
+        weight.tobytes() if kind == "FLOAT32" else flatbuffer.pack_integers(weight % 2, 2).tobytes()
+    )
     tensors = []
     for name, shape, buffer in (
         ("x", [1, columns], 0),
@@ -52,18 +55,18 @@ def small_file(rows=3, columns=5, kind="FLOAT32"):
 
 def test_packing_by_hand():
     # 1, -1, 0, -2 are 01, 11, 00, 10 in two bits; the first one lies lowest: 10 00 11 01.
-    assert flatbuffer.pack([1, -1, 0, -2, 1], 2).tolist() == [0b10001101, 0b01]
-    assert flatbuffer.pack([7, -8, -1], 4).tolist() == [0x87, 0x0F]
-    assert flatbuffer.pack([-128, 127], 8).tolist() == [0x80, 0x7F]
+    assert flatbuffer.pack_integers([1, -1, 0, -2, 1], 2).tolist() == [0b10001101, 0b01]
+    assert flatbuffer.pack_integers([7, -8, -1], 4).tolist() == [0x87, 0x0F]
+    assert flatbuffer.pack_integers([-128, 127], 8).tolist() == [0x80, 0x7F]
 
 
 @given(st.sampled_from([2, 4, 8]), st.integers(0, 2**32 - 1), st.integers(0, 40))
 def test_unpack_inverts_pack(bits, seed, count):
     low = -(2 ** (bits - 1))
     values = np.random.default_rng(seed).integers(low, -low, count).astype(np.int8)
-    packed = flatbuffer.pack(values, bits)
+    packed = flatbuffer.pack_integers(values, bits)
     assert packed.size == -(-count * bits // 8)
-    np.testing.assert_array_equal(flatbuffer.unpack(packed, bits, count), values)
+    np.testing.assert_array_equal(flatbuffer.unpack_integers(packed, bits, count), values)
 
 
 def test_reads_a_file():
@@ -107,7 +110,7 @@ def test_tensors_share_equal_zero_points_and_each_keeps_its_scales():
     operator.inputs[1] = 3
     graph.operators.append(operator)
     blob = write(model)
-    rows = {row.layer: row.bytes for row in flatbuffer.stored_tensors(blob)}
+    rows = {row.layer: row.bytes for row in stored_tensors(blob)}
     assert rows["w"] == 4 + 12 * 3 and rows["v"] == 4 + 4 * 3
     assert sum(rows.values()) == len(blob) < one + 160
     tensors = flatbuffer.read(blob).subgraphs[0].tensors
@@ -135,7 +138,7 @@ def test_a_lazy_buffer_is_computed_when_the_file_is_written(tmp_path):
 
 def test_files_beyond_two_gigabytes_are_refused(monkeypatch):
     model = flatbuffer.read(small_file()[0])
-    monkeypatch.setattr(flatbuffer_writer, "LARGEST", 300)
+    monkeypatch.setattr(flatbuffer_writer, "LARGEST_FILE", 300)
     with pytest.raises(ValueError, match="at most 300 bytes"):
         write(model)
 
@@ -157,7 +160,7 @@ def test_writing_keeps_the_operators_of_unused_tensors_straight():
 def test_stored_tensors_sum_to_the_file():
     for kind, size, scales in (("FLOAT32", 60, 0), ("INT2", 4, 3)):
         blob, _ = small_file(kind=kind)
-        rows = flatbuffer.stored_tensors(blob)
+        rows = stored_tensors(blob)
         assert sum(row.bytes for row in rows) == len(blob)
         assert rows[0].layer == "w" and rows[0].encoding == kind and rows[0].shape == (3, 5)
         assert rows[0].bytes == size + 12 * scales

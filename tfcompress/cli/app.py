@@ -3,13 +3,11 @@
 Nothing of the package is imported above the functions, so that `--help` answers at once.
 """
 
-from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import keras
 import typer
 
 app = typer.Typer(
@@ -25,7 +23,7 @@ TARGETS = {".tflite": "tflite", ".tfc": "archive", ".keras": "bits"}  # of `comp
 Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
 
 
-def tell_version(asked: bool) -> None:
+def print_version(asked: bool) -> None:
     """Prints the version and ends."""
     if asked:
         typer.echo(version("tfcompress"))
@@ -36,7 +34,7 @@ def tell_version(asked: bool) -> None:
 def main(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=tell_version, is_eager=True, help="Print the version."),
+        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Make Keras networks small and fast."""
@@ -56,12 +54,13 @@ def report(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Tell what each layer of a model takes: stored bits, MACs, bytes in its .tflite file."""
-    with errors_told():
+    """Show the stored bits, the MACs and the bytes in the .tflite file of each layer."""
+    with errors_as_messages():
+        from tfcompress.cli.files import load_model, read_points
         from tfcompress.reporting import model_report as reports
 
-        before = None if baseline is None else load(baseline)
-        made = reports.report(load(model), before, tflite)
+        before = None if baseline is None else load_model(baseline)
+        made = reports.report(load_model(model), before, tflite)
         if points is not None and html is None:
             raise ValueError("`--points` are for the page that `--html` writes.")
         if html is not None:
@@ -102,8 +101,9 @@ def compress(
     json: Json = False,
 ) -> None:
     """Compress a trained model to a budget, or as far as its accuracy allows."""
-    with errors_told():
+    with errors_as_messages():
         from tfcompress.cli.data import load_data
+        from tfcompress.cli.files import load_model, read_budget, save_compressed
         from tfcompress.planning.compression import compress as run
 
         if output.suffix not in TARGETS:
@@ -112,7 +112,7 @@ def compress(
             )
         if not output.parent.is_dir():
             raise ValueError(f"There is no such folder: {output.parent}")
-        loaded = load(model, compile=loss is None)
+        loaded = load_model(model, compile=loss is None)
         made = run(
             loaded,
             load_data(data, loaded),
@@ -125,7 +125,7 @@ def compress(
             loss=loss,
             path=output if output.suffix == ".tflite" else None,
         )
-        tell_compressed(made, output, json)
+        save_compressed(made, output, json)
 
 
 @app.command()
@@ -144,12 +144,13 @@ def export(
     json: Json = False,
 ) -> None:
     """Convert a model to a verified .tflite file."""
-    with errors_told():
+    with errors_as_messages():
+        from tfcompress.cli.files import load_model, print_file
         from tfcompress.export import to_tflite
 
         options = {"activations": activations, "store": store, "min_runtime": min_runtime}
-        blob = to_tflite(load(model), output, **options)
-        tell_file(output, len(blob), json)
+        blob = to_tflite(load_model(model), output, **options)
+        print_file(output, len(blob), json)
 
 
 @app.command()
@@ -162,8 +163,9 @@ def archive(
     json: Json = False,
 ) -> None:
     """Write a model into one entropy-coded file, or an archive back into a .keras file."""
-    with errors_told():
+    with errors_as_messages():
         from tfcompress.archive import files as archives
+        from tfcompress.cli.files import load_model, print_file
 
         if output.suffix not in (".tfc", ".keras"):
             raise ValueError(f"Expected an output named .tfc or .keras. Received: {output}")
@@ -171,12 +173,12 @@ def archive(
             raise ValueError("`--half` is for writing an archive, .tfc.")
         if not output.parent.is_dir():
             raise ValueError(f"There is no such folder: {output.parent}")
-        loaded = load(model)
+        loaded = load_model(model)
         if output.suffix == ".tfc":
             archives.save(loaded, output, half=half)
         else:
             loaded.save(output)
-        tell_file(output, output.stat().st_size, json)
+        print_file(output, output.stat().st_size, json)
 
 
 @app.command()
@@ -187,7 +189,7 @@ def bench(
     json: Json = False,
 ) -> None:
     """Time .tflite files against each other."""
-    with errors_told():
+    with errors_as_messages():
         from tfcompress.reporting import benchmark
 
         made = benchmark.bench({str(path): path for path in files}, threads=threads, batch=batch)
@@ -198,86 +200,18 @@ def bench(
 def demo(
     output: Annotated[Path, typer.Option(help="The folder of the results.")] = Path("demo-results"),
     quick: Annotated[bool, typer.Option("--quick", help="About a minute: less training.")] = False,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the weights and of the order of data.")] = 0,
 ) -> None:
     """Train a small CNN, compress it in seven ways, and compare accuracy, bytes and time."""
-    with errors_told():
+    with errors_as_messages():
         from tfcompress.cli.demo import demo as run
 
         run(output, quick=quick, seed=seed)
 
 
-def tell_compressed(made: Any, output: Path, json: bool) -> None:
-    """Writes what `compress` made, if it is not a .tflite file, and prints what it is."""
-    from json import dumps, loads
-
-    from tfcompress.archive import files as archives
-
-    if output.suffix == ".tfc":
-        archives.save(made.model, output, half=True)
-    elif output.suffix == ".keras":
-        made.model.save(output)
-    size = output.stat().st_size
-    if json:
-        facts = {"path": str(output), "bytes": size, "before": made.before, "after": made.after}
-        print(dumps(facts | {"report": loads(made.report.to_json())}))
-    else:
-        print(made)
-        tell_file(output, size, json)
-
-
-def load(path: Path, compile: bool = False) -> keras.Model:
-    """Loads a Keras model from a `.keras`, a legacy `.h5` or a `.tfc` file."""
-    import keras
-
-    if not path.is_file():
-        raise ValueError(f"There is no such file: {path}")
-    if path.suffix == ".tfc":
-        from tfcompress.archive import files as archive
-
-        return archive.load(path)
-    if path.suffix not in (".keras", ".h5", ".hdf5"):
-        raise ValueError(f"Expected a .keras, .h5 or .tfc file. Received: {path}")
-    try:
-        return keras.models.load_model(path, compile=compile)
-    except Exception as error:  # zip, HDF5, JSON and Keras raise their own
-        raise ValueError(f"Keras cannot load {path}: {error}") from error
-
-
-def read_budget(text: str) -> float:
-    """A share for `10%` or `0.1`, bytes for `80000`."""
-    try:
-        return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        raise ValueError(
-            f"Expected a budget such as 10%, 0.1 or 80000 (bytes). Received: {text!r}"
-        ) from None
-
-
-def read_points(path: Path) -> dict[str, tuple[int, float]]:
-    """The `{name: (bytes, accuracy)}` of a JSON file."""
-    from json import loads
-
-    try:
-        return {
-            name: (int(size), float(accuracy))
-            for name, (size, accuracy) in loads(path.read_text()).items()
-        }
-    except (ValueError, TypeError, AttributeError) as error:
-        message = 'Expected JSON of the form {"name": [bytes, accuracy]}'
-        raise ValueError(f"{message} in {path}: {error}") from error
-
-
-def tell_file(path: Path, size: int, json: bool) -> None:
-    """Prints what was written."""
-    from json import dumps
-
-    print(dumps({"path": str(path), "bytes": size}) if json else f"{path}: {size:,} bytes")
-
-
 @contextmanager
-def errors_told() -> Iterator[None]:
-    """Tells what went wrong in one message and ends with exit code 1, without a traceback."""
+def errors_as_messages():
+    """Prints an error as one message and ends with exit code 1, without a traceback."""
     try:
         from tfcompress_cli import import_quietly
 

@@ -1,4 +1,4 @@
-"""`tfcompress demo`: seven ways to make one small network smaller, in one table and one picture."""
+"""`tfcompress demo`: compresses one small network in seven ways and compares the results."""
 
 import dataclasses
 import gzip
@@ -26,6 +26,7 @@ from tfcompress.rewriting.swap import swap
 from tfcompress.schedules import Polynomial
 from tfcompress.tflite.runner import Runner
 from tfcompress.utils.types import Path
+from tfcompress.utils.writers import write_file
 
 RULES = {
     "binary": {"conv[23]": BinaryConv2D.using(), "fc": BinaryDense.using()},
@@ -37,12 +38,17 @@ RULES = {
     "mixed": {"conv[23]": CPConv2D.using(rank=0.25), "fc": BinaryDense.using()},
 }
 RATES = {"hashed 1/16": 2e-3, "circulant": 2e-3, "CP": 5e-4}  # of Adam; 1e-3 for the others
-BATCH = 128
+BATCH_SIZE = 128
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """How much is trained: images, epochs of the float net, epochs of each fine-tuning."""
+class Settings:
+    """How much is trained.
+
+    Attributes:
+        images, tests: the numbers of images to train and to test on.
+        epochs, tune: the epochs of the float network and of each fine-tuning.
+    """
 
     images: int
     tests: int
@@ -50,13 +56,13 @@ class Plan:
     tune: int
 
 
-QUICK = Plan(images=10_000, tests=2_000, epochs=3, tune=1)
-FULL = Plan(images=60_000, tests=10_000, epochs=6, tune=2)
+QUICK = Settings(images=10_000, tests=2_000, epochs=3, tune=1)
+FULL = Settings(images=60_000, tests=10_000, epochs=6, tune=2)
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One row of the table; `latency` is the time per run over that of the float32 file."""
+    """One row of the table; `latency` is the time per run divided by that of the float32 file."""
 
     name: str
     keras_accuracy: float
@@ -73,33 +79,34 @@ def demo(output: Path = "demo-results", quick: bool = False, seed: int = 0) -> l
 
     Args:
         output: the folder for `pareto.png`, `results.json` and the `.keras` and `.tflite` files.
-        quick: fewer images and epochs, about a minute on two cores. The accuracies then say little.
-        seed: of everything random.
+        quick: whether to train on fewer images for fewer epochs, which takes about a minute on two
+            cores. The accuracies then say little about the methods.
+        seed: the seed of the initial weights and of the order of the images.
 
     Returns:
-        The rows of the table, which is printed too.
+        The rows of the table, which is also printed.
     """
     from rich.console import Console
 
     console = Console()
     folder = pathlib.Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    plan = QUICK if quick else FULL
+    settings = QUICK if quick else FULL
     train, test, source = fashion_mnist()
-    train, test = _first(train, plan.images), _first(test, plan.tests)
+    train, test = _first(train, settings.images), _first(test, settings.tests)
     console.print(f"Images: {source}, {len(train[0]):,} to train and {len(test[0]):,} to test")
-    models = _train_all(train, test, plan, seed, console)
+    models = _train_all(train, test, settings, seed, console)
     results = _measure(models, test, folder, console)
     console.print(_table(results))
     for result in results:
         if result.full_size:
             where = ", ".join(result.full_size)
-            console.print(f"{result.name}: {where} sits in the .tflite file at full size.")
+            console.print(f"{result.name}: {where} is in the .tflite file at full size.")
     draw(results, folder / "pareto.png", f"Accuracy against size: {source}")
     rows = [dataclasses.asdict(result) for result in results]
-    settings = dataclasses.asdict(plan) | {"seed": seed, "data": source}
-    (folder / "results.json").write_text(json.dumps({"settings": settings, "rows": rows}, indent=2))
-    console.print(f"Seed {seed}, {plan.epochs} + {plan.tune} epochs. Files are in {folder}")
+    used = dataclasses.asdict(settings) | {"seed": seed, "data": source}
+    write_file(folder / "results.json", json.dumps({"settings": used, "rows": rows}, indent=2))
+    console.print(f"Seed {seed}, {settings.epochs} + {settings.tune} epochs. Files are in {folder}")
     return results
 
 
@@ -128,11 +135,11 @@ def _first(data, count):
     return tuple(array[:count] for array in data)
 
 
-def _train_all(train, test, plan, seed, console):
-    """`{name: (model, accuracy)}`, the float net first."""
+def _train_all(train, test, settings, seed, console):
+    """`{name: (model, accuracy)}`, the float network first."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    steps = -(-len(train[0]) // BATCH)
+    steps = -(-len(train[0]) // BATCH_SIZE)
     columns = TextColumn("{task.description:14}"), BarColumn(), TextColumn("{task.fields[note]}")
     models = {}
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
@@ -140,7 +147,7 @@ def _train_all(train, test, plan, seed, console):
             keras.utils.set_random_seed(seed)
             base = models["float32"][0] if models else None
             model = swap(base, RULES[name]) if models else cnn()
-            total = steps * (plan.tune if models else plan.epochs)
+            total = steps * (settings.tune if models else settings.epochs)
             rate = RATES.get(name, 1e-3) if models else 2e-3
             task = progress.add_task(name, total=total, note="")
             callbacks = [
@@ -160,8 +167,8 @@ def _fit(model, train, test, rate, steps, callbacks):
     schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(schedule), loss, metrics=["accuracy"])
-    epochs = steps // -(-len(train[0]) // BATCH)
-    model.fit(*train, batch_size=BATCH, epochs=epochs, verbose=0, callbacks=callbacks)
+    epochs = steps // -(-len(train[0]) // BATCH_SIZE)
+    model.fit(*train, batch_size=BATCH_SIZE, epochs=epochs, verbose=0, callbacks=callbacks)
     return model.evaluate(*test, batch_size=500, verbose=0)[1]
 
 

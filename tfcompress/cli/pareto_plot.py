@@ -1,21 +1,22 @@
-"""The picture of accuracy against bytes."""
+"""Plots accuracy against bytes."""
 
 import math
 from typing import Any
 
 from tfcompress.utils.types import Path
+from tfcompress.utils.writers import replacing
 
 DIRECTIONS = 16
-DISTANCES = (10, 18, 28, 40, 55, 75, 100)  # of a label from its point, in points
+DISTANCES = (10, 18, 28, 40, 55, 75, 100)  # of a label from its point, in units of 1/72 inch
 
 
 def draw(results: Any, path: Path, title: str) -> None:
-    """Draws accuracy against the bytes of a file and of its gzip, logarithmic in bytes.
+    """Plots accuracy against the bytes of each file and of its gzip, on a logarithmic axis.
 
     Args:
         results: objects with `name`, `litert_accuracy`, `file_bytes` and `gzip_bytes`.
-        path: of the `.png` file.
-        title: of the picture.
+        path: the path of the `.png` file.
+        title: the title of the plot.
 
     Returns:
         The matplotlib figure.
@@ -43,12 +44,13 @@ def draw(results: Any, path: Path, title: str) -> None:
     axes.grid(alpha=0.3)
     axes.legend(loc="best")
     _label(figure, axes, zipped, [r.name for r in results], files + zipped)
-    figure.savefig(path)
+    with replacing(path) as file:
+        figure.savefig(file.name)
     return figure
 
 
 def _label(figure, axes, points, names, marked) -> None:
-    """Writes each name near its point, where it covers no other name, point or the legend."""
+    """Writes each name near its point, where it covers no other name, no point and no legend."""
     figure.canvas.draw()
     taken = [axes.get_legend().get_window_extent()]
     for point in axes.transData.transform(marked):
@@ -72,11 +74,12 @@ def _label(figure, axes, points, names, marked) -> None:
 
 
 def _free_offset(axes, point, size, taken, scale):
-    """The nearest offset in points at which a box of this size covers nothing, above first."""
+    """The nearest offset at which a box of this size covers nothing, tried from the top round."""
     x, y = axes.transData.transform(point)
     inside = axes.get_window_extent()
     for distance in DISTANCES:
         for turn in range(DIRECTIONS):
+            # Upwards first, then to the left and to the right in turn.
             angle = math.pi / 2 + (-1) ** turn * math.ceil(turn / 2) * 2 * math.pi / DIRECTIONS
             dx = math.cos(angle) * (distance + size.width / scale / 2)
             dy = math.sin(angle) * (distance + size.height / scale / 2)

@@ -1,29 +1,29 @@
 """`to_tflite`: a Keras model to a verified .tflite file."""
 
 import os
-import tempfile
 
 import keras
 import numpy as np
 
-from tfcompress.export.convert import full_integer as static
-from tfcompress.export.convert.column_factors import unfold
+from tfcompress.export.convert import full_integer
+from tfcompress.export.convert.column_factors import restore_kernels
 from tfcompress.export.convert.names import name_kernels
-from tfcompress.export.convert.static_shapes import tidy
+from tfcompress.export.convert.static_shapes import make_shapes_static
 from tfcompress.export.convert.stock import convert
-from tfcompress.export.kernels.rewrite import apply, calibrate, find_sites
+from tfcompress.export.kernels.rewrite import apply_forms, calibrate, find_sites
 from tfcompress.export.known_bad import refuse_known_bad, refuse_newer
 from tfcompress.export.lower.large_kernels import put_kernels
 from tfcompress.export.lower.lower import lower
-from tfcompress.export.lower.structured_constants import tidy_structured
+from tfcompress.export.lower.structured_constants import name_structured_constants
 from tfcompress.export.samples import all_batches, sample_arrays, verify_batches
 from tfcompress.export.verify import make_cases, verify
 from tfcompress.graph.paths import walk
 from tfcompress.graph.rebuild import check_graph
 from tfcompress.tflite.reader import read
-from tfcompress.tflite.runtimes import INT2, parse
+from tfcompress.tflite.runtimes import INT2, parse_version
 from tfcompress.tflite.writer import write, write_to
 from tfcompress.utils.types import Activations, Path, Sample, Store
+from tfcompress.utils.writers import temporary_folder, write_file
 
 ACTIVATIONS = ("int8", "float32", "static_int8")
 STORES = ("fast", "small")
@@ -95,65 +95,65 @@ def to_tflite(
     runtime = _check_arguments(activations, store, min_runtime, io, check)
     _check_path(path)
     arrays = sample_arrays(model, check)
-    reference = static.clip_ranges(model)  # it rounds no activations
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+    reference = full_integer.clip_ranges(model)  # it rounds no activations
+    with temporary_folder() as folder:
         plain = os.path.join(folder, "float32.tflite")
         if activations == "static_int8":
             lowered = lower(reference)
-            _write_file(plain, _finished(convert(lowered), lowered))
-            sites, rounded = [], static.activations(plain, model)
+            _write_model(plain, _cleaned(convert(lowered), lowered))
+            sites, rounded = [], full_integer.rounded_activations(plain, model)
             batches = all_batches(reference, arrays)
             if reference is model:
-                file = static.convert_static(lowered, batches, io)
+                file = full_integer.convert_static(lowered, batches, io)
             else:
-                file = static.convert_learned(lower(model), batches, io)
-            static.store_exact(file, plain, runtime >= INT2)
+                file = full_integer.convert_learned(lower(model), batches, io)
+            full_integer.store_exact(file, plain, runtime >= INT2)
         else:
-            sites = _float32(plain, reference, activations, store, runtime)
+            sites = _write_float32(plain, reference, activations, store, runtime)
             if check is not None:
                 sites = calibrate(plain, sites, all_batches(reference, arrays))
             rounded = {tensor for site in sites for tensor in site.inexact}
             file = None
         batches = verify_batches(reference, arrays)
         cases = make_cases(reference, plain, batches, rounded, sites)
-        blob = apply(plain, sites) if file is None else write(_finished(file, lowered))
+        blob = apply_forms(plain, sites) if file is None else write(_cleaned(file, lowered))
         refuse_known_bad(read(blob))
         refuse_newer(blob, runtime)
         verify(reference, blob, cases, sites, plain)
     if path is not None:
-        _write(path, blob)
+        write_file(path, blob)
     return blob
 
 
 def file_bytes(model: keras.Model, store: Store = "fast") -> int:
     """The size of the file with int8 activations, which is neither verified nor written."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+    with temporary_folder() as folder:
         plain = os.path.join(folder, "float32.tflite")
-        sites = _float32(plain, static.clip_ranges(model), "int8", store, INT2)
-        return len(apply(plain, sites))
+        sites = _write_float32(plain, full_integer.clip_ranges(model), "int8", store, INT2)
+        return len(apply_forms(plain, sites))
 
 
-def _float32(path, model, activations, store, runtime) -> list:
+def _write_float32(path, model, activations, store, runtime) -> list:
     """Writes the float32 file of a model, and finds the kernels that fewer bits hold."""
     for thinned in (True, False):  # the converter may have changed a layer without its kernel
         lowered = lower(model, store, thinned)
         file = convert(lowered)
         if put_kernels(file, lowered):
             break
-    _write_file(path, _finished(file, lowered))
+    _write_model(path, _cleaned(file, lowered))
     layers = {path: layer for path, (layer, _) in walk(model).items()}
     return find_sites(read(path), activations, store, runtime, layers)
 
 
-def _finished(file, lowered):
-    tidy(file)
+def _cleaned(file, lowered):
+    make_shapes_static(file)
     name_kernels(file, lowered)
-    unfold(file, lowered)
-    tidy_structured(file, lowered)
+    restore_kernels(file, lowered)
+    name_structured_constants(file, lowered)
     return file
 
 
-def _write_file(path, file):
+def _write_model(path, file):
     with open(path, "wb") as opened:
         write_to(opened, file)
 
@@ -187,27 +187,14 @@ def _check_arguments(activations, store, min_runtime, io, check) -> tuple[int, .
         raise ValueError(
             "`activations='static_int8'` measures its ranges on samples: give `check`."
         )
-    if io not in static.INTEGERS or (io == "int8" and activations != "static_int8"):
+    if io not in full_integer.IO_TYPES or (io == "int8" and activations != "static_int8"):
         raise ValueError(
             "`io` must be 'float32', or 'int8' together with `activations='static_int8'`. "
             f"Received: io={io!r}, activations={activations!r}"
         )
-    return parse(min_runtime)
+    return parse_version(min_runtime)
 
 
 def _check_path(path):
     if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
         raise ValueError(f"The folder of `path` does not exist. Received: {os.fspath(path)!r}")
-
-
-def _write(path, blob):
-    """Writes beside the target and renames, so that the file is never half there."""
-    part = f"{os.fspath(path)}.{os.getpid()}.part"
-    try:
-        with open(part, "wb") as file:
-            file.write(blob)
-        os.replace(part, path)
-    except OSError as error:
-        if os.path.exists(part):
-            os.unlink(part)
-        raise ValueError(f"Cannot write {os.fspath(path)!r}: {error.strerror}.") from error

@@ -1,4 +1,4 @@
-"""The inputs that a file is verified and calibrated with."""
+"""The sample inputs on which a file is verified and its ranges are measured."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ import numpy as np
 
 from tfcompress.utils.types import Sample
 
-SOME = 3  # samples of the second batch size, where the batch size is free
-CHUNK = 32
+FREE_BATCH_SIZE = 3  # beside a batch of 1, where the model leaves the batch size free
+MEASURED_BATCH_SIZE = 32  # of the batches on which ranges are measured
 
 
 def sample_arrays(model: keras.Model, check: Sample) -> list[np.ndarray]:
@@ -22,7 +22,7 @@ def sample_arrays(model: keras.Model, check: Sample) -> list[np.ndarray]:
             unknown.
     """
     if check is None:
-        return [_random(tensor) for tensor in model.inputs]
+        return [_random_samples(tensor) for tensor in model.inputs]
     shapes = [tuple(tensor.shape) for tensor in model.inputs]
     arrays = [np.asarray(array) for array in keras.tree.flatten(check)]
     fits = len(arrays) == len(shapes) and all(map(_fits, arrays, shapes))
@@ -35,19 +35,19 @@ def sample_arrays(model: keras.Model, check: Sample) -> list[np.ndarray]:
 
 
 def verify_batches(model: keras.Model, arrays: Any) -> list[list[np.ndarray]]:
-    """A batch of one sample and one of a few, or one of the size that the model fixes."""
+    """A batch of one sample and a batch of a few, or one batch of the size that the model fixes."""
     size = _fixed_size(model)
-    return [_take(arrays, 0, count) for count in ([1, SOME] if size is None else [size])]
+    return [_take(arrays, 0, count) for count in ([1, FREE_BATCH_SIZE] if size is None else [size])]
 
 
 def all_batches(model: keras.Model, arrays: Any) -> list[list[np.ndarray]]:
-    """All samples, in batches that the model takes."""
-    size = _fixed_size(model) or CHUNK
+    """All samples, in batches of a size that the model accepts."""
+    size = _fixed_size(model) or MEASURED_BATCH_SIZE
     return [_take(arrays, start, size) for start in range(0, len(arrays[0]), size)]
 
 
 def _take(arrays, start, size):
-    """`size` samples; the first ones again where too few are left."""
+    """`size` samples; where too few are left, the first ones follow again."""
     places = np.arange(start, start + size) % len(arrays[0])
     return [array[places] for array in arrays]
 
@@ -62,13 +62,13 @@ def _fits(array, shape) -> bool:
     return array.ndim == len(shape) and all(size in (None, got) for got, size in pairs)
 
 
-def _random(tensor):
+def _random_samples(tensor):
     if any(size is None for size in tensor.shape[1:]):
         raise ValueError(
             f"Input '{tensor.name}' has sizes that are not known: {tuple(tensor.shape)}. Give "
             "sample inputs as `check`, or build the model with those sizes."
         )
-    random, shape = np.random.default_rng(0), (SOME, *tensor.shape[1:])
+    random, shape = np.random.default_rng(0), (FREE_BATCH_SIZE, *tensor.shape[1:])
     if "float" in tensor.dtype:
         return random.standard_normal(shape).astype(tensor.dtype)
     high = 256 if tensor.dtype == "uint8" else 2

@@ -11,7 +11,7 @@ from tfcompress.interop.packages import load
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import Config, InputShape, Tensor
 
-PREFIX = "part_"
+VARIABLE_PREFIX = "part_"
 
 
 @functools.cache
@@ -44,7 +44,7 @@ class Adapter:
         for variable in self.inner.variables:
             value = to_numpy(variable)
             part = self.add_weight(
-                name=PREFIX + variable.name,
+                name=VARIABLE_PREFIX + variable.name,
                 shape=variable.shape,
                 dtype=variable.dtype,
                 initializer=lambda shape, dtype, value=value: load().tf.constant(value, dtype),
@@ -52,13 +52,13 @@ class Adapter:
                 constraint=getattr(variable, "constraint", None),
                 experimental_autocast=False,
             )
-            setattr(self, PREFIX + variable.name, part)
+            setattr(self, VARIABLE_PREFIX + variable.name, part)
         self.built = True
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         inner = self.inner
         trainable, others = (
-            [getattr(self, PREFIX + variable.name) for variable in variables]
+            [getattr(self, VARIABLE_PREFIX + variable.name) for variable in variables]
             for variables in (inner.trainable_variables, inner.non_trainable_variables)
         )
         others = [load().tf.convert_to_tensor(value) for value in others]
@@ -73,7 +73,7 @@ class Adapter:
             inner.non_trainable_variables, others, states, strict=True
         ):
             if after is not before:  # the state of a random generator
-                getattr(self, PREFIX + variable.name).assign(after)
+                getattr(self, VARIABLE_PREFIX + variable.name).assign(after)
         self.add_loss(losses)
         return outputs
 
@@ -83,7 +83,7 @@ class Adapter:
     @property
     def offered(self) -> list[str]:
         """The attributes that hold the variables of the stored form that wrappers may change."""
-        return [PREFIX + variable.name for variable in self.inner.prunable]
+        return [VARIABLE_PREFIX + variable.name for variable in self.inner.prunable]
 
     def get_prunable_weights(self) -> list[Any]:
         return [getattr(self, name) for name in self.offered]
@@ -97,7 +97,7 @@ class Adapter:
         new.build(self.inner.get_build_config()["input_shape"])
         values = dict(values)
         for variable in new.variables:
-            name = PREFIX + variable.name
+            name = VARIABLE_PREFIX + variable.name
             variable.assign(np.asarray(values.get(name, getattr(self, name))))
         return new
 

@@ -7,16 +7,22 @@ from typing import Any
 import keras
 
 # Settings that the other version lacks, and that change nothing of what is computed.
-TECHNICAL = {"batch_input_shape", "flash_attention", "fn", "implementation", "is_legacy_optimizer"}
-TECHNICAL |= {"jit_compile", "key_shape", "query_shape", "seed", "use_cudnn", "value_shape"}
-TECHNICAL |= {"rng_type", "zero_output_for_mask"}  # the second is for `Bidirectional` to set
-TECHNICAL |= {"kernel_initializer"}  # of separable convolutions, which do not use it
+IGNORED_SETTINGS = {
+    "batch_input_shape",
+    "flash_attention",
+    "fn",
+    "implementation",
+    "is_legacy_optimizer",
+}
+IGNORED_SETTINGS |= {"jit_compile", "key_shape", "query_shape", "seed", "use_cudnn", "value_shape"}
+IGNORED_SETTINGS |= {"rng_type", "zero_output_for_mask"}  # the second is for `Bidirectional` to set
+IGNORED_SETTINGS |= {"kernel_initializer"}  # of separable convolutions, which do not use it
 # What the version without the setting does.
-ONLY = {"data_format": "channels_last", "groups": 1, "trainable": True}
+VALUES_WHERE_ABSENT = {"data_format": "channels_last", "groups": 1, "trainable": True}
 POLICIES = {"DTypePolicy", "FloatDTypePolicy", "Policy"}
-SLOPES = {"negative_slope": "alpha", "alpha": "negative_slope"}
+SLOPE_NAMES = {"negative_slope": "alpha", "alpha": "negative_slope"}
 # The two versions compute other things under these names.
-DIFFERENT = {"hard_sigmoid", "RandomCrop"}
+NAMES_OF_OTHER_FUNCTIONS = {"hard_sigmoid", "RandomCrop"}
 
 
 def translate(item: Any, package: Any, **changes: Any) -> Any:
@@ -34,15 +40,15 @@ def translate(item: Any, package: Any, **changes: Any) -> Any:
         return type(item)(translate(one, package) for one in item)
     if isinstance(item, dict):
         return {key: translate(one, package) for key, one in item.items()}
-    source = _source(item)
+    source = _keras_of(item)
     if source is None or source is package:
         return item
     serialized = source.saving.serialize_keras_object(item)
     config = serialized["config"] | changes
-    return _make(serialized | {"config": config}, package, type(item))
+    return _make_object(serialized | {"config": config}, package, type(item))
 
 
-def _source(item):
+def _keras_of(item):
     """The Keras version that an object with a config comes from."""
     if isinstance(item, type) or not hasattr(item, "get_config"):
         return None
@@ -59,36 +65,38 @@ def _config_value(value, package):
         return type(value)(_config_value(one, package) for one in value)
     if isinstance(value, dict):
         if {"class_name", "config"} <= set(value):
-            return _make(value, package)
+            return _make_object(value, package)
         return {key: _config_value(one, package) for key, one in value.items()}
     if isinstance(value, str):
-        _check_same(value)
+        _check_same_function(value)
     return value
 
 
-def _check_same(name):
-    if name in DIFFERENT:
+def _check_same_function(name):
+    if name in NAMES_OF_OTHER_FUNCTIONS:
         raise ValueError(f"{name} computes something else there")
 
 
-def _make(serialized, package, source=None):
+def _make_object(serialized, package, source=None):
     name, config = serialized["class_name"], serialized["config"]
     if name in POLICIES:
         return config["name"]
     if name == "__tuple__":
         return tuple(_config_value(one, package) for one in serialized["items"])
-    _check_same(name)
+    _check_same_function(name)
     cls = _class(serialized, package)
     if name == "LeakyReLU":
-        config = {SLOPES.get(key, key): value for key, value in config.items()}
+        config = {SLOPE_NAMES.get(key, key): value for key, value in config.items()}
     if name == "BatchNormalization" and isinstance(config["axis"], (list, tuple)):
         (axis,) = config["axis"]
         config = config | {"axis": axis}
     names = _argument_names(cls)
     parameters = {} if source is None else inspect.signature(source.__init__).parameters
-    defaults = {key: parameter.default for key, parameter in parameters.items()} | ONLY
+    defaults = {
+        key: parameter.default for key, parameter in parameters.items()
+    } | VALUES_WHERE_ABSENT
     for key, value in config.items():
-        lost = value and key not in names and key not in TECHNICAL
+        lost = value and key not in names and key not in IGNORED_SETTINGS
         if lost and not (key in defaults and defaults[key] == value):
             raise ValueError(f"{name} has no setting {key}={value!r} there")
     return cls(**{k: _config_value(v, package) for k, v in config.items() if k in names})

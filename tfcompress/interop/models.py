@@ -12,11 +12,11 @@ from tfcompress.graph.rebuild import check_graph
 from tfcompress.interop.adapter import adapter_class
 from tfcompress.interop.configs import translate
 from tfcompress.interop.packages import load
-from tfcompress.interop.wrappers import inward_layers
+from tfcompress.interop.wrappers import layers_from_tf_keras
 from tfcompress.layers.core.base import CompressedLayer
 
 MERGES = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
-NO_LAYER = "it is an operation between layers that no layer of tf_keras does"
+HAS_NO_LAYER = "it is an operation between layers that no layer of tf_keras does"
 FUNCTIONS = {"Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "Softmax": "softmax"}
 
 
@@ -41,23 +41,23 @@ def to_tf_keras(model: keras.Model) -> Any:
         raise ValueError(
             f"Model '{model.name}' has no inputs yet. Begin it with a `keras.Input`, or build it."
         )
-    return _outward(model, {})
+    return _model_to_tf_keras(model, {})
 
 
-def _outward(model, memo):
+def _model_to_tf_keras(model, memo):
     tf_keras = load().tf_keras
     graph = functional_of(model)
 
     def crossed(operation):
         if id(operation) not in memo:
-            memo[id(operation)] = _outward_operation(operation, memo)
-        return partial(_apply, operation, memo[id(operation)])
+            memo[id(operation)] = _operation_to_tf_keras(operation, memo)
+        return partial(_call_layer, operation, memo[id(operation)])
 
-    inputs = keras.tree.map_structure(_outward_input, graph.input)
+    inputs = keras.tree.map_structure(_input_to_tf_keras, graph.input)
     outputs = run_through_graph(graph, inputs, crossed)
     for output in keras.tree.flatten(outputs):
         if isinstance(output, keras.Operation):
-            raise ValueError(_refusal(output, "tf_keras", NO_LAYER))
+            raise ValueError(_refusal(output, "tf_keras", HAS_NO_LAYER))
     if isinstance(model, keras.Sequential):
         layers = [memo[id(layer)] for layer in model.layers]
         first = keras.tree.flatten(inputs)[0]._keras_history.layer
@@ -72,16 +72,16 @@ def _outward(model, memo):
     return new
 
 
-def _outward_input(tensor):
+def _input_to_tf_keras(tensor):
     name = operation_of(tensor).name
     return load().tf_keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)
 
 
-def _outward_operation(operation, memo):
+def _operation_to_tf_keras(operation, memo):
     """What computes an operation in tf_keras: a layer, or None for what has no layer there."""
     tf_keras = load().tf_keras
     if is_graph(operation):
-        return _outward(operation, memo)
+        return _model_to_tf_keras(operation, memo)
     if isinstance(operation, CompressedLayer):
         return adapter_class()(operation)
     kind = type(operation).__name__
@@ -97,7 +97,7 @@ def _outward_operation(operation, memo):
     return None
 
 
-def _apply(operation, layer, *args, **kwargs):
+def _call_layer(operation, layer, *args, **kwargs):
     """Calls a layer; a bare operation that has none gives itself, which masks may be made of."""
     for key, value in list(kwargs.items()):
         # tf_keras finds masks itself; `training` is recorded with its default.
@@ -107,10 +107,10 @@ def _apply(operation, layer, *args, **kwargs):
     if layer is None:
         return operation
     if lacking:
-        raise ValueError(_refusal(lacking[0], "tf_keras", NO_LAYER))
+        raise ValueError(_refusal(lacking[0], "tf_keras", HAS_NO_LAYER))
     if type(operation).__name__ in MERGES and not isinstance(operation, keras.layers.Layer):
         if not all(hasattr(x, "_keras_history") for x in args):  # x + 1.0
-            raise ValueError(_refusal(operation, "tf_keras", NO_LAYER))
+            raise ValueError(_refusal(operation, "tf_keras", HAS_NO_LAYER))
         args = (list(args),)
     try:
         return layer(*args, **kwargs)
@@ -128,12 +128,14 @@ def _set_weights(new, layer):
     if isinstance(layer, keras.Model):
         return  # its layers have theirs
     try:
-        new.set_weights([keras.ops.convert_to_numpy(weight) for weight in _ordered(layer)])
+        new.set_weights(
+            [keras.ops.convert_to_numpy(weight) for weight in _weights_in_tf_keras_order(layer)]
+        )
     except ValueError as error:
         raise ValueError(_refusal(layer, "tf_keras", error)) from error
 
 
-def _ordered(layer):
+def _weights_in_tf_keras_order(layer):
     """The weights of a Keras 3 layer in the order of tf_keras: what is trained comes first."""
     return sorted(layer.weights, key=lambda weight: not weight.trainable)
 
@@ -158,16 +160,16 @@ def from_tf_keras(model: Any) -> keras.Model:
     tf_keras = load().tf_keras
     if not isinstance(model, tf_keras.Model):
         raise TypeError(f"Expected a tf_keras model. Received: {model!r}")
-    return _inward(model, {})
+    return _model_from_tf_keras(model, {})
 
 
-def _inward(model, memo):
+def _model_from_tf_keras(model, memo):
     tf_keras = load().tf_keras
     if not getattr(model, "_is_graph_network", False):
         raise ValueError(
             f"`{type(model).__name__}` is a subclassed or unbuilt model, whose graph is not known."
         )
-    inputs = keras.tree.map_structure(_inward_input, model._nested_inputs)
+    inputs = keras.tree.map_structure(_input_from_tf_keras, model._nested_inputs)
     tensors = {id(t): new for t, new in zip(model.inputs, keras.tree.flatten(inputs), strict=True)}
 
     def known(value):
@@ -177,11 +179,11 @@ def _inward(model, memo):
         for node in nodes:
             if node.is_input:
                 continue
-            chain = _inward_chain(node.layer, memo)
+            chain = _layers_from_tf_keras(node.layer, memo)
             args, kwargs = known(node.call_args), known(node.call_kwargs)
             if _is_recurrent(node.layer) and isinstance(args[0], list):
                 kwargs, args = kwargs | {"initial_state": args[0][1:]}, args[0][:1]
-            outputs = _call(chain, args, kwargs)
+            outputs = _call_chain(chain, args, kwargs)
             flat = zip(keras.tree.flatten(node.outputs), keras.tree.flatten(outputs), strict=True)
             tensors.update((id(tensor), new) for tensor, new in flat)
     if isinstance(model, tf_keras.Sequential):
@@ -202,31 +204,31 @@ def _is_recurrent(layer):
     return isinstance(layer, kinds) or isinstance(getattr(layer, "layer", None), kinds)
 
 
-def _inward_input(tensor):
+def _input_from_tf_keras(tensor):
     name = tensor._keras_history.layer.name
     return keras.Input(batch_shape=tuple(tensor.shape), dtype=tensor.dtype.name, name=name)
 
 
-def _call(chain, args, kwargs):
+def _call_chain(chain, args, kwargs):
     """Calls the layers of a chain, and gives each its weights once they are built."""
     for layer, weights in chain:
         outputs = layer(*args, **kwargs)
         if weights is not None:
-            for weight, value in zip(_ordered(layer), weights, strict=True):
+            for weight, value in zip(_weights_in_tf_keras_order(layer), weights, strict=True):
                 weight.assign(value)
         args, kwargs = (outputs,), {}
     return outputs
 
 
-def _inward_chain(layer, memo):
+def _layers_from_tf_keras(layer, memo):
     """Pairs of the new layers in place of one and their weights, or None where they have them."""
     if id(layer) in memo:
         return [(new, None) for new, _ in memo[id(layer)]]
     if isinstance(layer, load().tf_keras.Model):
-        chain = [(_inward(layer, memo), None)]
+        chain = [(_model_from_tf_keras(layer, memo), None)]
     else:
         try:
-            chain = inward_layers(layer)
+            chain = layers_from_tf_keras(layer)
         except Exception as error:
             raise ValueError(_refusal(layer, "Keras 3", error)) from error
     memo[id(layer)] = chain

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import keras
 
-VARIABLE = "TF_USE_LEGACY_KERAS"
+LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
 
 
 @functools.cache
@@ -28,21 +28,21 @@ def load() -> SimpleNamespace:
     import tensorflow as tf
 
     _ = tf.keras.layers  # decides now which Keras this is, as the process had it
-    found = os.environ.get(VARIABLE)
+    found = os.environ.get(LEGACY_KERAS)
     try:
-        return _load(tf)
+        return _load_packages(tf)
     except ImportError as error:
         raise ImportError(
             "Working with tensorflow_model_optimization needs it and tf_keras: "
             f'pip install "tfcompress[tfmot]". {error}'
         ) from error
     finally:
-        os.environ.pop(VARIABLE, None)  # tfmot sets it
+        os.environ.pop(LEGACY_KERAS, None)  # tfmot sets it
         if found is not None:
-            os.environ[VARIABLE] = found
+            os.environ[LEGACY_KERAS] = found
 
 
-def _load(tf):
+def _load_packages(tf):
     import tensorflow_model_optimization as tfmot
     import tf_keras
     from tensorflow_model_optimization.python.core.clustering.keras import (

@@ -12,7 +12,7 @@ import numpy as np
 from tfcompress.interop.adapter import adapter_class
 from tfcompress.interop.packages import load
 
-FEW = 256  # distinct values of a clustered kernel
+MOST_CLUSTERS = 256  # distinct values of a clustered kernel
 
 
 class Scheme:
@@ -62,9 +62,11 @@ class Registry:
         registry = self.default_8bit.default_8bit_quantize_registry
         if isinstance(layer, self.norm):
             configs = self.default_8bit.default_8bit_quantize_configs
-            return configs.Default8BitOutputQuantizeConfig(not _is_fused(layer))
+            return configs.Default8BitOutputQuantizeConfig(not _is_fused_by_litert(layer))
         if isinstance(layer, adapter_class()):
-            config = registry.Default8BitQuantizeConfig(layer.offered, [], not _is_fused(layer))
+            config = registry.Default8BitQuantizeConfig(
+                layer.offered, [], not _is_fused_by_litert(layer)
+            )
         else:
             config = self.default.get_quantize_config(layer)
         quantizer = _keeping_quantizer(layer, config)
@@ -73,7 +75,7 @@ class Registry:
         return config
 
 
-def _is_fused(layer):
+def _is_fused_by_litert(layer):
     """Whether a batch normalization or a ReLU takes the outputs, which LiteRT fuses with it."""
     layers = load().tf_keras.layers
     readers = [node.layer for node in layer._outbound_nodes]
@@ -94,7 +96,7 @@ def _keeping_quantizer(layer, config):
     counts = [len(np.unique(weight)) for weight in weights]
     zeros = any((weight == 0).any() for weight in weights)
     pairs = list(zip(counts, weights, strict=True))
-    few = bool(pairs) and all(2 < count <= min(FEW, w.size // 4) for count, w in pairs)
+    few = bool(pairs) and all(2 < count <= min(MOST_CLUSTERS, w.size // 4) for count, w in pairs)
     conv = isinstance(layer, layers.Conv2D)
     if few:
         return _cluster_quantizer(conv, zeros)

@@ -8,13 +8,13 @@ from tfcompress.interop.packages import load
 from tfcompress.layers.discrete.fake_quant import FakeQuant
 
 
-def inward_layers(layer: keras.layers.Layer) -> list:
+def layers_from_tf_keras(layer: keras.layers.Layer) -> list:
     """The Keras 3 layers in place of a layer, each with its weights; None where it has them."""
     packages = load()
     if isinstance(layer, packages.QuantizeLayer):
         if layer.quantizer is None:
             return [(keras.layers.Identity(name=layer.name), None)]
-        return [(_range(layer.quantizer_vars, layer.name), None)]
+        return [(_fake_quant(layer.quantizer_vars, layer.name), None)]
     if isinstance(layer, packages.QuantizeWrapper):
         return _quantized(layer)
     if isinstance(layer, packages.ClusterWeights):
@@ -65,17 +65,17 @@ def _quantized(wrapper):
     weights = None if isinstance(layer, adapter_class()) else [*kernels, *layer.get_weights()]
     chain = _plain(layer, weights, parts, **changes)
     if before:
-        chain.append((_range(before, f"{layer.name}_before"), None))
+        chain.append((_fake_quant(before, f"{layer.name}_before"), None))
         name = f"{layer.name}_activation"
         chain.append((keras.layers.Activation(activation.__name__, name=name), None))
     if wrapper._output_quantizers:
         after = wrapper._output_quantizer_vars
     if after:
-        chain.append((_range(after, f"{layer.name}_range"), None))
+        chain.append((_fake_quant(after, f"{layer.name}_fake_quant"), None))
     return chain
 
 
-def _range(variables, name):
+def _fake_quant(variables, name):
     low, high = float(variables["min_var"]), float(variables["max_var"])
     if low == high:
         raise ValueError("its range is not learned yet: call `fit` first")

@@ -1,6 +1,5 @@
 """The result of `plan`: the form of each layer, which prints, draws and gives rules for `swap`."""
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +7,7 @@ import keras
 import numpy as np
 
 from tfcompress.numerics.knapsack import solve_knapsack
+from tfcompress.reporting.text import table_text
 from tfcompress.utils.types import Path
 
 
@@ -70,7 +70,6 @@ class Plan:
         }
 
     def __str__(self):
-        from rich.console import Console
         from rich.table import Table
 
         share = self.cost / self.float_cost
@@ -80,10 +79,8 @@ class Plan:
             table.add_column(name, justify="left" if name in ("layer", "form") else "right")
         for path, option in self.chosen.items():
             table.add_row(path, option.name, f"{option.cost:,}", f"{option.measured:+.4f}")
-        console = Console(file=io.StringIO(), width=110)
-        console.print(table, highlight=False)
         return (
-            console.file.getvalue().rstrip()
+            table_text(table)
             + f"\nloss {self.loss:.4f}: {self.predicted:+.4f} predicted, {self.measured:+.4f} "
             "measured (swapped on the data, recalibrated)"
         )

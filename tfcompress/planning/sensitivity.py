@@ -1,6 +1,5 @@
 """Measures how much the loss rises when one layer is compressed and all others stay."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from tfcompress.graph.paths import named, walk
 from tfcompress.graph.rebuild import check_graph, copy
 from tfcompress.layers.core.maker import Maker
 from tfcompress.pruning.masks import check_patterns
+from tfcompress.reporting.text import table_text
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.batches import batches, check_repeats
 from tfcompress.utils.progress import progress
@@ -55,7 +55,6 @@ class Sensitivity:
     rows: list[Damage]
 
     def __str__(self):
-        from rich.console import Console
         from rich.table import Table
 
         table = Table(title=f"Loss {self.loss:.4f}, and what is added", box=None, pad_edge=False)
@@ -65,9 +64,7 @@ class Sensitivity:
         for row in self.rows:
             numbers = f"{row.share:.1%}", f"{row.measured:+.2g}", f"{row.predicted:+.2g}"
             table.add_row(row.layer, row.candidate, *numbers)
-        console = Console(file=io.StringIO(), width=110)
-        console.print(table, highlight=False)
-        return console.file.getvalue().rstrip()
+        return table_text(table)
 
     def plot(self, path: Path) -> None:
         """Draws the rise of the loss against size, and the measured against the predicted rise.

@@ -1,51 +1,34 @@
-"""Times .tflite files against each other, and tells what runs them."""
+"""Times .tflite files against each other, and counts the operators that the delegate runs."""
 
 import json
-import os
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from tfcompress.reporting.peak_memory import peak_memory
+from tfcompress.reporting.text import table_text
 from tfcompress.tflite.reader import load, operator_name, read
 from tfcompress.utils.types import Path
 
-SLICE = 2e-4  # seconds; a file that is quicker runs several times in each round
-_MEMORY = """
-import sys
-import numpy as np
-from ai_edge_litert.interpreter import Interpreter
-def peak():
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
-before = peak()
-runner = Interpreter(model_path=sys.argv[1], num_threads=int(sys.argv[2]))
-runner.allocate_tensors()
-for detail in runner.get_input_details():
-    runner.set_tensor(detail["index"], np.zeros(detail["shape"], detail["dtype"]))
-runner.invoke()
-print(peak() - before)
-"""
+LEAST_SECONDS = 2e-4  # of a file in a round; a quicker one runs several times
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What was measured of one file.
+    """The measurements of one file.
 
     Attributes:
         bytes: the file's size.
-        milliseconds: of one run, the median over the rounds.
-        ratio: how many times faster than the first file, the median of the rounds' ratios.
-        ratio_low, ratio_high: the quartiles of these.
-        operators: how many operators the file has.
-        delegated: the names of those that the delegate took.
-        left: the names of those that it left to the builtin kernels.
-        peak_bytes: how far loading and running it raised the memory of a fresh process; None where
-            the system does not tell.
+        milliseconds: the time of one run, the median over the rounds.
+        ratio: how many times faster it is than the first file, the median of the rounds' ratios.
+        ratio_low, ratio_high: the quartiles of these ratios.
+        operators: the number of operators in the file.
+        delegated: the names of the operators that the delegate runs.
+        left: the names of the operators that the builtin kernels run.
+        peak_bytes: by how much loading and running the file raises the peak memory of a fresh
+            process; None where the system does not report it.
     """
 
     name: str
@@ -67,7 +50,7 @@ class Benchmark:
     Attributes:
         timings: one `Timing` for each file; the first is the reference.
         rounds: how often each file was timed, in turn with the others.
-        threads, batch: as asked for.
+        threads, batch: the arguments of `bench`.
     """
 
     timings: tuple[Timing, ...]
@@ -82,7 +65,6 @@ class Benchmark:
         return next(timing for timing in self.timings if timing.name == name)
 
     def __str__(self):
-        from rich.console import Console
         from rich.table import Table
 
         run = f"{self.rounds} rounds, {self.threads} thread(s), batch {self.batch}"
@@ -100,10 +82,7 @@ class Benchmark:
                 "-" if t.peak_bytes is None else f"{t.peak_bytes / 1e6:.1f} MB",
                 _operators(t),
             )
-        console = Console(width=120)
-        with console.capture() as captured:
-            console.print(table)
-        return captured.get()
+        return table_text(table, width=120) + "\n"
 
 
 def bench(
@@ -115,22 +94,23 @@ def bench(
     seconds: float = 5.0,
     memory: bool = True,
 ) -> Benchmark:
-    """Times .tflite files in turn, in one process, so that all see the same machine.
+    """Times .tflite files in turn in one process, under the same conditions.
 
-    Each round runs every file once (several times if it is quick) after one run that warms its
-    caches. The figure that counts is the ratio within a round, not the milliseconds.
+    Each round runs every file once (a quick file several times) after one run that warms its
+    caches. Compare files by the ratios within the rounds: milliseconds differ from run to run.
 
     Args:
         files: dict `{name: bytes or path}`; the first is the reference.
-        threads: of each file.
+        threads: the number of threads that run each file.
         batch: the size of the first axis of the inputs, where the file leaves it free.
-        rounds: at most; fewer, but at least 7, if they would take longer than `seconds`.
-        warmup: runs of each file before the first round.
-        seconds: about how long all rounds may take.
-        memory: whether to measure the peak memory of each file, in a process of its own.
+        rounds: the largest number of rounds. If they would take longer than `seconds`, there are
+            fewer, but at least 7.
+        warmup: the number of runs of each file before the first round.
+        seconds: about how long all rounds together may take.
+        memory: whether to measure the peak memory of each file in a process of its own.
 
     Raises:
-        ValueError: bytes that are not a whole .tflite file, or that LiteRT does not load.
+        ValueError: a file is no whole .tflite file, or LiteRT does not load it.
 
     Example:
 
@@ -157,20 +137,6 @@ def bench(
             Timing(name, len(blob), milliseconds, middle, low, high, count, delegated, left, peak)
         )
     return Benchmark(tuple(timings), len(reference), threads, batch)
-
-
-def peak_memory(blob: Path | bytes, threads: int = 1) -> int | None:
-    """Bytes by which loading and running a file raise the memory of a fresh process.
-
-    None where there is no /proc to read it from.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "model.tflite")
-        with open(path, "wb") as file:
-            file.write(blob)
-        command = [sys.executable, "-c", _MEMORY, path, str(threads)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return None if done.returncode else 1024 * int(done.stdout.split()[-1])
 
 
 def _runner(name, blob, threads, batch):
@@ -212,7 +178,7 @@ def _times(runners, rounds, warmup, seconds) -> dict[str, np.ndarray]:
         for _ in range(warmup):
             runner.invoke()
         once = _time(runner, 1)
-        repeats[name] = int(np.clip(SLICE / once, 1, 100))
+        repeats[name] = int(np.clip(LEAST_SECONDS / once, 1, 100))
         total += once * (repeats[name] + 1)
     rounds = int(np.clip(seconds / total, min(7, rounds), rounds))
     times = {name: [] for name in runners}
@@ -231,7 +197,9 @@ def _time(runner, repeats) -> float:
 
 
 def _delegated(blob, runner):
-    """The names of the operators of the main graph that the delegate took, and of the others."""
+    """The names of the operators of the main graph that the delegate runs, and of the others."""
+    # The nodes behind the operators of the file stand for groups that the delegate took over. A
+    # node names only the tensors that go in and out: the operators of its group lie between these.
     nodes = runner._get_ops_details()
     file = read(blob)
     operators = file.subgraphs[0].operators

@@ -1,4 +1,4 @@
-"""A `ModelReport` as one self-contained page, without scripts and without anything from the net."""
+"""A `ModelReport` as one self-contained HTML page that runs no scripts and loads nothing."""
 
 import math
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from tfcompress.reporting.text import number, shape_text
 
-LARGEST = 7  # layers with a colour of their own; all others share one
+MOST_COLORS = 7  # of layers; all smaller layers share one more
 STYLE = """
 :root { color-scheme: light dark; --back: #fff; --text: #1d2129; --soft: #5b6472; --line: #d9dee6;
   --bar: #2563c9; --ghost: #c9d3e3; --c0: #2563c9; --c1: #d9772b; --c2: #2f9461; --c3: #b4407a;
@@ -54,17 +54,17 @@ tfoot td { font-weight: 600; }
 """
 
 
-def page(made: Any, points: Mapping[str, tuple[float, float]] | None = None) -> str:
+def page(report: Any, points: Mapping[str, tuple[float, float]] | None = None) -> str:
     """The page of a report.
 
     Args:
-        made: a `ModelReport`.
+        report: a `ModelReport`.
         points: dict `{name: (bytes, accuracy)}` of models to compare, or None.
     """
-    name = escape(made.name)
-    parts = [f"<h1>{name}</h1>", _facts(made), _notes(made)]
+    name = escape(report.name)
+    parts = [f"<h1>{name}</h1>", _facts(report), _notes(report)]
     parts += [_pareto(points)] if points else []
-    parts += [_stacks(made), _bars(made), _table(made)]
+    parts += [_stacks(report), _bars(report), _table(report)]
     return (
         '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -74,56 +74,57 @@ def page(made: Any, points: Mapping[str, tuple[float, float]] | None = None) -> 
     )
 
 
-def _facts(made):
+def _facts(report):
     facts = {
-        "kernels as stored": size(made.bits / 8),
-        "in float32": size(made.float_bits / 8),
-        "times smaller": f"{made.ratio:.1f}",
-        "MACs per sample": number(made.macs),
+        "kernels as stored": size(report.bits / 8),
+        "in float32": size(report.float_bits / 8),
+        "times smaller": f"{report.ratio:.1f}",
+        "MACs per sample": number(report.macs),
     }
-    if made.file:
-        facts[".tflite file"] = size(made.file.bytes)
-        facts["gzipped"] = size(made.file.gzip_bytes)
-        facts["oldest LiteRT"] = made.file.min_runtime
-        if made.file.latency_ratio is not None:
-            facts["of the float32 file's time"] = f"{made.file.latency_ratio:.2f}"
+    if report.file:
+        facts[".tflite file"] = size(report.file.bytes)
+        facts["gzipped"] = size(report.file.gzip_bytes)
+        facts["oldest LiteRT"] = report.file.min_runtime
+        if report.file.latency_ratio is not None:
+            facts["of the float32 file's time"] = f"{report.file.latency_ratio:.2f}"
     boxes = (f"<div><b>{value}</b>{label}</div>" for label, value in facts.items())
     return f'<div class="facts">{"".join(boxes)}</div>'
 
 
-def _notes(made):
-    full = [row.path for row in made.rows if row.full_size]
+def _notes(report):
+    full = [row.path for row in report.rows if row.full_size]
     if not full:
         return ""
     return f"<p>The file holds the whole float32 kernel of: {escape(', '.join(full))}.</p>"
 
 
-def _table(made):
+def _table(report):
     names = ["layer", "method", "kernel", "stored bits", "float bits", "ratio", "MACs", "nonzero"]
-    names += ["bytes in the file"] if made.file else []
+    names += ["bytes in the file"] if report.file else []
     rows = [
         [row.path, row.method, shape_text(row.kernel_shape), f"{row.bits:,}", f"{row.float_bits:,}"]
         + [f"{row.ratio:.1f}", number(row.macs), f"{row.nonzero:.0%}"]
-        + ([_in_file(row)] if made.file else [])
-        for row in made.rows
+        + ([_in_file(row)] if report.file else [])
+        for row in report.rows
     ]
-    total = ["all kernels", "", "", f"{made.bits:,}", f"{made.float_bits:,}", f"{made.ratio:.1f}"]
-    total += [number(made.macs), ""] + ([""] if made.file else [])
+    total = ["all kernels", "", "", f"{report.bits:,}", f"{report.float_bits:,}"]
+    total += [f"{report.ratio:.1f}"]
+    total += [number(report.macs), ""] + ([""] if report.file else [])
     body = "\n".join(_table_row(row) for row in rows)
     return (
         f'<h2>Layers</h2>\n<div class="scroll"><table>\n<thead>{_table_row(names, "th")}</thead>\n'
         f"<tbody>{body}</tbody>\n<tfoot>{_table_row(total)}</tfoot>\n</table></div>\n"
-        f"<p>Biases, norms and other weights: {made.other_bits:,} bits.</p>"
+        f"<p>Biases, norms and other weights: {report.other_bits:,} bits.</p>"
     )
 
 
 def _table_row(cells, tag="td"):
     first = len(("layer", "method", "kernel"))
-    made = (
+    cells_of = (
         f"<{tag}{' class=left' if place < first else ''}>{escape(cell)}</{tag}>"
         for place, cell in enumerate(cells)
     )
-    return f"<tr>{''.join(made)}</tr>"
+    return f"<tr>{''.join(cells_of)}</tr>"
 
 
 def _in_file(row):
@@ -132,37 +133,39 @@ def _in_file(row):
     return f"{row.file_bytes:,} {'+'.join(row.encodings)}"
 
 
-def _bars(made):
+def _bars(report):
     """A pair of bars for each layer: its kernel in float32, and as stored."""
-    widest = max((row.float_bits for row in made.rows), default=0) or 1
+    widest = max((row.float_bits for row in report.rows), default=0) or 1
     rows = []
-    for row in made.rows:
+    for row in report.rows:
         before, after = (100 * bits / widest for bits in (row.float_bits, row.bits))
-        told = f"{size(row.float_bits / 8)} to {size(row.bits / 8)}, {row.ratio:.1f} times smaller"
+        sizes = f"{size(row.float_bits / 8)} to {size(row.bits / 8)}"
+        caption = f"{sizes}, {row.ratio:.1f} times smaller"
         rows.append(
             f'<div class="layer"><span>{escape(row.path)}</span><div>'
             f'<div class="bar ghost" style="width:{before:.3f}%"></div>'
-            f'<div class="bar" style="width:{after:.3f}%"></div><small>{told}</small></div></div>'
+            f'<div class="bar" style="width:{after:.3f}%"></div><small>{caption}</small>'
+            "</div></div>"
         )
     return "<h2>Each kernel, in float32 and as stored</h2>\n" + "\n".join(rows)
 
 
-def _stacks(made):
-    """Where the bytes went: one bar before and two after, the second one enlarged."""
-    ranked = sorted(made.rows, key=lambda row: -row.float_bits)
-    groups = [(row.path, [row]) for row in ranked[:LARGEST]]
-    groups += [("all else", ranked[LARGEST:])]
+def _stacks(report):
+    """Which layers take the bytes: a bar in float32, and two as stored, one of them enlarged."""
+    ranked = sorted(report.rows, key=lambda row: -row.float_bits)
+    groups = [(row.path, [row]) for row in ranked[:MOST_COLORS]]
+    groups += [("all else", ranked[MOST_COLORS:])]
     before = [sum(row.float_bits for row in rows) / 8 for _, rows in groups]
     after = [sum(row.bits for row in rows) / 8 for _, rows in groups]
     for sizes in (before, after):
-        sizes[-1] += made.other_bits / 8
+        sizes[-1] += report.other_bits / 8
     whole = max(sum(before), sum(after)) or 1
     bars = [_stack("in float32", before, whole), _stack("as stored", after, whole)]
     if 0 < sum(after) < whole / 2:
         bars.append(_stack("as stored, enlarged", after, sum(after)))
-    if made.file:
+    if report.file:
         parts = [sum(row.file_bytes or 0 for row in rows) for _, rows in groups]
-        parts[-1] += max(made.file.bytes - sum(parts), 0)
+        parts[-1] += max(report.file.bytes - sum(parts), 0)
         bars.append(_stack("in the .tflite file", parts, max(whole, sum(parts))))
     names = (
         f"<span><i style='background:var(--c{_color(place, groups)})'></i>{escape(name)}</span>"
@@ -178,20 +181,20 @@ def _stack(name, sizes, whole):
         f'title="{size(part)}"></i>'
         for place, part in enumerate(sizes)
     )
-    told = f"<small>{name}: {size(sum(sizes))}</small>"
-    return f'<div class="stack">{told}<div>{"".join(pieces)}</div></div>'
+    caption = f"<small>{name}: {size(sum(sizes))}</small>"
+    return f'<div class="stack">{caption}<div>{"".join(pieces)}</div></div>'
 
 
 def _color(place, groups):
-    return LARGEST if place == len(groups) - 1 else place
+    return MOST_COLORS if place == len(groups) - 1 else place
 
 
 def _pareto(points):
-    """Accuracy against bytes, logarithmic; points that no other one beats in both are filled."""
+    """Accuracy against bytes on a logarithmic axis, with the points of the Pareto front filled."""
     items = sorted(points.items(), key=lambda item: item[1])
     logs = [math.log10(bytes_) for _, (bytes_, _) in items]
     accuracies = [accuracy for _, (_, accuracy) in items]
-    xs, ys = _scale(logs), _scale(accuracies)
+    xs, ys = _axis_scale(logs), _axis_scale(accuracies)
     marks, rows, best = [], [], -math.inf
     for place, (name, (bytes_, accuracy)) in enumerate(items):
         front, best = accuracy > best, max(best, accuracy)
@@ -212,14 +215,14 @@ def _pareto(points):
     )
 
 
-def _scale(values):
-    """Maps the values to 8 to 92 per cent of an axis."""
+def _axis_scale(values):
+    """A function that maps the range of the values to 8 to 92 per cent of an axis."""
     low, high = min(values), max(values)
     return lambda value: 8 + 84 * (value - low) / (high - low) if high > low else 50.0
 
 
 def size(count: int) -> str:
-    """Bytes for people: `"1.2 MB"`."""
+    """Bytes in a readable unit: `"1.2 MB"`."""
     for unit in ("B", "KB", "MB", "GB"):
         if count < 1000 or unit == "GB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"

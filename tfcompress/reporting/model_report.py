@@ -4,7 +4,6 @@ import dataclasses
 import gzip
 import json
 import math
-import pathlib
 from collections.abc import Callable, Mapping
 
 import keras
@@ -20,6 +19,7 @@ from tfcompress.tflite.reader import load
 from tfcompress.tflite.runtimes import min_runtime
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import Path
+from tfcompress.utils.writers import write_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,7 @@ class ModelReport:
             path: of the page.
             points: dict `{name: (bytes, accuracy)}` of models, for a picture of these; or None.
         """
-        pathlib.Path(path).write_text(page(self, points), encoding="utf-8")
+        write_file(path, page(self, points))
 
     def print(self, print_fn: Callable[[str], None] = print) -> None:
         """Shows the tables, as one string handed to `print_fn`."""

@@ -4,47 +4,59 @@ import io
 from typing import Any
 
 
-def text(made: Any, width: int = 110) -> str:
-    """The tables of a report for people: the layers, the totals, the layers left alone."""
+def text(report: Any, width: int = 110) -> str:
+    """A report as text: the layers, the totals and the layers that stay as they are."""
+    return table_text(_table(report), *_notes(report), width=width)
+
+
+def table_text(table: Any, *notes: str, width: int = 110) -> str:
+    """A rich table and the lines below it as plain text of at most `width` columns."""
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=width)
-    for part in (_table(made), *_notes(made)):
+    for part in (table, *notes):
         console.print(part, highlight=False)
     return console.file.getvalue().rstrip()
 
 
-def _table(made):
+def _table(report):
     from rich.table import Table
 
-    table = Table(title=f"Model {made.name}", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=f"Model {report.name}", title_justify="left", box=None, pad_edge=False)
     names = ["layer", "method", "kernel", "stored bits", "float bits", "ratio", "MACs", "nonzero"]
-    names += ["in the file"] if made.file else []
+    names += ["in the file"] if report.file else []
     for name in names:
-        text = name in ("layer", "method", "kernel", "in the file")
-        table.add_column(name, justify="left" if text else "right", overflow="fold")
-    for row in made.rows:
+        is_text = name in ("layer", "method", "kernel", "in the file")
+        table.add_column(name, justify="left" if is_text else "right", overflow="fold")
+    for row in report.rows:
         cells = [row.path, row.method, shape_text(row.kernel_shape), f"{row.bits:,}"]
         cells += [f"{row.float_bits:,}", f"{row.ratio:.1f}x", number(row.macs)]
-        cells += [f"{row.nonzero:.0%}"] + ([_in_file(row)] if made.file else [])
+        cells += [f"{row.nonzero:.0%}"] + ([_in_file(row)] if report.file else [])
         table.add_row(*cells)
     table.add_section()
-    total = ["all kernels", "", "", f"{made.bits:,}", f"{made.float_bits:,}", f"{made.ratio:.1f}x"]
-    table.add_row(*total, number(made.macs), "", *([""] if made.file else []))
+    total = [
+        "all kernels",
+        "",
+        "",
+        f"{report.bits:,}",
+        f"{report.float_bits:,}",
+        f"{report.ratio:.1f}x",
+    ]
+    table.add_row(*total, number(report.macs), "", *([""] if report.file else []))
     return table
 
 
-def _notes(made):
-    yield f"Biases, norms and other weights: {made.other_bits:,} bits"
-    if made.file:
-        ratio = made.file.latency_ratio
+def _notes(report):
+    yield f"Biases, norms and other weights: {report.other_bits:,} bits"
+    if report.file:
+        ratio = report.file.latency_ratio
         speed = "" if ratio is None else f", {ratio:.2f} of the float32 file's time"
-        size = f"{made.file.bytes:,} bytes, {made.file.gzip_bytes:,} gzipped"
-        yield f".tflite file: {size}{speed}; for LiteRT {made.file.min_runtime} and newer"
-    if any(row.full_size for row in made.rows):
+        size = f"{report.file.bytes:,} bytes, {report.file.gzip_bytes:,} gzipped"
+        yield f".tflite file: {size}{speed}; for LiteRT {report.file.min_runtime} and newer"
+    if any(row.full_size for row in report.rows):
         yield "FULL SIZE: the file holds the whole float32 kernel, whatever the layer stores."
     reasons = {}
-    for path, reason in made.left.items():
+    for path, reason in report.left.items():
         reasons.setdefault(reason, []).append(path)
     for reason, paths in reasons.items():
         yield f"Left as they are ({reason}): {', '.join(paths)}"
@@ -58,10 +70,12 @@ def _in_file(row):
 
 
 def shape_text(shape: Any) -> str:
+    """`"3x3x16"`, or several of these for a layer with several kernels."""
     if shape and isinstance(shape[0], tuple):
         return " ".join(map(shape_text, shape))
     return "x".join(map(str, shape))
 
 
 def number(value: Any) -> str:
+    """A number with commas, or `"unknown"` for None."""
     return "unknown" if value is None else f"{value:,}"

@@ -1,1 +1,1 @@
-"""Reading, writing, editing and running .tflite files."""
+"""Reads, writes, edits and runs .tflite files."""

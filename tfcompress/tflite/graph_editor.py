@@ -1,23 +1,29 @@
-"""A .tflite graph while it is rewritten: new constants, tensors and operators."""
+"""Adds constants, tensors and operators to the graph of a .tflite file."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tfcompress.tflite.reader import constant, pack, schema, type_name
+from tfcompress.tflite.reader import constant, pack_integers, schema, type_name
 from tfcompress.tflite.writer import LazyBuffer
-from tfcompress.utils.types import Data, Tensor
 
-_TABLES = {"REDUCE_MAX": "Reducer", "SUM": "Reducer", "MAXIMUM": "MaximumMinimum", "ROUND": None}
+# The table of an operator's options, where the schema does not name it like the operator.
+_OPTION_TABLES = {
+    **{"REDUCE_MAX": "Reducer", "SUM": "Reducer"},
+    **{"MAXIMUM": "MaximumMinimum", "ROUND": None},
+}
 
 
 class Graph:
-    """Adds to one subgraph of a model.
+    """One subgraph of a model, with functions that add to it.
 
     Args:
-        model: a `ModelT`, see `tfcompress.flatbuffer.read`.
-        index: of the subgraph.
+        model: a `ModelT`, see `tfcompress.tflite.reader.read`.
+        index: the index of the subgraph.
+
+    Attributes:
+        added: what callers have added already, under keys of their own, to use it again.
     """
 
     def __init__(self, model: Any, index: int = 0) -> None:
@@ -30,13 +36,13 @@ class Graph:
         return self.subgraph.tensors
 
     def shape(self, index: int) -> tuple[int, ...]:
-        """The shape of a tensor, an unknown size as -1."""
+        """The shape of a tensor, with -1 for an unknown size."""
         tensor = self.tensors[index]
         shape = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
         return () if shape is None else tuple(int(size) for size in shape)
 
     def static_space(self, operator: Any) -> bool:
-        """Whether the input and output of a convolution have a known height and width."""
+        """Whether the height and width of a convolution's input and output are known."""
         shapes = self.shape(operator.inputs[0]), self.shape(operator.outputs[0])
         return all(size > 0 for shape in shapes for size in shape[1:])
 
@@ -58,10 +64,10 @@ class Graph:
         shape: Sequence[int],
         type: str = "FLOAT32",
         name: str = "",
-        data: Data | None = None,
+        data: bytes | None = None,
         quantization: Any = None,
     ) -> int:
-        """Adds a tensor and gives its index; `data`: the bytes of a constant."""
+        """Adds a tensor and returns its index; `data` holds the bytes of a constant."""
         tensor = schema().TensorT()
         tensor.shape = [max(int(size), 1) for size in shape]
         if any(size < 0 for size in shape):
@@ -76,14 +82,14 @@ class Graph:
         return len(self.tensors) - 1
 
     def constant(self, array: np.ndarray, name: str = "", quantization: Any = None) -> int:
-        """Adds a constant whose type is the array's."""
-        array = np.asarray(array, order="C")  # also without axes
+        """Adds a constant that has the type of the array."""
+        array = np.asarray(array, order="C")  # `ascontiguousarray` would give a scalar an axis
         type = array.dtype.name.upper()
         return self.tensor(array.shape, type, name, array.tobytes(), quantization)
 
     def integers(self, values: np.ndarray, bits: int, name: str, quantization: Any) -> int:
         """Adds a constant of `bits`-bit integers."""
-        data = pack(values, bits).tobytes()
+        data = pack_integers(values, bits).tobytes()
         return self.tensor(values.shape, f"INT{bits}", name, data, quantization)
 
     def subgraph_of(self, name: str) -> "Graph":
@@ -95,17 +101,17 @@ class Graph:
         return Graph(self.model, len(self.model.subgraphs) - 1)
 
     def operator(
-        self, code: Any, inputs: Any, output: Any, version: str = 1, **options: Any
+        self, code: str, inputs: Sequence[int], output: int | None, version: int = 1, **options: Any
     ) -> Any:
-        """Makes an operator; the options are the fields of its table in the schema.
+        """Makes an operator, which the caller has to place; `options` are fields of its table.
 
-        `output`: the index of a tensor, or None for an operator without one.
+        `output` is the index of a tensor, or None for an operator without outputs.
         """
         operator = schema().OperatorT()
         self.set_version(operator, code, version)
         operator.inputs = [int(i) for i in inputs]
         operator.outputs = [] if output is None else [int(output)]
-        table = _TABLES.get(code, code.title().replace("_", ""))
+        table = _OPTION_TABLES.get(code, code.title().replace("_", ""))
         if table:
             operator.builtinOptions = getattr(schema(), f"{table}OptionsT")()
             operator.builtinOptionsType = getattr(schema().BuiltinOptions, f"{table}Options")
@@ -113,7 +119,7 @@ class Graph:
             setattr(operator.builtinOptions, name, value)
         return operator
 
-    def set_version(self, operator: Any, code: Any, version: str) -> None:
+    def set_version(self, operator: Any, code: str, version: int) -> None:
         """Gives an operator its own version; other operators of its kind keep theirs."""
         entry = schema().OperatorCodeT()
         entry.builtinCode = getattr(schema().BuiltinOperator, code)
@@ -123,28 +129,28 @@ class Graph:
 
 
 class Writer:
-    """Writes a chain of operators: each call adds one and gives its output tensor.
+    """Writes a chain of operators: each call adds one and returns its output tensor.
 
-    Its tensors have no names: in a small file names would take as much as the kernels.
+    The tensors get no names, which would take as many bytes as the kernels of a small file.
     """
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: Graph) -> None:
         self.graph, self.operators = graph, []
 
     def __call__(
         self,
-        code: Any,
-        inputs: Any,
-        output: Any,
-        version: str = 1,
-        like: Any = None,
+        code: str,
+        inputs: Sequence[int],
+        output: int | Sequence[int],
+        version: int = 1,
+        like: int | None = None,
         **options: Any,
-    ) -> Any:
+    ) -> int:
         """Adds an operator.
 
         Args:
-            output: the shape of the output, or the index of a tensor that exists.
-            like: a tensor whose type and quantization the output takes; None is float32.
+            output: the shape of a new output tensor, or the index of a tensor that exists.
+            like: the tensor whose type and quantization a new output gets; None is float32.
         """
         if not isinstance(output, int):
             output = self._tensor(output, like)
@@ -157,24 +163,26 @@ class Writer:
         quantization = self.graph.tensors[like].quantization
         return self.graph.tensor(shape, self.graph.type(like), quantization=quantization)
 
-    def reshape(self, x: Tensor, shape: Sequence[int], output: Any = None, like: Any = None) -> Any:
+    def reshape(
+        self, x: int, shape: Sequence[int], output: int | None = None, like: int | None = None
+    ) -> int:
         shape = [int(size) for size in shape]
         output = shape if output is None else output
         inputs = [x, self.constant(np.array(shape, np.int32))]
         return self("RESHAPE", inputs, output, like=like, newShape=shape)
 
-    def constant(self, array: np.ndarray) -> Any:
+    def constant(self, array: np.ndarray) -> int:
         return self.graph.constant(array)
 
-    def float32(self, values: np.ndarray) -> Any:
+    def float32(self, values: Any) -> int:
         return self.constant(np.array(values, np.float32))
 
-    def int32(self, values: np.ndarray) -> Any:
+    def int32(self, values: Any) -> int:
         return self.constant(np.array(values, np.int32))
 
 
-def per_channel(scale: np.ndarray, axis: int = 0, zero_point: Any = 0) -> Any:
-    """Quantization parameters: `scale` a number, or an array along an axis."""
+def per_channel(scale: float | np.ndarray, axis: int = 0, zero_point: int = 0) -> Any:
+    """Quantization parameters; `scale` is a number, or an array along the axis."""
     table = schema().QuantizationParametersT()
     table.scale = np.atleast_1d(np.asarray(scale, np.float32))
     table.zeroPoint = np.full(len(table.scale), zero_point, np.int64)

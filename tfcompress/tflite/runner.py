@@ -1,7 +1,8 @@
-"""Runs a .tflite file, and measures what rounding its activations to int8 must cost."""
+"""Runs a .tflite file, and measures what rounding its activations to int8 costs."""
 
 import os
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,18 @@ from tfcompress.tflite.reader import read
 from tfcompress.tflite.writer import write_to
 from tfcompress.utils.types import Path
 
-DRAWS = 8
-LEVELS = 127.0
+NOISE_DRAWS = 8
+INT8_LEVELS = 127.0
 
 
 class Runner:
-    """A loaded file: called with a list of arrays, gives the list of outputs.
+    """A loaded .tflite file: called with a list of arrays, it returns the list of outputs.
 
     Args:
-        source: the file's bytes or its path, or a `ModelT`, which is kept in a temporary file: its
-            weights are then not held in memory a second time.
-        delegates: False runs the builtin kernels alone.
-        threads: how many.
+        source: the file's bytes or its path, or a `ModelT`, which is written to a temporary file so
+            that its weights are not in memory twice.
+        delegates: whether LiteRT applies its default delegates; False runs the builtin kernels.
+        threads: the number of threads.
     """
 
     def __init__(self, source: Path | bytes, delegates: bool = True, threads: int = 1) -> None:
@@ -43,7 +44,7 @@ class Runner:
         )
         self.allocated = False
 
-    def __call__(self, inputs: Any) -> Any:
+    def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         details = self.interpreter.get_input_details()
         for detail, array in zip(details, inputs, strict=True):
             if tuple(detail["shape"]) != array.shape:
@@ -60,7 +61,7 @@ class Runner:
 
 
 def _quantize(array, detail):
-    """An array as the input takes it: a full-integer file may want int8."""
+    """An array in the type of an input, which is int8 for some full-integer files."""
     scale, zero_point = detail["quantization"]
     if scale and array.dtype.kind == "f":
         array = np.clip(np.rint(array / scale) + zero_point, -128, 127)
@@ -72,7 +73,7 @@ def _dequantize(array, detail):
     return (array.astype(np.float32) - zero_point) * scale if scale else array
 
 
-def difference(output: Any, expected: Any) -> float:
+def difference(output: np.ndarray, expected: np.ndarray) -> float:
     """The largest difference of two arrays; infinite where one is NaN or the shapes differ."""
     if output.shape != expected.shape:
         return float("inf")
@@ -81,39 +82,42 @@ def difference(output: Any, expected: Any) -> float:
 
 
 class Probe:
-    """A float32 file with its inner tensors in view, to which noise can be added.
+    """A float32 file whose inner tensors can be read, and to which noise can be added.
 
     Args:
         source: the file's bytes or its path.
-        tensors: indices of the float32 tensors to see; a dict gives each the least step that int8
-            has there.
+        tensors: the indices of the float32 tensors to read; a dict maps each of them to the
+            smallest step that int8 rounding has there.
     """
 
     def __init__(self, source: Path | bytes, tensors: Any) -> None:
         self.tensors = sorted(tensors)
-        self.least = tensors if isinstance(tensors, dict) else {}
+        self.least_steps = tensors if isinstance(tensors, dict) else {}
         self.runner = Runner(_instrumented(source, self.tensors) if tensors else source)
 
-    def run(self, inputs: Any, noise: Any = None) -> Any:
-        """The outputs of the model, and `{tensor: values}`; `noise`: `{tensor: array}` to add."""
+    def run(
+        self, inputs: Sequence[np.ndarray], noise: dict[int, np.ndarray] | None = None
+    ) -> tuple[list[np.ndarray], dict[int, np.ndarray]]:
+        """The outputs of the model and `{tensor: values}`; `noise` is `{tensor: array}` to add."""
         if noise is None:
             noise = {t: np.zeros(1, np.float32) for t in self.tensors}
         values = self.runner([*inputs, *(noise[t] for t in self.tensors)])
         count = len(values) - len(self.tensors)
         return values[:count], dict(zip(self.tensors, values[count:], strict=True))
 
-    def deviations(self, inputs: Any) -> list[float]:
-        """The largest change of each output when the tensors are rounded as int8 rounds them.
+    def deviations(self, inputs: Sequence[np.ndarray]) -> list[float]:
+        """The largest change of each output when the tensors are rounded to int8.
 
-        Rounding is played by uniform noise of one step, `max|x| / 127` or the least one of the
-        tensor; the largest of a few draws.
+        Uniform noise of one step stands for the rounding, and the largest change of a few draws
+        counts. A step is `max|x| / 127`, or the smallest step of the tensor if that is larger.
         """
         outputs, values = self.run(inputs)
         random, worst = np.random.default_rng(0), [0.0] * len(outputs)
-        for _ in range(DRAWS):
+        for _ in range(NOISE_DRAWS):
             noise = {}
             for t in self.tensors:
-                step = max(np.abs(values[t]).max(initial=0.0) / LEVELS, self.least.get(t, 0.0))
+                peak = np.abs(values[t]).max(initial=0.0)
+                step = max(peak / INT8_LEVELS, self.least_steps.get(t, 0.0))
                 noise[t] = random.uniform(-step / 2, step / 2, values[t].shape).astype(np.float32)
             noisy, _ = self.run(inputs, noise)
             worst = list(map(max, worst, map(difference, noisy, outputs)))

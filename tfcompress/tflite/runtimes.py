@@ -1,4 +1,4 @@
-"""Which LiteRT versions run a .tflite file right, as its types and operator versions tell."""
+"""Which LiteRT versions run a .tflite file correctly, by its types and operator versions."""
 
 from tfcompress.tflite.reader import operator_name, read, type_name
 from tfcompress.utils.types import Path
@@ -9,7 +9,7 @@ LAST_WITHOUT_INT2 = 13  # version of FULLY_CONNECTED
 
 
 def min_runtime(source: Path | bytes) -> str:
-    """The oldest LiteRT, of 1.2.0 and newer ones, that is known to run a file right.
+    """The oldest LiteRT, from 1.2.0 on, that is known to run a file correctly.
 
     Seen on x86-64 and on emulated ARM64 CPUs:
     - `2.1.2` for INT2 kernels and version 14 of FULLY_CONNECTED: older ones refuse them or stop in
@@ -21,7 +21,7 @@ def min_runtime(source: Path | bytes) -> str:
     - `1.2.0` for the other forms that `to_tflite` writes.
 
     Args:
-        source: the file's bytes or its path, or a `ModelT` from `tfcompress.flatbuffer.read`.
+        source: the file's bytes or its path, or a `ModelT` from `tfcompress.tflite.reader.read`.
 
     Raises:
         ValueError: the bytes are not a .tflite file.
@@ -32,7 +32,7 @@ def min_runtime(source: Path | bytes) -> str:
         needs += [INT2 for tensor in graph.tensors or [] if type_name(tensor) == "INT2"]
         operators = graph.operators or []
         halves = {o.outputs[0] for o in operators if _unpacks_half(model, graph.tensors, o)}
-        needs += [_need(model, graph.tensors, operator, halves) for operator in operators]
+        needs += [_needed_by(model, graph.tensors, operator, halves) for operator in operators]
     return ".".join(map(str, max(needs)))
 
 
@@ -42,8 +42,8 @@ def _unpacks_half(model, tensors, operator) -> bool:
     return half and type_name(tensors[operator.inputs[0]]) == "FLOAT16"
 
 
-def _need(model, tensors, operator, halves):
-    """What one operator needs; `halves`: the tensors that are float16 numbers, unpacked."""
+def _needed_by(model, tensors, operator, halves):
+    """The version that one operator needs; `halves`: tensors that are unpacked float16 numbers."""
     code = operator_name(model, operator)
     if code == "DENSIFY" and operator.outputs[0] in halves:
         return HALF_SPARSE
@@ -60,11 +60,11 @@ def _need(model, tensors, operator, halves):
     return SYMMETRIC if symmetric else OLDEST
 
 
-def parse(version: str) -> tuple[int, ...]:
-    """A version as numbers: `"1.2"` is (1, 2, 0).
+def parse_version(version: str) -> tuple[int, ...]:
+    """A version in numbers: (1, 2, 0) for `"1.2"`.
 
     Raises:
-        ValueError: it is none, or older than 1.2.
+        ValueError: the text is no version, or one older than 1.2.
     """
     try:
         numbers = tuple(int(part) for part in version.split("."))

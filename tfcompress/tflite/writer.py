@@ -1,4 +1,4 @@
-"""Write .tflite files from the object form that `flatbuffer.read` gives."""
+"""Write .tflite files from the object form that `tfcompress.tflite.reader.read` returns."""
 
 import hashlib
 import io
@@ -12,16 +12,16 @@ import numpy as np
 
 from tfcompress.tflite.reader import builtin_code, schema
 
-LARGEST = 2**31 - 1  # of a file: its offsets have a sign
+LARGEST_FILE = 2**31 - 1  # of a file: its offsets have a sign
 
 
 @dataclass(frozen=True)
 class LazyBuffer:
-    """A buffer of a `ModelT` whose data are computed each time that they are asked for.
+    """A buffer of a `ModelT` whose data are computed each time they are read.
 
     Attributes:
-        length: in bytes.
-        compute: gives the array.
+        length: its length in bytes.
+        compute: a function without arguments that returns the array.
     """
 
     length: int
@@ -32,8 +32,8 @@ class LazyBuffer:
         return np.ascontiguousarray(self.compute()).reshape(-1).view(np.uint8)
 
 
-class _Slot:
-    """Packs a buffer without its data, whose offset is written later."""
+class _EmptyBuffer:
+    """Packs the entry of a buffer into the graph; its data and their offset are written later."""
 
     def __init__(self, filled):
         self.filled = filled
@@ -52,15 +52,21 @@ def _length(buffer) -> int:
 
 
 def write(model: Any) -> bytes:
-    """Writes a `ModelT` as a .tflite file without what is unused or there twice: tensors, buffers,
-    operator codes, vectors and names."""
+    """Writes a `ModelT` as a .tflite file.
+
+    Unused tensors, buffers and operator codes are left out, and equal buffers, operator codes,
+    vectors and names are written once.
+    """
     file = io.BytesIO()
     write_to(file, model)
     return file.getvalue()
 
 
 def write_to(file: Any, model: Any) -> None:
-    """As `write`, into an open binary file, one buffer after the other behind the graph.
+    """Does what `write` does, into an open binary file.
+
+    The buffers follow the graph, one after the other, so that one `LazyBuffer` at a time is in
+    memory.
 
     Raises:
         ValueError: the file would be larger than the 2 GB that its offsets reach.
@@ -71,11 +77,11 @@ def write_to(file: Any, model: Any) -> None:
     _compact_codes(model)
     _lists_to_arrays(model)
     buffers, builder = model.buffers, _sharing_builder()()
-    model.buffers = [_Slot(_length(buffer) > 0) for buffer in buffers]
+    model.buffers = [_EmptyBuffer(_length(buffer) > 0) for buffer in buffers]
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     model.buffers = buffers
     head = builder.Output()
-    places, end = _place(head, buffers), len(head)
+    places, end = _place_buffers(head, buffers), len(head)
     file.write(head)
     for buffer, place in zip(buffers, places, strict=True):
         if place:
@@ -90,7 +96,7 @@ def _sharing_builder():
     import flatbuffers
 
     class SharingBuilder(flatbuffers.Builder):
-        """Writes equal vectors and names once: zero points take twice the bytes of the scales."""
+        """Writes equal vectors and names once: zero points alone take twice the bytes of scales."""
 
         def __init__(self):
             super().__init__()
@@ -111,7 +117,7 @@ def _sharing_builder():
 
 
 def _lists_to_arrays(model):
-    """The builder shares arrays."""
+    """Turns lists of integers into arrays, which the builder writes once where they are equal."""
     for graph in model.subgraphs:
         holders = [(tensor, ("shape", "shapeSignature")) for tensor in graph.tensors]
         holders += [(operator, ("inputs", "outputs")) for operator in graph.operators or []]
@@ -121,8 +127,8 @@ def _lists_to_arrays(model):
                     setattr(holder, name, np.asarray(getattr(holder, name), np.int32))
 
 
-def _place(head, buffers) -> list[int]:
-    """Writes into the graph where the length and data of each buffer will be: 0 for empty ones."""
+def _place_buffers(head, buffers) -> list[int]:
+    """Writes into the graph where each buffer will lie, and returns these places, 0 if empty."""
     root, end, places = schema().Model.GetRootAs(head, 0), len(head), []
     for index, buffer in enumerate(buffers):
         length = _length(buffer)
@@ -133,8 +139,10 @@ def _place(head, buffers) -> list[int]:
             struct.pack_into("<I", head, field, place - field)
             end = place + 4 + length
         places.append(place)
-    if end > LARGEST:
-        raise ValueError(f"A .tflite file holds at most {LARGEST:,} bytes. Received: {end:,} bytes")
+    if end > LARGEST_FILE:
+        raise ValueError(
+            f"A .tflite file holds at most {LARGEST_FILE:,} bytes. Received: {end:,} bytes"
+        )
     return places
 
 

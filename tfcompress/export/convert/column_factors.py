@@ -6,6 +6,7 @@ the Dense layer has a bias and an activation. If W is a matrix of few levels, `W
 
 from typing import Any
 
+import keras
 import numpy as np
 
 from tfcompress.export.convert.names import layer_rows
@@ -15,12 +16,12 @@ from tfcompress.graph.paths import walk
 from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import operator_name
 
-CODE = "FULLY_CONNECTED"
-CLOSE = 1e-5  # far above float32 rounding
-FEW = 0.5  # of the entries: more distinct values than these no form stores in fewer bytes
+PRODUCT = "FULLY_CONNECTED"
+TOLERANCE = 1e-5  # far above float32 rounding
+MOST_DISTINCT = 0.5  # of the entries: more distinct values than these no form stores in fewer bytes
 
 
-def unfold(file: Any, lowered: Any) -> None:
+def restore_kernels(file: Any, lowered: keras.Model) -> None:
     """Gives a matrix product the kernel of its layer and multiplies its input by the factors.
 
     Args:
@@ -32,17 +33,17 @@ def unfold(file: Any, lowered: Any) -> None:
     named = {tensor.name.decode() for tensor in graph.tensors if tensor.name}
     left = {p: layer for p, layer in layers.items() if f"{p}/kernel" not in named}
     for operator in graph.subgraph.operators:
-        if operator_name(file, operator) == CODE and left:
-            operators += _factors(graph, operator, left)
+        if operator_name(file, operator) == PRODUCT and left:
+            operators += _restore_kernel(graph, operator, left)
         operators.append(operator)
     graph.subgraph.operators = operators
 
 
-def _factors(graph, operator, layers) -> list:
+def _restore_kernel(graph, operator, layers) -> list:
     values = None if graph.is_lazy(operator.inputs[1]) else graph.values(operator.inputs[1])
     if values is None or values.dtype != np.float32:
         return []
-    folded = kernel_rows(values, CODE)
+    folded = kernel_rows(values, PRODUCT)
     for path, layer in layers.items():
         rows = layer_rows(layer) if np.prod(layer.kernel.shape) == folded.size else None
         factors = None if rows is None else column_factors(folded, rows)
@@ -69,9 +70,11 @@ def column_factors(folded: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
     largest = np.abs(rows).argmax(axis=0), np.arange(rows.shape[1])
     top = rows[largest].astype(np.float64)
     factors = np.where(top == 0, 1.0, folded[largest] / np.where(top == 0, 1.0, top))
-    close = np.allclose(folded, rows * factors, rtol=CLOSE, atol=CLOSE * np.abs(folded).max())
+    close = np.allclose(
+        folded, rows * factors, rtol=TOLERANCE, atol=TOLERANCE * np.abs(folded).max()
+    )
     return factors.astype(np.float32) if close else None
 
 
 def _few_levels(rows) -> bool:
-    return find_grid(rows) is not None or len(np.unique(rows)) <= FEW * rows.size
+    return find_grid(rows) is not None or len(np.unique(rows)) <= MOST_DISTINCT * rows.size

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfcompress.export.convert.stock import convert, name_ends
+from tfcompress.export.convert.stock import convert, name_inputs_and_outputs
 from tfcompress.export.kernels.kernel import CHANNEL_AXIS, Kernel, find_kernel, kernel_rows
 from tfcompress.graph.private_keras import layers_in
 from tfcompress.graph.rebuild import rebuild
@@ -15,11 +15,12 @@ from tfcompress.tflite.graph_editor import Graph, per_channel
 from tfcompress.tflite.reader import operator_name, read, schema
 from tfcompress.tflite.runner import Probe
 from tfcompress.tflite.writer import write
+from tfcompress.utils.types import Path
 
-INTEGERS = {"float32": tf.float32, "int8": tf.int8}
+IO_TYPES = {"float32": tf.float32, "int8": tf.int8}
 
 
-def convert_static(model: keras.Model, batches: int, io: str) -> bytes:
+def convert_static(model: keras.Model, batches: list, io: str) -> Any:
     """The stock converter's full-integer file, a `ModelT`.
 
     Args:
@@ -32,8 +33,8 @@ def convert_static(model: keras.Model, batches: int, io: str) -> bytes:
         optimizations=[tf.lite.Optimize.DEFAULT],
         representative_dataset=lambda: iter(batches),
         target_spec=tf.lite.TargetSpec(supported_ops=[tf.lite.OpsSet.TFLITE_BUILTINS_INT8]),
-        inference_input_type=INTEGERS[io],
-        inference_output_type=INTEGERS[io],
+        inference_input_type=IO_TYPES[io],
+        inference_output_type=IO_TYPES[io],
     )
 
 
@@ -47,7 +48,7 @@ def clip_ranges(model: keras.Model) -> Any:
     return rebuild(model, replace) if found else model
 
 
-def convert_learned(model: keras.Model, batches: int, io: str) -> bytes:
+def convert_learned(model: keras.Model, batches: list, io: str) -> Any:
     """As `convert_static`, with the ranges of `FakeQuant` layers; others are measured.
 
     The stock converter measures all ranges of a model or none. What it does after it has measured
@@ -56,20 +57,20 @@ def convert_learned(model: keras.Model, batches: int, io: str) -> bytes:
     from tensorflow.lite.python.convert import mlir_quantize
 
     file = convert(model)
-    _take_out_ranges(file)
+    _move_ranges_to_tensors(file)
     blob = write(file)  # takes unused tensors out, so indices hold from here on
     tensors = file.subgraphs[0].tensors
     for index, measured in _measured(blob, batches).items():
         if not _has_range(tensors[index]):
             _set_range(tensors[index], *measured)
-    types = {"input_data_type": INTEGERS[io], "output_data_type": INTEGERS[io]}
+    types = {"input_data_type": IO_TYPES[io], "output_data_type": IO_TYPES[io]}
     file = read(mlir_quantize(write(file), **types))
     file.signatureDefs = []
-    name_ends(file, model)
+    name_inputs_and_outputs(file, model)
     return file
 
 
-def _take_out_ranges(file) -> None:
+def _move_ranges_to_tensors(file) -> None:
     """Puts the range of each QUANTIZE, which is how a `FakeQuant` arrives, on the tensor itself."""
     graph, same, kept = file.subgraphs[0], {}, []
     for operator in graph.operators:
@@ -99,7 +100,7 @@ def _has_range(tensor) -> bool:
 
 def _measured(blob, batches) -> dict:
     """The range of each float32 activation of a file."""
-    probe, found = Probe(blob, activations(blob)), {}
+    probe, found = Probe(blob, rounded_activations(blob)), {}
     for inputs in batches:
         for tensor, values in probe.run(inputs)[1].items():
             low, high = found.get(tensor, (0.0, 0.0))
@@ -107,7 +108,7 @@ def _measured(blob, batches) -> dict:
     return found
 
 
-def store_exact(file: Any, plain: bytes, int2: bool) -> None:
+def store_exact(file: Any, plain: Path, int2: bool) -> None:
     """Puts the exact integers of each low-bit kernel in place of the converter's rounded ones.
 
     The converter divides a channel's largest weight by 127, which holds levels such as 1/7 of it
@@ -118,15 +119,15 @@ def store_exact(file: Any, plain: bytes, int2: bool) -> None:
         code = operator_name(file, operator)
         if code not in CHANNEL_AXIS or graph.type(operator.inputs[1]) != "INT8":
             continue
-        kernel = _same_kernel(graph, operator, code, kernels)
+        kernel = _matching_kernel(graph, operator, code, kernels)
         if kernel is None:
             continue
         bits = kernel.bits_for(int2) if code == "FULLY_CONNECTED" else 8
-        operator.inputs[1] = kernel.as_is(graph, bits)
+        operator.inputs[1] = kernel.add_as_is(graph, bits)
         version = {2: 14, 4: 10, 8: 4}[bits] if code == "FULLY_CONNECTED" else 3
         graph.set_version(operator, code, version)
         if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
-            operator.inputs[2] = _bias(graph, operator, kernel)
+            operator.inputs[2] = _rescaled_bias(graph, operator, kernel)
 
 
 def _low_bit_kernels(plain) -> list[Kernel]:
@@ -135,7 +136,7 @@ def _low_bit_kernels(plain) -> list[Kernel]:
     return [kernel for kernel in found if kernel is not None and kernel.grid is not None]
 
 
-def _same_kernel(graph, operator, code, kernels) -> Kernel | None:
+def _matching_kernel(graph, operator, code, kernels) -> Kernel | None:
     """The low-bit kernel that the converter rounded to this operator's constant."""
     weight = graph.tensors[operator.inputs[1]]
     values = graph.values(operator.inputs[1])
@@ -150,7 +151,7 @@ def _same_kernel(graph, operator, code, kernels) -> Kernel | None:
     return None
 
 
-def _bias(graph, operator, kernel) -> int:
+def _rescaled_bias(graph, operator, kernel) -> int:
     """The bias in the unit that goes with the new scales: input scale times kernel scale."""
     old = graph.tensors[operator.inputs[2]]
     unit = graph.tensors[operator.inputs[0]].quantization.scale[0] * kernel.grid.scale
@@ -159,7 +160,7 @@ def _bias(graph, operator, kernel) -> int:
     return graph.constant(values, f"{kernel.layer}/bias", per_channel(unit))
 
 
-def activations(plain: bytes, model: keras.Model | None = None) -> dict[int, float]:
+def rounded_activations(plain: Path, model: keras.Model | None = None) -> dict[int, float]:
     """The float32 activations of a file, all of which a full-integer file rounds.
 
     With each the step of its learned range, if `model` has a `FakeQuant` for it, or 0: the range

@@ -8,7 +8,7 @@ from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import operator_name
 
 
-def tidy(file: Any) -> None:
+def make_shapes_static(file: Any) -> None:
     """Gives each RESHAPE with at most one unknown size a constant shape; drops what computed it.
 
     With a free batch size the converter computes the shape of each Flatten from SHAPE,
@@ -22,23 +22,23 @@ def tidy(file: Any) -> None:
             readers.setdefault(index, []).append(operator)
     for operator in operators:
         if operator_name(file, operator) == "RESHAPE" and len(operator.inputs) == 2:
-            shape = _target(graph, operator, readers.get(operator.outputs[0], []))
+            shape = _static_shape(graph, operator, readers.get(operator.outputs[0], []))
             if shape is not None and graph.values(operator.inputs[1]) is None:
                 operator.inputs[1] = graph.constant(np.array(shape, np.int32), "shape")
     _drop_unread(graph)
 
 
-def _target(graph, reshape, readers) -> list[int] | None:
+def _static_shape(graph, reshape, readers) -> list[int] | None:
     """The shape a RESHAPE gives, with one -1 at most, or None."""
     shape = list(graph.shape(reshape.outputs[0]))
     if shape.count(-1) == 2 == len(shape) and readers:  # the input of a Dense over a sequence
-        widths = {_width(graph, reader, reshape.outputs[0]) for reader in readers}
+        widths = {_product_width(graph, reader, reshape.outputs[0]) for reader in readers}
         if len(widths) == 1 and None not in widths:
             shape = [-1, *widths]
     return shape if shape.count(-1) <= 1 else None
 
 
-def _width(graph, reader, tensor) -> int | None:
+def _product_width(graph, reader, tensor) -> int | None:
     """The size of the last axis that a FULLY_CONNECTED demands of its input."""
     if operator_name(graph.model, reader) != "FULLY_CONNECTED" or reader.inputs[0] != tensor:
         return None

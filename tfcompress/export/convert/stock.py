@@ -2,24 +2,25 @@
 
 import math
 import re
-import tempfile
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from tfcompress.graph.nodes import graph_of, operation_of
 from tfcompress.tflite.reader import operator_name, read, schema
 from tfcompress.utils.errors import ExportError
-from tfcompress.utils.types import Tensor
+from tfcompress.utils.writers import temporary_folder
 
 SIGNATURE = "serving_default"
-LARGE = 2**26  # bytes of weights
+LARGEST_IN_MEMORY = 2**26  # bytes of weights
 
 
-def convert(model: keras.Model, **settings: Any) -> bytes:
+def convert(model: keras.Model, **settings: Any) -> Any:
     """Converts a model with the stock converter and gives its inputs and outputs their names.
 
     Args:
@@ -27,43 +28,43 @@ def convert(model: keras.Model, **settings: Any) -> bytes:
         **settings: attributes of `tf.lite.TFLiteConverter`.
 
     Returns:
-        The file as a `ModelT`, see `tfcompress.flatbuffer.read`.
+        The file as a `ModelT`, see `tfcompress.tflite.reader.read`.
 
     Raises:
         ExportError: the model needs an operator that is not a builtin one.
     """
     file = read(_convert(model, settings))
     _check_builtin(file)
-    name_ends(file, model)
+    name_inputs_and_outputs(file, model)
     return file
 
 
 def _convert(model, settings) -> bytes:
-    concrete = _function(model)
+    concrete = _concrete_function(model)
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        with temporary_folder() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about statistics that the samples give
             converter = _converter(model, concrete, folder)
             for name, value in settings.items():
                 setattr(converter, name, value)
             return converter.convert()
     except Exception as error:  # the converter raises its own and plain ones
-        raise ExportError(_explain(model, str(error))) from error
+        raise ExportError(_explanation(model, str(error))) from error
     finally:
         logging.set_verbosity(verbosity)
 
 
-def _function(model):
-    """The model as a function; input and output number i are `place_i` in its signature."""
+def _concrete_function(model):
+    """The model as a function; input and output number i are `argument_i` in its signature."""
 
     def function(**inputs):
-        outputs = call(model, [inputs[_place(i)] for i in range(len(inputs))])
-        return {_place(i): output for i, output in enumerate(outputs)}
+        outputs = call_model(model, [inputs[_argument_name(i)] for i in range(len(inputs))])
+        return {_argument_name(i): output for i, output in enumerate(outputs)}
 
     specs = {
-        _place(i): tf.TensorSpec(tensor.shape, tensor.dtype, name=_place(i))
+        _argument_name(i): tf.TensorSpec(tensor.shape, tensor.dtype, name=_argument_name(i))
         for i, tensor in enumerate(model.inputs)
     }
     return tf.function(function, autograph=False).get_concrete_function(**specs)
@@ -76,7 +77,7 @@ def _converter(model, concrete, folder):
     `trackable` Keras model it would find none and leave them out of the file without an error.
     """
     variables = [variable.value for variable in model.variables]
-    if sum(math.prod(v.shape) * v.dtype.size for v in variables) < LARGE:
+    if sum(math.prod(v.shape) * v.dtype.size for v in variables) < LARGEST_IN_MEMORY:
         return tf.lite.TFLiteConverter.from_concrete_functions([concrete])
     module = tf.Module()
     module.variables_of_the_model = variables
@@ -84,7 +85,7 @@ def _converter(model, concrete, folder):
     return tf.lite.TFLiteConverter.from_saved_model(folder)
 
 
-def _place(index) -> str:
+def _argument_name(index) -> str:
     return f"place_{index:06d}"
 
 
@@ -105,13 +106,13 @@ def _unique(names):
     return [f"{n}_{names[:i].count(n)}" if n in names[:i] else n for i, n in enumerate(names)]
 
 
-def call(model: keras.Model, inputs: Tensor) -> list:
+def call_model(model: keras.Model, inputs: Sequence[np.ndarray]) -> list:
     """The outputs of a model for a flat list of inputs, in inference mode."""
     inputs = keras.tree.pack_sequence_as(graph_of(model).input, list(inputs))
     return keras.tree.flatten(model(inputs, training=False))
 
 
-def _explain(model, text):
+def _explanation(model, text):
     operators = sorted(set(re.findall(r"'(tf\.\w+)' op", text)))
     reason = f"it stopped with: {text.strip()[-400:]}"
     advice = "Replace the layer that needs it."
@@ -132,24 +133,24 @@ def _check_builtin(file):
                 )
 
 
-def name_ends(file: Any, model: keras.Model) -> None:
+def name_inputs_and_outputs(file: Any, model: keras.Model) -> None:
     """Puts inputs and outputs in the model's order, names them and writes the signature."""
     inputs, outputs = input_names(model), output_names(model)
     graph, signature = file.subgraphs[0], schema().SignatureDefT()
     if file.signatureDefs:  # from a folder; from memory the order is right, and there is none
-        graph.inputs = _ordered(file.signatureDefs[0].inputs)
-        graph.outputs = _ordered(file.signatureDefs[0].outputs)
+        graph.inputs = _indices_by_name(file.signatureDefs[0].inputs)
+        graph.outputs = _indices_by_name(file.signatureDefs[0].outputs)
     signature.signatureKey, signature.subgraphIndex = SIGNATURE.encode(), 0
-    signature.inputs = _entries(graph, graph.inputs, inputs)
-    signature.outputs = _entries(graph, graph.outputs, outputs)
+    signature.inputs = _signature_entries(graph, graph.inputs, inputs)
+    signature.outputs = _signature_entries(graph, graph.outputs, outputs)
     file.signatureDefs = [signature]
 
 
-def _ordered(entries) -> list[int]:
+def _indices_by_name(entries) -> list[int]:
     return [entry.tensorIndex for entry in sorted(entries, key=lambda entry: entry.name)]
 
 
-def _entries(graph, indices, names):
+def _signature_entries(graph, indices, names):
     entries = []
     for index, name in zip(indices, names, strict=True):
         entry = schema().TensorMapT()

@@ -1,1 +1,1 @@
-"""Kernels of a .tflite file, encoded in fewer bits."""
+"""Encodes the kernels of a .tflite file in fewer bits."""

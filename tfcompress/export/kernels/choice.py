@@ -1,4 +1,4 @@
-"""Which form a kernel takes: the smallest one whose operator is at least as fast as float32.
+"""Chooses the form of a kernel: the smallest one that runs at least as fast as float32.
 
 Measured on x86-64 (Zen 4, AVX512-VNNI), one thread, batch 1, as ratios to the stock float32 file
 (see docs/export-benchmark.md for the larger table):
@@ -30,8 +30,8 @@ Measured on x86-64 (Zen 4, AVX512-VNNI), one thread, batch 1, as ratios to the s
 | depthwise 3x3 64, 28x28  | 0.23 | | |
 | depthwise 5x5 256, 14x14 | 0.5  | | |
 
-Forms of part of the weights, or that the runtime unpacks, measured on Zen 5,
-also where the rules choose another (docs/export-structured-benchmark.md has what they choose):
+Forms that store part of the weights, or that the runtime unpacks, measured on Zen 5, also where the
+rules below choose another form (docs/export-structured-benchmark.md has the chosen ones):
 
 | FULLY_CONNECTED [n, n]             | 256  | 512  | 1024 | 2048 |
 |---|---|---|---|---|
@@ -44,7 +44,7 @@ also where the rules choose another (docs/export-structured-benchmark.md has wha
 | any 10%, int8, DENSIFY             | 0.9 | 1.2 | 1.5 | 2.5 |
 | any 10%, float32, DENSIFY          | 1.0 | 1.0 | 1.0 | 1.0 |
 
-So codes and hashes are for `"small"` alone: INT2 and INT8 are faster at every size.
+So codes and hashes are used for `"small"` alone: INT2 and INT8 are faster at every size.
 
 INT8 or FLOAT16 that is unpacked when the file is loaded runs at 1.0 everywhere. 4-bit digits are
 wrong without the delegate (the builtin INT4 kernel quantizes in its own way).
@@ -63,98 +63,109 @@ from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.runtimes import HALF_DEPTHWISE, INT2
 from tfcompress.utils.types import Store
 
-LEAST = 256  # entries; below 1024 the forms are within 0.05 microseconds of float32
-ROW_BYTES = 12  # a float32 scale and an int64 zero point, as if no other kernel shared it
-IM2COL_CHANNELS = 32
-BLOCK_SHARE = {8: 0.5, 32: 0.12}  # of the entries, up to which products of blocks are faster
-LEAST_BLOCKS = {8: LEAST, 32: 2**20}
+LEAST_KERNEL_SIZE = 256  # entries; below 1024 the forms are within 0.05 microseconds of float32
+ROW_BYTES = 12  # a float32 scale and an int64 zero point, as if no other kernel shared these
+IM2COL_CHANNELS = 32  # from here on the product gains more than the GATHER of the taps costs
+BLOCK_SHARE = {8: 0.5, 32: 0.12}  # of stored entries, up to which products of blocks are faster
+LEAST_SIZE_FOR_BLOCKS = {8: LEAST_KERNEL_SIZE, 32: 2**20}
 
 
-def choose(
-    graph: Graph, operator: Any, kernel: Kernel, activations: str, store: Store, runtime: str
+def choose_form(
+    graph: Graph,
+    operator: Any,
+    kernel: Kernel,
+    activations: str,
+    store: Store,
+    runtime: tuple[int, ...],
 ) -> Any:
-    """The form of one kernel.
+    """Chooses the form of one kernel.
 
     Args:
         activations: `"int8"` or `"float32"`.
         store: `"fast"` or `"small"`.
-        runtime: the oldest LiteRT to serve, as numbers.
+        runtime: the oldest LiteRT that must run the file, in numbers.
 
     Returns:
-        `(form, bits)`: a function of `forms` and the bits of the constant; or None: leave it.
+        `(form, bits)`: a function that rewrites the operator, and the bits of its constant; None
+        where the kernel stays as it is.
     """
-    if kernel.size < LEAST:
+    if kernel.size < LEAST_KERNEL_SIZE:
         return None
     bits = kernel.bits_for(runtime >= INT2)
     if kernel.shared is not None and activations == "float32":
         choices = [(unpacked.computed, 32)] if store == "small" and kernel.shared.computed else []
     elif bits >= 16:
-        choices = _floats(graph, operator, kernel, store, runtime)
+        choices = _float_choices(graph, operator, kernel, store, runtime)
     elif kernel.code == "FULLY_CONNECTED":
-        choices = _products(graph, operator, kernel, bits, activations, store)
+        choices = _product_choices(graph, operator, kernel, bits, activations, store)
     elif kernel.code == "CONV_2D":
-        choices = _convolutions(graph, operator, kernel, bits, activations, store)
+        choices = _convolution_choices(graph, operator, kernel, bits, activations, store)
     else:
         choices = [(forms.weight_only, 8)]
-    sizes = [_size(graph, operator, kernel, *choice) for choice in choices]
+    sizes = [_form_bytes(graph, operator, kernel, *choice) for choice in choices]
     return choices[int(np.argmin(sizes))] if min(sizes, default=np.inf) < 4 * kernel.size else None
 
 
-def _floats(graph, operator, kernel, store, runtime):
+def _float_choices(graph, operator, kernel, store, runtime):
     depthwise = kernel.code == "DEPTHWISE_CONV_2D"
     half = kernel.bits == 16 and (not depthwise or runtime >= HALF_DEPTHWISE)
     choices = [(forms.weight_only, 16)] * half
     if not depthwise:
         choices.append((sparse.densified, 32))
-    if _flat_product(graph, operator, kernel) and (
+    if _is_matrix_product(graph, operator, kernel) and (
         store == "small" or _blocks_are_fast(kernel, 32)
     ):
         choices.append((sparse.blocks, 32))
     return choices
 
 
-def _products(graph, operator, kernel, bits, activations, store):
+def _product_choices(graph, operator, kernel, bits, activations, store):
     small = store == "small"
     if activations == "int8":
         choices = [(forms.hybrid, bits)]
-        flat = _flat_product(graph, operator, kernel)
+        flat = _is_matrix_product(graph, operator, kernel)
         if flat and (small or _blocks_are_fast(kernel, 8)):
             choices.append((sparse.blocks, 8))
-        return choices + ([(sparse.densified_hybrid, 8), *_unpacked(kernel)] if small else [])
-    return _exact_products(graph, operator, kernel, bits, store)
+        return choices + (
+            [(sparse.densified_hybrid, 8), *_unpacked_choices(kernel)] if small else []
+        )
+    return _exact_product_choices(graph, operator, kernel, bits, store)
 
 
-def _exact_products(graph, operator, kernel, bits, store):
+def _exact_product_choices(graph, operator, kernel, bits, store):
     whole = [(forms.weight_only, 8), (sparse.densified, 8)]
-    if graph.shape(operator.outputs[0]).count(-1) > 1:  # no RESHAPE can give the digits that shape
+    if graph.shape(operator.outputs[0]).count(-1) > 1:  # a RESHAPE takes one unknown size at most
         return whole
     if store == "small":
         return [(forms.digits, 2)] * (bits == 2) + [(forms.weight_only, max(bits, 4)), *whole]
+    # The sizes from which digits are faster than float32, by the first table above.
     if bits == 2 and kernel.size >= 2**21:
         return [(forms.digits, 2), *whole]
     return [(forms.digits, 8)] if kernel.size >= 200_000 else whole
 
 
-def _unpacked(kernel):
-    """Forms that the runtime unpacks into memory."""
+def _unpacked_choices(kernel):
+    """The forms that the runtime unpacks into memory."""
     shared = kernel.shared
+    # A channel of a computed kernel cannot be negated: its scale must be positive.
     computed = bool(shared is not None and shared.computed and shared.factor.min() > 0)
     codes = unpacked.code_bits(kernel)
     return [(unpacked.computed, 8)] * computed + [(unpacked.coded, codes)] * (codes is not None)
 
 
-def _convolutions(graph, operator, kernel, bits, activations, store):
+def _convolution_choices(graph, operator, kernel, bits, activations, store):
     channels, options = graph.shape(operator.inputs[0])[-1], operator.builtinOptions
     grouped = kernel.fan_in != channels * math.prod(kernel.taps)
     whole = [(forms.weight_only, 8), (sparse.densified, 8)]
     if activations == "float32" or grouped:
         return whole
     pointwise, units = math.prod(kernel.taps) == 1, kernel.units
+    # INT8 saves products and costs a pass over the inputs and outputs: see the second table.
     faster = channels * units >= 26 * (channels + units) if pointwise else channels >= 3
     choices = [(forms.hybrid, 8)] if faster else whole
     if store == "fast":
         return choices
-    choices = [*choices, (sparse.densified, 8), *_unpacked(kernel)]
+    choices = [*choices, (sparse.densified, 8), *_unpacked_choices(kernel)]
     if bits < 8 and channels >= IM2COL_CHANNELS:
         if pointwise and options.strideH == options.strideW == 1:
             choices.append((forms.pointwise, bits))
@@ -163,17 +174,17 @@ def _convolutions(graph, operator, kernel, bits, activations, store):
     return choices
 
 
-def _flat_product(graph, operator, kernel) -> bool:
+def _is_matrix_product(graph, operator, kernel) -> bool:
     return kernel.code == "FULLY_CONNECTED" and len(graph.shape(operator.inputs[0])) == 2
 
 
 def _blocks_are_fast(kernel, bits) -> bool:
     share = 8 * sparse.block_bytes(kernel, bits) / (bits * kernel.size)
-    return kernel.size >= LEAST_BLOCKS[bits] and share <= BLOCK_SHARE[bits]
+    return kernel.size >= LEAST_SIZE_FOR_BLOCKS[bits] and share <= BLOCK_SHARE[bits]
 
 
-def _size(graph, operator, kernel, form, bits) -> float:
-    """Bytes of a kernel in a form, the operators around it included."""
+def _form_bytes(graph, operator, kernel, form, bits) -> float:
+    """Bytes of a kernel in a form, with the operators around it."""
     scales = 0 if bits in (16, 32) else ROW_BYTES * kernel.units
     if form is unpacked.computed:
         return unpacked.computed_bytes(kernel, bits)

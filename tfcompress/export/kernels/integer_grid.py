@@ -1,24 +1,29 @@
-"""Finds the small integers behind a float32 kernel: exact, up to a scale per row, or not at all."""
+"""Finds the small integers of which a float32 kernel is made, up to a scale per row."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
-# A row counts as a multiple of small integers when it is so up to the float32 rounding of its
-# scales (a batch normalization's factor was multiplied in), relative to its largest entry.
-ROUNDING = 1e-6
-RANGES = {2: (-2, 1), 4: (-7, 7), 8: (-127, 127)}  # int4 -8 and int8 -128 give wrong results
+# How far entries may be from multiples of the scale, relative to the largest entry of the row: a
+# batch normalization's factor was multiplied in, and float32 rounded the products.
+TOLERANCE = 1e-6
+INTEGER_RANGES = {
+    2: (-2, 1),
+    4: (-7, 7),
+    8: (-127, 127),
+}  # int4 -8 and int8 -128 give wrong results
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Integers `values[o, i]` and a scale per row, so that the row is `scale[o] * values[o]`."""
+    """The matrix `scale[o] * values[o, i]` of small integers with a scale per row."""
 
     values: np.ndarray = field(repr=False)  # int8 [out, in]
     scale: np.ndarray = field(repr=False)  # float32 [out]
     bits: int
 
     def decode(self) -> np.ndarray:
+        """The matrix in float32."""
         return self.scale[:, None] * self.values.astype(np.float32)
 
 
@@ -40,24 +45,24 @@ def find_grid(rows: np.ndarray) -> Grid | None:
     values, scale = np.empty(rows.shape, np.int8), np.empty(len(rows), np.float32)
     for index, row in enumerate(rows):
         peak = float(np.abs(row).max(initial=0.0))
-        steps = _steps(row, peak) if peak else 1
+        steps = _steps_to_peak(row, peak) if peak else 1
         if steps is None:
             return None
         scale[index] = peak / steps if peak else 1.0
         values[index] = np.rint(row * (steps / peak if peak else 1.0))
     low, high = (int(values.min(initial=0)), int(values.max(initial=0)))
-    bits = next(b for b, (least, most) in RANGES.items() if least <= low and high <= most)
+    bits = next(b for b, (least, most) in INTEGER_RANGES.items() if least <= low and high <= most)
     return Grid(values, scale, bits)
 
 
-def _steps(row, peak) -> int | None:
+def _steps_to_peak(row, peak) -> int | None:
     """The smallest k up to 127 for which `row / peak * k` is all integers."""
     levels = np.unique(np.abs(row)) / peak
-    levels = levels[np.diff(levels, prepend=-1.0) > ROUNDING]
+    levels = levels[np.diff(levels, prepend=-1.0) > TOLERANCE]
     if len(levels) > 128:
         return None
     steps = np.arange(1, 128)
     multiples = steps[:, None] * levels.astype(np.float64)
     errors = np.abs(multiples - np.rint(multiples)).max(axis=1)
-    exact = np.flatnonzero(errors <= ROUNDING * steps)
+    exact = np.flatnonzero(errors <= TOLERANCE * steps)
     return int(steps[exact[0]]) if len(exact) else None

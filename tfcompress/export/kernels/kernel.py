@@ -1,4 +1,4 @@
-"""A low-bit kernel of an operator, and the constants that hold it."""
+"""A kernel of an operator that fewer bits hold, and the constants that hold it."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,9 +10,8 @@ from tfcompress.export.kernels.integer_grid import Grid, find_grid
 from tfcompress.export.kernels.shared_values import Shared, find_shared
 from tfcompress.tflite.graph_editor import Graph, per_channel
 from tfcompress.tflite.reader import operator_name
-from tfcompress.utils.types import Layers, Tensor
 
-MOST_NONZERO = 0.6  # a sparse float32 kernel takes 4 bytes and 2 of its place for each entry
+MOST_NONZERO = 0.6  # each entry of a sparse kernel takes 4 bytes, and about 2 for its place
 CHANNEL_AXIS = {"FULLY_CONNECTED": 0, "CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}
 
 
@@ -21,15 +20,15 @@ class Kernel:
     """The constant kernel of one operator, on its grid of small integers or in float16.
 
     Attributes:
-        code: the operator's name.
+        code: the name of the operator.
         tensor: the index of the float32 constant.
-        shape: of the constant, as the operator wants it.
+        shape: the shape of the constant, in the operator's layout.
         layer: the path of the Keras layer that it belongs to, or the constant's own name.
-        grid: its integers [o, i] and scales, a row per output channel, or None.
-        half: where there is no grid, its values, if float16 holds them exactly.
-        values: where there is no grid, its values, float32 [o, i].
-        shared: the few numbers that its entries copy, where its layer stores it so. The grid then
-            holds these numbers rounded to int8.
+        grid: its integers [o, i] and scales, with a row per output channel, or None.
+        half: its values in float16, if there is no grid and float16 holds them exactly.
+        values: its values in float32 [o, i], if there is no grid.
+        shared: the few numbers that its entries copy, if its layer stores it that way. The grid
+            then holds these numbers rounded to int8.
     """
 
     code: str
@@ -49,9 +48,9 @@ class Kernel:
         return 32 if self.half is None else 16
 
     def bits_for(self, int2: bool) -> int:
-        """The fewest bits of a matrix product: the delegate takes rows of whole bytes only.
+        """The fewest bits for a matrix product: the delegate takes rows of whole bytes alone.
 
-        `int2`: whether the oldest runtime to serve knows 2-bit kernels.
+        `int2` is whether the oldest runtime that must run the file knows 2-bit kernels.
         """
         bits = self.bits
         if bits == 2 and (self.fan_in % 4 or not int2):
@@ -82,8 +81,8 @@ class Kernel:
         """The distinct integers of the grid, int8, ascending."""
         return np.unique(self.grid.values)
 
-    def as_is(self, graph: Graph, bits: int) -> int:
-        """The constant of `bits` bits in the operator's own layout."""
+    def add_as_is(self, graph: Graph, bits: int) -> int:
+        """Adds the constant of `bits` bits in the operator's own layout."""
         if bits == 16:
             return self._add(graph, self.half, 16, None)
         axis = CHANNEL_AXIS[self.code]
@@ -91,8 +90,8 @@ class Kernel:
         values = np.moveaxis(self.grid.values.reshape(-1, *rest), 0, axis)
         return self._add(graph, values, bits, axis)
 
-    def as_matrix(self, graph: Graph, bits: int, extra: int = 0) -> int:
-        """The constant as [o, i + extra], the last columns zero."""
+    def add_as_matrix(self, graph: Graph, bits: int, extra: int = 0) -> int:
+        """Adds the constant as [o, i + extra], with zeros in the last columns."""
         return self._add(graph, np.pad(self.grid.values, [(0, 0), (0, extra)]), bits, 0)
 
     def _add(self, graph, values, bits, axis):
@@ -107,10 +106,10 @@ class Kernel:
         return graph.added[key]
 
 
-def find_kernel(graph: Graph, operator: Any, layers: Layers) -> Kernel | None:
+def find_kernel(graph: Graph, operator: Any, layers: dict) -> Kernel | None:
     """The kernel of an operator if it is a float32 constant that fewer bytes hold.
 
-    They hold it exactly, except those of a layer with a codebook or a bank of float32 numbers.
+    They hold it exactly, unless its layer has a codebook or a bank of float32 numbers.
 
     Args:
         layers: `{path: layer}` of the model before it was lowered.
@@ -135,7 +134,7 @@ def find_kernel(graph: Graph, operator: Any, layers: Layers) -> Kernel | None:
     return Kernel(code, operator.inputs[1], values.shape, layer, grid, *rest)
 
 
-def kernel_rows(values: Tensor, code: Any) -> np.ndarray:
+def kernel_rows(values: np.ndarray, code: str) -> np.ndarray:
     """A kernel in an operator's layout as a matrix with a row per output channel."""
     values = np.moveaxis(values, CHANNEL_AXIS[code], 0)
     return values.reshape(len(values), -1)

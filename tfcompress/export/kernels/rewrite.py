@@ -1,4 +1,4 @@
-"""Rewrites a float32 .tflite graph: each low-bit kernel in its best form."""
+"""Rewrites a float32 .tflite graph with each low-bit kernel in its best form."""
 
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -7,16 +7,16 @@ from typing import Any
 from tfcompress.export.kernels import dense_forms as forms
 from tfcompress.export.kernels import sparse_forms as sparse
 from tfcompress.export.kernels import unpacked_forms as unpacked
-from tfcompress.export.kernels.choice import choose
+from tfcompress.export.kernels.choice import choose_form
 from tfcompress.export.kernels.kernel import Kernel, find_kernel
 from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import read
 from tfcompress.tflite.runner import Probe
 from tfcompress.tflite.writer import write
-from tfcompress.utils.types import Layers, Path, Store
+from tfcompress.utils.types import Path, Store
 
-MOST = 0.05
-EXACT = (forms.digits, forms.weight_only, sparse.densified)
+MOST_OVERHEAD = 0.05  # of the int8 form of im2col, as a share of its kernel's bytes
+EXACT_FORMS = (forms.digits, forms.weight_only, sparse.densified)
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,10 @@ class Site:
 
     Attributes:
         place: the operator's index in the main graph.
-        inexact: the tensors whose values the form rounds to int8: none for the exact forms.
+        kernel: its kernel.
+        form: the function that rewrites the operator.
+        bits: the bits of an entry of the new constant.
+        inexact: the tensors whose values the form rounds to int8, none for the exact forms.
         rounds: whether the form rounds the kernel itself, that of a codebook or a hashed layer.
     """
 
@@ -38,13 +41,13 @@ class Site:
 
 
 def find_sites(
-    file: Any, activations: str, store: Store, runtime: str, layers: Layers
+    file: Any, activations: str, store: Store, runtime: tuple[int, ...], layers: dict
 ) -> list[Site]:
-    """Finds the kernels that fewer bits hold exactly, and the form for each.
+    """Finds the kernels that fewer bits hold, and chooses the form of each.
 
     Args:
         file: a float32 `ModelT`.
-        activations, store, runtime: see `choose.choose`.
+        activations, store, runtime: see `choice.choose_form`.
         layers: `{path: layer}` of the model before it was lowered.
     """
     graph, sites = Graph(file), []
@@ -52,30 +55,31 @@ def find_sites(
         kernel = find_kernel(graph, operator, layers)
         if kernel is None:
             continue
-        choice = choose(graph, operator, kernel, activations, store, runtime)
+        choice = choose_form(graph, operator, kernel, activations, store, runtime)
         if choice is None:
             continue
         form, bits = choice
         if form is unpacked.coded:
-            graph.added[unpacked.table_key(kernel.levels(), bits)] = None  # the next one has it
-        inexact = () if form in EXACT or bits == 32 else (operator.inputs[0],)
+            # The sizes of later kernels with these levels do not count the table again.
+            graph.added[unpacked.table_key(kernel.levels(), bits)] = None
+        inexact = () if form in EXACT_FORMS or bits == 32 else (operator.inputs[0],)
         rounds = kernel.shared is not None and bits != 32
         sites.append(Site(place, kernel, form, bits, inexact, rounds))
     return sites
 
 
-def calibrate(source: Path | bytes, sites: Any, batches: int) -> list[Site]:
+def calibrate(source: Path | bytes, sites: list[Site], batches: Any) -> list[Site]:
     """Gives im2col sites their int8 form, with the ranges of their activations on `batches`.
 
-    It is 20 to 30% faster; a site keeps the float32 form where the other's biases and scales would
-    take more than `MOST` of the kernel's bytes.
+    This form is 20 to 30% faster. A site keeps the float32 form where the biases and scales of the
+    int8 form would take more than `MOST_OVERHEAD` of the kernel's bytes.
     """
     file = read(source)
     operators = file.subgraphs[0].operators
     ends = {
         site.place: (operators[site.place].inputs[0], operators[site.place].outputs[0])
         for site in sites
-        if site.form is forms.im2col and _int8_share(site) < MOST
+        if site.form is forms.im2col and _int8_overhead(site) < MOST_OVERHEAD
     }
     if not ends:
         return sites
@@ -94,12 +98,12 @@ def calibrate(source: Path | bytes, sites: Any, batches: int) -> list[Site]:
     return calibrated
 
 
-def _int8_share(site) -> float:
+def _int8_overhead(site) -> float:
     return (700 + 12 * site.kernel.units) / (site.kernel.size * site.bits / 8)
 
 
-def round_kernels(source: Path | bytes, sites: Any) -> Any:
-    """A `ModelT` with the kernels that some sites round, rounded but still in float32."""
+def with_rounded_kernels(source: Path | bytes, sites: list[Site]) -> Any:
+    """The file as a `ModelT` in which the kernels that forms round are rounded, in float32."""
     file = read(source)
     graph = Graph(file)
     for site in sites:
@@ -111,8 +115,8 @@ def round_kernels(source: Path | bytes, sites: Any) -> Any:
     return file
 
 
-def apply(source: Path | bytes, sites: Any) -> bytes:
-    """The float32 file (its bytes or path) with the kernels of `sites` in their forms."""
+def apply_forms(source: Path | bytes, sites: list[Site]) -> bytes:
+    """Rewrites the float32 file (bytes or path) with the kernels of `sites` in their forms."""
     file = read(source)
     graph, operators = Graph(file), []
     chosen = {site.place: site for site in sites}
@@ -122,6 +126,6 @@ def apply(source: Path | bytes, sites: Any) -> bytes:
             [operator] if site is None else site.form(graph, operator, site.kernel, site.bits)
         )
     graph.subgraph.operators = operators
-    if sites:  # the entry that the converter wrote speaks of the float32 file
+    if sites:  # the version that the converter wrote into the metadata is that of a float32 file
         file.metadata = [m for m in file.metadata or [] if m.name != b"min_runtime_version"]
     return write(file)

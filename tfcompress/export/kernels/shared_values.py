@@ -1,4 +1,4 @@
-"""Kernels whose entries are copies of few stored numbers: hashed, circulant, codebook ones."""
+"""Kernels whose entries copy a few stored numbers: of hashed, circulant and codebook layers."""
 
 from dataclasses import dataclass, field
 
@@ -11,8 +11,8 @@ from tfcompress.layers.shared.circulant import CirculantConv2D
 from tfcompress.layers.shared.codebook import CodebookKernel
 from tfcompress.layers.shared.hashed import HashedKernel
 
-ROUNDING = 1e-6  # of float32 factors multiplied in, relative to a row's largest entry
-LARGEST = 127
+TOLERANCE = 1e-6  # relative to the largest entry of a row, for the rounding of its factor
+LARGEST_INTEGER = 127
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Shared:
 
     Attributes:
         layer: a `HashedKernel`, a `CirculantConv2D` or a `CodebookKernel`.
-        table: the stored numbers; except those of a codebook twice, the second time negated.
-        codes: int array [o, i].
-        factor: float32 [o], what a batch normalization has multiplied in.
+        table: the numbers of a codebook; or the stored numbers and then the same negated.
+        codes: the places in the table, an int array [o, i].
+        factor: the factors of a batch normalization that was folded in, float32 [o].
     """
 
     layer: CompressedLayer
@@ -37,16 +37,16 @@ class Shared:
 
     @property
     def computed(self) -> bool:
-        """Whether a formula gives the codes."""
+        """Whether a formula gives the codes, so that no file has to hold them."""
         return not isinstance(self.layer, CodebookKernel)
 
     @property
     def step(self) -> np.float32:
-        """What one step of the int8 table is."""
-        return np.float32(max(np.abs(self.table).max(initial=0.0) / LARGEST, 1e-30))
+        """The scale of the table in int8."""
+        return np.float32(max(np.abs(self.table).max(initial=0.0) / LARGEST_INTEGER, 1e-30))
 
     def integers(self) -> np.ndarray:
-        """The table as int8."""
+        """The table in int8."""
         return np.rint(self.table / self.step).astype(np.int8)
 
     def rounded(self) -> Grid:
@@ -56,12 +56,12 @@ class Shared:
         return Grid(values, np.abs(self.factor) * self.step, 8)
 
 
-def find_shared(rows: np.ndarray, layer: keras.layers.Layer) -> Shared | None:
-    """The shared form of a constant of the file, if it is that layer's kernel.
+def find_shared(rows: np.ndarray, layer: keras.layers.Layer | None) -> Shared | None:
+    """The stored numbers behind a constant of the file, if it is the kernel of this layer.
 
     Args:
         rows: float32 matrix [o, i].
-        layer: the compressed layer that it belongs to.
+        layer: the layer that the constant belongs to by its name.
     """
     if isinstance(layer, HashedKernel):
         bank, codes = layer.stored()["bank"], layer.codes()
@@ -84,5 +84,5 @@ def find_shared(rows: np.ndarray, layer: keras.layers.Layer) -> Shared | None:
     peak = np.take_along_axis(reference, place, axis=1)
     factor = np.take_along_axis(rows, place, axis=1) / np.where(peak == 0, 1, peak)
     factor = np.where((peak == 0) | (factor == 0), 1, factor).astype(np.float32)
-    near = np.abs(factor * reference - rows) <= ROUNDING * np.abs(factor * peak)
-    return Shared(layer, table, codes, factor[:, 0]) if near.all() else None
+    matches = np.abs(factor * reference - rows) <= TOLERANCE * np.abs(factor * peak)
+    return Shared(layer, table, codes, factor[:, 0]) if matches.all() else None

@@ -1,9 +1,9 @@
-"""Forms whose kernel the runtime itself unpacks once, with builtin operators.
+"""Forms whose kernel the runtime unpacks once, with builtin operators.
 
 LiteRT computes GATHER, TILE, RESHAPE, CONCATENATION and STRIDED_SLICE of constants once, in
-AllocateTensors, and keeps the result. Integer arithmetic is not among these: places are computed in
-a subgraph that CALL_ONCE runs in the first call, and its result is a variable. The delegate takes
-no computed kernels, so that the builtin kernels run the products.
+AllocateTensors, and keeps the result. It does not do so for integer arithmetic: a subgraph that
+CALL_ONCE runs in the first call computes the places, and a variable keeps the kernel. The delegate
+takes no computed kernels, so the builtin kernels run these products.
 """
 
 import math
@@ -17,7 +17,7 @@ from tfcompress.tflite.graph_editor import Graph, Writer, per_channel
 
 INDEX_BITS = 15  # of an int16 index, which must not be negative
 MOST_CODE_BITS = 5
-GROUP_BITS = 5  # of an index that one constant decodes: 32 rows are less than an operator
+GROUP_BITS = 5  # of the part of an index that one constant decodes: 32 rows, less than an operator
 
 
 def code_bits(kernel: Kernel) -> int | None:
@@ -27,18 +27,22 @@ def code_bits(kernel: Kernel) -> int | None:
 
 
 def coded_bytes(graph: Graph, kernel: Kernel, bits: int) -> float:
-    """Bytes of `coded`, without the scales: an index, and a table where no other kernel has it."""
-    table = 0 if table_key(kernel.levels(), bits) in graph.added else 250 + 330 * len(_groups(bits))
+    """Bytes of `coded` without the scales: the indices, and the table if no other kernel has it."""
+    table = (
+        0
+        if table_key(kernel.levels(), bits) in graph.added
+        else 250 + 330 * len(_codes_per_constant(bits))
+    )
     return 2 * kernel.size / (INDEX_BITS // bits) + 1200 + table
 
 
-def table_key(levels: str, bits: int) -> Any:
-    """What tells the tables of a graph apart."""
+def table_key(levels, bits):
+    """The key in `Graph.added` of a table that kernels with the same levels share."""
     return "table", tuple(levels), bits
 
 
-def _groups(bits) -> list[int]:
-    """How many codes of an index each of the constants decodes that the table is made of."""
+def _codes_per_constant(bits) -> list[int]:
+    """The numbers of codes that each of the constants behind a table decodes."""
     count, most = INDEX_BITS // bits, GROUP_BITS // bits
     return [min(most, count - place) for place in range(0, count, most)]
 
@@ -51,7 +55,7 @@ def computed_bytes(kernel: Kernel, bits: int) -> float:
     return bits / 8 * count + vectors + 12 * (1 if one else kernel.units) + 5000
 
 
-def coded(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> Any:
+def coded(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> list:
     """Codes of `bits` bits and a list of integers: 15 // bits codes to one int16 index.
 
     A GATHER turns each index into the integers of its codes, from a table with a row for each
@@ -64,34 +68,34 @@ def coded(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> Any:
         levels = kernel.levels()
         codes = np.searchsorted(levels, kernel.grid.values.ravel())
         graph.added[key] = _decode(write, kernel, codes, levels, bits)
-    _use(graph, operator, kernel, graph.added[key])
+    _read_kernel(graph, operator, kernel, graph.added[key])
     return [*write.operators, operator]
 
 
-def computed(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> Any:
-    """A bank of int8 (`bits` 8) or float32 numbers; the runtime computes each weight's place in it.
+def computed(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> list:
+    """A bank of int8 (`bits` 8) or float32 numbers; the runtime computes the places of the weights.
 
-    Nothing is stored for each weight. The places are hashes or those of circulant blocks, all of
-    them computed in the first call: measured for hashes, 0.02 to 0.1 microseconds and a peak of 22
-    to 24 bytes of memory for each weight.
+    Nothing is stored per weight. The places are hashes, or those of circulant blocks, and are
+    computed in the first call. For hashes this was measured to take 0.02 to 0.1 microseconds and a
+    peak of 22 to 24 bytes of memory per weight.
     """
     key = (kernel.tensor, "computed")
     if key not in graph.added:
         _fill_variable(graph, kernel, bits)
         call = graph.operator("CALL_ONCE", [], None)
         call.builtinOptions.initSubgraphIndex = len(graph.model.subgraphs) - 1
-        write, like = Writer(graph), _computed(graph, kernel, bits)
-        handle = _handle(write, kernel)
-        graph.added[key] = write("READ_VARIABLE", [handle], like)
+        write, weight = Writer(graph), _kernel_tensor(graph, kernel, bits)
+        handle = _variable_handle(write, kernel)
+        graph.added[key] = write("READ_VARIABLE", [handle], weight)
         operators = [call, *write.operators]
     else:
         operators = []
-    _use(graph, operator, kernel, graph.added[key])
+    _read_kernel(graph, operator, kernel, graph.added[key])
     return [*operators, operator]
 
 
-def _use(graph, operator, kernel, weight):
-    """Lets an operator read a computed kernel."""
+def _read_kernel(graph, operator, kernel, weight):
+    """Makes an operator read a computed kernel."""
     operator.inputs[1] = weight
     if graph.type(weight) == "FLOAT32":
         return
@@ -100,9 +104,12 @@ def _use(graph, operator, kernel, weight):
     graph.set_version(operator, kernel.code, 12 if kernel.code == "FULLY_CONNECTED" else 5)
 
 
-def _computed(graph, kernel, bits) -> int:
-    """An empty tensor in the operator's layout. Only the last of a chain has scales, or else the
-    delegate would take the chain and run it in each call."""
+def _kernel_tensor(graph, kernel, bits) -> int:
+    """Adds an empty tensor for the kernel, in the operator's layout.
+
+    It alone has scales among the tensors of its chain: otherwise the delegate would take over the
+    chain and run it in each call.
+    """
     if bits == 32:
         return graph.tensor(kernel.shape)
     scale = kernel.grid.scale
@@ -114,14 +121,14 @@ def _decode(write, kernel, codes, levels, bits) -> int:
     graph, per_index = write.graph, INDEX_BITS // bits
     codes = np.pad(codes, (0, -len(codes) % per_index)).reshape(-1, per_index)
     index = (codes << (bits * np.arange(per_index))).sum(axis=1).astype(np.int16)
-    table = _table(write, levels, bits, per_index)
+    table = _code_table(write, levels, bits, per_index)
     index = graph.constant(index, f"{kernel.layer}/kernel")
     entries = write("GATHER", [table, index], (len(codes), per_index), version=2, like=table)
-    entries = _cut(write, entries, codes.size, kernel.size, like=table)
-    return write.reshape(entries, kernel.shape, _computed(graph, kernel, 8))
+    entries = _first_entries(write, entries, codes.size, kernel.size, like=table)
+    return write.reshape(entries, kernel.shape, _kernel_tensor(graph, kernel, 8))
 
 
-def _cut(write, entries, count, size, like) -> int:
+def _first_entries(write, entries, count, size, like) -> int:
     """The first `size` of `count` entries."""
     if count == size:
         return entries
@@ -130,13 +137,13 @@ def _cut(write, entries, count, size, like) -> int:
     return write("STRIDED_SLICE", [entries, *ends], (size,), version=2, like=like)
 
 
-def _table(write, levels, bits, per_index) -> int:
-    """Row number `r` holds the levels of the codes whose bits make up `r`, the first one lowest."""
+def _code_table(write, levels, bits, per_index) -> int:
+    """The table whose row `r` holds the levels of the codes in the bits of `r`, lowest first."""
     graph, count, key = write.graph, 1 << bits, table_key(levels, bits)
     if key not in graph.added:
         padded = np.pad(levels, (0, count - len(levels)), mode="edge")
         columns, place = [], 0
-        for codes in _groups(bits):
+        for codes in _codes_per_constant(bits):
             rows = np.arange(count**codes)[:, None] >> (bits * np.arange(codes))
             part = write.constant(padded[rows & (count - 1)].reshape(1, -1, 1, codes))
             low, high = count**place, count ** (per_index - place - codes)
@@ -149,23 +156,23 @@ def _table(write, levels, bits, per_index) -> int:
     return graph.added[key]
 
 
-def _handle(write, kernel) -> int:
+def _variable_handle(write, kernel) -> int:
     handle = write.graph.tensor((1,), "RESOURCE")
     name = f"{kernel.layer}/kernel"
     return write("VAR_HANDLE", [], handle, container="", sharedName=name)
 
 
 def _fill_variable(graph, kernel, bits) -> None:
-    """A subgraph that computes every place and sets the variable."""
+    """Adds a subgraph that computes the kernel and assigns it to the variable."""
     inner = graph.subgraph_of(f"kernel of {kernel.layer}")
     write, shared = Writer(inner), kernel.shared
     layer, count = shared.layer, len(shared.table) // 2
     run = layer.blocks if shared.hashed else 1
     runs = -(-kernel.size // run)
     if shared.hashed:
-        codes = _hash(write, runs, count // run, layer.seed)
+        codes = _hashed_places(write, runs, count // run, layer.seed)
     else:
-        codes = _circulant(write, layer, kernel.size)
+        codes = _circulant_places(write, layer, kernel.size)
     bank = shared.table if bits == 32 else shared.integers()
     bank = inner.constant(bank[:count], f"{kernel.layer}/kernel")
     table = _with_negated(write, bank, count)
@@ -173,17 +180,17 @@ def _fill_variable(graph, kernel, bits) -> None:
         table = write.reshape(table, (2 * count // run, run), like=bank)
     shape = (runs, run) if run > 1 else (runs,)
     values = write("GATHER", [table, codes], shape, version=2, like=bank)
-    values = _cut(write, values, runs * run, kernel.size, like=bank)
-    values = write.reshape(values, kernel.shape, _computed(inner, kernel, bits))
-    handle = _handle(write, kernel)
+    values = _first_entries(write, values, runs * run, kernel.size, like=bank)
+    values = write.reshape(values, kernel.shape, _kernel_tensor(inner, kernel, bits))
+    handle = _variable_handle(write, kernel)
     inner.subgraph.operators = [
         *write.operators,
         inner.operator("ASSIGN_VARIABLE", [handle, values], None),
     ]
 
 
-def _hash(write, count, buckets, seed) -> int:
-    """`tfcompress.hashing.signed_codes` in int32 operators."""
+def _hashed_places(write, count, buckets, seed) -> int:
+    """The places of `tfcompress.numerics.hashing.signed_codes`, in int32 operators."""
     first = write.constant(np.array(0, np.int32))
 
     def step(code, a, b):
@@ -202,8 +209,8 @@ def _hash(write, count, buckets, seed) -> int:
     return step("FLOOR_MOD", v, np.int32(2 * buckets))
 
 
-def _circulant(write, layer, size) -> int:
-    """The codes of a `CirculantConv2D`, a sum of parts that depend on few axes each."""
+def _circulant_places(write, layer, size) -> int:
+    """The places of a `CirculantConv2D`: a sum of parts that depend on one or two axes each."""
     *space, q, p, n = layer.parts["circulants"].shape
     i, o, taps = np.arange(layer.inputs), np.arange(layer.outputs), np.arange(math.prod(space))
     negative = np.where(layer._signs < 0, len(taps) * q * p * n, 0)
@@ -223,7 +230,7 @@ def _circulant(write, layer, size) -> int:
 
 
 def _with_negated(write, bank, count) -> int:
-    """The bank and its negative, one behind the other; MUL and NEG take no plain int8."""
+    """The bank and behind it the bank negated, by way of int32: MUL and NEG take no plain int8."""
     graph, shape = write.graph, (count,)
     if graph.type(bank) == "FLOAT32":
         negated = write("MUL", [bank, write.float32([-1.0])], shape)

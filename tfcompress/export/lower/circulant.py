@@ -24,12 +24,15 @@ from tfcompress.utils.types import Config, Store, Tensor
 # | 8192, 8192, one | 340  | 180  |         | 1024, 1024, 512 | 0.9  | 1.3  |
 # | 600, 300, one   | 2.3  | 0.68 |         | 2048, 2048, 128 | 23   | 6.2  |
 # | 2048, 512, one  | 3.6  | 1.2  |         | 2048, 2048, 512 | 3.9  | 4.8  |
-LEAST_WEIGHTS = 65_000  # of the whole kernel; below, the operators cost more than they save
-LEAST_OF_BLOCKS = 130_000
+LEAST_KERNEL_SIZE = 65_000  # of the whole kernel; below, the operators cost more than they save
+LEAST_KERNEL_SIZE_OF_BLOCKS = 130_000
 WEIGHTS_PER_PLACE = 150  # of one circulant
 WEIGHTS_PER_MAC = 1.3  # of blocks
-RFFT_BLOCK, RFFT_SIZE = 512, 16384  # from here on RFFT2D is as fast as products, or nearly
-GRAPH = 5500  # bytes of the operators
+LEAST_RFFT_BLOCK, LEAST_RFFT_SIZE = (
+    512,
+    16384,
+)  # from here on RFFT2D is as fast as products, or nearly
+OPERATOR_BYTES = 5500  # bytes of the operators
 
 
 class CirculantOperations(keras.layers.Layer):
@@ -49,7 +52,7 @@ class CirculantOperations(keras.layers.Layer):
         super().__init__(name=layer.name, dtype="float32", **kwargs)
         object.__setattr__(self, "layer", layer)  # no part of this one, which must show no kernel
         self.store = store
-        self.form = _form(layer, store)
+        self.form = _transform_form(layer, store)
         self.constants = dict(self.form.constants)
         if layer.signs:
             self.constants["signs"] = layer._signs.astype(np.float32)
@@ -76,25 +79,25 @@ class CirculantOperations(keras.layers.Layer):
         """Whether it is smaller than the whole kernel and, for `"fast"`, faster."""
         layer, n = self.layer, self.layer.size
         weights, p, q = layer.inputs * layer.units, layer.blocks_in, layer.blocks_out
-        if GRAPH + sum(array.nbytes for array in self.constants.values()) >= 4 * weights:
+        if OPERATOR_BYTES + sum(array.nbytes for array in self.constants.values()) >= 4 * weights:
             return False
         if self.store == "small":
             return True
         if p * q == 1:
-            return weights >= max(LEAST_WEIGHTS, WEIGHTS_PER_PLACE * self.form.inputs)
+            return weights >= max(LEAST_KERNEL_SIZE, WEIGHTS_PER_PLACE * self.form.inputs)
         f = n // 2 + 1
-        macs = (0 if n >= RFFT_BLOCK else 2 * f * n * (p + q)) + 4 * f * p * q
-        return weights >= max(LEAST_OF_BLOCKS, WEIGHTS_PER_MAC * macs)
+        macs = (0 if n >= LEAST_RFFT_BLOCK else 2 * f * n * (p + q)) + 4 * f * p * q
+        return weights >= max(LEAST_KERNEL_SIZE_OF_BLOCKS, WEIGHTS_PER_MAC * macs)
 
 
-def _form(layer, store):
+def _transform_form(layer, store):
     r = to_numpy(layer.parts["circulants"]).astype(np.float64)  # q p n
     if r.shape[0] * r.shape[1] == 1:
-        wide, least = _power_of_two(layer, r[0, 0]), RFFT_SIZE
+        wide, least = _power_of_two(layer, r[0, 0]), LEAST_RFFT_SIZE
         return OneByRfft(wide) if store == "small" or len(wide) >= least else TwoStage(wide)
     n = r.shape[-1]
     power_of_two = n & (n - 1) == 0 and n > 2
-    small = power_of_two and (store == "small" or n >= RFFT_BLOCK)
+    small = power_of_two and (store == "small" or n >= LEAST_RFFT_BLOCK)
     return Blocks(r, Rfft(n) if small else Dft(n))
 
 

@@ -1,8 +1,9 @@
-"""Large kernels stay in the model until the file is written, one after the other.
+"""Large kernels bypass the stock converter, which holds several copies of each constant.
 
-The stock converter holds several copies of each constant. In place of a layer with a large kernel
-it gets one that reads the first channel alone, and whose kernel of equal numbers tells whose it is.
-In the converter's file that operator then gets the whole input and the whole kernel.
+In place of a layer with a large kernel, the converter gets a layer that reads the first input
+channel alone. All entries of its small kernel are one number, the mark, by which its operator is
+found in the converter's file. There the operator gets the whole input and the whole kernel, and
+kernels are computed one after the other while the file is written.
 """
 
 import gc
@@ -22,11 +23,12 @@ from tfcompress.tflite.writer import LazyBuffer
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import InputShape, Tensor
 
-LEAST = 2**20  # entries
-FIRST, STEP = 1.5, 2.0**-12  # of the numbers, which float32 holds exactly
-AXES = {"FULLY_CONNECTED": (1, 0), "CONV_2D": (3, 0, 1, 2)}  # of a kernel, as the file wants it
+LEAST_LARGE_SIZE = 2**20  # entries
+FIRST_MARK, MARK_STEP = 1.5, 2.0**-12  # float32 holds each mark exactly
+# The axes of a Keras kernel in the order in which the file holds them.
+FILE_AXES = {"FULLY_CONNECTED": (1, 0), "CONV_2D": (3, 0, 1, 2)}
 SLICES = ("STRIDED_SLICE", "SLICE")
-BETWEEN = ("RESHAPE", "SPACE_TO_BATCH_ND")  # what the converter puts behind the slice
+BEHIND_SLICE = ("RESHAPE", "SPACE_TO_BATCH_ND")  # what the converter puts behind the slice
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,16 @@ class LargeKernel:
     """A kernel that is computed when it is asked for.
 
     Attributes:
-        shape: of the kernel.
-        compute: gives it, float32.
-        number: all entries of the kernel that stands in for it.
+        shape: the shape of the kernel.
+        compute: a function without arguments that returns the kernel in float32.
+        mark: the value of all entries of the small kernel that stands in for it.
     """
 
     shape: tuple[int, ...]
     compute: Callable
-    number: float
+    mark: float
 
-    def times(self, factor: Tensor) -> Tensor:
+    def times(self, factor: np.ndarray) -> "LargeKernel":
         """The kernel with a factor for each output channel."""
         return replace(self, compute=lambda: (self.compute() * factor).astype(np.float32))
 
@@ -58,13 +60,16 @@ class FirstChannel(keras.layers.Layer):
         return (*input_shape[:-1], 1)
 
 
-def thin(layer: keras.layers.Layer, lowered: Any, count: int) -> list[keras.layers.Layer] | None:
-    """What a layer is lowered to, without the large kernels.
+def thin_layer(
+    layer: keras.layers.Layer, lowered: Any, count: int
+) -> list[keras.layers.Layer] | None:
+    """The layers that a layer is lowered to, without their large kernels.
 
     Args:
-        layer: of the model that is exported.
-        lowered: makes the chain of ordinary layers that takes its place, or None: the layer itself.
-        count: an iterator over 0, 1, ...: one for each large kernel of the model.
+        layer: a layer of the model that is exported.
+        lowered: a function that makes the chain of ordinary layers that takes its place; it returns
+            None where the layer itself stays.
+        count: an iterator over 0, 1, ... that numbers the large kernels of the model.
     """
     chain = lowered()
     parts = [layer] if chain is None else chain
@@ -73,14 +78,17 @@ def thin(layer: keras.layers.Layer, lowered: Any, count: int) -> list[keras.laye
     thinned = []
     for place, part in enumerate(parts):
         if _is_large(part):
-            compute = partial(_kernel, layer) if chain is None else partial(_part, lowered, place)
-            number = FIRST + STEP * next(count)
-            kernel = LargeKernel(tuple(part.kernel.shape), compute, number)
+            if chain is None:
+                compute = partial(_kernel_values, layer)
+            else:  # lowers the layer anew on each call, so that its kernel is in memory only then
+                compute = partial(_lowered_kernel_values, lowered, place)
+            mark = FIRST_MARK + MARK_STEP * next(count)
+            kernel = LargeKernel(tuple(part.kernel.shape), compute, mark)
             thinned += [FirstChannel(), _stand_in(part, kernel)]
         else:
             thinned.append(part)
     del chain, parts, part
-    gc.collect()  # a layer refers to itself, and would hold its kernel on
+    gc.collect()  # a layer refers to itself, which keeps its kernel in memory until then
     return thinned
 
 
@@ -88,19 +96,19 @@ def _is_large(layer) -> bool:
     return (
         type(layer) in (keras.layers.Dense, keras.layers.Conv2D)
         and isinstance(kernel_of(layer), keras.Variable)
-        and np.prod(kernel_of(layer).shape) >= LEAST
+        and np.prod(kernel_of(layer).shape) >= LEAST_LARGE_SIZE
         and kernel_of(layer).dtype == "float32"
         and getattr(layer, "groups", 1) == 1
         and getattr(layer, "data_format", "channels_last") == "channels_last"
     )
 
 
-def _kernel(layer):
+def _kernel_values(layer):
     return to_numpy(kernel_of(layer))
 
 
-def _part(lowered, place):
-    kernel = _kernel(lowered()[place])
+def _lowered_kernel_values(lowered, place):
+    kernel = _kernel_values(lowered()[place])
     gc.collect()
     return kernel
 
@@ -108,25 +116,25 @@ def _part(lowered, place):
 def _stand_in(layer, kernel):
     new = type(layer).from_config(layer.get_config())
     new.build((*[None] * (len(kernel.shape) - 1), 1))
-    new.kernel.assign(np.full(new.kernel.shape, kernel.number, np.float32))
+    new.kernel.assign(np.full(new.kernel.shape, kernel.mark, np.float32))
     if layer.bias is not None:
         new.bias.assign(layer.bias)
     new.large = kernel
     return new
 
 
-def put_kernels(file: Any, lowered: Any) -> bool:
-    """Gives the operators of large kernels their kernels and the inputs of these.
+def put_kernels(file: Any, lowered: keras.Model) -> bool:
+    """Gives the operators of large kernels these kernels and their whole inputs.
 
     Args:
         file: the converter's `ModelT`.
         lowered: the model that it was made from.
 
     Returns:
-        False if one of them is not found as it was written: the converter has changed it.
+        False if the mark of one of the kernels is not found: the converter has changed its kernel.
     """
     kernels = {
-        layer.large.number: (path, layer.large)
+        layer.large.mark: (path, layer.large)
         for path, (layer, _) in walk(lowered).items()
         if is_thin(layer)
     }
@@ -134,7 +142,7 @@ def put_kernels(file: Any, lowered: Any) -> bool:
     operators = graph.subgraph.operators
     makers = {int(index): operator for operator in operators for index in operator.outputs}
     for operator in operators if kernels else ():
-        path, kernel, axes = _kernel_of(graph, operator, kernels)
+        path, kernel, axes = _marked_kernel(graph, operator, kernels)
         if kernel is None:
             continue
         first = _widen(graph, operator, kernel.shape[-2], makers)
@@ -142,7 +150,7 @@ def put_kernels(file: Any, lowered: Any) -> bool:
             return False
         whole[first] = makers[first].inputs[0]
         if path not in put:
-            put[path] = _add(graph, kernel, axes, f"{path}/kernel")
+            put[path] = _add_kernel(graph, kernel, axes, f"{path}/kernel")
         operator.inputs[1] = put[path]
         if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
             graph.tensors[operator.inputs[2]].name = f"{path}/bias".encode()
@@ -152,16 +160,17 @@ def put_kernels(file: Any, lowered: Any) -> bool:
 
 
 def is_thin(layer: keras.layers.Layer) -> bool:
+    """Whether a layer stands in for one with a large kernel."""
     return isinstance(getattr(layer, "large", None), LargeKernel)
 
 
-def _kernel_of(graph, operator, kernels):
-    """`(path, kernel, axes)` of the large kernel that an operator wants, or three None."""
-    axes = AXES.get(operator_name(graph.model, operator))
+def _marked_kernel(graph, operator, kernels):
+    """`(path, kernel, axes)` of the large kernel whose mark an operator holds, or three None."""
+    axes = FILE_AXES.get(operator_name(graph.model, operator))
     values = None if axes is None else graph.values(operator.inputs[1])
     if values is not None and values.size:
         path, kernel = kernels.get(float(values.flat[0]), (None, None))
-        if kernel is not None and (values == kernel.number).all():
+        if kernel is not None and (values == kernel.mark).all():
             return path, kernel, axes
     return None, None, None
 
@@ -177,7 +186,7 @@ def _widen(graph, operator, channels, makers) -> int | None:
         code = operator_name(graph.model, maker)
         if code in SLICES:
             break
-        if code not in BETWEEN:
+        if code not in BEHIND_SLICE:
             return None
         between.append((code, maker))
         index = maker.inputs[0]
@@ -195,7 +204,7 @@ def _widen(graph, operator, channels, makers) -> int | None:
     return index
 
 
-def _add(graph, kernel, axes, name) -> int:
+def _add_kernel(graph, kernel, axes, name) -> int:
     """Adds the constant of a large kernel."""
     shape = [kernel.shape[axis] for axis in axes]
     index = graph.tensor(shape, name=name)

@@ -2,13 +2,12 @@
 
 import itertools
 from functools import partial, singledispatch
-from typing import Any
 
 import keras
 import numpy as np
 
 from tfcompress.export.lower import large_kernels as large
-from tfcompress.export.lower.circulant import LEAST_WEIGHTS, CirculantOperations
+from tfcompress.export.lower.circulant import LEAST_KERNEL_SIZE, CirculantOperations
 from tfcompress.graph.nodes import graph_of, nodes_of
 from tfcompress.graph.paths import is_graph
 from tfcompress.graph.private_keras import layers_in
@@ -19,11 +18,11 @@ from tfcompress.layers.shared.tile_hashed import TileHashedDense
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import Store
 
-_FOLDED = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
+_TAKE_NORMALIZATION = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
 
 
 @singledispatch
-def lower_layer(layer: keras.layers.Layer, store: Store) -> list[keras.layers.Layer] | None:
+def lower_layer(layer: keras.layers.Layer, store: Store | None) -> list[keras.layers.Layer] | None:
     """The layers to write in place of a layer; None leaves it as it is.
 
     A structured layer registers its own function here, which writes plain operations on the
@@ -60,10 +59,10 @@ def tiles_pay(layer: keras.layers.Layer, store: Store) -> bool:
     weights = layer.inputs * layer.units
     if store == "small":
         return layer.bits / 8 + layer.signs().size / 4 + 4000 < 4 * weights
-    return weights >= LEAST_WEIGHTS and 3 * weights >= 2 * layer.macs((None, layer.inputs))
+    return weights >= LEAST_KERNEL_SIZE and 3 * weights >= 2 * layer.macs((None, layer.inputs))
 
 
-def lower(model: keras.Model, store: Store | None = None, thinned: bool = False) -> Any:
+def lower(model: keras.Model, store: Store | None = None, thinned: bool = False) -> keras.Model:
     """A new model of ordinary float32 layers, each batch normalization folded into its layer.
 
     So each kernel in the file is a layer's kernel up to one factor per output channel. Nothing is
@@ -78,35 +77,35 @@ def lower(model: keras.Model, store: Store | None = None, thinned: bool = False)
 
     def lowered_layer(layer):
         lowered = partial(lower_layer, layer, store)
-        return large.thin(layer, lowered, count) if thinned else lowered()
+        return large.thin_layer(layer, lowered, count) if thinned else lowered()
 
     lowered = rebuild(model, lowered_layer)
     for layer in layers_in(lowered):
         if layer.compute_dtype in ("float16", "bfloat16"):
             layer.dtype_policy = "float32"
-    pairs = _foldable(lowered)
+    pairs = _foldable_pairs(lowered)
     norms = {id(norm) for _, norm in pairs.values()}
 
     def replace(layer):
         if id(layer) in pairs:
-            return [_fold(*pairs[id(layer)])]
+            return [_folded(*pairs[id(layer)])]
         if id(layer) in norms:
-            return [_Same(name=layer.name)]
+            return [_FoldedNormalization(name=layer.name)]
         return [layer] if large.is_thin(layer) else None
 
     return rebuild(lowered, replace) if pairs else lowered
 
 
-class _Same(keras.layers.Layer):
+class _FoldedNormalization(keras.layers.Layer):
     """Stands where a batch normalization was, and takes what it takes."""
 
     def call(self, inputs, training=None, mask=None):
         return inputs
 
 
-def _foldable(model) -> dict:
+def _foldable_pairs(model) -> dict:
     """`{id of a layer: (layer, the batch normalization behind it)}`."""
-    nodes, uses = _graph_nodes(model), {}
+    nodes, uses = _nodes_at_any_depth(model), {}
     for node in nodes:
         uses[id(node.operation)] = uses.get(id(node.operation), 0) + 1
     readers = {}
@@ -118,19 +117,19 @@ def _foldable(model) -> dict:
         layer, (output, *_) = node.operation, node.outputs
         norm, *others = readers.get(id(output), [None])
         once = not others and uses[id(layer)] == uses.get(id(norm)) == 1
-        if once and _takes_fold(layer, norm) and id(output) not in _outputs(model):
+        if once and _can_fold(layer, norm) and id(output) not in _output_ids(model):
             pairs[id(layer)] = (layer, norm)
     return pairs
 
 
-def _graph_nodes(model) -> list:
+def _nodes_at_any_depth(model) -> list:
     """The nodes of a graph and of the models nested in it, each model once."""
     nodes = nodes_of(graph_of(model))
     nested = {id(n.operation): n.operation for n in nodes if is_graph(n.operation)}
-    return nodes + [node for inner in nested.values() for node in _graph_nodes(inner)]
+    return nodes + [node for inner in nested.values() for node in _nodes_at_any_depth(inner)]
 
 
-def _outputs(model) -> set[int]:
+def _output_ids(model) -> set[int]:
     return {id(tensor) for tensor in model.outputs} | {
         id(tensor)
         for layer in layers_in(model, include_self=False)
@@ -139,17 +138,17 @@ def _outputs(model) -> set[int]:
     }
 
 
-def _takes_fold(layer, norm) -> bool:
+def _can_fold(layer, norm) -> bool:
     return (
         type(norm) is keras.layers.BatchNormalization
         and norm.axis in (-1, len(layer.output.shape) - 1)
-        and type(layer) in (*_FOLDED, keras.layers.DepthwiseConv2D)
+        and type(layer) in (*_TAKE_NORMALIZATION, keras.layers.DepthwiseConv2D)
         and layer.activation is keras.activations.linear
         and getattr(layer, "data_format", "channels_last") == "channels_last"
     )
 
 
-def _fold(layer, norm) -> keras.layers.Layer:
+def _folded(layer, norm) -> keras.layers.Layer:
     """The layer with `factor * kernel` and the bias that the normalization leaves."""
     mean, variance = (
         to_numpy(v).astype(np.float64) for v in (norm.moving_mean, norm.moving_variance)

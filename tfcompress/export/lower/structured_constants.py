@@ -12,10 +12,10 @@ from tfcompress.layers.shared.tile_hashed import TileHashedDense
 from tfcompress.tflite.graph_editor import Graph, per_channel
 from tfcompress.utils.arrays import to_numpy
 
-LEAST = 16  # entries of a constant that gets a name
+LEAST_NAMED_SIZE = 16  # entries of a constant that gets a name
 
 
-def tidy_structured(file: Any, model: keras.Model) -> None:
+def name_structured_constants(file: Any, model: keras.Model) -> None:
     """Names the constants of lowered layers, and stores signs in four bits.
 
     The other tensors of these layers lose their names, which would take as many bytes as the
@@ -29,7 +29,7 @@ def tidy_structured(file: Any, model: keras.Model) -> None:
     _drop_names(graph, {path.split("/")[-1] for path in found})
     for index, tensor in enumerate(graph.tensors):
         values = graph.values(index)
-        if values is not None and values.size >= LEAST and values.dtype.kind in "fc":
+        if values is not None and values.size >= LEAST_NAMED_SIZE and values.dtype.kind in "fc":
             name = _constant_name(values, found)
             if name:
                 tensor.name = name.encode()
