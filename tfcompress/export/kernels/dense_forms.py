@@ -176,7 +176,7 @@ def padding(size: Shape, out: Shape, taps: Shape, options: Any) -> list[tuple[in
     return [(need // 2, need - need // 2) for need in needs]
 
 
-def patch_index(width: int, out: Shape, taps: Shape, options: Any) -> Any:
+def patch_index(width: int, out: Shape, taps: Shape, options: Any) -> tuple[np.ndarray, np.ndarray]:
     """The places of each output pixel's taps in the padded image, as two parts of a sum.
 
     The file holds the two parts, `p + t` numbers, and the runtime adds them once to `p t` places.

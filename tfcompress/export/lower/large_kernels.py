@@ -7,7 +7,7 @@ kernels are computed one after the other while the file is written.
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -61,7 +61,7 @@ class FirstChannel(keras.layers.Layer):
 
 
 def thin_layer(
-    layer: keras.layers.Layer, lowered: Any, count: int
+    layer: keras.layers.Layer, lowered: Callable, count: Iterator[int]
 ) -> list[keras.layers.Layer] | None:
     """The layers that a layer is lowered to, without their large kernels.
 
