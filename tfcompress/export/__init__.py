@@ -1,4 +1,4 @@
-"""Export to LiteRT: lower, convert, rewrite, verify, write."""
+"""Export to LiteRT in five steps: lower, convert, rewrite, verify, write."""
 
 from tfcompress.export.exporter import file_bytes as file_bytes
 from tfcompress.export.exporter import to_tflite as to_tflite

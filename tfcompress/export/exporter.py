@@ -1,4 +1,4 @@
-"""`to_tflite`: a Keras model to a verified .tflite file."""
+"""`to_tflite`: exports a Keras model to a verified .tflite file."""
 
 import os
 
@@ -40,48 +40,51 @@ def to_tflite(
 ) -> bytes:
     """Converts a model to a .tflite file of stock LiteRT operators, its low-bit kernels packed.
 
-    Compressed layers become ordinary ones, the stock converter makes a float32 file of them, and
-    each kernel of it that 2, 4 or 8 bits hold exactly, up to a scale per output channel, is stored
-    in these: also that of a plain layer, trained with `ProxNewton` for example. Circulant and
-    tile-hashed layers become transforms and small products, kernels of many zeros are stored
-    without them. Kernels of transposed convolutions and in the loops of recurrent layers stay
-    float32. The file is then run and compared with the model, and no file is written if it differs.
+    Compressed layers become ordinary ones, and the stock converter makes a float32 file of these.
+    Each kernel that 2, 4 or 8 bits hold exactly, up to a scale per output channel, is then stored
+    in so many bits; this includes kernels of plain layers, for example those trained with
+    `ProxNewton`. Circulant and tile-hashed layers become transforms and small products, and kernels
+    of many zeros are stored without the zeros. Kernels of transposed convolutions and of recurrent
+    layers stay in float32. At last the file is run and compared with the model, and it is written
+    only if their outputs agree.
 
-    Bytes of a kernel [i, o]: `i * o * bits / 8 + 4 o`, and `8 o` for zero points, which kernels of
-    as many outputs share. Memory beside the model and the file: a few copies of its largest kernel
-    to write it, and what LiteRT takes to run its float32 form, which lies in the folder for
-    temporary files.
+    A kernel [i, o] takes `i * o * bits / 8 + 4 o` bytes, and `8 o` for zero points, which kernels
+    with the same number of outputs share. Beside the model and the file, the export needs memory
+    for a few copies of the largest kernel, and for LiteRT to run the float32 file, which is kept in
+    the folder for temporary files.
 
     Args:
         model: a built Sequential or Functional model.
-        path: where to write the file; None writes none. A file there is replaced at the very end.
+        path: the path of the file to write, or None. A file there is replaced at the very end.
         activations: how the layers stored in 8 bits or fewer compute. `"int8"`: LiteRT rounds
-            their inputs to int8 as it runs, so outputs are off by a few percent of their rms, and
-            kernels of few bits are fastest; the numbers of codebooks, hashed layers and circulant
-            convolutions are rounded to 8 bits. `"float32"`: outputs equal to float32 accuracy.
-            `"static_int8"`: everything in int8, for NPUs and microcontrollers, with the ranges of
-            `layers.FakeQuant` and else those that `check` shows; layers that nobody compressed are
-            rounded to 8 bits too.
-        store: `"fast"`: the fewest bits that run at least as fast as float32 in kernels that read
-            them as stored. `"small"`: fewest bytes; 2- and 4-bit convolutions then run as a GATHER
-            and a matrix product, kernels of up to 5 bits are unpacked when the file is loaded
-            (0.05 seconds for 4 million weights), hashed ones and those of circulant convolutions in
-            the first call (0.4).
-        check: sample inputs, in the structure of the model's inputs, to verify with and to measure
-            ranges on; None takes random ones of the static shape.
-        min_runtime: the oldest LiteRT that must run the file right, at least `"1.2"`: 2-bit kernels
-            need 2.1.2 and are stored in 4 bits for older ones, float16 kernels of depthwise
+            their inputs to int8 as it runs, which is fastest and changes outputs by a few percent
+            of their root mean square; the numbers of codebooks, hashed layers and circulant
+            convolutions are rounded to 8 bits. `"float32"`: outputs agree to float32 accuracy.
+            `"static_int8"`: everything is in int8, for NPUs and microcontrollers, with the ranges
+            of `layers.FakeQuant` layers or those measured on `check`; layers that were not
+            compressed are rounded to 8 bits too.
+        store: `"fast"`: the smallest form of each kernel that runs at least as fast as float32.
+            `"small"`: the fewest bytes. 2- and 4-bit convolutions then run as a GATHER and a matrix
+            product, kernels of up to 5 bits are unpacked when the file is loaded (0.05 seconds for
+            4 million weights), and kernels of hashed layers and circulant convolutions in the first
+            call (0.4 seconds).
+        check: sample inputs in the structure of the model's inputs, on which the file is verified
+            and ranges are measured; None takes random numbers.
+        min_runtime: the oldest LiteRT that must run the file correctly, at least `"1.2"`. 2-bit
+            kernels need 2.1.2 and are stored in 4 bits for older ones; float16 kernels of depthwise
             convolutions need 1.4.
-        io: `"float32"`, or `"int8"` inputs and outputs for a `"static_int8"` file.
+        io: the type of inputs and outputs, `"float32"`, or `"int8"` in a `"static_int8"` file.
 
     Returns:
-        The file's bytes, the same for the same model.
+        The bytes of the file, which are the same each time for the same model.
 
     Raises:
-        ExportError: an operator that stock LiteRT does not have; or an output that differs from the
-            model's by more than float32 rounding and, with int8 activations, four times what noise
-            of one int8 step on them does. It gives both numbers and names the layer.
-        ValueError: a bad argument, a subclassed model, NaN in a weight, a missing folder.
+        ExportError: the model needs an operator that stock LiteRT does not have; or an output of
+            the file differs from the model's by more than float32 rounding and, with int8
+            activations, four times the effect of noise of one int8 step on them. The message gives
+            both numbers and names the layer.
+        ValueError: an argument is wrong, the model is subclassed, or a weight is NaN or infinite.
+        WriteError: the file cannot be written.
 
     Example:
 
@@ -95,7 +98,7 @@ def to_tflite(
     runtime = _check_arguments(activations, store, min_runtime, io, check)
     _check_path(path)
     arrays = sample_arrays(model, check)
-    reference = full_integer.clip_ranges(model)  # it rounds no activations
+    reference = full_integer.clip_ranges(model)  # without the rounding that FakeQuant layers do
     with temporary_folder() as folder:
         plain = os.path.join(folder, "float32.tflite")
         if activations == "static_int8":
@@ -126,7 +129,7 @@ def to_tflite(
 
 
 def file_bytes(model: keras.Model, store: Store = "fast") -> int:
-    """The size of the file with int8 activations, which is neither verified nor written."""
+    """The size of the file with int8 activations; it is neither verified nor written."""
     with temporary_folder() as folder:
         plain = os.path.join(folder, "float32.tflite")
         sites = _write_float32(plain, full_integer.clip_ranges(model), "int8", store, INT2)
@@ -135,7 +138,7 @@ def file_bytes(model: keras.Model, store: Store = "fast") -> int:
 
 def _write_float32(path, model, activations, store, runtime) -> list:
     """Writes the float32 file of a model, and finds the kernels that fewer bits hold."""
-    for thinned in (True, False):  # the converter may have changed a layer without its kernel
+    for thinned in (True, False):  # whole, if the converter has changed a layer without its kernel
         lowered = lower(model, store, thinned)
         file = convert(lowered)
         if put_kernels(file, lowered):

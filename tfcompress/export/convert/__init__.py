@@ -1,1 +1,1 @@
-"""From a Keras model to a .tflite file, by the stock converter."""
+"""Converts a Keras model of ordinary layers to a .tflite file with the stock converter."""

@@ -1,4 +1,4 @@
-"""Takes back what the stock converter multiplied into the columns of a kernel.
+"""Undoes what the stock converter multiplied into the columns of a kernel.
 
 `y = W (c x + b)`, from a normalization and the Dense layer behind it, becomes `(W c) x + W b` when
 the Dense layer has a bias and an activation. If W is a matrix of few levels, `W c` is not.
@@ -17,8 +17,8 @@ from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import operator_name
 
 PRODUCT = "FULLY_CONNECTED"
-TOLERANCE = 1e-5  # far above float32 rounding
-MOST_DISTINCT = 0.5  # of the entries: more distinct values than these no form stores in fewer bytes
+TOLERANCE = 1e-5  # much more than float32 rounding
+MOST_DISTINCT = 0.5  # of the entries: with more distinct values no form takes fewer bytes
 
 
 def restore_kernels(file: Any, lowered: keras.Model) -> None:

@@ -1,4 +1,4 @@
-"""Full-integer files: int8 activations with fixed ranges, exact low-bit kernels."""
+"""Full-integer files: int8 activations with fixed ranges, and exact low-bit kernels."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ IO_TYPES = {"float32": tf.float32, "int8": tf.int8}
 
 
 def convert_static(model: keras.Model, batches: list, io: str) -> Any:
-    """The stock converter's full-integer file, a `ModelT`.
+    """The full-integer file of the stock converter, a `ModelT`.
 
     Args:
         batches: lists of arrays, one for each input, on which the ranges are measured.
@@ -39,7 +39,7 @@ def convert_static(model: keras.Model, batches: list, io: str) -> Any:
 
 
 def clip_ranges(model: keras.Model) -> Any:
-    """The model with learned ranges that clip and do not round; itself where it has none."""
+    """The model with `FakeQuant` layers that clip without rounding; itself if it has none."""
 
     def replace(layer):
         return [ClipToRange.from_config(layer.get_config())] if type(layer) is FakeQuant else None
@@ -49,10 +49,10 @@ def clip_ranges(model: keras.Model) -> Any:
 
 
 def convert_learned(model: keras.Model, batches: list, io: str) -> Any:
-    """As `convert_static`, with the ranges of `FakeQuant` layers; others are measured.
+    """Does what `convert_static` does, with the ranges of `FakeQuant` layers; others are measured.
 
-    The stock converter measures all ranges of a model or none. What it does after it has measured
-    them is done here: the ranges are written into the float32 file, and that is quantized.
+    The stock converter measures either all ranges of a model or none. Here its last steps are done
+    with other ranges: they are written into the float32 file, which is then quantized.
     """
     from tensorflow.lite.python.convert import mlir_quantize
 
@@ -71,7 +71,7 @@ def convert_learned(model: keras.Model, batches: list, io: str) -> Any:
 
 
 def _move_ranges_to_tensors(file) -> None:
-    """Puts the range of each QUANTIZE, which is how a `FakeQuant` arrives, on the tensor itself."""
+    """Moves the range of each QUANTIZE, which a `FakeQuant` becomes, to the tensor it reads."""
     graph, same, kept = file.subgraphs[0], {}, []
     for operator in graph.operators:
         code = operator_name(file, operator)
@@ -111,8 +111,9 @@ def _measured(blob, batches) -> dict:
 def store_exact(file: Any, plain: Path, int2: bool) -> None:
     """Puts the exact integers of each low-bit kernel in place of the converter's rounded ones.
 
-    The converter divides a channel's largest weight by 127, which holds levels such as 1/7 of it
-    only nearly. FULLY_CONNECTED takes 2- and 4-bit kernels too, convolutions 8-bit ones.
+    The converter's scale is the largest weight of a channel over 127, whose multiples are only near
+    levels such as 1/7 of that weight. FULLY_CONNECTED takes 2- and 4-bit kernels too, convolutions
+    take 8-bit ones alone.
     """
     graph, kernels = Graph(file), _low_bit_kernels(plain)
     for operator in graph.subgraph.operators:
@@ -137,7 +138,7 @@ def _low_bit_kernels(plain) -> list[Kernel]:
 
 
 def _matching_kernel(graph, operator, code, kernels) -> Kernel | None:
-    """The low-bit kernel that the converter rounded to this operator's constant."""
+    """The low-bit kernel of which the converter's rounding has made this operator's constant."""
     weight = graph.tensors[operator.inputs[1]]
     values = graph.values(operator.inputs[1])
     if values is None:
@@ -152,7 +153,7 @@ def _matching_kernel(graph, operator, code, kernels) -> Kernel | None:
 
 
 def _rescaled_bias(graph, operator, kernel) -> int:
-    """The bias in the unit that goes with the new scales: input scale times kernel scale."""
+    """The bias in units of the input scale times the new kernel scales."""
     old = graph.tensors[operator.inputs[2]]
     unit = graph.tensors[operator.inputs[0]].quantization.scale[0] * kernel.grid.scale
     values = graph.values(operator.inputs[2]) * np.float64(old.quantization.scale)
@@ -163,8 +164,8 @@ def _rescaled_bias(graph, operator, kernel) -> int:
 def rounded_activations(plain: Path, model: keras.Model | None = None) -> dict[int, float]:
     """The float32 activations of a file, all of which a full-integer file rounds.
 
-    With each the step of its learned range, if `model` has a `FakeQuant` for it, or 0: the range
-    can be wider than the values, as long as training is short.
+    Each has the step of its learned range if `model` has a `FakeQuant` for it, or 0. The range can
+    be much wider than the values after a short training.
     """
     graph = Graph(read(plain))
     steps = dict.fromkeys(map(int, graph.subgraph.inputs), 0.0)

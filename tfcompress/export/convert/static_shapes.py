@@ -1,4 +1,4 @@
-"""Cleans what the stock converter makes of a free batch size."""
+"""Removes the operators that compute shapes in files with a free batch size."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tfcompress.tflite.reader import operator_name
 
 
 def make_shapes_static(file: Any) -> None:
-    """Gives each RESHAPE with at most one unknown size a constant shape; drops what computed it.
+    """Gives each RESHAPE with at most one unknown size a constant shape.
 
     With a free batch size the converter computes the shape of each Flatten from SHAPE,
     STRIDED_SLICE and PACK. These and a RESHAPE to a computed shape stay outside the delegate.
@@ -29,9 +29,9 @@ def make_shapes_static(file: Any) -> None:
 
 
 def _static_shape(graph, reshape, readers) -> list[int] | None:
-    """The shape a RESHAPE gives, with one -1 at most, or None."""
+    """The output shape of a RESHAPE if at most one size is unknown, or None."""
     shape = list(graph.shape(reshape.outputs[0]))
-    if shape.count(-1) == 2 == len(shape) and readers:  # the input of a Dense over a sequence
+    if shape.count(-1) == 2 == len(shape) and readers:  # the input of a Dense layer on a sequence
         widths = {_product_width(graph, reader, reshape.outputs[0]) for reader in readers}
         if len(widths) == 1 and None not in widths:
             shape = [-1, *widths]
@@ -39,14 +39,14 @@ def _static_shape(graph, reshape, readers) -> list[int] | None:
 
 
 def _product_width(graph, reader, tensor) -> int | None:
-    """The size of the last axis that a FULLY_CONNECTED demands of its input."""
+    """The size that a FULLY_CONNECTED needs in the last axis of its input."""
     if operator_name(graph.model, reader) != "FULLY_CONNECTED" or reader.inputs[0] != tensor:
         return None
     return graph.shape(reader.inputs[1])[-1]
 
 
 def _drop_unread(graph) -> None:
-    """Removes operators whose outputs nothing reads, from the last one up."""
+    """Removes operators whose outputs nothing reads, from the last to the first."""
     subgraph, kept = graph.subgraph, []
     read = {int(index) for index in subgraph.outputs}
     for operator in reversed(subgraph.operators):

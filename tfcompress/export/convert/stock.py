@@ -1,4 +1,4 @@
-"""The stock converter: a Keras model of ordinary layers to a float32 .tflite file."""
+"""Converts a Keras model of ordinary layers with the stock converter."""
 
 import math
 import re
@@ -17,7 +17,7 @@ from tfcompress.utils.errors import ExportError
 from tfcompress.utils.writers import temporary_folder
 
 SIGNATURE = "serving_default"
-LARGEST_IN_MEMORY = 2**26  # bytes of weights
+LARGEST_IN_MEMORY = 2**26  # bytes of weights that the converter gets without files
 
 
 def convert(model: keras.Model, **settings: Any) -> Any:
@@ -57,7 +57,10 @@ def _convert(model, settings) -> bytes:
 
 
 def _concrete_function(model):
-    """The model as a function; input and output number i are `argument_i` in its signature."""
+    """The model as a function whose input and output number i have the name `argument_i`.
+
+    The names of the model's own tensors need not be valid or different.
+    """
 
     def function(**inputs):
         outputs = call_model(model, [inputs[_argument_name(i)] for i in range(len(inputs))])
@@ -73,8 +76,8 @@ def _concrete_function(model):
 def _converter(model, concrete, folder):
     """A converter that finds the values of the variables, by the better of two routes.
 
-    From memory it is five times quicker, by way of a folder it needs half the memory. Behind a
-    `trackable` Keras model it would find none and leave them out of the file without an error.
+    From memory it is five times faster; through a folder it needs half the memory. With the Keras
+    model as its `trackable` it would leave the values out of the file without an error.
     """
     variables = [variable.value for variable in model.variables]
     if sum(math.prod(v.shape) * v.dtype.size for v in variables) < LARGEST_IN_MEMORY:
@@ -120,7 +123,7 @@ def _explanation(model, text):
         reason = f"no builtin LiteRT operator does {', '.join(operators)}"
     if "TensorList" in text:
         advice = "A recurrent layer needs a known batch size: `keras.Input(shape, batch_size=1)`."
-    return f"The stock converter cannot take model '{model.name}': {reason}. {advice}"
+    return f"The stock converter cannot convert model '{model.name}': {reason}. {advice}"
 
 
 def _check_builtin(file):
@@ -134,10 +137,10 @@ def _check_builtin(file):
 
 
 def name_inputs_and_outputs(file: Any, model: keras.Model) -> None:
-    """Puts inputs and outputs in the model's order, names them and writes the signature."""
+    """Orders the inputs and outputs as the model does, names them and writes the signature."""
     inputs, outputs = input_names(model), output_names(model)
     graph, signature = file.subgraphs[0], schema().SignatureDefT()
-    if file.signatureDefs:  # from a folder; from memory the order is right, and there is none
+    if file.signatureDefs:  # a file converted through a folder; others have the model's order
         graph.inputs = _indices_by_name(file.signatureDefs[0].inputs)
         graph.outputs = _indices_by_name(file.signatureDefs[0].outputs)
     signature.signatureKey, signature.subgraphIndex = SIGNATURE.encode(), 0

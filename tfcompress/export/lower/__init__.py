@@ -1,1 +1,1 @@
-"""Compressed layers as plain operations that the converter takes."""
+"""Lowers compressed layers to ordinary layers and operations that the converter knows."""

@@ -1,4 +1,4 @@
-"""Circulant layers as real operators on activations: no full kernel in the file."""
+"""Lowers circulant layers to operators on activations, without the full kernel in the file."""
 
 from typing import Any
 
@@ -32,16 +32,16 @@ LEAST_RFFT_BLOCK, LEAST_RFFT_SIZE = (
     512,
     16384,
 )  # from here on RFFT2D is as fast as products, or nearly
-OPERATOR_BYTES = 5500  # bytes of the operators
+OPERATOR_BYTES = 5500  # of the operators that compute one layer
 
 
 class CirculantOperations(keras.layers.Layer):
-    """What a `CirculantDense` computes, in operators that LiteRT has.
+    """Computes a `CirculantDense` in operators that LiteRT has.
 
-    LiteRT has RFFT2D and no inverse of it. `store="small"` transforms twice by RFFT2D: with the
-    Hartley transform `cas(z) = re z - im z`, which is its own inverse, the way back is one more
-    RFFT2D. `store="fast"` transforms by products with matrices of cosines and sines, in two
-    stages of size sqrt(n) for one circulant; these run in the delegate.
+    LiteRT has RFFT2D and no inverse of it. `store="small"` uses RFFT2D for both directions: the
+    Hartley transform `cas(z) = re z - im z` is its own inverse, so the way back is one more RFFT2D.
+    `store="fast"` multiplies with matrices of cosines and sines, in two stages of size sqrt(n) for
+    a single circulant; these products run in the delegate.
 
     Args:
         layer: a built `CirculantDense`.
@@ -50,7 +50,7 @@ class CirculantOperations(keras.layers.Layer):
 
     def __init__(self, layer: keras.layers.Layer, store: Store, **kwargs: Any) -> None:
         super().__init__(name=layer.name, dtype="float32", **kwargs)
-        object.__setattr__(self, "layer", layer)  # no part of this one, which must show no kernel
+        object.__setattr__(self, "layer", layer)  # not tracked: `walk` must find no kernel
         self.store = store
         self.form = _transform_form(layer, store)
         self.constants = dict(self.form.constants)
@@ -76,7 +76,7 @@ class CirculantOperations(keras.layers.Layer):
         return ops.reshape(layer.activation(y), (*lead, layer.units))
 
     def pays(self) -> bool:
-        """Whether it is smaller than the whole kernel and, for `"fast"`, faster."""
+        """Whether this is smaller than the whole kernel and, for `"fast"`, faster."""
         layer, n = self.layer, self.layer.size
         weights, p, q = layer.inputs * layer.units, layer.blocks_in, layer.blocks_out
         if OPERATOR_BYTES + sum(array.nbytes for array in self.constants.values()) >= 4 * weights:
@@ -102,7 +102,7 @@ def _transform_form(layer, store):
 
 
 def _power_of_two(layer, r):
-    """The circulant, or one of a larger size 2^m that holds the same matrix in its corner."""
+    """The first column of a circulant of size 2^m that holds the layer's matrix in its corner."""
     n = len(r)
     if n & (n - 1) == 0:
         return r

@@ -1,4 +1,4 @@
-"""Fourier transforms and circular convolutions in operators that LiteRT has, real numbers only.
+"""Fourier transforms and circular convolutions in operators of LiteRT on real numbers.
 
 Index legend: b batch, n size of a circulant, p and q blocks in and out, f frequencies, k and l the
 two digits of a frequency.
@@ -51,7 +51,7 @@ class Rfft:
 
 
 class Dft:
-    """The same by one product with cosines and sines; `n` may be any size."""
+    """What `Rfft` computes, as one product with cosines and sines; `n` may be any size."""
 
     def __init__(self, n: int) -> None:
         f = n // 2 + 1
@@ -120,11 +120,11 @@ class Blocks:
 
 
 class TwoStage:
-    """One circulant by Cooley and Tukey's two stages, each a product with a small matrix.
+    """One circulant by two stages (Cooley and Tukey, 1965), each a product with a small matrix.
 
     Place `i = n2 i1 + i2` and frequency `f = k + n1 l`: a transform over i1 gives k, a factor
-    `exp(-2 pi i i2 k / n)` turns it, a transform over i2 gives l. Inputs are real, so that the k up
-    to `n1 / 2` are enough.
+    `exp(-2 pi i i2 k / n)` turns it, a transform over i2 gives l. The inputs are real, so the k up
+    to `n1 / 2` determine the others.
     """
 
     def __init__(self, r: Tensor) -> None:
@@ -178,6 +178,6 @@ def _product(x, matrix):
 
 
 def _multiply(re, im, other_re, other_im, conjugate=False):
-    """The product of complex numbers, with the conjugate of the others on demand."""
+    """The product of complex numbers; `conjugate` takes the conjugate of the second factor."""
     a, b, c, d = re * other_re, im * other_im, re * other_im, im * other_re
     return (a + b, d - c) if conjugate else (a - b, d + c)

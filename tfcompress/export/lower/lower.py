@@ -1,4 +1,4 @@
-"""Lowers a model to plain float32 Keras layers that the stock converter takes well."""
+"""Lowers a model to ordinary float32 Keras layers for the stock converter."""
 
 import itertools
 from functools import partial, singledispatch
@@ -23,10 +23,10 @@ _TAKE_NORMALIZATION = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Con
 
 @singledispatch
 def lower_layer(layer: keras.layers.Layer, store: Store | None) -> list[keras.layers.Layer] | None:
-    """The layers to write in place of a layer; None leaves it as it is.
+    """The layers to export in place of a layer, or None to keep it.
 
-    A structured layer registers its own function here, which writes plain operations on the
-    activations and never the full kernel: the converter would fold that to float32 constants.
+    A structured layer registers a function of its own here, which computes with the activations and
+    never makes the full kernel: the converter would turn that into a float32 constant.
     """
     return None
 
@@ -51,7 +51,7 @@ def _(layer: TileHashedDense, store):
 
 
 def tiles_pay(layer: keras.layers.Layer, store: Store) -> bool:
-    """Whether its two products are smaller and, for `"fast"`, faster than the whole kernel.
+    """Whether the two products of tiles are smaller and, for `"fast"`, faster than the kernel.
 
     Times faster with 4 tiles of side 32: 1.2 for 256 x 256, 5.5 for 512, 15 for 1024, 40 for 2048;
     with 16 tiles: 1.7 for 512, 4 for 1024.
@@ -63,15 +63,15 @@ def tiles_pay(layer: keras.layers.Layer, store: Store) -> bool:
 
 
 def lower(model: keras.Model, store: Store | None = None, thinned: bool = False) -> keras.Model:
-    """A new model of ordinary float32 layers, each batch normalization folded into its layer.
+    """A new model of ordinary float32 layers with batch normalizations folded into them.
 
-    So each kernel in the file is a layer's kernel up to one factor per output channel. Nothing is
-    folded where the layer has an activation, other users, or is used twice.
+    Each kernel in the file is then the kernel of a layer up to a factor per output channel. A
+    normalization stays where the layer before it has an activation, other readers or several uses.
 
     Args:
         store: `"fast"` or `"small"`, for the layers that have forms of both kinds; None makes
             ordinary layers of them, which a full-integer file can hold.
-        thinned: whether large kernels stay out of the new model, see `large`.
+        thinned: whether large kernels stay out of the new model, see `large_kernels`.
     """
     count = itertools.count()
 
@@ -97,7 +97,7 @@ def lower(model: keras.Model, store: Store | None = None, thinned: bool = False)
 
 
 class _FoldedNormalization(keras.layers.Layer):
-    """Stands where a batch normalization was, and takes what it takes."""
+    """An identity in place of a batch normalization, with the same call arguments."""
 
     def call(self, inputs, training=None, mask=None):
         return inputs
@@ -149,7 +149,7 @@ def _can_fold(layer, norm) -> bool:
 
 
 def _folded(layer, norm) -> keras.layers.Layer:
-    """The layer with `factor * kernel` and the bias that the normalization leaves."""
+    """The layer with `factor * kernel` and the bias that follows from the normalization."""
     mean, variance = (
         to_numpy(v).astype(np.float64) for v in (norm.moving_mean, norm.moving_variance)
     )

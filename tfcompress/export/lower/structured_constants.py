@@ -1,4 +1,4 @@
-"""Constants of layers that were lowered to chains of operators: their names and their bits."""
+"""Names the constants of layers that were lowered to operators, and stores signs in 4 bits."""
 
 import re
 from typing import Any
@@ -16,7 +16,7 @@ LEAST_NAMED_SIZE = 16  # entries of a constant that gets a name
 
 
 def name_structured_constants(file: Any, model: keras.Model) -> None:
-    """Names the constants of lowered layers, and stores signs in four bits.
+    """Names the constants of lowered layers, and stores signs in 4 bits.
 
     The other tensors of these layers lose their names, which would take as many bytes as the
     constants.
@@ -67,7 +67,7 @@ def _drop_names(graph, names) -> None:
 
 
 def _pack_signs(graph) -> None:
-    """Signs -1 and +1 as INT4, unpacked when the file is loaded."""
+    """Stores the signs -1 and +1 as INT4, which is unpacked when the file is loaded."""
     operators, unpacked = [], {}
     for operator in graph.subgraph.operators:
         for place, index in enumerate(operator.inputs):
