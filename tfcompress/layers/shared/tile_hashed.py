@@ -76,7 +76,7 @@ class TileHashedDense(CompressedDense):
         **kwargs: Unpack[LayerArguments],
     ) -> None:
         super().__init__(units, **kwargs)
-        self.tile, self.tiles = positive_int(tile, "tile")(tiles, "tiles")
+        self.tile, self.tiles = positive_int(tile, "tile"), positive_int(tiles, "tiles")
         self.seed = int(seed)
 
     @classmethod
