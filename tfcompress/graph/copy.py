@@ -77,8 +77,10 @@ class _Copy:
     """
 
     def __init__(self, replacements):
-        self.operations = [(old, _as_layer(old, new)) for old, new in replacements.items()]
+        self.operations = [(old, as_layer(old, new)) for old, new in replacements.items()]
         self.replaced = {id(old): old for old in replacements}
+        made = [old for old, new in self.operations if new is not replacements[old]]
+        self.listed = {id(old) for old in made if len(replacements[old]) > 1}
         self.memo = {id(old): new for old, new in self.operations}
         self.held = set()  # of those, what an attribute holds
         self.tensors, self.made, self.originals = [], [], []
@@ -98,9 +100,8 @@ class _Copy:
             keras_state.renew_keys(made, self.memo)
             keras_state.forget_training(made)
         graphs = [made for made in self.made if hasattr(made, "_layers")]
-        for old in self.replaced.keys() - self.held:
-            if isinstance(self.memo[old], Chain):
-                open_chain(self.memo[old], graphs)
+        for old in self.listed - self.held:
+            open_chain(self.memo[old], graphs)
         return new
 
     def one(self, x):
@@ -185,7 +186,7 @@ class _Copy:
                 )
 
 
-def _as_layer(old, new):
+def as_layer(old: keras.layers.Layer, new: Any) -> keras.layers.Layer:
     """The layer that takes the place of another, of the layer or list that was given."""
     if isinstance(new, keras.layers.Layer):
         return new

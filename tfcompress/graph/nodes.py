@@ -9,6 +9,7 @@ from tfcompress.graph.paths import is_graph
 from tfcompress.graph.private_keras import (
     functional_of,
     history_of,
+    layers_in,
     nodes_by_depth,
     run_through_graph,
 )
@@ -39,6 +40,12 @@ def called_operations(graph: Any) -> Iterator:
         yield node.operation
         if is_graph(node.operation):
             yield from called_operations(graph_of(node.operation))
+
+
+def graphs_in(model) -> list:
+    """The graphs of a model and of the models in it, at any depth, each once."""
+    graphs = [functional_of(layer) for layer in layers_in(model) if is_graph(layer)]
+    return list({id(graph): graph for graph in graphs if graph is not None}.values())
 
 
 def operation_of(tensor: Tensor) -> Any:

@@ -13,11 +13,32 @@ from keras.src.backend import KerasTensor, compute_output_spec
 from keras.src.backend.common import global_state
 from keras.src.backend.common.variables import initialize_all_variables
 from keras.src.losses.losses import LossFunctionWrapper
-from keras.src.models.functional import Functional
-from keras.src.saving.serialization_lib import SafeModeScope
+from keras.src.models.functional import Functional, functional_like_constructor
+from keras.src.models.model import Trainer
+from keras.src.ops.node import KerasHistory
+from keras.src.saving.object_registration import GLOBAL_CUSTOM_NAMES, get_registered_name
+from keras.src.saving.serialization_lib import SafeModeScope, serialize_with_public_class
 from keras.src.utils.io_utils import print_msg
 
+from tfcompress.graph.keras_state import inside
 from tfcompress.utils.types import Loss, Tensor
+
+# Attributes in which Keras keeps lists of its own beside a layer's parts.
+BOOKKEEPING = {
+    "_functional",
+    "_inbound_nodes",
+    "_inputs",
+    "_inputs_struct",
+    "_layers",
+    "_nodes",
+    "_nodes_by_depth",
+    "_operations",
+    "_operations_by_depth",
+    "_outbound_nodes",
+    "_outputs",
+    "_outputs_struct",
+    "_tracker",
+}
 
 __all__ = ["Functional", "KerasTensor", "LossFunctionWrapper", "compute_output_spec"]
 
@@ -166,3 +187,106 @@ def variables_without_values() -> Iterator[None]:
 def print_message(text: str) -> None:
     """Prints a line as `fit` does, to the log where logging is on. Relies on `print_msg`."""
     print_msg(text)
+
+
+def class_config(kind, config) -> dict:
+    """The saved form of an object of a class, with this config.
+
+    Keras' own classes are named by their public module, others by their registered name. Relies on
+    `serialize_with_public_class` and `get_registered_name`.
+    """
+    public = serialize_with_public_class(kind, config)
+    return public or {
+        "module": kind.__module__,
+        "class_name": kind.__name__,
+        "config": config,
+        "registered_name": get_registered_name(kind),
+    }
+
+
+def register_under(kind, name: str) -> None:
+    """Objects of a class are saved under a name that another class reads.
+
+    Relies on the dict `GLOBAL_CUSTOM_NAMES`, by which Keras finds the name of a class.
+    """
+    GLOBAL_CUSTOM_NAMES[kind] = name
+
+
+def default_like(function, other):
+    """Marks a method as Keras' own default if `other` is one.
+
+    `Operation.get_config` makes a config of the constructor's arguments for classes whose
+    `get_config` bears this mark. Relies on `_is_default`.
+    """
+    function._is_default = getattr(other, "_is_default", False)
+    return function
+
+
+def replace_in(owner, memo) -> None:
+    """Lets one object hold the replacements of things in place of these: a layer, list, dict, node.
+
+    Relies on what Keras objects keep in their attributes, in tracked lists and dicts and in their
+    tracker.
+
+    Args:
+        owner: the object; what lies in lists and dicts of it is replaced too, what other objects
+            hold is not.
+        memo: `{id(old): new}`.
+    """
+    for name, value in list(vars(owner).items()):
+        if not name.startswith("_self_"):  # TensorFlow's own
+            vars(owner)[name] = _replaced(value, memo)
+    tracker = vars(owner).get("_tracker")
+    if tracker is not None:
+        for name, (_, store) in tracker.config.items():
+            store[:] = [memo.get(id(one), one) for one in store]
+            tracker.stored_ids[name] = {id(one) for one in store}
+
+
+def _replaced(value, memo):
+    if id(value) in memo:
+        return memo[id(value)]
+    plain = inside(value)  # TensorFlow wraps dicts and tuples, and its lists have a second content
+    if isinstance(plain, dict):
+        for key, one in list(dict.items(plain)):
+            dict.__setitem__(plain, key, _replaced(one, memo))
+    elif isinstance(plain, list):
+        for content in (plain, getattr(plain, "_storage", plain)):
+            list.__setitem__(content, slice(None), [_replaced(one, memo) for one in content])
+    elif type(plain) is tuple:
+        new = tuple(_replaced(one, memo) for one in plain)
+        return value if all(a is b for a, b in zip(new, plain, strict=True)) else new
+    return value
+
+
+def take_over_calls(old, new) -> None:
+    """Gives the calls of an operation in graphs to another one.
+
+    Relies on `Node.operation`, and on the history of the tensors that a node made.
+    """
+    for index, node in enumerate(old._inbound_nodes):
+        node.operation = new
+        for place, tensor in enumerate(node.outputs):
+            tensor._keras_history = KerasHistory(new, index, place)
+    new._inbound_nodes, new._outbound_nodes = old._inbound_nodes, old._outbound_nodes
+    old._inbound_nodes, old._outbound_nodes = [], []
+
+
+def has_graph_config(model) -> bool:
+    """Whether a model is saved as its graph: any layers in it are in its config.
+
+    Relies on `functional_like_constructor`, by which `Functional.get_config` decides the same.
+    """
+    kind = type(model)
+    if isinstance(model, keras.Sequential):
+        return kind.get_config is keras.Sequential.get_config
+    own = isinstance(model, Functional) and kind.get_config is Functional.get_config
+    return own and functional_like_constructor(kind)
+
+
+def forget_compiled(model) -> None:
+    """Takes from a model what `compile` and `fit` left in it.
+
+    Relies on `Trainer.__init__`, which sets just what they change.
+    """
+    Trainer.__init__(model)

@@ -1,0 +1,124 @@
+"""Composite layers and subclassed models with replaced parts, saved and read back by Keras.
+
+The class of such a layer makes its ordinary parts again, whatever stands in their places now. So an
+owner of replaced parts gets a class of its own, made of its class and the mixin `Swapped`: its
+config is the plain owner's, and that of each replaced part with its address. An address is made of
+attribute names, indices and keys, as in `"blocks/0/attention/_query_dense"`: they are the same each
+time that the class makes its parts, while automatic names of layers are not.
+"""
+
+from typing import Any
+
+import keras
+
+from tfcompress.graph.addresses import addresses, held_layers
+from tfcompress.graph.private_keras import (
+    class_config,
+    default_like,
+    has_graph_config,
+    register_under,
+)
+from tfcompress.graph.replace import replace_in_place
+from tfcompress.utils.types import Config
+
+_CLASSES: dict[type, type] = {}  # a class and its subclass that is `Swapped`
+
+
+def mark_owners(model: Any, placed: set[int]) -> None:
+    """Gives each layer or model around replaced parts the class that saves them.
+
+    Args:
+        model: changed in place.
+        placed: ids of the replaced parts.
+    """
+    _mark(model, placed, {})
+
+
+def _mark(owner, placed, known) -> bool:
+    """Marks an owner and those that it holds; returns whether it holds replaced parts."""
+    if id(owner) not in known:
+        known[id(owner)] = False  # a part that holds its owner
+        below = [id(part) in placed or _mark(part, placed, known) for _, part in held_layers(owner)]
+        known[id(owner)] = any(below) or isinstance(owner, Swapped)
+        if known[id(owner)] and not has_graph_config(owner):
+            before = vars(owner).get("_replaced_parts", ())
+            found = [
+                address
+                for address, part in addresses(owner, before, placed)
+                if address in before or id(part) in placed
+            ]
+            owner.__class__ = swapped_class(type(owner))
+            object.__setattr__(owner, "_replaced_parts", tuple(found))
+    return known[id(owner)]
+
+
+def swapped_class(kind: type) -> type:
+    """The subclass of a class of layers or models that saves its replaced parts."""
+    if issubclass(kind, Swapped):
+        return kind
+    if kind not in _CLASSES:
+
+        def get_config(self):
+            return Swapped.get_config(self)
+
+        names = {
+            "__module__": kind.__module__,
+            "__qualname__": kind.__qualname__,
+            "__doc__": kind.__doc__,
+            "_plain": kind,
+            "get_config": default_like(get_config, kind.get_config),
+        }
+        _CLASSES[kind] = type(kind.__name__, (Swapped, kind), names)
+        register_under(_CLASSES[kind], "tfcompress>Swapped")
+    return _CLASSES[kind]
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class Swapped:
+    """A composite layer or model some of whose parts were replaced.
+
+    Mixed into the owner's own class by `swapped_class`. `_replaced_parts` has the addresses.
+    """
+
+    _plain: type
+    _replaced_parts: tuple[str, ...] = ()
+
+    def get_config(self) -> Config:
+        there = dict(addresses(self, self._replaced_parts))
+        parts = {
+            address: keras.saving.serialize_keras_object(there[address])
+            for address in self._replaced_parts
+        }
+        config = self._plain.get_config(self)
+        return {"composite": class_config(self._plain, config), "parts": parts}
+
+    @classmethod
+    def from_config(cls, config: Config) -> Any:
+        """The owner with its ordinary parts; `build_from_config` replaces them once they exist."""
+        owner = keras.saving.deserialize_keras_object(config["composite"])
+        owner.__class__ = swapped_class(type(owner))
+        object.__setattr__(owner, "_replaced_parts", tuple(config["parts"]))
+        object.__setattr__(owner, "_parts_to_place", config["parts"])
+        if owner.built:  # as the graph of a Functional model is
+            owner.place_parts()
+        return owner
+
+    def build_from_config(self, config: Config) -> None:
+        super().build_from_config(config)
+        self.place_parts()
+
+    def place_parts(self) -> None:
+        """Puts the parts of the config in the places of the ordinary ones."""
+        configs = vars(self).pop("_parts_to_place", None)
+        if not configs:
+            return
+        there = dict(addresses(self, configs))
+        absent = [address for address in configs if address not in there]
+        if absent:
+            raise ValueError(
+                f"'{self.name}' of class {type(self).__name__} was saved with other layers at "
+                f"{absent}, and it has none there now. Its class makes other parts than it did "
+                "when the file was written."
+            )
+        parts = {a: keras.saving.deserialize_keras_object(c) for a, c in configs.items()}
+        replace_in_place(self, {there[address]: part for address, part in parts.items()})
