@@ -190,6 +190,17 @@ def rebuild_graph(graph: Any) -> None:
         object.__setattr__(graph, name, value)
 
 
+def output_specs(node: Any) -> list:
+    """What the operation of a call says of its outputs now. Relies on `compute_output_spec`."""
+    args, kwargs = node.arguments.args, node.arguments.kwargs
+    return keras.tree.flatten(node.operation.compute_output_spec(*args, **kwargs))
+
+
+def set_spec(tensor: Any, spec: Any) -> None:
+    """Gives a symbolic tensor another shape and dtype. Relies on `_shape` and `_dtype`."""
+    tensor._shape, tensor._dtype = spec.shape, spec.dtype
+
+
 def is_graph_place(owner: Any, key: str) -> bool:
     """Whether a Functional or Sequential model keeps the layers of its graph at an attribute."""
     if not isinstance(owner, (Function, keras.Sequential)):

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.graph.keras_state import output_specs, set_spec
 from tfcompress.graph.paths import is_graph
 from tfcompress.graph.private_keras import (
     functional_of,
@@ -46,6 +47,26 @@ def graphs_in(model) -> list:
     """The graphs of a model and of the models in it, at any depth, each once."""
     graphs = [functional_of(layer) for layer in layers_in(model) if is_graph(layer)]
     return list({id(graph): graph for graph in graphs if graph is not None}.values())
+
+
+def renew_shapes(model, changed: set[int]) -> None:
+    """Corrects the symbolic tensors of the graphs in a model, where layers have other outputs now.
+
+    Args:
+        model: of any kind.
+        changed: ids of the layers that may give other shapes than those that stood there.
+    """
+    for graph in reversed(graphs_in(model)):  # inner ones first
+        nodes = nodes_of(graph)
+        if any(_differs(node) for node in nodes if id(node.operation) in changed):
+            for node in nodes:
+                for tensor, spec in zip(node.outputs, output_specs(node), strict=True):
+                    set_spec(tensor, spec)
+
+
+def _differs(node) -> bool:
+    pairs = zip(node.outputs, output_specs(node), strict=True)
+    return any((old.shape, old.dtype) != (new.shape, new.dtype) for old, new in pairs)
 
 
 def operation_of(tensor: Tensor) -> Any:

@@ -21,7 +21,8 @@ from tfcompress.measure.moments import Moments, can_measure
 from tfcompress.numerics.knapsack import solve_knapsack
 from tfcompress.planning.candidates import counter, default_candidates, fitted
 from tfcompress.planning.plan_result import Option, Plan, tables
-from tfcompress.rewriting.swap import match, swapped
+from tfcompress.rewriting.matching import match
+from tfcompress.rewriting.swap import swapped
 from tfcompress.utils.checks import check_number
 from tfcompress.utils.types import Data, Loss, Store, Target
 

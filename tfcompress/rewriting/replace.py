@@ -6,6 +6,7 @@ import keras
 
 from tfcompress.graph.chain import Chain
 from tfcompress.graph.copy import copied
+from tfcompress.graph.nodes import renew_shapes
 from tfcompress.graph.private_keras import Functional
 from tfcompress.graph.replace import replace_in_place
 from tfcompress.rewriting.saving import mark_owners
@@ -35,7 +36,9 @@ def with_replacements(model: Any, chains: dict, inplace: bool = False) -> Any:
         new = model
     else:
         new = copied(model, chains)
-    mark_owners(new, {id(layer) for chain in chains.values() for layer in chain})
+    placed = {id(layer) for chain in chains.values() for layer in chain}
+    renew_shapes(new, placed)
+    mark_owners(new, placed)
     return new
 
 

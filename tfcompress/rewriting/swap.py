@@ -1,5 +1,6 @@
-"""Rebuild a model with some of its layers replaced; the model itself stays untouched."""
+"""Replaces layers of a model of any kind."""
 
+import itertools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -7,25 +8,35 @@ from typing import Any
 import keras
 
 from tfcompress.graph.layerwise import follow
-from tfcompress.graph.paths import is_graph, named, near, walk
-from tfcompress.graph.rebuild import check_graph, rebuild
+from tfcompress.graph.paths import check_keras_3, walk
 from tfcompress.layers.core.base import CompressedLayer, kernel_bits
 from tfcompress.layers.core.maker import Maker
 from tfcompress.measure.moments import Moments
+from tfcompress.rewriting.matching import match
+from tfcompress.rewriting.replace import with_replacements
 from tfcompress.utils.types import Curvature, Data, Rules
 
 
 def swap(
-    model: keras.Model, rules: Rules, curvature: Curvature | None = None, data: Data | None = None
+    model: keras.Model,
+    rules: Rules,
+    curvature: Curvature | None = None,
+    data: Data | None = None,
+    inplace: bool = False,
 ) -> keras.Model:
-    """Makes a new model in which the layers that rules name are replaced.
+    """Makes a copy of a model in which the layers that rules name are replaced.
+
+    A copy, and not a model made again: it has the class of the model, with its `call`, `train_step`
+    and methods, and the names, weights, ties and flags of all that is not replaced.
 
     Args:
-        model: a built or unbuilt Sequential or Functional `keras.Model`, with nested and shared
-            layers and bare operations (`x + y`) as they come. It stays as it is.
+        model: a `keras.Model` of any kind: Sequential, Functional, subclassed, from KerasHub. It
+            stays as it is.
         rules: dict `{key: maker}`; for each layer the first matching rule wins. A key is a name or
             a path (`"fc1"`, `"block/fc1"`; names match at any depth), a glob over both
-            (`"block*/conv?"`), a class, or a predicate on layers. A maker comes from
+            (`"block*/conv?"`), a class, or a predicate on layers. One that means a composite layer
+            (`keras.layers.MultiHeadAttention`, `"block/attention"`) concerns each part of it that
+            the maker takes. A maker comes from
             `LayerClass.using(**options)`, or is any callable that makes a layer (or a chain of
             them, as a list) from a layer; None leaves the layer as it is.
         curvature: dict `{path: metric}`, as from `tfcompress.curvature`; the kernels are fitted in
@@ -35,14 +46,15 @@ def swap(
             inputs that it sees in the model as swapped so far, and its kernel adapted to them, so
             that later layers make up for earlier ones. Not with `curvature`. In a model with batch
             normalization, call `recalibrate_batch_norm` afterwards.
+        inplace: whether the model itself is changed, as by `model.quantize`, for those who hold
+            references to it or to its layers.
 
     Returns:
-        A new model with the same names, the weights of the other layers copied. The compiled state
-        is not carried over: call `compile`.
+        The copy, or with `inplace` the model. It is not compiled: call `compile`.
 
     Raises:
         ValueError: a key matches nothing; the layer of a name or a path cannot be taken (the
-            message tells why); the model is a subclassed one.
+            message tells why); a layer holds something that can be neither copied nor shared.
         TypeError: the model comes from tf_keras, or a maker does not return layers.
 
     A class, a glob or a predicate leaves a layer that its maker cannot take, or that would not
@@ -58,10 +70,10 @@ def swap(
     >>> small.get_layer("fc").rank
     8
     """
-    check_graph(model)
+    check_keras_3(model)
     if curvature is not None and data is not None:
         raise ValueError("Give either `curvature` or `data`, not both: `data` measures its own.")
-    return swapped(model, rules, curvature, data)
+    return swapped(model, rules, curvature, data, inplace=inplace)
 
 
 def swapped(
@@ -70,20 +82,21 @@ def swapped(
     curvature: Curvature | None = None,
     data: Data | None = None,
     moments: Callable[..., Any] = Moments,
+    inplace: bool = False,
 ) -> keras.Model:
     """`swap`; `moments(layer)` makes what measures the inputs of a layer."""
     targets, left = match(model, rules)
     made = {}
 
     def make(layer, pairs=None):
-        path, maker, named = targets[id(layer)]
+        path, maker, by_name = targets[id(layer)]
         try:
             fit = {"metric": (curvature or {}).get(path)}
             if pairs is not None and isinstance(maker, Maker):
                 fit = _measured(moments(layer), pairs)
-            made[id(layer)] = _make(maker, layer, named, fit)
+            made[id(layer)] = _make(maker, layer, by_name, fit)
         except ValueError as error:
-            if named:
+            if by_name:
                 raise ValueError(f"Layer '{path}' cannot be swapped. {error}") from error
             left[path] = str(error)
         return made.get(id(layer))
@@ -94,7 +107,8 @@ def swapped(
     for layer in layers:
         if data is None or not layer.built:
             make(layer)
-    new = rebuild(model, lambda layer: made.get(id(layer)))
+    chains = {layer: made[id(layer)] for layer in layers if made.get(id(layer))}
+    new = with_replacements(model, chains, inplace)
     if left:
         reasons = "\n".join(f"- {path}: {reason}" for path, reason in left.items())
         warnings.warn(f"{len(left)} matching layers stay as they are:\n{reasons}", stacklevel=2)
@@ -107,50 +121,9 @@ def to_ordinary(model: keras.Model) -> keras.Model:
     Each compressed layer becomes a chain of ordinary layers, in place; the last one keeps the name.
     Further swaps can then be made on the parts ("low rank, then 8 bits").
     """
-    check_graph(model)
-    return rebuild(
-        model, lambda layer: layer.to_ordinary() if isinstance(layer, CompressedLayer) else None
-    )
-
-
-def match(model: keras.Model, rules: Rules) -> tuple[dict, dict]:
-    """Finds the maker of each layer.
-
-    Returns:
-        targets: `{id of the layer: (path, maker, whether a name or a path chose it)}`.
-        left: `{path: reason}` of the layers inside composite layers that only a pattern matched.
-    """
-    layers = walk(model)
-    replaceable = _replaceable(model)
-    targets, left, taken = {}, {}, set()
-    for key, maker in rules.items():
-        if isinstance(maker, type) and issubclass(maker, CompressedLayer):
-            maker = maker.using()
-        if maker is not None and not callable(maker):
-            raise TypeError(
-                f"The maker of rule {key!r} must be `LayerClass.using(...)` or a callable. "
-                f"Received: {maker!r}"
-            )
-        by_name, paths = _matching(key, layers)
-        if not paths:
-            raise ValueError(f"Rule {key!r} matches no layer. {near(key, layers)}")
-        for path in paths:
-            layer, owner = layers[path]
-            if id(layer) in taken:
-                continue
-            taken.add(id(layer))
-            if maker is None:
-                continue
-            if id(layer) in replaceable:
-                targets[id(layer)] = (path, maker, by_name)
-                continue
-            left[path] = (
-                f"it is a part of the {type(owner).__name__} '{owner.name}', whose parts cannot be "
-                "replaced"
-            )
-            if by_name:
-                raise ValueError(f"Layer '{path}' cannot be swapped: {left[path]}.")
-    return targets, left
+    check_keras_3(model)
+    layers = [layer for layer, _ in walk(model).values() if isinstance(layer, CompressedLayer)]
+    return with_replacements(model, {layer: layer.to_ordinary() for layer in layers})
 
 
 def _measured(moments, pairs) -> dict:
@@ -160,7 +133,7 @@ def _measured(moments, pairs) -> dict:
     return {"metric": moments.metric(), "kernel": moments.adapted()}
 
 
-def _make(maker, layer, named, fit):
+def _make(maker, layer, by_name, fit):
     """The chain of layers that a maker makes; `ValueError` with the reason if it cannot."""
     made = maker(layer, **fit) if isinstance(maker, Maker) else maker(layer)
     if made is layer:
@@ -171,31 +144,22 @@ def _make(maker, layer, named, fit):
             f"The maker of layer '{layer.name}' must return a layer or a list of layers. "
             f"Received: {made!r}"
         )
+    _build_like(layer, chain)
     checked = isinstance(maker, Maker) and not any(getattr(p, "stochastic", False) for p in chain)
-    if not named and layer.built and checked:  # a stochastic layer is small once binarized
+    if not by_name and layer.built and checked:  # a stochastic layer is small once binarized
         before, after = kernel_bits(layer), sum(map(kernel_bits, chain))
         if after >= before:
             raise ValueError(f"It would not be smaller: {after} bits, and {before} in float32.")
     return chain
 
 
-def _replaceable(model) -> set[int]:
-    """Ids of the layers that are nodes of the model's graph or of a nested model's."""
-    found = set()
-    for layer in model.layers:
-        found |= _replaceable(layer) if is_graph(layer) else {id(layer)}
-    return found
-
-
-def _matching(key, layers):
-    """Whether the key is a name or a path, and the paths that it matches."""
-    if isinstance(key, str):
-        exact = [path for path, (layer, _) in layers.items() if key in (path, layer.name)]
-        if exact:
-            return True, exact
-        return False, named(key, layers)
-    if isinstance(key, type):
-        return False, [path for path, (layer, _) in layers.items() if isinstance(layer, key)]
-    if callable(key):
-        return False, [path for path, (layer, _) in layers.items() if key(layer)]
-    raise TypeError(f"A rule's key must be a string, a class or a predicate. Received: {key!r}")
+def _build_like(layer, chain):
+    """Builds the layers of a chain for the inputs of the layer that they replace."""
+    config = layer.get_build_config() if layer.built else None
+    if config and not chain[0].built:
+        chain[0].build_from_config(config)
+    shape = (config or {}).get("input_shape")
+    for part, following in itertools.pairwise(chain):
+        shape = shape and part.compute_output_shape(shape)
+        if shape and not following.built:
+            following.build(shape)

@@ -199,6 +199,11 @@ class CompressedLayer(keras.layers.Layer):
         return new
 
     @classmethod
+    def takes(cls, layer: keras.layers.Layer) -> bool:
+        """Whether a layer is an `ordinary` one or a compressed form of it."""
+        return cls.ordinary in (type(layer), getattr(layer, "ordinary", None))
+
+    @classmethod
     def using(cls, **options: Any) -> Maker:
         """A maker for `tfcompress.swap`: the class with its options, to be called with a layer."""
         unknown = set(options) - set(cls.options)

@@ -21,6 +21,10 @@ class Maker:
     ) -> Any:
         return self.layer_class.from_layer(layer, metric, kernel, **self.options)
 
+    def takes(self, layer: keras.layers.Layer) -> bool:
+        """Whether the layer is of the kind that this maker compresses."""
+        return self.layer_class.takes(layer)
+
     def then(self, *makers: "Maker") -> "Composed":
         """A maker in two steps: the layer is unfolded into a chain, which `makers` compress.
 

@@ -8,8 +8,7 @@ CONSTRAINTS = ("kernel_constraint", "depthwise_constraint", "embeddings_constrai
 def refuse(cls: type, layer: keras.layers.Layer) -> None:
     """Raises `ValueError` with the reason if the class cannot take the layer."""
     reason = None
-    takes = cls.ordinary in (type(layer), getattr(layer, "ordinary", None))
-    if not takes:
+    if not cls.takes(layer):
         reason = f"it takes {cls.ordinary.__name__} layers only, not {type(layer).__name__}"
         if isinstance(layer, cls.ordinary):
             reason += ", a subclass whose `call` may differ"

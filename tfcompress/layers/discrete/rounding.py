@@ -39,6 +39,9 @@ class FamilyMaker(Maker):
         cls = self.member(layer)
         return cls.from_layer(layer, metric, kernel, **self.options)
 
+    def takes(self, layer: keras.layers.Layer) -> bool:
+        return self.member(layer) is not None
+
     def member(self, layer: keras.layers.Layer) -> type[CompressedLayer] | None:
         """The class for a layer, or None."""
         family = FAMILIES[self.layer_class]

@@ -1,0 +1,89 @@
+"""Which rule concerns which layer of a model."""
+
+from typing import NamedTuple
+
+import keras
+
+from tfcompress.graph.paths import named, near, walk
+from tfcompress.layers.core.base import CompressedLayer
+from tfcompress.layers.core.maker import Maker
+from tfcompress.utils.types import Rules
+
+
+class Target(NamedTuple):
+    """A layer that a rule concerns."""
+
+    path: str
+    maker: object
+    by_name: bool  # whether the rule names this very layer, so that a refusal is an error
+
+
+def match(model: keras.Model, rules: Rules) -> tuple[dict[int, Target], dict[str, str]]:
+    """Finds the maker of each layer; of several rules for a layer the first one counts.
+
+    A rule whose key means a composite layer (an attention, a recurrent layer) is applied to
+    each part of it that the maker takes.
+
+    Returns:
+        targets: `{id of the layer: Target}`.
+        left: `{path: reason}` of composite layers that a pattern matched and whose parts no maker
+            takes.
+    """
+    layers = walk(model)
+    targets, left, taken = {}, {}, set()
+    for key, maker in rules.items():
+        maker = _as_maker(key, maker)
+        by_name, paths = _matching(key, layers)
+        if not paths:
+            raise ValueError(f"Rule {key!r} matches no layer. {near(key, layers)}")
+        for path in paths:
+            meant = _meant(path, maker, layers)
+            if not meant and by_name:
+                raise ValueError(f"Layer '{path}' cannot be swapped. {_no_part(maker)}")
+            if not meant:
+                left[path] = _no_part(maker)
+            for part in meant:
+                layer = layers[part][0]
+                if id(layer) not in taken and maker is not None:
+                    targets[id(layer)] = Target(part, maker, by_name and part == path)
+                taken.add(id(layer))
+    return targets, left
+
+
+def _as_maker(key, maker):
+    if isinstance(maker, type) and issubclass(maker, CompressedLayer):
+        return maker.using()
+    if maker is not None and not callable(maker):
+        raise TypeError(
+            f"The maker of rule {key!r} must be `LayerClass.using(...)` or a callable. "
+            f"Received: {maker!r}"
+        )
+    return maker
+
+
+def _meant(path, maker, layers) -> list[str]:
+    """The path itself, or if it is that of a composite layer, those of the parts that are meant."""
+    below = [part for part in layers if part.startswith(f"{path}/")]
+    if not below or (callable(maker) and not isinstance(maker, Maker)):
+        return [path]
+    if maker is None:  # which keeps all of it
+        return [path, *below]
+    return [part for part in (path, *below) if maker.takes(layers[part][0])]
+
+
+def _no_part(maker):
+    return f"Neither it nor a part of it is a layer that {maker!r} takes."
+
+
+def _matching(key, layers):
+    """Whether the key is a name or a path, and the paths that it matches."""
+    if isinstance(key, str):
+        exact = [path for path, (layer, _) in layers.items() if key in (path, layer.name)]
+        if exact:
+            return True, exact
+        return False, named(key, layers)
+    if isinstance(key, type):
+        return False, [path for path, (layer, _) in layers.items() if isinstance(layer, key)]
+    if callable(key):
+        return False, [path for path, (layer, _) in layers.items() if key(layer)]
+    raise TypeError(f"A rule's key must be a string, a class or a predicate. Received: {key!r}")
