@@ -59,9 +59,9 @@ def _digits(error):
     except ImportError:
         raise RuntimeError(
             "Fashion-MNIST could not be loaded, and scikit-learn, whose digits could be used "
-            "instead, is not installed. Install the Debian package `dataset-fashion-mnist`, or connect"
-            " to the network, or `pip install 'tfcompress[demo]'`. The download failed with: "
-            f"{error}"
+            "instead, is not installed. Install the Debian package `dataset-fashion-mnist`, or "
+            "connect to the network, or `pip install 'tfcompress[demo]'`. The download failed "
+            f"with: {error}"
         ) from error
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).repeat(3, axis=1).repeat(3, axis=2)  # (n, 24, 24)
