@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from oracles_factors import relative_error
 
-from tfcompress.numerics import cp as canonical
-from tfcompress.numerics import low_rank as factorize
+from tfcompress.numerics import cp, low_rank
 from tfcompress.numerics.metric import Diagonal, Kronecker
 
 rng = np.random.default_rng(0)
@@ -17,7 +16,7 @@ def moment(n, samples=200):
 @pytest.mark.parametrize("shape", [(30, 20), (20, 30), (1100, 1030)])
 def test_svd_is_the_best_of_its_rank(shape):
     w = rng.standard_normal(shape)
-    u, v = factorize.svd(w, 5)
+    u, v = low_rank.svd(w, 5)
     assert u.shape == (shape[0], 5) and v.shape == (5, shape[1])
     rest = np.linalg.svd(w, compute_uv=False)[5:]
     np.testing.assert_allclose(np.linalg.norm(w - u @ v), np.linalg.norm(rest), rtol=1e-7)
@@ -27,15 +26,15 @@ def test_svd_is_the_best_of_its_rank(shape):
 def test_svd_of_a_singular_matrix():
     w = np.zeros((1100, 1100))
     w[0, 0] = 2.0
-    u, v = factorize.svd(w, 3)
+    u, v = low_rank.svd(w, 3)
     np.testing.assert_allclose(u @ v, w, atol=1e-9)
 
 
 def test_svd_in_metric_beats_every_other_matrix_of_its_rank():
     w, metric = rng.standard_normal((12, 7)), Kronecker(moment(12), rng.random(7), damping=0)
-    u, v = factorize.svd_in_metric(w, 3, metric)
+    u, v = low_rank.svd_in_metric(w, 3, metric)
     best = metric.quadratic(w - u @ v)
-    plain = factorize.svd(w, 3)
+    plain = low_rank.svd(w, 3)
     assert best < metric.quadratic(w - plain[0] @ plain[1])
     for _ in range(50):  # a minimum: no small step goes lower
         du, dv = rng.standard_normal(u.shape), rng.standard_normal(v.shape)
@@ -51,27 +50,27 @@ def test_svd_in_metric_beats_every_other_matrix_of_its_rank():
 def test_svd_in_a_separable_diagonal_is_exact():
     w, rows, columns = rng.standard_normal((9, 6)), rng.random(9) + 0.1, rng.random(6) + 0.1
     metric = Diagonal(np.outer(rows, columns))
-    u, v = factorize.svd_in_metric(w, 2, metric)
+    u, v = low_rank.svd_in_metric(w, 2, metric)
     whitened = np.sqrt(rows)[:, None] * w * np.sqrt(columns)
     rest = np.linalg.svd(whitened, compute_uv=False)[2:]
     np.testing.assert_allclose(metric.quadratic(w - u @ v), 0.5 * np.sum(rest**2))
 
 
 def test_zero_kernels():
-    u, v = factorize.svd(np.zeros((4, 4)), 2)
+    u, v = low_rank.svd(np.zeros((4, 4)), 2)
     np.testing.assert_array_equal(u @ v, 0)
 
 
 def test_bad_ranks():
     for rank in (0, 5):
         with pytest.raises(ValueError, match="rank"):
-            factorize.svd(np.ones((4, 6)), rank)
+            low_rank.svd(np.ones((4, 6)), rank)
 
 
 def test_least_squares_agrees_with_a_dense_solve():
     E, H = rng.standard_normal((20, 6)), moment(20)
     w = rng.standard_normal(20)
-    p = factorize.least_squares(
+    p = low_rank.least_squares(
         lambda e: H @ e, lambda p: E @ p, lambda v: E.T @ v, w, np.zeros(6), steps=200
     )
     np.testing.assert_allclose(p, np.linalg.solve(E.T @ H @ E, E.T @ H @ w), rtol=1e-3, atol=1e-4)
@@ -81,18 +80,18 @@ def test_spatial_and_tucker_are_exact_at_full_rank_and_refine_in_a_metric():
     w = rng.standard_normal((3, 2, 4, 5))
     metric = Kronecker(moment(24, 400))
     spatial, tucker = "hir,wro->hwio", "ip,hwpq,oq->hwio"
-    np.testing.assert_allclose(np.einsum(spatial, *factorize.spatial(w, 10)), w, atol=1e-9)
-    np.testing.assert_allclose(np.einsum(tucker, *factorize.tucker(w, (4, 5))), w, atol=1e-9)
+    np.testing.assert_allclose(np.einsum(spatial, *low_rank.spatial(w, 10)), w, atol=1e-9)
+    np.testing.assert_allclose(np.einsum(tucker, *low_rank.tucker(w, (4, 5))), w, atol=1e-9)
     for expression, parts in (
-        (spatial, factorize.spatial(w, 3)),
-        (tucker, factorize.tucker(w, (2, 3))),
-        ("hr,wr,ir,or->hwio", canonical.cp(w, 4)),
+        (spatial, low_rank.spatial(w, 3)),
+        (tucker, low_rank.tucker(w, (2, 3))),
+        ("hr,wr,ir,or->hwio", cp.cp(w, 4)),
     ):
-        refined = factorize.refine(w, parts, expression, metric)
+        refined = low_rank.refine(w, parts, expression, metric)
         before, after = (metric.quadratic(w - np.einsum(expression, *p)) for p in (parts, refined))
         assert after < 0.9 * before
     with pytest.raises(ValueError, match="ranks"):
-        factorize.tucker(w, (5, 5))
+        low_rank.tucker(w, (5, 5))
 
 
 def test_tucker_is_as_good_as_an_independent_one():
@@ -100,7 +99,7 @@ def test_tucker_is_as_good_as_an_independent_one():
     w = rng.standard_normal((3, 3, 8, 10))
     (core, (a, b)), _ = tensorly.partial_tucker(w, (3, 4), modes=[2, 3], n_iter_max=200)
     theirs = relative_error(w, [a, core, b], "ip,hwpq,oq->hwio")
-    ours = relative_error(w, factorize.tucker(w, (3, 4)), "ip,hwpq,oq->hwio")
+    ours = relative_error(w, low_rank.tucker(w, (3, 4)), "ip,hwpq,oq->hwio")
     assert ours < 1.01 * theirs
 
 
@@ -119,7 +118,7 @@ def test_sensitivity_is_what_noise_in_the_parts_does(expression, shapes):
     for _ in range(2000):
         noisy = [part + small * rng.standard_normal(part.shape) for part in parts]
         total += np.sum((np.einsum(expression, *noisy) - product) ** 2) / small**2
-    assert factorize.cp_noise_sensitivity(parts, expression) == pytest.approx(total / 2000, rel=0.1)
+    assert low_rank.cp_noise_sensitivity(parts, expression) == pytest.approx(total / 2000, rel=0.1)
 
 
 def test_sensitivity_of_cp_is_the_formula_of_the_paper():
@@ -130,4 +129,4 @@ def test_sensitivity_of_cp_is_the_formula_of_the_paper():
         + 4 * np.trace(grams[1] * grams[2])
         + 5 * np.trace(grams[0] * grams[2])
     )
-    assert factorize.cp_noise_sensitivity(parts, "sr,ir,or->sio") == pytest.approx(expected)
+    assert low_rank.cp_noise_sensitivity(parts, "sr,ir,or->sio") == pytest.approx(expected)
