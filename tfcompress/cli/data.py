@@ -1,4 +1,4 @@
-"""Data named on the command line: an .npz file, a folder of images, or a function of a module."""
+"""Loads data named on the command line: an .npz file, a folder of images, or a function."""
 
 import importlib
 import os
@@ -11,25 +11,25 @@ import numpy as np
 
 
 def load_data(source: str, model: keras.Model | None = None) -> Any:
-    """The data that a text names, in a form that `fit` takes.
+    """Loads the data that a text names, in a form for `fit`.
 
     Args:
         source: one of
 
             - `"data.npz"`: the arrays `x` and, if there are labels, `y`.
             - `"images/"`: a folder with a folder of images (.jpg, .png, .bmp or .gif) for each
-              class; labels are the places of the class names in alphabetical order. Pixels are
-              floats from 0 to 255 at the model's input size: scaling is the model's.
+              class. Labels number the classes in alphabetical order. Images are resized to the
+              model's input size, and pixels are floats from 0 to 255, which the model has to scale.
             - `"module:function"`: what the function, called without arguments, returns. The module
               may be a file of the current folder.
-        model: the Keras model that the data is for; it tells a folder's image size.
+        model: the Keras model that the data is for, whose input size images get.
 
     Returns:
         `(x, y)` or `(x,)` for an .npz file, a batched dataset for a folder, anything for a
         function.
 
     Raises:
-        ValueError: the text names none of these, or what it names is not as told above.
+        ValueError: the text names none of these, or the data do not have this form.
 
     Example:
 

@@ -1,3 +1,3 @@
-"""Working together with other packages."""
+"""Works together with other packages."""
 
 from tfcompress.interop import tfmot as tfmot

@@ -16,7 +16,7 @@ VARIABLE_PREFIX = "part_"
 
 @functools.cache
 def adapter_class() -> type:
-    """The class, which can only be made where tf_keras is installed."""
+    """The class of adapters. It is made on demand: its bases need tf_keras."""
     packages = load()
     bases = (Adapter, packages.tf_keras.layers.Layer)
     cls = type("CompressedAdapter", (*bases, packages.PrunableLayer, packages.ClusterableLayer), {})
@@ -26,8 +26,8 @@ def adapter_class() -> type:
 class Adapter:
     """Runs a compressed layer on variables of tf_keras, which its optimizers and wrappers change.
 
-    The variables that a pruner may zero are offered to pruning, to clustering and, as weights, to
-    quantization-aware training. Wrappers put other tensors in place of these attributes.
+    The variables that may be pruned are offered to pruning and clustering, and as weights to
+    quantization-aware training. Wrappers replace these attributes by other tensors.
 
     Args:
         layer: a built `tfcompress.layers.CompressedLayer`, or its config as JSON.
@@ -38,7 +38,7 @@ class Adapter:
             layer = keras.saving.deserialize_keras_object(json.loads(layer))
         kwargs = {"dtype": layer.dtype_policy.name, "trainable": layer.trainable, **kwargs}
         super().__init__(**{"name": layer.name, **kwargs})
-        object.__setattr__(self, "inner", layer)  # its own variables stay out of tf_keras' sight
+        object.__setattr__(self, "inner", layer)  # tf_keras must not find its variables
 
     def build(self, input_shape: InputShape) -> None:
         for variable in self.inner.variables:
@@ -72,7 +72,7 @@ class Adapter:
         for variable, before, after in zip(
             inner.non_trainable_variables, others, states, strict=True
         ):
-            if after is not before:  # the state of a random generator
+            if after is not before:  # such as the state of a random generator
                 getattr(self, VARIABLE_PREFIX + variable.name).assign(after)
         self.add_loss(losses)
         return outputs
@@ -82,7 +82,7 @@ class Adapter:
 
     @property
     def offered(self) -> list[str]:
-        """The attributes that hold the variables of the stored form that wrappers may change."""
+        """The names of the attributes whose variables wrappers may change."""
         return [VARIABLE_PREFIX + variable.name for variable in self.inner.prunable]
 
     def get_prunable_weights(self) -> list[Any]:
@@ -92,7 +92,7 @@ class Adapter:
         return [(name, getattr(self, name)) for name in self.offered]
 
     def restored(self, values: Tensor = ()) -> keras.layers.Layer:
-        """The compressed layer as it is now; `values`: attributes to take others for."""
+        """A copy of the compressed layer; `values` has other values for some attributes."""
         new = type(self.inner).from_config(self.inner.get_config())
         new.build(self.inner.get_build_config()["input_shape"])
         values = dict(values)

@@ -1,4 +1,4 @@
-"""Objects of one Keras version, made again in the other from their configs."""
+"""Makes objects of one Keras version anew in the other, from their configs."""
 
 import inspect
 import operator
@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-# Settings that the other version lacks, and that change nothing of what is computed.
+# Settings that the other version lacks and that do not change what is computed.
 IGNORED_SETTINGS = {
     "batch_input_shape",
     "flash_attention",
@@ -17,21 +17,21 @@ IGNORED_SETTINGS = {
 IGNORED_SETTINGS |= {"jit_compile", "key_shape", "query_shape", "seed", "use_cudnn", "value_shape"}
 IGNORED_SETTINGS |= {"rng_type", "zero_output_for_mask"}  # the second is for `Bidirectional` to set
 IGNORED_SETTINGS |= {"kernel_initializer"}  # of separable convolutions, which do not use it
-# What the version without the setting does.
+# The values of settings that the version without them computes with.
 VALUES_WHERE_ABSENT = {"data_format": "channels_last", "groups": 1, "trainable": True}
 POLICIES = {"DTypePolicy", "FloatDTypePolicy", "Policy"}
 SLOPE_NAMES = {"negative_slope": "alpha", "alpha": "negative_slope"}
-# The two versions compute other things under these names.
+# Names under which the two versions compute different functions.
 NAMES_OF_OTHER_FUNCTIONS = {"hard_sigmoid", "RandomCrop"}
 
 
 def translate(item: Any, package: Any, **changes: Any) -> Any:
-    """A layer, an optimizer, a loss or a metric of the other Keras version, with the same config.
+    """Makes a layer, optimizer, loss or metric anew in a Keras version, with the same config.
 
     Args:
-        item: the object, a list, tuple or dict of such objects, or anything else, which stays.
-        package: the Keras that it is to be made in, `keras` or `tf_keras`.
-        **changes: of the config.
+        item: the object, or a list, tuple or dict of objects; anything else is returned as it is.
+        package: the Keras version to make it in, `keras` or `tf_keras`.
+        **changes: entries of the config to replace.
 
     Raises:
         ValueError: the other version has no such class, or lacks a setting that matters.
@@ -49,7 +49,7 @@ def translate(item: Any, package: Any, **changes: Any) -> Any:
 
 
 def _keras_of(item):
-    """The Keras version that an object with a config comes from."""
+    """The Keras version of an object with a config, or None."""
     if isinstance(item, type) or not hasattr(item, "get_config"):
         return None
     origins = {base.__module__.split(".")[0] for base in type(item).__mro__}
@@ -116,7 +116,7 @@ def _class(serialized, package):
 
 
 def _argument_names(cls) -> set[str]:
-    """The arguments that a class takes, those of its bases included where it hands them on."""
+    """The arguments of a class, with those of its bases as long as it passes `**kwargs` on."""
     names = set()
     for base in cls.__mro__:
         if "__init__" not in vars(base):

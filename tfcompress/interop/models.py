@@ -1,4 +1,4 @@
-"""Whole models from one Keras version to the other, layer by layer along the graph."""
+"""Converts models from one Keras version to the other, layer by layer along the graph."""
 
 from functools import partial
 from typing import Any
@@ -23,8 +23,9 @@ FUNCTIONS = {"Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "Softmax": "s
 def to_tf_keras(model: keras.Model) -> Any:
     """Makes a tf_keras model that computes the same function with the same weights.
 
-    Layers that both Keras versions have become those of tf_keras, compressed layers become adapters
-    that run them on variables of tf_keras and offer what they store to pruning and clustering.
+    Layers that both Keras versions have become those of tf_keras. Compressed layers become
+    adapters, which run them on variables of tf_keras and offer what they store to pruning and
+    clustering.
 
     Args:
         model: a built Sequential or Functional `keras.Model`, with nested and shared layers.
@@ -78,7 +79,7 @@ def _input_to_tf_keras(tensor):
 
 
 def _operation_to_tf_keras(operation, memo):
-    """What computes an operation in tf_keras: a layer, or None for what has no layer there."""
+    """The layer of tf_keras that computes an operation, or None if there is none."""
     tf_keras = load().tf_keras
     if is_graph(operation):
         return _model_to_tf_keras(operation, memo)
@@ -98,7 +99,7 @@ def _operation_to_tf_keras(operation, memo):
 
 
 def _call_layer(operation, layer, *args, **kwargs):
-    """Calls a layer; a bare operation that has none gives itself, which masks may be made of."""
+    """Calls a layer; an operation without a layer returns itself, since only a mask may need it."""
     for key, value in list(kwargs.items()):
         # tf_keras finds masks itself; `training` is recorded with its default.
         if key == "training" or (key.endswith("mask") and isinstance(value, keras.Operation)):
@@ -136,7 +137,7 @@ def _set_weights(new, layer):
 
 
 def _weights_in_tf_keras_order(layer):
-    """The weights of a Keras 3 layer in the order of tf_keras: what is trained comes first."""
+    """The weights of a Keras 3 layer in the order of tf_keras: trainable ones come first."""
     return sorted(layer.weights, key=lambda weight: not weight.trainable)
 
 
@@ -198,7 +199,7 @@ def _model_from_tf_keras(model, memo):
 
 
 def _is_recurrent(layer):
-    """Whether it takes its inputs and its first state in one list."""
+    """Whether a layer takes its inputs and its initial state in one list."""
     layers = load().tf_keras.layers
     kinds = (layers.RNN, layers.Bidirectional)
     return isinstance(layer, kinds) or isinstance(getattr(layer, "layer", None), kinds)
@@ -210,7 +211,7 @@ def _input_from_tf_keras(tensor):
 
 
 def _call_chain(chain, args, kwargs):
-    """Calls the layers of a chain, and gives each its weights once they are built."""
+    """Calls the layers of a chain, and assigns the weights of each when it is built."""
     for layer, weights in chain:
         outputs = layer(*args, **kwargs)
         if weights is not None:
@@ -221,7 +222,7 @@ def _call_chain(chain, args, kwargs):
 
 
 def _layers_from_tf_keras(layer, memo):
-    """Pairs of the new layers in place of one and their weights, or None where they have them."""
+    """Pairs of new layers in place of one and their weights, None for weights they have already."""
     if id(layer) in memo:
         return [(new, None) for new, _ in memo[id(layer)]]
     if isinstance(layer, load().tf_keras.Model):

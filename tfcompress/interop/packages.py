@@ -11,10 +11,10 @@ LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
 
 @functools.cache
 def load() -> SimpleNamespace:
-    """Imports both packages, and leaves the process as it was.
+    """Imports both packages and restores the environment of the process.
 
     Returns:
-        `tf`, `tf_keras`, `tfmot`, and the classes of tfmot's wrappers, which it does not export.
+        `tf`, `tf_keras`, `tfmot`, and the classes of wrappers, which tfmot does not export.
 
     Raises:
         ImportError: one of them is not installed.
@@ -27,7 +27,7 @@ def load() -> SimpleNamespace:
         )
     import tensorflow as tf
 
-    _ = tf.keras.layers  # decides now which Keras this is, as the process had it
+    _ = tf.keras.layers  # loads the Keras of the process before tfmot sets the variable
     found = os.environ.get(LEGACY_KERAS)
     try:
         return _load_packages(tf)

@@ -1,8 +1,8 @@
-"""How `quantize` treats each layer: a quantize scheme of tensorflow_model_optimization.
+"""The quantize scheme of tensorflow_model_optimization with which `quantize` treats each layer.
 
-It is that package's default scheme for 8 bits, but zeros and clusters of a kernel are kept in each
-layer that has them (in the original one scheme keeps either in the whole model), also where a ReLU
-is a layer of its own (there the original rounds no kernel at all), and compressed layers take part.
+It is that package's default scheme for 8 bits with three changes. Each layer keeps the zeros and
+clusters of its kernel, where the original has one scheme for either in the whole model. Kernels
+before a ReLU layer are rounded, where the original leaves them. Compressed layers take part.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from tfcompress.interop.adapter import adapter_class
 from tfcompress.interop.packages import load
 
-MOST_CLUSTERS = 256  # distinct values of a clustered kernel
+MOST_CLUSTERS = 256  # a kernel with more distinct values counts as not clustered
 
 
 class Scheme:
@@ -24,7 +24,7 @@ class Scheme:
 
 
 class Layout:
-    """The default transformation, which finds out where no activation is rounded in between."""
+    """The default transformation, which also finds layers whose outputs are not rounded."""
 
     def apply(self, model: Any, configs: Any) -> Any:
         from tensorflow_model_optimization.python.core.quantization.keras import default_8bit
@@ -42,7 +42,7 @@ class Layout:
 
 
 class Registry:
-    """The config of each layer."""
+    """Gives each layer its config."""
 
     def __init__(self) -> None:
         from tensorflow_model_optimization.python.core.quantization.keras import default_8bit
@@ -52,7 +52,7 @@ class Registry:
 
     @property
     def default(self) -> Any:
-        """A new one, since its configs are shared by the layers of a class."""
+        """A new default registry: the layers of a class share the configs of one registry."""
         return self.default_8bit.default_8bit_quantize_registry.Default8BitQuantizeRegistry()
 
     def supports(self, layer: Any) -> Any:
@@ -76,7 +76,7 @@ class Registry:
 
 
 def _is_fused_by_litert(layer):
-    """Whether a batch normalization or a ReLU takes the outputs, which LiteRT fuses with it."""
+    """Whether only a batch normalization or a ReLU reads the outputs: LiteRT fuses these."""
     layers = load().tf_keras.layers
     readers = [node.layer for node in layer._outbound_nodes]
     if len(readers) != 1:
@@ -87,7 +87,7 @@ def _is_fused_by_litert(layer):
 
 
 def _keeping_quantizer(layer, config):
-    """A quantizer that keeps the zeros or the clusters of the weights, or None without any."""
+    """A quantizer that keeps the zeros or clusters of the weights; None if they have neither."""
     layers = load().tf_keras.layers
     kinds = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense, adapter_class())
     if not isinstance(layer, kinds) or isinstance(layer, layers.Conv2DTranspose):

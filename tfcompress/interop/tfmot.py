@@ -1,6 +1,6 @@
-"""Keras 3 models in the training loops of tensorflow_model_optimization, which knows Keras 2 only.
+"""Trains Keras 3 models with tensorflow_model_optimization, which knows Keras 2 alone.
 
-Both packages are imported when a function here is called, never before.
+That package and tf_keras are imported when a function here is called, never before.
 """
 
 from collections.abc import Sequence
@@ -27,12 +27,16 @@ class Training:
         self.tf_keras_model, self._callbacks = model, list(callbacks)
 
     def fit(self, *args: Any, callbacks: Sequence[Any] = (), **kwargs: Any) -> Any:
-        """`fit` of tf_keras with the callbacks that the method needs; gives its `History`."""
+        """Calls `fit` of tf_keras with the callbacks that the method needs.
+
+        Returns:
+            The `History` of tf_keras.
+        """
         callbacks = [*self._callbacks, *(callbacks or ())]
         return self.tf_keras_model.fit(*args, callbacks=callbacks, **kwargs)
 
     def model(self) -> keras.Model:
-        """The model as it is now, in Keras 3, without wrappers and not compiled."""
+        """The model in its present state, in Keras 3, without wrappers and not compiled."""
         return from_tf_keras(self.tf_keras_model)
 
 
@@ -54,12 +58,12 @@ def prune(
 
     Args:
         model: see `to_tf_keras`. It stays as it is.
-        optimizer, loss, metrics: of either Keras, as in `compile`; by default those that the model
-            was compiled with. The state of its optimizer is not carried.
-        **arguments: of `prune_low_magnitude`.
+        optimizer, loss, metrics: as in `compile`, of either Keras version; by default those with
+            which the model was compiled. The state of its optimizer is not copied.
+        **arguments: the arguments of `prune_low_magnitude`.
 
     Raises:
-        ValueError: a layer cannot cross, or the other package refuses it; or no loss is known.
+        ValueError: a layer cannot cross, or the other package refuses it; or there is no loss.
         ImportError: tf_keras or tensorflow_model_optimization is missing.
     """
     packages = load()
@@ -81,7 +85,7 @@ def cluster(
 
     Args:
         model, optimizer, loss, metrics: see `prune`.
-        **arguments: of `cluster_weights`: `number_of_clusters`, `preserve_sparsity` and others.
+        **arguments: the arguments of `cluster_weights`: `number_of_clusters` and others.
 
     Raises: see `prune`.
     """
@@ -116,7 +120,7 @@ def quantize(
 
 
 def _compile(wrapped, model, optimizer, loss, metrics):
-    """Compiles with what is given, or else with what the Keras 3 model was compiled with."""
+    """Compiles with the given arguments, or with those of the Keras 3 model by default."""
     found = {}
     if model.compiled and loss is None:
         names = ("loss", "loss_weights", "metrics", "weighted_metrics")

@@ -1,4 +1,4 @@
-"""Layers of tf_keras in Keras 3, without the wrappers of tensorflow_model_optimization."""
+"""Converts layers of tf_keras to Keras 3 and strips tensorflow_model_optimization's wrappers."""
 
 import keras
 
@@ -9,7 +9,7 @@ from tfcompress.layers.discrete.fake_quant import FakeQuant
 
 
 def layers_from_tf_keras(layer: keras.layers.Layer) -> list:
-    """The Keras 3 layers in place of a layer, each with its weights; None where it has them."""
+    """The Keras 3 layers in place of a layer, with their weights; None for weights they have."""
     packages = load()
     if isinstance(layer, packages.QuantizeLayer):
         if layer.quantizer is None:
@@ -47,7 +47,7 @@ def _clustered(wrapper):
 
 
 def _quantized(wrapper):
-    """The layer with the values of the int8 levels, and what rounds its activations."""
+    """The layer with weights on int8 levels, and the layers that round its activations."""
     packages, layer = load(), wrapper.layer
     kernels = [
         quantizer(weight, False, weights=ranges).numpy()

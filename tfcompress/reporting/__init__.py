@@ -1,1 +1,1 @@
-"""Results: what is stored, file bytes, times."""
+"""Reports what a model stores and the bytes and times of its files."""

@@ -1,4 +1,4 @@
-"""What a model takes: bits as stored, bytes as shipped, multiply-accumulates; data first."""
+"""Reports what a model takes: stored bits, bytes in a file, multiply-accumulates."""
 
 import dataclasses
 import gzip
@@ -27,18 +27,18 @@ class LayerRow:
     """One layer with a kernel (a matrix or a larger array of weights).
 
     Attributes:
-        path: of the layer (see `tfcompress.walk`).
-        method: its class.
-        kernel_shape: of the kernel; several of them for a separable or a recurrent layer.
-        bits: what the kernel takes as stored, without the bias.
-        float_bits: what it takes in float32 (with a baseline: its layer of that path).
+        path: the path of the layer (see `tfcompress.walk`).
+        method: the name of its class.
+        kernel_shape: the shape of the kernel; several for a separable or a recurrent layer.
+        bits: the bits of the kernel as stored, without the bias.
+        float_bits: the bits of the kernel in float32, or of the baseline's layer of that path.
         macs: multiply-accumulates per sample, None if unknown.
         nonzero: the share of its stored numbers that are not zero.
-        file_bytes: what the constants of this layer take in the .tflite file; None without a
-            file, or if no constant in it bears the layer's name.
-        encodings: the types of these constants, the largest first.
-        full_size: whether it is compressed, and a constant as large as its ordinary float32 kernel
-            sits in the file all the same.
+        file_bytes: the bytes of the layer's constants in the .tflite file; None without a file, or
+            if no constant in it belongs to the layer.
+        encodings: the types of these constants, that of the largest first.
+        full_size: whether the layer is compressed, but the file holds a float32 constant as large
+            as its ordinary kernel.
     """
 
     path: str
@@ -60,13 +60,14 @@ class LayerRow:
 
 @dataclasses.dataclass(frozen=True)
 class FileFacts:
-    """A .tflite file.
+    """The facts about a .tflite file.
 
     Attributes:
-        bytes, gzip_bytes: of the file as it is, and after `gzip -9`.
-        latency_ratio: its time per run over that of the baseline's float32 file (below 1 is
-            faster), None without a baseline.
-        min_runtime: the oldest LiteRT that is known to run it right (see `tfcompress.runtimes`).
+        bytes, gzip_bytes: its size, and its size after `gzip -9`.
+        latency_ratio: its time per run divided by that of the baseline's float32 file (below 1 is
+            faster); None without a baseline.
+        min_runtime: the oldest LiteRT that is known to run it correctly (see
+            `tfcompress.tflite.runtimes`).
     """
 
     bytes: int
@@ -77,17 +78,17 @@ class FileFacts:
 
 @dataclasses.dataclass(frozen=True)
 class ModelReport:
-    """The result of `report`: `print(report)` shows tables, `to_json()` gives the data, and
-    `to_html(path)` writes a page.
+    """The result of `report`, as data, as text and as a page.
 
     Attributes:
-        name: of the model.
+        name: the name of the model.
         rows: the layers with a kernel, in the order of the model.
         left: `{path: reason}` of the layers that are not compressed.
-        other_bits: biases, norms and everything else that is no kernel, in bits as stored.
-        float_bits: all kernels of the baseline (without one: of the model itself) in float32.
-        macs: of the whole model per sample, None if a layer's are unknown.
-        file: a `FileFacts`, or None.
+        other_bits: the stored bits of biases, norms and all else that is no kernel.
+        float_bits: the bits in float32 of all kernels of the baseline, or else of the model.
+        macs: multiply-accumulates per sample of the whole model, None if those of a layer are
+            unknown.
+        file: the facts about the .tflite file, or None.
     """
 
     name: str
@@ -100,7 +101,7 @@ class ModelReport:
 
     @property
     def bits(self) -> int:
-        """All kernels as stored."""
+        """The stored bits of all kernels."""
         return sum(row.bits for row in self.rows)
 
     @property
@@ -109,23 +110,26 @@ class ModelReport:
         return self.float_bits / max(self.bits, 1)
 
     def to_json(self, indent: int | None = 2) -> str:
-        """All data as a JSON text."""
+        """All data as JSON."""
         data = dataclasses.asdict(self) | {"bits": self.bits, "ratio": self.ratio}
         for row, source in zip(data["rows"], self.rows, strict=True):
             row["ratio"] = source.ratio
         return json.dumps(data, indent=indent)
 
     def to_html(self, path: Path, points: Mapping[str, tuple[float, float]] | None = None) -> None:
-        """Writes one self-contained page: sizes by layer before and after, and a table.
+        """Writes one self-contained HTML page with the sizes of layers before and after.
 
         Args:
-            path: of the page.
-            points: dict `{name: (bytes, accuracy)}` of models, for a picture of these; or None.
+            path: the path of the page.
+            points: dict `{name: (bytes, accuracy)}` of models to plot, or None.
+
+        Raises:
+            WriteError: the file cannot be written.
         """
         write_file(path, page(self, points))
 
     def print(self, print_fn: Callable[[str], None] = print) -> None:
-        """Shows the tables, as one string handed to `print_fn`."""
+        """Prints the tables, as one string passed to `print_fn`."""
         print_fn(str(self))
 
     def __str__(self):
@@ -135,16 +139,15 @@ class ModelReport:
 def report(
     model: keras.Model, baseline: keras.Model | None = None, tflite: Path | bytes | None = None
 ) -> ModelReport:
-    """Tells what each layer of a model takes, and the whole.
+    """Reports the sizes and costs of each layer of a model and of the whole.
 
-    Stored bits (what the kernel needs) and bytes of a .tflite file (what it takes there) are two
-    things, and each has its own columns.
+    The stored bits of a kernel and its bytes in a .tflite file can differ: each has its own column.
 
     Args:
         model: a built `keras.Model`.
         baseline: the model that it was made from. Ratios then refer to its kernels, and the
-            latency to its float32 .tflite file, which is made on the spot.
-        tflite: the model's .tflite file, as bytes or as a path.
+            latency to its float32 .tflite file, which is made for this.
+        tflite: the bytes or the path of the model's .tflite file.
 
     Returns:
         A `ModelReport`.
@@ -185,7 +188,7 @@ def report(
 
 
 def float_kernels(model: keras.Model) -> dict[str, int]:
-    """What the kernel of each layer takes in float32, in bits."""
+    """The bits of the kernel of each layer in float32."""
     return {path: 32 * _count(layer) for path, (layer, _) in walk(model).items() if _kernels(layer)}
 
 
@@ -213,7 +216,7 @@ def _kernels(layer):
 
 
 def _count(layer) -> int:
-    """How many numbers the ordinary kernel has."""
+    """The number of entries of the ordinary kernel."""
     if isinstance(layer, CompressedLayer):
         return math.prod(layer.kernel_shape(layer.get_build_config()["input_shape"]))
     return sum(math.prod(v.shape) for v in _kernels(layer))
