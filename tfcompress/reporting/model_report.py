@@ -7,55 +7,24 @@ import math
 from collections.abc import Callable, Mapping
 
 import keras
-import numpy as np
 
 from tfcompress.graph.paths import walk
-from tfcompress.layers.core.base import CompressedLayer
-from tfcompress.measure.macs import macs, matrices
+from tfcompress.measure.macs import macs
 from tfcompress.reporting.file_constants import constants_of
 from tfcompress.reporting.html import page
+from tfcompress.reporting.layer_row import (
+    LayerRow,
+    float_kernels,
+    kernels_of,
+    layer_row,
+    variable_bits,
+    why_left,
+)
 from tfcompress.reporting.text import text
 from tfcompress.tflite.reader import load
 from tfcompress.tflite.runtimes import min_runtime
-from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import Path
 from tfcompress.utils.writers import write_file
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerRow:
-    """One layer with a kernel (a matrix or a larger array of weights).
-
-    Attributes:
-        path: the path of the layer (see `tfcompress.walk`).
-        method: the name of its class.
-        kernel_shape: the shape of the kernel; several for a separable or a recurrent layer.
-        bits: the bits of the kernel as stored, without the bias.
-        float_bits: the bits of the kernel in float32, or of the baseline's layer of that path.
-        macs: multiply-accumulates per sample, None if unknown.
-        nonzero: the share of its stored numbers that are not zero.
-        file_bytes: the bytes of the layer's constants in the .tflite file; None without a file, or
-            if no constant in it belongs to the layer.
-        encodings: the types of these constants, that of the largest first.
-        full_size: whether the layer is compressed, but the file holds a float32 constant as large
-            as its ordinary kernel.
-    """
-
-    path: str
-    method: str
-    kernel_shape: tuple
-    bits: int
-    float_bits: int
-    macs: int | None
-    nonzero: float
-    file_bytes: int | None = None
-    encodings: tuple[str, ...] = ()
-    full_size: bool = False
-
-    @property
-    def ratio(self) -> float:
-        """How many times fewer bits than in float32."""
-        return self.float_bits / max(self.bits, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,69 +142,20 @@ def report(
     before = {} if baseline is None else float_kernels(baseline)
     costs = macs(model)
     rows = [
-        _row(path, layer, costs[path], before) for path, layer in layers.items() if _kernels(layer)
+        layer_row(path, layer, costs[path], before)
+        for path, layer in layers.items()
+        if kernels_of(layer)
     ]
-    kernels = {id(v) for layer in layers.values() for v in _kernels(layer)}
+    kernels = {id(v) for layer in layers.values() for v in kernels_of(layer)}
     made = ModelReport(
         name=model.name,
         rows=tuple(rows),
-        left={path: reason for path, layer in layers.items() if (reason := _why_left(layer))},
-        other_bits=sum(_bits(v) for v in model.weights if id(v) not in kernels),
+        left={path: reason for path, layer in layers.items() if (reason := why_left(layer))},
+        other_bits=sum(variable_bits(v) for v in model.weights if id(v) not in kernels),
         float_bits=sum((before or {row.path: row.float_bits for row in rows}).values()),
         macs=None if None in costs.values() else sum(costs.values()),
     )
     return made if tflite is None else _with_file(made, model, baseline, tflite)
-
-
-def float_kernels(model: keras.Model) -> dict[str, int]:
-    """The bits of the kernel of each layer in float32."""
-    return {path: 32 * _count(layer) for path, (layer, _) in walk(model).items() if _kernels(layer)}
-
-
-def _row(path, layer, cost, before):
-    if isinstance(layer, CompressedLayer):
-        bits, arrays = layer.bits, list(layer.stored().values())
-        shape = layer.kernel_shape(layer.get_build_config()["input_shape"])
-    else:
-        bits = sum(_bits(v) for v in _kernels(layer))
-        arrays = [to_numpy(v) for v in _kernels(layer)]
-        shape = _only([tuple(v.shape) for v in _kernels(layer)])
-    return LayerRow(
-        path=path,
-        method=type(layer).__name__,
-        kernel_shape=shape,
-        bits=bits,
-        float_bits=before.get(path, 32 * _count(layer)),
-        macs=cost,
-        nonzero=sum(np.count_nonzero(a) for a in arrays) / sum(a.size for a in arrays),
-    )
-
-
-def _kernels(layer):
-    return list(layer.parts.values()) if isinstance(layer, CompressedLayer) else matrices(layer)
-
-
-def _count(layer) -> int:
-    """The number of entries of the ordinary kernel."""
-    if isinstance(layer, CompressedLayer):
-        return math.prod(layer.kernel_shape(layer.get_build_config()["input_shape"]))
-    return sum(math.prod(v.shape) for v in _kernels(layer))
-
-
-def _bits(variable) -> int:
-    bits = {"bool": 8, "bfloat16": 16}.get(variable.dtype) or 8 * np.dtype(variable.dtype).itemsize
-    return bits * math.prod(variable.shape)
-
-
-def _only(items):
-    return items[0] if len(items) == 1 else tuple(items)
-
-
-def _why_left(layer) -> str | None:
-    if isinstance(layer, CompressedLayer):
-        return None
-    dtypes = {v.dtype for v in _kernels(layer)}
-    return f"ordinary {', '.join(sorted(dtypes))}" if dtypes else "no kernel"
 
 
 def _with_file(made, model, baseline, tflite):
