@@ -45,9 +45,9 @@ def report(
     model: Model,
     tflite: Annotated[Path | None, typer.Option(help="Its .tflite file.")] = None,
     baseline: Annotated[
-        Path | None, typer.Option(help="The model it was made from, to compare with.")
+        Path | None, typer.Option(help="The model from which it was made, to compare with.")
     ] = None,
-    html: Annotated[Path | None, typer.Option(help="A page to write, with pictures.")] = None,
+    html: Annotated[Path | None, typer.Option(help="An HTML page to write, with pictures.")] = None,
     points: Annotated[
         Path | None,
         typer.Option(help='JSON {"name": [bytes, accuracy]} of models, for the page\'s picture.'),
@@ -85,12 +85,14 @@ def compress(
         typer.Option(help="Of the output: a share of the float32 size, 10%, or bytes, 80000."),
     ] = None,
     max_drop: Annotated[
-        float | None, typer.Option(help="How much of the accuracy may be lost: 0.01.")
+        float | None, typer.Option(help="The largest loss of accuracy, such as 0.01.")
     ] = None,
     validation: Annotated[
-        str | None, typer.Option(help="As --data, to measure on. Else a tenth of --data.")
+        str | None, typer.Option(help="Like --data, to measure on. Default: a tenth of --data.")
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Of training, with the model as the teacher.")] = 3,
+    epochs: Annotated[
+        int, typer.Option(help="Epochs of training with the model as the teacher.")
+    ] = 3,
     loss: Annotated[
         str | None,
         typer.Option(
@@ -139,7 +141,7 @@ def export(
         str, typer.Option(help="fast, or small: fewest bytes, perhaps slower.")
     ] = "fast",
     min_runtime: Annotated[
-        str, typer.Option(help="The oldest LiteRT that must run the file right, at least 1.2.")
+        str, typer.Option(help="The oldest LiteRT that must run the file, at least 1.2.")
     ] = "2.1.2",
     json: Json = False,
 ) -> None:
@@ -162,7 +164,7 @@ def archive(
     half: Annotated[bool, typer.Option("--half", help="Round float32 weights to float16.")] = False,
     json: Json = False,
 ) -> None:
-    """Write a model into one entropy-coded file, or an archive back into a .keras file."""
+    """Write a model into one entropy-coded archive, or an archive back into a .keras file."""
     with errors_as_messages():
         from tfcompress.archive import files as archives
         from tfcompress.cli.files import load_model, print_file

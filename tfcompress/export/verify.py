@@ -53,6 +53,7 @@ def make_cases(
     probe = Probe(plain, rounded)
     rounds = any(site.rounds for site in sites)
     coarse = Runner(with_rounded_kernels(plain, sites)) if rounds else None
+    # The policy of the coarsest layer: what it rounds, no file can get back.
     exact = max(FLOAT_TOLERANCE.get(layer.compute_dtype, 1e-4) for layer in layers_in(model))
     cases = []
     for inputs in batches:
@@ -77,6 +78,7 @@ def verify(model: keras.Model, blob: bytes, cases: list[Case], sites: list, plai
         ExportError: an output differs by more than its limit. The message gives both numbers and
             names the layer.
     """
+    # Without delegates all operators run in the builtin kernels, as where XNNPACK is missing.
     for case, delegates in [*((case, True) for case in cases), (cases[0], False)]:
         worst = _worst_output(Runner(blob, delegates)(case.inputs), case)
         if worst:

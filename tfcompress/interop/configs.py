@@ -87,6 +87,7 @@ def _make_object(serialized, package, source=None):
     cls = _class(serialized, package)
     if name == "LeakyReLU":
         config = {SLOPE_NAMES.get(key, key): value for key, value in config.items()}
+    # tf_keras keeps the axis in a list, Keras 3 as a number.
     if name == "BatchNormalization" and isinstance(config["axis"], (list, tuple)):
         (axis,) = config["axis"]
         config = config | {"axis": axis}

@@ -184,7 +184,7 @@ def _times(runners, rounds, warmup, seconds) -> dict[str, np.ndarray]:
     times = {name: [] for name in runners}
     for _ in range(rounds):
         for name, runner in runners.items():
-            runner.invoke()
+            runner.invoke()  # warms the caches, which the other files have filled
             times[name].append(_time(runner, repeats[name]))
     return {name: np.array(values) for name, values in times.items()}
 

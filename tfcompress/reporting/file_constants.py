@@ -81,6 +81,7 @@ def _float_arrays(file) -> dict[str, np.ndarray]:
 
 def _is_same_kernel(kernel, array) -> bool:
     """Whether an array of a file is this kernel, in one of the layouts that operators take."""
+    # A kernel of axes h w i o may lie in the file as o (h w i), or transposed.
     ours = [_as_matrix(kernel, place).T for place in range(1, kernel.ndim)]
     ours.append(_as_matrix(np.moveaxis(kernel, -2, 0), 1))  # of a transposed convolution
     theirs = [_as_matrix(array, 1), _as_matrix(array, array.ndim - 1).T]

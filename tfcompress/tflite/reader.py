@@ -163,6 +163,7 @@ def pack_integers(values: np.ndarray | list[int], bits: int) -> np.ndarray:
     values = np.asarray(values, np.int8).ravel()
     per_byte = 8 // bits
     codes = np.zeros(math.ceil(values.size / per_byte) * per_byte, np.uint8)
+    # The low bits of a negative number in two's complement are its code.
     codes[: values.size] = values.view(np.uint8) & (2**bits - 1)
     packed = np.zeros(codes.size // per_byte, np.uint8)
     for place in range(per_byte):
@@ -177,7 +178,7 @@ def unpack_integers(raw: bytes | np.ndarray, bits: int, count: int) -> np.ndarra
     codes = np.empty(raw.size * per_byte, np.uint8)
     for place in range(per_byte):
         codes[place::per_byte] = raw << (8 - bits - place * bits)  # the code in the high bits
-    return (codes.view(np.int8) >> (8 - bits))[:count]
+    return (codes.view(np.int8) >> (8 - bits))[:count]  # a signed shift copies the sign bit
 
 
 def _index_list(indices) -> list[int]:

@@ -135,6 +135,7 @@ def _instrumented(source, tensors):
         noise = graph.tensor((1,), name=f"noise of {t}")
         replaced[t] = (noise, graph.tensor(graph.shape(t), name=f"noisy {t}"))
     adds = {t: graph.operator("ADD", [t, noise], noisy) for t, (noise, noisy) in replaced.items()}
+    # Noise on a tensor that no operator makes, an input, is added before the first operator.
     made = {int(i) for operator in subgraph.operators for i in operator.outputs}
     operators = [adds[t] for t in tensors if t not in made]
     for operator in subgraph.operators:

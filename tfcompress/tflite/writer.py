@@ -171,6 +171,7 @@ def _compact_buffers(model):
             holder.buffer = 0
             continue
         lazy = isinstance(buffer, LazyBuffer)
+        # To compare lazy buffers would compute them all, so each counts as different.
         key = id(buffer) if lazy else hashlib.sha256(buffer.data).digest()
         if key not in seen:
             seen[key] = len(new)

@@ -65,7 +65,7 @@ def convert_learned(model: keras.Model, batches: list, io: str) -> Any:
             _set_range(tensors[index], *measured)
     types = {"input_data_type": IO_TYPES[io], "output_data_type": IO_TYPES[io]}
     file = read(mlir_quantize(write(file), **types))
-    file.signatureDefs = []
+    file.signatureDefs = []  # the next line keeps the order of inputs and outputs then
     name_inputs_and_outputs(file, model)
     return file
 

@@ -70,4 +70,4 @@ def layer_rows(layer: keras.layers.Layer) -> np.ndarray:
 
 def _scaled_to_peak(rows):
     peak = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
-    return rows / np.where(peak == 0, 1, peak)
+    return rows / np.where(peak == 0, 1, peak)  # rows of zeros stay zero

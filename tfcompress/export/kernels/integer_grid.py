@@ -58,6 +58,7 @@ def find_grid(rows: np.ndarray) -> Grid | None:
 def _steps_to_peak(row, peak) -> int | None:
     """The smallest k up to 127 for which `row / peak * k` is all integers."""
     levels = np.unique(np.abs(row)) / peak
+    # Levels closer than rounding are one level; more than 128 of them fit no 8 bits.
     levels = levels[np.diff(levels, prepend=-1.0) > TOLERANCE]
     if len(levels) > 128:
         return None

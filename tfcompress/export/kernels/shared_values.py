@@ -51,6 +51,7 @@ class Shared:
 
     def rounded(self) -> Grid:
         """The kernel with the table rounded to int8."""
+        # Scales must be positive, so that the sign of a factor goes into the integers.
         sign = np.where(self.factor < 0, -1, 1).astype(np.int8)
         values = self.integers()[self.codes] * sign[:, None]
         return Grid(values, np.abs(self.factor) * self.step, 8)
@@ -79,6 +80,7 @@ def find_shared(rows: np.ndarray, layer: keras.layers.Layer | None) -> Shared | 
     table = table.astype(np.float32)
     if codes.shape != rows.shape:
         return None
+    # One entry per row, the largest, gives the factor; all others must agree with it.
     reference = table[codes]
     place = np.abs(reference).argmax(axis=1)[:, None]
     peak = np.take_along_axis(reference, place, axis=1)

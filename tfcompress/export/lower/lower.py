@@ -80,6 +80,7 @@ def lower(model: keras.Model, store: Store | None = None, thinned: bool = False)
         return large.thin_layer(layer, lowered, count) if thinned else lowered()
 
     lowered = rebuild(model, lowered_layer)
+    # The converter would keep casts to half precision around each of these layers.
     for layer in layers_in(lowered):
         if layer.compute_dtype in ("float16", "bfloat16"):
             layer.dtype_policy = "float32"
@@ -153,6 +154,7 @@ def _folded(layer, norm) -> keras.layers.Layer:
     mean, variance = (
         to_numpy(v).astype(np.float64) for v in (norm.moving_mean, norm.moving_variance)
     )
+    # y = gamma (k x + b - mean) / sqrt(variance + epsilon) + beta
     factor = 1.0 / np.sqrt(variance + norm.epsilon)
     if norm.gamma is not None:
         factor = factor * to_numpy(norm.gamma)
