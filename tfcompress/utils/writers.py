@@ -135,7 +135,10 @@ def _new_folder(parent) -> tuple[str, int | None]:
         os.mkdir(folder, 0o700)
         if fcntl is None:
             return folder, None
-        held = os.open(folder, os.O_RDONLY)
+        try:
+            held = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # another writer has taken it for a leftover already
+            continue
         if _locked(held, folder):
             return folder, held
         os.close(held)

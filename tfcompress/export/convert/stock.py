@@ -43,17 +43,18 @@ def _convert(model, settings) -> bytes:
     concrete = _concrete_function(model)
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
-    try:
-        with temporary_folder() as folder, warnings.catch_warnings():
+    # The folder is made outside `try`: that it cannot be made is no fault of the model.
+    with temporary_folder() as folder, warnings.catch_warnings():
+        try:
             warnings.simplefilter("ignore")  # about statistics that the samples give
             converter = _converter(model, concrete, folder)
             for name, value in settings.items():
                 setattr(converter, name, value)
             return converter.convert()
-    except Exception as error:  # the converter raises its own and plain ones
-        raise ExportError(_explanation(model, str(error))) from error
-    finally:
-        logging.set_verbosity(verbosity)
+        except Exception as error:  # the converter raises its own and plain ones
+            raise ExportError(_explanation(model, str(error))) from error
+        finally:
+            logging.set_verbosity(verbosity)
 
 
 def _concrete_function(model):
