@@ -4,7 +4,8 @@ import pytest
 from keras import layers
 
 from tfcompress.distillation import losses as distill_losses
-from tfcompress.distillation.hints import Hint, Link, Regressor
+from tfcompress.distillation.hints import Hint, Link
+from tfcompress.distillation.regressor import Regressor
 from tfcompress.graph.features import Tapped, find, output_activations
 
 X = np.random.default_rng(0).normal(size=(4, 8, 8, 2)).astype("float32")

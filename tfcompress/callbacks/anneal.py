@@ -1,4 +1,4 @@
-"""Anneal: a variable that follows a schedule during `fit`."""
+"""Lets a variable follow a schedule during `fit`."""
 
 from typing import Any
 
@@ -9,19 +9,21 @@ from tfcompress.utils.types import Logs, Schedule
 
 
 class Anneal(keras.callbacks.Callback):
-    """Sets a variable of an object to a schedule's value before each batch of `fit`.
+    """Sets a variable of an object to the value of a schedule before each batch of `fit`.
 
-    The step counts the batches of this `fit`, those of epochs before `initial_epoch` included.
-    `logs` gets the value under the attribute's name.
+    The step counts the batches of this `fit`, including those of epochs before `initial_epoch`.
+    `logs` gets the value under the name of the attribute.
 
     Args:
-        target: what has the variable, such as a `tfc.Distiller`, a layer or an optimizer.
+        target: the object that has the variable, such as a `tfc.Distiller`, a layer or an
+            optimizer.
         attribute: the name of the attribute, such as `"alpha"`.
-        schedule: step -> value: one of `tfcompress.schedules` or any callable.
+        schedule: function of the step that returns the value: one of `tfcompress.schedules` or any
+            callable.
 
     Raises:
-        TypeError: the attribute is no `keras.Variable`, which alone a compiled training step reads
-            anew; or the schedule is not callable.
+        TypeError: the attribute is not a `keras.Variable`, or the schedule is not callable. A
+            compiled training step would not notice that a plain attribute changes.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""How compressed each layer is, epoch by epoch."""
+"""Records how sparse each layer is, epoch by epoch."""
 
 import importlib.util
 from typing import Any
@@ -16,10 +16,13 @@ class Monitor(keras.callbacks.Callback):
 
     Args:
         log_dir: folder for TensorBoard, which then shows a curve `epoch_sparsity/<layer path>` for
-            each kernel beside those of the epoch's logs; or None. Needs `pip install tensorboard`.
+            each kernel beside the curves of the logs; or None. It needs `pip install tensorboard`.
 
     Attributes:
-        sparsity: `{layer path: list of the shares of zeros, one an epoch}`.
+        sparsity: `{layer path: list of the shares of zeros, one for each epoch}`.
+
+    Raises:
+        ImportError: `log_dir` is given and TensorBoard is not installed.
 
     Example:
 

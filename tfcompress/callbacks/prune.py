@@ -1,15 +1,13 @@
-"""Pruning in `fit`: no wrapper layers and nothing to strip, zero is the mask."""
-
-from typing import Any
+"""Pruning during `fit`, without wrapper layers: a weight that is zero counts as removed."""
 
 import keras
 import numpy as np
 from keras import ops
 
 from tfcompress import score as scores_of
-from tfcompress.graph.private_keras import moving_averages
-from tfcompress.optimizers import ProxNewton
-from tfcompress.pruning.masks import check_patterns, prunable, tighten
+from tfcompress.callbacks.optimizer_state import averages_of, check_no_latents
+from tfcompress.graph.paths import check_patterns
+from tfcompress.pruning.masks import prunable, tighten
 from tfcompress.schedules import check_schedule, value_at
 from tfcompress.utils.batches import check_repeats
 from tfcompress.utils.checks import whole_number
@@ -17,41 +15,43 @@ from tfcompress.utils.types import Data, Layers, Logs, Schedule, Scope, Score
 
 
 class Prune(keras.callbacks.Callback):
-    """Zeroes the weights with the lowest scores during `fit`, until a schedule's sparsity.
+    """Zeroes the weights with the lowest scores during `fit`, following a schedule of sparsities.
 
-    Every `every` batches the share of zeros is raised to `schedule(step)`, where `step` counts the
-    batches of this `fit` (epochs before `initial_epoch` included), and after each batch the removed
-    weights are zeroed again, in the model and in the optimizer's moving averages. So zeros hold
-    whenever another callback, a checkpoint or an evaluation looks. What is zero when `fit` begins
-    stays zero, so a resumed `fit` goes on with the same masks.
+    Once in `every` batches the share of zeros is raised to `schedule(step)`, where `step` counts
+    the batches of this `fit`, including those of epochs before `initial_epoch`. After each batch
+    the removed weights are zeroed again, in the model and in the optimizer's moving averages, so
+    that other callbacks, checkpoints and evaluations see a pruned model. A weight that is zero when
+    `fit` begins stays zero, so that a resumed `fit` continues with the same masks.
 
-    Pruned are the kernels of Dense, EinsumDense and convolution layers and the `prunable` variables
-    of compressed layers. Biases, norms, embeddings, recurrent and frozen layers are left alone.
-    `logs` gets `sparsity`, the share of zeros in these kernels.
+    The kernels of Dense, EinsumDense and convolution layers and the `prunable` variables of
+    compressed layers are pruned. Biases, normalization, embeddings, recurrent and frozen layers are
+    not. `logs` gets `sparsity`, the share of zeros in the pruned variables.
 
     Args:
-        schedule: step -> sparsity in [0, 1), never falling: one of `tfcompress.schedules`, any
-            callable, or a schedule of `tensorflow_model_optimization`.
-        score: which weights matter: `"magnitude"`, |w|; `"obd"`, d w^2 / 2 with the curvature d
-            measured anew each time; or a callable `(w, d) -> array like w`, such as the patterns of
-            `tfcompress.score`.
-        data: what the curvature is measured on (see `tfcompress.curvature.gauss_newton`). Needed by
-            `"obd"`; a callable score gets `d=None` without it.
+        schedule: function of the step that returns a sparsity in [0, 1) and never falls: a schedule
+            of `tfcompress.schedules` or of `tensorflow_model_optimization`, or any callable.
+        score: how much a weight is worth: `"magnitude"`, `|w|`; `"obd"`, `d w^2 / 2`, where the
+            curvature `d` is measured again each time; `"random"`; or a callable `(w, d)` that
+            returns an array of the shape of `w`, such as the patterns of `tfcompress.score`.
+        data: the data that the curvature is measured on (see `tfcompress.curvature.gauss_newton`).
+            `"obd"` needs them; a callable score gets `d=None` without them.
         layers: a name, path or glob, or a list of these.
-        scope: `"global"`, one ranking over all kernels, or `"layer"`, one for each.
-        floor: the smallest share of weights that each kernel keeps.
-        every: how many batches lie between two scorings.
+        scope: `"global"` ranks the weights of all kernels together, `"layer"` each kernel alone.
+        floor: the smallest share of its weights that each kernel keeps.
+        every: the number of batches from one ranking to the next.
 
     Raises:
-        ValueError: bad arguments; at the start of `fit`: `layers` matches nothing or names a layer
-            that cannot be pruned, a kernel is all zeros, the schedule falls or leaves [0, 1); the
-            optimizer is `ProxNewton`, whose latents would bring pruned weights back.
+        ValueError: an argument is out of range; at the start of `fit`: `layers` matches nothing or
+            names a layer that cannot be pruned, a kernel is all zeros, the schedule falls or leaves
+            [0, 1), or the optimizer is `ProxNewton`, whose latent weights would bring pruned
+            weights back.
 
-    Cost: one pass over the pruned kernels after each batch, 4% of a step of a small ResNet. On nets
-    whose step takes a few milliseconds `compile(steps_per_execution=10)` makes it rarer.
+    Cost: one pass over the pruned kernels after each batch, which is 4% of a step of a small
+    ResNet. For networks whose step takes only a few milliseconds,
+    `compile(steps_per_execution=10)` lowers it.
 
-    List `EarlyStopping(restore_best_weights=True)` before this callback: what it restores at the
-    end is then pruned as well.
+    List `EarlyStopping(restore_best_weights=True)` before this callback, so that the weights that
+    it restores at the end are pruned as well.
 
     Example:
 
@@ -63,8 +63,9 @@ class Prune(keras.callbacks.Callback):
     >>> int(np.sum(model.get_weights()[0] == 0))
     15
 
-    Paper: Y. LeCun, J. S. Denker, S. A. Solla, "Optimal Brain Damage", 1989. The gradual schedule
-    is from M. Zhu, S. Gupta, "To prune, or not to prune", 2017.
+    Papers: Y. LeCun, J. S. Denker, S. A. Solla, "Optimal Brain Damage", 1989; M. Zhu, S. Gupta,
+    "To prune, or not to prune: exploring the efficacy of pruning for model compression", 2017 (the
+    gradual schedule).
     """
 
     def __init__(
@@ -134,12 +135,13 @@ class Prune(keras.callbacks.Callback):
             self._prune()
 
     def _steps_before(self, epoch):
-        """The batches of earlier epochs, also of a `fit` that this one resumes."""
+        """The number of batches in earlier epochs, including a `fit` that this one resumes."""
         if epoch and not self.params.get("steps"):
             return int(self.model.optimizer.iterations)
         return epoch * (self.params.get("steps") or 0)
 
     def _check_targets(self):
+        """Tries the schedule at 100 steps, so that a bad one is found before any training."""
         self._target, self._scored = 0.0, self._done - 1
         end = self.params["epochs"] * (self.params.get("steps") or 0)
         for step in np.linspace(self._done, max(end, self._done), 101).astype(int):
@@ -147,6 +149,7 @@ class Prune(keras.callbacks.Callback):
         self._target = 0.0
 
     def _next_target(self, step, since):
+        """The sparsity that the schedule asks for at a step, checked."""
         target = value_at(self.schedule, step, since)
         if target is None:
             return self._target
@@ -154,8 +157,8 @@ class Prune(keras.callbacks.Callback):
             raise ValueError(f"A sparsity lies in [0, 1). The schedule gives {target} at {step}.")
         if target > 1 - self.floor + 1e-6:
             raise ValueError(
-                f"The schedule asks a sparsity of {target} at step {step}, and floor={self.floor} "
-                f"allows {1 - self.floor} at most."
+                f"The schedule asks for a sparsity of {target} at step {step}, but "
+                f"floor={self.floor} allows {1 - self.floor} at most."
             )
         if target < self._target - 1e-6:
             raise ValueError(
@@ -166,7 +169,7 @@ class Prune(keras.callbacks.Callback):
         return target
 
     def _prune(self):
-        """Raises the sparsity to the schedule's; the weights that are gone must be zero."""
+        """Raises the sparsity to that of the schedule; removed weights must be zero already."""
         if self._scored < self._done:
             before = self._target
             target = self._next_target(self._done, self._scored)
@@ -190,7 +193,7 @@ class Prune(keras.callbacks.Callback):
         weights = prunable(self.model, self.layers)
         if curvature is not None and (missing := set(weights) - set(curvature)):
             raise ValueError(
-                f"No curvature is known of {sorted(missing)}. Leave these out by `layers`, or use "
+                f"No curvature is known of {sorted(missing)}. Leave them out of `layers`, or use "
                 "score='magnitude'."
             )
         return {
@@ -199,28 +202,13 @@ class Prune(keras.callbacks.Callback):
         }
 
     def _zero(self):
-        """Zeroes the removed weights, which the optimizer's momentum has moved."""
+        """Zeroes the removed weights again, since the optimizer's momentum moves them."""
         model = self.model  # on JAX this brings the variables up to date
-        averages = _averages(model.optimizer)
+        averages = averages_of(model.optimizer)
         for path, variable in prunable(model, self.layers).items():
             for v in (variable, averages.get(id(variable))):
                 if v is not None:
                     v.assign(ops.where(self._masks[path], ops.convert_to_tensor(v), 0))
-
-
-def check_no_latents(optimizer: Any) -> None:
-    """Raises `ValueError` under an optimizer that owns the weights."""
-    if any(isinstance(one, ProxNewton) for one in _optimizers(optimizer)):
-        raise ValueError(
-            "`ProxNewton` keeps float latents, from which the next step would bring pruned weights "
-            "back. Prune first and train with `tfc.project.Ternary` or `KSparse` afterwards, or "
-            "prune under another optimizer."
-        )
-
-
-def _optimizers(optimizer):
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    return getattr(optimizer, "optimizers", [optimizer])
 
 
 def _check_score(score, data):
@@ -231,23 +219,15 @@ def _check_score(score, data):
 
 
 def _nonzero(path, variable):
+    """The mask of the weights that are not zero."""
     mask = ops.not_equal(ops.convert_to_tensor(variable), 0)
     if not ops.any(mask):
         raise ValueError(
-            f"The kernel of '{path}' is all zeros, and what is zero stays zero under `Prune`. Give "
-            "it another initializer, or leave it out by `layers`."
+            f"The kernel of '{path}' is all zeros, and `Prune` keeps zeros at zero. Give it "
+            "another initializer, or leave it out of `layers`."
         )
     return mask
 
 
 def _sparsity(masks):
     return 1 - float(sum(m.sum() for m in masks.values()) / sum(m.size for m in masks.values()))
-
-
-def _averages(optimizer):
-    """`{id(variable): its moving average}` of the optimizers that keep one."""
-    found = {}
-    for one in _optimizers(optimizer):
-        if getattr(one, "use_ema", False) and one.built:
-            found |= {id(variable): average for variable, average in moving_averages(one)}
-    return found

@@ -1,4 +1,4 @@
-"""Optimal Brain Damage's own loop in one `fit`: train, delete, retrain, and so on."""
+"""The loop of Optimal Brain Damage in one `fit`: train, delete weights, retrain, and so on."""
 
 import numpy as np
 
@@ -8,38 +8,40 @@ from tfcompress.graph.private_keras import print_message
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.types import Data, Layers, Logs, Scope, Score
 
-NEVER = 2**62
+NEVER = 2**62  # batches between two prunings, so that only `_delete` prunes
 
 
 class PruneOnPlateau(Prune):
-    """Deletes weights each time that training has settled, until too much is lost.
+    """Deletes weights each time that the loss stops falling, until it has risen too far.
 
-    A round trains until `monitor` has not fallen for `patience` epochs, and goes back to its best
-    epoch. If that is above the first round's best by more than `tolerance`, `fit` ends. Else a
-    `share` of the weights that are left is deleted, those with the lowest scores, and the next
-    round retrains the rest. At the end the model is the sparsest one within the tolerance.
+    A round trains until `monitor` has not fallen for `patience` epochs, and returns to its best
+    epoch. If the loss of that epoch is more than `tolerance` above the best loss of the first
+    round, `fit` ends. Otherwise the `share` of the remaining weights that have the lowest scores is
+    deleted, and the next round retrains the rest. At the end the model is the sparsest one whose
+    loss is within the tolerance.
 
-    Use it with a rate that does not decay, and with many epochs: it ends `fit` itself. What is zero
-    when `fit` begins stays zero; a `fit` that is resumed begins a new first round.
+    Use it with a learning rate that does not decay and with many epochs, since it ends `fit`
+    itself. A weight that is zero when `fit` begins stays zero. A resumed `fit` begins with a new
+    first round.
 
     Args:
-        sparsity: the share of zeros at which to end, in [0, 1), over the chosen kernels.
+        sparsity: the share of zeros in the chosen kernels at which to end, in [0, 1).
         score, data, layers, scope, floor: as in `Prune`; here `score="obd"` is the default.
-        tolerance: how far the monitored loss may be above that of the first round.
-        share: of the weights that are left, how many each round deletes.
-        monitor: a loss in the logs of an epoch.
-        patience: epochs without a new best after which a round ends.
-        verbose: 1 tells each round.
+        tolerance: how much the monitored loss may be above that of the first round.
+        share: the share of the remaining weights that each round deletes, in (0, 1).
+        monitor: name of a loss in the logs of an epoch.
+        patience: number of epochs without a new best loss after which a round ends.
+        verbose: 1 prints a line for each round.
 
     Attributes:
-        rounds: a dict for each deletion: `sparsity`, `before` (the monitored loss before it),
-            `predicted` and `measured` (the rise of the loss on `data`: the sum of the saliencies,
-            and the true one; None unless the score is `"obd"`), `after` (the monitored loss after
-            retraining) and `epochs`.
+        rounds: a dict for each deletion: `sparsity`; `before`, the monitored loss before it;
+            `predicted` and `measured`, the rise of the loss on `data` as the sum of the scores and
+            as measured, which are None unless the score is `"obd"`; `after`, the monitored loss
+            after retraining; and `epochs`.
 
     Raises:
-        ValueError: bad arguments; `monitor` is not in the logs, or is not finite in a whole round;
-            and as in `Prune`.
+        ValueError: an argument is out of range; `monitor` is not in the logs, or is not finite
+            during a whole round; and as in `Prune`.
 
     Example:
 
@@ -52,8 +54,8 @@ class PruneOnPlateau(Prune):
     >>> (model.get_weights()[0].ravel() == 0).tolist()
     [False, False, True, True]
 
-    Paper: Y. LeCun, J. S. Denker, S. A. Solla, "Optimal Brain Damage", 1989. There the loop ends
-    by the judgement of its user.
+    Paper: Y. LeCun, J. S. Denker, S. A. Solla, "Optimal Brain Damage", 1989. There the user decides
+    when the loop ends.
     """
 
     def __init__(
@@ -131,11 +133,11 @@ class PruneOnPlateau(Prune):
         self._begin_round()
 
     def _settle(self):
-        """Whether the round's best model is within the tolerance; it is then the one to keep."""
+        """Whether the round's best model is within the tolerance, which then is the one to keep."""
         if self.rounds:
             self.rounds[-1] |= {"after": self._best, "epochs": self._epochs}
             if self.verbose:
-                print_message(_told(self.rounds[-1]))
+                print_message(_line(self.rounds[-1]))
         else:
             self._limit = min(self._limit, self._best + self.tolerance)
         if self._best > self._limit:
@@ -144,6 +146,7 @@ class PruneOnPlateau(Prune):
         return True
 
     def _delete(self):
+        """Deletes the weights with the lowest scores and records what that does to the loss."""
         old = self._mask_arrays()
         loss = self._loss()
         self._due = min(self.goal, 1 - (1 - self.sparsity) * (1 - self.share))
@@ -164,7 +167,7 @@ class PruneOnPlateau(Prune):
         )
 
     def _loss(self):
-        """The loss on `data`, where its rise is predicted."""
+        """The loss on `data`; None if the score does not predict its rise."""
         if self.score is not scores_of.obd:
             return None
         from tfcompress.measure.objective import mean_loss
@@ -179,7 +182,7 @@ class PruneOnPlateau(Prune):
         self._target, self._due, self._scored = 0.0, 0.0, self._done
 
     def _next_target(self, step, since):
-        self._target = self._due  # which only `_delete` raises
+        self._target = self._due  # only `_delete` raises it; the schedule has no part
         return self._target
 
     def _state(self):
@@ -190,8 +193,11 @@ class PruneOnPlateau(Prune):
         self.model.set_weights(weights)
 
 
-def _told(one):
-    text = f"sparsity {one['sparsity']:.4f}: loss {one['before']:.4f} before, "
-    if one["predicted"] is not None:
-        text += f"on `data` {one['predicted']:+.4f} predicted, {one['measured']:+.4f} measured, "
-    return text + f"{one['after']:.4f} after {one['epochs']} epochs"
+def _line(entry):
+    """A round as a line of text."""
+    text = f"sparsity {entry['sparsity']:.4f}: loss {entry['before']:.4f} before, "
+    if entry["predicted"] is not None:
+        text += (
+            f"on `data` {entry['predicted']:+.4f} predicted, {entry['measured']:+.4f} measured, "
+        )
+    return text + f"{entry['after']:.4f} after {entry['epochs']} epochs"

@@ -1,4 +1,4 @@
-"""Batch normalization statistics of the network that inference runs, at each evaluation."""
+"""Measures batch normalization statistics again at each evaluation during `fit`."""
 
 import keras
 
@@ -8,18 +8,22 @@ from tfcompress.utils.types import Data, Logs
 
 
 class RecalibrateBatchNorm(keras.callbacks.Callback):
-    """Recalibrates batch normalization before each evaluation in `fit`, and at its end.
+    """Recalibrates batch normalization before each evaluation during `fit`, and at its end.
 
-    For layers that compute otherwise in training than in inference: with stochastic BinaryConnect
-    the moving statistics are those of drawn weights, and inference uses their mean. Training is
-    not touched, for it normalizes by the statistics of its own batches.
+    It is for layers that compute something else in training than in inference. With stochastic
+    BinaryConnect, for example, the moving statistics belong to randomly drawn weights, and
+    inference uses the mean of these weights. Training is not affected, since it normalizes by the
+    statistics of its own batches.
 
-    Cost: `batches` forward passes of 64 examples, at each evaluation.
+    Cost: `batches` forward passes of 64 examples at each evaluation.
 
     Args:
         data: inputs that can be read more than once, see `tfcompress.recalibrate_batch_norm`;
             labels are ignored.
-        batches: how many batches to use at most.
+        batches: the largest number of batches to use.
+
+    Raises:
+        ValueError: `data` is a generator, which can be read only once.
 
     Example:
 
@@ -40,8 +44,8 @@ class RecalibrateBatchNorm(keras.callbacks.Callback):
     >>> model.layers[0].bits
     288
 
-    Paper: M. Courbariaux, Y. Bengio, J.-P. David, "BinaryConnect", 2015, for the choice of weights;
-    the paper leaves the statistics as they are.
+    Paper: M. Courbariaux, Y. Bengio, J.-P. David, "BinaryConnect: Training Deep Neural Networks
+    with binary weights during propagations", 2015. There the statistics are left as they are.
     """
 
     def __init__(self, data: Data, batches: int = 40) -> None:

@@ -1,4 +1,4 @@
-"""Knowledge distillation: a small model learns from a large one, with labels or without."""
+"""Knowledge distillation: a small model learns from a large one, with or without labels."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -7,16 +7,16 @@ import keras
 from keras import ops
 
 from tfcompress.distillation import losses
-from tfcompress.distillation.hint_stage import HintStage
-from tfcompress.distillation.hints import Hint, Link, hint_loss
-from tfcompress.distillation.labels import known, per_output, weighted_mean
+from tfcompress.distillation.checks import as_list, check_arguments, check_models
+from tfcompress.distillation.hints import Hint, HintStage, Link, hint_loss
+from tfcompress.distillation.labels import per_output, weighted_mean, without_unknown
 from tfcompress.distillation.teacher import (
     Teacher,
     TeacherCache,
-    as_list,
     cached,
-    check_models,
+    required,
     split,
+    targets_of,
 )
 from tfcompress.graph.features import Forward, Tapped, output_activations
 from tfcompress.utils.types import Config, Data, Path, Tensor
@@ -24,40 +24,43 @@ from tfcompress.utils.types import Config, Data, Path, Tensor
 
 @keras.saving.register_keras_serializable("tfcompress")
 class Distiller(keras.Model):
-    """Trains a student to give what a teacher gives; `compile` and `fit` as usual.
+    """Trains a student to reproduce the outputs of a teacher, with the usual `compile` and `fit`.
 
-    `(1 - alpha) task + alpha soft + sum of hint.weight hint + penalties`, where `task` is the
-    compiled loss on the labels, `soft` for classes `T^2 KL(softmax(t / T) || softmax(s / T))` of
-    the logits (a softmax or sigmoid at a model's end is undone), for yes-no outputs the same of
-    Bernoulli distributions, for regression the squared error; each output adds its own.
+    The loss is `(1 - alpha) task + alpha soft + sum of hint.weight hint + penalties`. `task` is the
+    compiled loss on the labels. `soft` compares the student with the teacher: for classes it is
+    `T^2 KL(softmax(t / T) || softmax(s / T))` of the logits (a softmax or sigmoid at the end of a
+    model is undone), for yes-no outputs the same with Bernoulli distributions, for regression the
+    squared error. The losses of several outputs are added.
 
-    Labels are optional: `compile("adam")`, `fit(x)`. In mixed data an unlabelled example has the
-    label -1 under a sparse categorical loss, and NaN under others; its task loss counts as zero.
-    It is left out of `weighted_metrics`, not of `metrics`. `sample_weight` and `class_weight` act
-    on each term. `evaluate` needs no teacher: its loss is the task's alone, or `soft` if there are
-    no labels. `predict`, `evaluate` and a call give what the student gives.
+    Labels are optional: `compile("adam")` and `fit(x)` are enough. If only some examples have a
+    label, the others get the label -1 under a sparse categorical loss and NaN under other losses.
+    Their task loss is zero, and they are left out of `weighted_metrics`, but not of `metrics`.
+    `sample_weight` and `class_weight` apply to each term. `evaluate` needs no teacher: its loss is
+    `task` alone, or `soft` if there are no labels. A call and `predict` return the student's
+    outputs.
 
-    Afterwards `distiller.student` is an ordinary model. A file of the Distiller has the student
-    and the regressors; after loading, `set_teacher` lets it train on.
+    After training, `distiller.student` is an ordinary model. A saved Distiller contains the student
+    and the regressors; once it is loaded, it can be trained further after `set_teacher`.
 
-    Cost: a forward pass of the teacher on top of the student's training step, which has one
-    forward pass; none with `cache_teacher`.
+    Cost: in addition to the student's training step, one forward pass of the teacher, or none with
+    `cache_teacher`.
 
     Args:
         student: the `keras.Model` to train, compressed or not.
-        teacher: a trained `keras.Model`, or a list, whose logits are averaged. It runs in
-            inference mode; neither its variables nor its `trainable` are touched.
+        teacher: a trained `keras.Model`, or a list of several, whose logits are averaged. It runs
+            in inference mode; neither its variables nor its `trainable` are changed.
         temperature: T, above 0; a variable, see `callbacks.Anneal`.
         alpha: weight of the teacher against the labels, in [0, 1]; a variable.
-        hints: `tfc.Hint`s.
-        soft_loss: function `(teacher, student, temperature)` of logits that gives a value for each
-            example, in place of the above for each output (see `tfcompress.distill_losses`).
-        teacher_preprocess: function that makes the teacher's inputs from the student's.
-        save_teacher: whether a file has the teacher as well.
+        hints: a list of `tfc.Hint`.
+        soft_loss: function `(teacher, student, temperature)` of logits that returns a value for
+            each example; it replaces `soft` for each output (see `tfcompress.distill_losses`).
+        teacher_preprocess: function that turns the student's inputs into the teacher's.
+        save_teacher: whether a saved Distiller contains the teacher as well.
+        name: name of the model.
 
     Raises:
-        ValueError: bad arguments; the outputs of the models do not match; hints that cannot be
-            found, or whose shapes cannot be matched.
+        ValueError: an argument is out of range; the outputs of the models do not match; a hint
+            cannot be found, or its shapes cannot be matched.
 
     Example:
 
@@ -88,8 +91,8 @@ class Distiller(keras.Model):
         name: str = "distiller",
     ) -> None:
         check_models(student, as_list(teacher))
-        _check_arguments(temperature, alpha, hints)
-        # `autocast`: the student converts its inputs itself, and the teacher gets them as they are
+        check_arguments(temperature, alpha, hints)
+        # without `autocast` the teacher gets the inputs unchanged; the student converts its own
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         self.student = student
         self.soft_loss = soft_loss
@@ -98,31 +101,36 @@ class Distiller(keras.Model):
         self.temperature = self._scalar("temperature", temperature)
         self.alpha = self._scalar("alpha", alpha)
         parts = ("task_loss", "soft_loss", "hint_loss")[: 3 if hints else 2]
+        # saved files hold the state of these under the name of the attribute
         self._parts = {part: keras.metrics.Mean(name=part) for part in parts}
         self._connect(hints, teacher)
         self.regressors = [link.regressor for link in self._links if link.regressor is not None]
         self.built = student.built
 
     @property
-    def teacher(self) -> keras.Model | list[keras.Model]:
-        """The teacher, or a list of several, or None in a Distiller loaded without."""
+    def teacher(self) -> keras.Model | list[keras.Model] | None:
+        """The teacher, a list of several, or None in a Distiller that was loaded without one."""
         if self._teacher is None:
             return None
         models = self._teacher.models
         return models[0] if len(models) == 1 else models
 
     @property
-    def output_names(self) -> list[str]:
+    def output_names(self) -> list[str] | None:
         return getattr(self.student, "output_names", None)
 
     def __dir__(self):
-        # Keras saves what is listed here.
+        # Keras saves the models that it finds among the attributes listed here.
         return [name for name in super().__dir__() if name != "teacher" or self.save_teacher]
 
     def set_teacher(self, teacher: keras.Model | Sequence[keras.Model]) -> None:
-        """Gives a Distiller that was saved without its teacher one to train with."""
+        """Sets the teacher of a Distiller that was saved without one.
+
+        Raises:
+            ValueError: its outputs, or the features of the hints, do not match the student's.
+        """
         check_models(self.student, as_list(teacher))
-        self._connect([link.again() for link in self._links], teacher)
+        self._connect([link.for_another_teacher() for link in self._links], teacher)
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         inputs, _ = split(inputs)
@@ -142,18 +150,19 @@ class Distiller(keras.Model):
         outputs = forward.outputs
         terms = {}
         if y is not None and self._compile_loss is not None:
-            terms["task_loss"] = self._compile_loss(*self._known(y, outputs, sample_weight))
+            labelled = self._without_unknown(y, outputs, sample_weight)
+            terms["task_loss"] = self._compile_loss(*labelled)
         if training or not terms:
-            told = self._told(x, outputs)
+            targets = self._targets(x, outputs)
             weights = self._per_output(sample_weight, outputs)
-            terms["soft_loss"] = self._soft(told, outputs, weights)
+            terms["soft_loss"] = self._soft_loss(targets, outputs, weights)
         if not training:
             return sum([*terms.values(), *self._penalties()])
         if self._links:
-            # weights of single outputs say nothing about a hint
+            # weights that differ between outputs say nothing about a hint
             weight = None if keras.tree.is_nested(sample_weight) else sample_weight
-            wanted = told[len(weights) :]
-            terms["hint_loss"] = hint_loss(self._links, wanted, forward.features, weight)
+            features = targets[len(weights) :]
+            terms["hint_loss"] = hint_loss(self._links, features, forward.features, weight)
         for name, value in terms.items():
             self._parts[name].update_state(value)
         factors = {"task_loss": 1 - self.alpha, "soft_loss": self.alpha, "hint_loss": 1.0}
@@ -170,7 +179,7 @@ class Distiller(keras.Model):
             shown = [metric for metric in shown if metric not in unlabelled]
         elif self._compile_metrics is not None:
             outputs = y_pred.outputs if training else y_pred
-            self._compile_metrics.update_state(*self._known(y, outputs, sample_weight))
+            self._compile_metrics.update_state(*self._without_unknown(y, outputs, sample_weight))
         if not training:
             shown = [metric for metric in shown if metric not in self._parts.values()]
         return _results(shown)
@@ -181,25 +190,27 @@ class Distiller(keras.Model):
     def cache_teacher(
         self, data: Data, path: Path | None = None, batch_size: int = 32
     ) -> TeacherCache:
-        """Runs the teacher over data once; training then costs what the student alone costs.
+        """Runs the teacher over the data once, so that training then costs no more than without it.
 
-        The teacher's row i belongs to example i. So augment the inputs after they were paired, by
-        layers of the student (`keras.layers.RandomFlip`), or in a pipeline over the pairs:
+        Row i of the teacher's outputs belongs to example i, so augment the inputs afterwards: by
+        layers of the student (`keras.layers.RandomFlip`), or in a pipeline over the pairs,
         `tf.data.Dataset.from_tensor_slices((cache.x, y)).shuffle(n).map(augment).batch(b)`, where
         `augment` changes `x["inputs"]` alone.
 
-        Cost: one forward pass of the teacher; `4 c` bytes for each example and output, and what the
-        features of the hints take.
+        Cost: one forward pass of the teacher. Memory: `4 c` bytes for each example and output of c
+        classes, and the features of the hints.
 
         Args:
-            data: what `fit` takes, labels and weights included if there are any. Of a dataset, the
-                examples themselves are kept as well, in the order in which they came.
-            path: a folder for `.npy` files, which are memory-mapped; else it is kept in memory.
-            batch_size: of the batches that `fit(cache)` gets.
+            data: as in `fit`, with labels and weights if there are any. The examples of a dataset
+                are stored as well, in the order in which they came.
+            path: a folder for `.npy` files, which are memory-mapped; None uses memory.
+            batch_size: size of the batches that `fit(cache)` gets.
 
         Returns:
             A `TeacherCache`, a `keras.utils.PyDataset` for `fit`, with the arrays `x`, `y` and
             `sample_weight`.
+
+        Example:
 
         >>> import numpy as np
         >>> net = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
@@ -208,23 +219,26 @@ class Distiller(keras.Model):
         >>> cache.x["teacher"][0].shape
         (16, 3)
         """
-        return cached(self._known_teacher(), data, path, batch_size)
+        return cached(required(self._teacher), data, path, batch_size)
 
     def fit_hints(
         self, x: Data, optimizer: Any = "adam", **arguments: Any
     ) -> keras.callbacks.History:
-        """FitNets' first stage: trains the student up to the guided layers, on the hints alone.
+        """Trains the student up to the guided layers on the hints alone, FitNets' first stage.
 
-        Layers beyond them are not run. Then `compile` and `fit` go on from there, with the hints
-        or, as in the paper, with the outputs alone and `alpha` decaying (`callbacks.Anneal`).
+        Later layers do not run. Afterwards `compile` and `fit` continue, with the hints or, as in
+        the paper, with the outputs alone and a falling `alpha` (`callbacks.Anneal`).
 
         Args:
-            x: inputs, a dataset, or a cache; labels are ignored.
-            optimizer: of this stage.
-            **arguments: what `fit` takes besides.
+            x: inputs, a dataset, or a `TeacherCache`; labels are ignored.
+            optimizer: the optimizer of this stage.
+            **arguments: other arguments of `fit`.
 
         Returns:
             The `History` of `fit`.
+
+        Raises:
+            ValueError: the Distiller has no hints.
         """
         if not self._links:
             raise ValueError("There is nothing to fit: this Distiller was made without `hints`.")
@@ -266,47 +280,28 @@ class Distiller(keras.Model):
         self._teacher = Teacher(models, taps, self.teacher_preprocess) if models else None
         self.train_function = self.test_function = None
 
-    def _known_teacher(self):
-        if self._teacher is None:
-            raise ValueError(
-                "This Distiller has no teacher: it was saved without. Give it one by `set_teacher`."
-            )
-        return self._teacher
-
-    def _told(self, x, outputs) -> tuple:
-        """What the teacher gives for a batch: logits of each output, features of each hint."""
-        inputs, stored = split(x)
-        if stored is None:
-            return self._known_teacher()(inputs)
+    def _targets(self, x, outputs) -> tuple:
+        """The teacher's logits of each output and features of each hint, for a batch."""
         count = len(keras.tree.flatten(outputs)) + len(self._links)
-        if len(stored) != count:
-            raise ValueError(
-                f"Expected {count} arrays of the teacher, its outputs and the features of the "
-                f"hints. Received: {len(stored)}. Call `cache_teacher` of this Distiller."
-            )
-        return stored
+        return targets_of(self._teacher, x, count)
 
-    def _soft(self, told, outputs, weights):
+    def _soft_loss(self, targets, outputs, weights):
         tasks = self._per_output(self.loss, outputs)
         students = output_activations(self.student) or [None] * len(tasks)
-        total = 0.0
+        teachers = [] if self._teacher is None else self._teacher.activations
+        temperature, total = ops.convert_to_tensor(self.temperature), 0.0
         for i, output in enumerate(keras.tree.flatten(outputs)):
             loss = self.soft_loss
             if loss is None:
-                ends = [students[i], *self._teacher_activations(i)]
+                ends = [students[i], *(each and each[i] for each in teachers)]
                 loss = losses.loss_for(ends, tasks[i], output.shape[-1])
-            student = losses.to_logits(output, students[i])
-            value = loss(told[i], student, ops.convert_to_tensor(self.temperature))
+            value = loss(targets[i], losses.to_logits(output, students[i]), temperature)
             total += weighted_mean(value, weights[i])
         return total
 
-    def _teacher_activations(self, index):
-        known = [] if self._teacher is None else self._teacher.activations
-        return [None if activations is None else activations[index] for activations in known]
-
-    def _known(self, y, outputs, sample_weight):
-        """The arguments of a compiled loss or metric."""
-        return known(y, outputs, sample_weight, self.loss, self.output_names)
+    def _without_unknown(self, y, outputs, sample_weight):
+        """The arguments of a compiled loss or metric, without the unknown labels."""
+        return without_unknown(y, outputs, sample_weight, self.loss, self.output_names)
 
     def _per_output(self, values, outputs):
         return per_output(values, outputs, self.output_names)
@@ -316,19 +311,10 @@ class Distiller(keras.Model):
 
 
 def _results(metrics) -> dict:
-    """Values by name, of the metrics that have seen labels."""
+    """Values by name of the metrics that were updated with labels."""
     found = {}
     for metric in metrics:
         if getattr(metric, "built", True):
             value = metric.result()
             found |= value if isinstance(value, dict) else {metric.name: value}
     return found
-
-
-def _check_arguments(temperature, alpha, hints):
-    if not temperature > 0:
-        raise ValueError(f"Expected `temperature` above 0. Received: {temperature!r}")
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"Expected `alpha` in [0, 1]. Received: {alpha!r}")
-    if not isinstance(hints, (list, tuple)) or not all(isinstance(hint, Hint) for hint in hints):
-        raise TypeError(f"Expected `hints` to be a list of `tfc.Hint`. Received: {hints!r}")

@@ -1,4 +1,4 @@
-"""Labels of which some are not known, and means with weights."""
+"""Labels of which some are unknown, and weighted means."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from keras import ops
 from tfcompress.utils.types import Loss, Tensor
 
 
-def known(
-    y: Tensor, outputs: Tensor, sample_weight: Tensor, losses: Any, names: list[str]
+def without_unknown(
+    y: Tensor, outputs: Tensor, sample_weight: Tensor, losses: Any, names: list[str] | None
 ) -> tuple[Any, Any, Any]:
-    """The arguments `(y, outputs, weights)` of a compiled loss, with what is not known left out."""
+    """The arguments `(y, outputs, weights)` of a compiled loss, without the unknown labels."""
     every = [per_output(value, outputs, names) for value in (y, sample_weight, losses)]
     pairs = [
         known_labels(label, output, weight, loss)
@@ -25,18 +25,18 @@ def known(
 
 
 def known_labels(y: Tensor, output: Tensor, weight: Tensor, loss: Loss) -> tuple[Any, Any]:
-    """Puts zeros for the labels that are not known, and gives these a weight of zero.
+    """Replaces unknown labels by zeros and gives them a weight of zero.
 
-    Not known is NaN, and -1 where the loss takes the number of the class.
+    An unknown label is NaN, or -1 if the loss takes the number of the class.
 
     Args:
-        y: labels `(b, ..., c)`, or `(b, ...)`, of an output.
+        y: labels of an output, `(b, ..., c)` or `(b, ...)`.
         output: the output, `(b, ..., c)`.
-        weight: sample weights or None.
+        weight: sample weights, or None.
         loss: the compiled loss of the output, or None.
 
     Returns:
-        `y` without gaps, and weights `(b, ...)`.
+        `y` without unknown labels, and weights `(b, ...)`.
     """
     if y is None or loss is None:
         return y, weight
@@ -54,11 +54,11 @@ def known_labels(y: Tensor, output: Tensor, weight: Tensor, loss: Loss) -> tuple
     if len(unknown.shape) == len(output.shape):
         unknown = ops.any(unknown, axis=-1)
     known = ops.cast(ops.logical_not(unknown), "float32")
-    return y, known if weight is None else known * like(weight, known)
+    return y, known if weight is None else known * expand(weight, known)
 
 
 def weighted_mean(values: Tensor, weight: Tensor = None) -> Tensor:
-    """The mean over all entries of `weight * values`, as Keras' losses take it.
+    """The mean of `weight * values` over all entries, as in the losses of Keras.
 
     >>> import numpy as np
     >>> float(weighted_mean(np.array([1.0, 3.0]), np.array([0.0, 1.0])))
@@ -66,11 +66,11 @@ def weighted_mean(values: Tensor, weight: Tensor = None) -> Tensor:
     """
     if weight is None:
         return ops.mean(values)
-    return ops.mean(values * like(weight, values))
+    return ops.mean(values * expand(weight, values))
 
 
-def like(weight: Tensor, values: Tensor) -> Tensor:
-    """Weights for each example, as an array that multiplies values for each example and place."""
+def expand(weight: Tensor, values: Tensor) -> Tensor:
+    """Weights of examples with the axes that they need to multiply `values`."""
     weight = ops.cast(weight, values.dtype)
     while len(weight.shape) < len(values.shape):
         weight = ops.expand_dims(weight, -1)
@@ -79,13 +79,17 @@ def like(weight: Tensor, values: Tensor) -> Tensor:
     return weight
 
 
-def per_output(values: Tensor, outputs: Tensor, names: list[str]) -> list:
-    """One entry for each output, of what Keras takes once, by name, or in the outputs' structure.
+def per_output(values: Any, outputs: Tensor, names: list[str] | None) -> list:
+    """One entry for each output, in any of the forms that Keras accepts.
 
     Args:
-        values: a structure of losses, labels or weights.
+        values: losses, labels or weights: one for all outputs, a dict by name, or a structure like
+            that of the outputs.
         outputs: the outputs of the model.
-        names: the names of outputs that are no dict.
+        names: the names of the outputs, for outputs that are not a dict.
+
+    Raises:
+        ValueError: there is not one entry for each output.
     """
     count = len(keras.tree.flatten(outputs))
     names = sorted(outputs) if isinstance(outputs, dict) else names
@@ -95,15 +99,15 @@ def per_output(values: Tensor, outputs: Tensor, names: list[str]) -> list:
     flat = flat * count if len(flat) == 1 else flat
     if len(flat) != count:
         raise ValueError(
-            f"Expected one entry for each of the {count} outputs (NaN, or -1 for a class number, "
-            f"where a label is not known). Received: {len(flat)}"
+            f"Expected one entry for each of the {count} outputs (NaN, or -1 for the number of "
+            f"a class, where a label is unknown). Received: {len(flat)}"
         )
     return flat
 
 
-def kind_of(loss: Loss) -> str | None:
+def kind_of(loss: Loss) -> str:
     """The class of a loss in lower case without underscores: `"meansquarederror"`."""
-    if loss in ("crossentropy", "ce"):  # which the shapes of the labels decide
+    if loss in ("crossentropy", "ce"):  # the shapes of the labels decide which one it is
         return loss
     loss = keras.losses.get(loss)
     name = type(loss).__name__ if isinstance(loss, keras.losses.Loss) else loss.__name__

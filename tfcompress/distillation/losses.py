@@ -1,8 +1,8 @@
 """Losses between a teacher and a student, as plain functions.
 
-Letters: b batch, c classes, h w space, T temperature. Those on outputs are called as
-`loss(teacher, student, temperature)` on logits `(..., c)` and give one value for each example (or
-position); those on features as `loss(teacher, student)`.
+Letters: b batch, c classes, h w space, T temperature. Losses on outputs are called as
+`loss(teacher, student, temperature)` with logits `(..., c)` and return one value for each example
+or position. Losses on features are called as `loss(teacher, student)`.
 """
 
 from collections.abc import Callable
@@ -14,21 +14,21 @@ from keras import ops
 from tfcompress.distillation.labels import kind_of
 from tfcompress.utils.types import Tensor
 
-SMALL = 1e-7  # probabilities are cut here before the logarithm
+LEAST_PROBABILITY = 1e-7  # smaller ones are raised to this before the logarithm
 
 
 @keras.saving.register_keras_serializable("tfcompress")
 def softmax_kl(teacher: Tensor, student: Tensor, temperature: Tensor = 1.0) -> Tensor:
-    """Hinton's loss for one class of several: `T^2 KL(softmax(t / T) || softmax(s / T))`.
+    """Hinton's loss for one of several classes: `T^2 KL(softmax(t / T) || softmax(s / T))`.
 
-    The factor keeps the size of the gradient when T changes.
+    The factor `T^2` keeps the gradient at the same size when T changes.
 
     Args:
         teacher, student: logits `(..., c)`.
-        temperature: above 0.
+        temperature: T, above 0.
 
     Returns:
-        Shape `(...)`.
+        The loss of each example, `(...)`.
 
     >>> import numpy as np
     >>> float(softmax_kl(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]))[0])
@@ -42,7 +42,10 @@ def softmax_kl(teacher: Tensor, student: Tensor, temperature: Tensor = 1.0) -> T
 
 @keras.saving.register_keras_serializable("tfcompress")
 def sigmoid_kl(teacher: Tensor, student: Tensor, temperature: Tensor = 1.0) -> Tensor:
-    """The same for independent yes-no outputs: `T^2 sum_c KL` of Bernoulli distributions."""
+    """The same for independent yes-no outputs: `T^2 sum_c KL` of Bernoulli distributions.
+
+    Args: see `softmax_kl`.
+    """
     t, s = (x / temperature for x in _floats(teacher, student))
     p = ops.sigmoid(t)
     yes = ops.log_sigmoid(t) - ops.log_sigmoid(s)
@@ -52,7 +55,10 @@ def sigmoid_kl(teacher: Tensor, student: Tensor, temperature: Tensor = 1.0) -> T
 
 @keras.saving.register_keras_serializable("tfcompress")
 def squared_error(teacher: Tensor, student: Tensor, temperature: Tensor = 1.0) -> Tensor:
-    """For regression: `mean_c (t - s)^2`; the temperature has no part in it."""
+    """The loss for regression: `mean_c (t - s)^2`. The temperature has no effect.
+
+    Args: see `softmax_kl`.
+    """
     t, s = _floats(teacher, student)
     return ops.mean(ops.square(t - s), axis=-1)
 
@@ -68,17 +74,19 @@ def decoupled(
 ) -> Tensor:
     """Decoupled distillation: `T^2 (target KL(b_t || b_s) + others KL(q_t || q_s))`.
 
-    `b` is the probability of the target class against all others, `q` the distribution over the
-    other classes alone, which plain distillation plays down where the teacher is sure.
+    `b` is the probability of the target class against that of all others, and `q` the distribution
+    over the other classes alone. Plain distillation gives `q` little weight where the teacher is
+    confident.
 
     Args:
         teacher, student: logits `(..., c)`.
-        labels: the target classes, whole numbers `(...)`. Without labels, as in a `Distiller`, the
-            teacher's first choice; the paper takes the labels.
-        target, others: the paper's alpha and beta.
+        temperature: T, above 0.
+        labels: the target classes, integers `(...)`. Without labels, as in a `Distiller`, the class
+            that the teacher finds most likely is the target; the paper uses the labels.
+        target, others: weights of the two terms, alpha and beta in the paper.
 
     Returns:
-        Shape `(...)`.
+        The loss of each example, `(...)`.
 
     >>> import numpy as np
     >>> float(decoupled(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]))[0])
@@ -104,23 +112,26 @@ def decoupled(
 
 @keras.saving.register_keras_serializable("tfcompress")
 def attention_transfer(teacher: Tensor, student: Tensor) -> Tensor:
-    """Squared distance of attention maps: `sum_hw (a_t - a_s)^2`, `a = q / |q|`, `q = sum_c x^2`.
+    """The squared distance between attention maps, `sum_hw (a_t - a_s)^2`.
 
-    The numbers of channels may differ, and so may the sizes: the student's map is resized. Use it
-    as `Hint(..., loss=attention_transfer, regressor=None, weight=...)`.
+    The attention map is `a = q / |q|` with `q = sum_c x^2`. The numbers of channels may differ, and
+    so may the sizes: the student's map is resized. Use it as
+    `Hint(..., loss=attention_transfer, regressor=None, weight=...)`.
 
     Args:
         teacher, student: maps `(b, h, w, c)`.
 
     Returns:
-        Shape `(b,)`. The paper's equation has the distance, its code the square's mean over hw.
+        The loss of each example, `(b,)`.
 
     >>> import numpy as np
     >>> maps = np.ones((1, 2, 2, 3))
     >>> float(attention_transfer(maps, 2 * maps[..., :1])[0])
     0.0
 
-    Paper: S. Zagoruyko, N. Komodakis, "Paying More Attention to Attention", 2017.
+    Paper: S. Zagoruyko, N. Komodakis, "Paying More Attention to Attention: Improving the
+    Performance of Convolutional Neural Networks via Attention Transfer", 2017. Its equation has the
+    distance, and its code the mean of the squares over hw.
     """
     t, s = (ops.sum(ops.square(x), axis=-1, keepdims=True) for x in _floats(teacher, student))
     if t.shape[1:3] != s.shape[1:3]:
@@ -140,15 +151,15 @@ def _unit(x):
 def to_logits(values: Tensor, activation: Any) -> Tensor:
     """Undoes a softmax or a sigmoid at the end of a model; other outputs stay as they are.
 
-    `activation` None: the end of the model is hidden. Outputs that are not negative and sum to one
-    are then taken for probabilities.
+    If `activation` is None, the end of the model cannot be seen. Outputs that are not negative and
+    sum to one are then taken as probabilities.
     """
     values = ops.cast(values, "float32")
-    log = ops.log(ops.clip(values, SMALL, 1.0))
+    log = ops.log(ops.clip(values, LEAST_PROBABILITY, 1.0))
     if activation is keras.activations.softmax:
         return log
     if activation is keras.activations.sigmoid:
-        return log - ops.log(ops.clip(1 - values, SMALL, 1.0))
+        return log - ops.log(ops.clip(1 - values, LEAST_PROBABILITY, 1.0))
     if activation is None and len(values.shape) > 1 and values.shape[-1] != 1:
         sums_to_one = ops.all(ops.abs(ops.sum(values, axis=-1) - 1) < 1e-3)
         return ops.where(ops.logical_and(sums_to_one, ops.all(values >= 0)), log, values)
@@ -156,15 +167,15 @@ def to_logits(values: Tensor, activation: Any) -> Tensor:
 
 
 def loss_for(activations: Any, task_loss: Any, classes: Any) -> Callable[..., Tensor]:
-    """The loss that fits an output.
+    """The loss between teacher and student that fits the meaning of an output.
 
     Args:
-        activations: of the output, in each model; None where it is hidden.
+        activations: of the output in each model; None where it cannot be seen.
         task_loss: the compiled loss of the output, or None.
         classes: size of the output's last axis.
 
     Raises:
-        ValueError: nothing tells what the output means, or the models differ in it.
+        ValueError: the meaning of the output cannot be told, or it differs between the models.
     """
     found = {_BY_ACTIVATION[a] for a in activations if a in _BY_ACTIVATION}
     if not found and task_loss is not None:
@@ -172,12 +183,12 @@ def loss_for(activations: Any, task_loss: Any, classes: Any) -> Callable[..., Te
     if not found and classes != 1 and all(a in _UNBOUNDED for a in activations):
         found = {softmax_kl}
     if found == {sigmoid_kl} and None in activations:
-        found = set()  # logits or probabilities? only the graph could tell
+        found = set()  # whether these are logits or probabilities cannot be told
     if len(found) == 1:
         return found.pop()
     names = [getattr(a, "__name__", a) for a in activations]
     raise ValueError(
-        f"What the teacher and the student give cannot be compared: an output of size {classes} "
+        f"The outputs of teacher and student cannot be compared: an output of size {classes} "
         f"that ends in {names}, with the loss {task_loss!r}. Give `soft_loss`, a function "
         "`(teacher, student, temperature) -> value for each example`, such as those of "
         "`tfcompress.distill_losses`."

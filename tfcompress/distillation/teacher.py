@@ -1,4 +1,4 @@
-"""The teacher of a `Distiller`: run in inference mode, never written to; and its stored outputs."""
+"""The teacher of a `Distiller`, which runs in inference mode only, and its stored outputs."""
 
 import pathlib
 from collections.abc import Callable
@@ -10,18 +10,17 @@ from keras import ops
 
 from tfcompress.distillation.losses import to_logits
 from tfcompress.graph.features import Tapped, output_activations
-from tfcompress.graph.paths import check_keras_3
 from tfcompress.utils.batches import batches
 from tfcompress.utils.progress import progress
 from tfcompress.utils.types import Data, Path, Tensor
 
-KEYS = {"inputs", "teacher"}
+CACHE_KEYS = {"inputs", "teacher"}
 
 
 class Teacher:
     """One teacher or several, as a function of the student's inputs.
 
-    A plain object: Keras neither tracks, nor saves, nor freezes the models in it.
+    It is not a Keras object, so that Keras neither tracks, nor saves, nor freezes its models.
     """
 
     def __init__(
@@ -33,7 +32,7 @@ class Teacher:
         self.activations = [output_activations(model) for model in models]
 
     def __call__(self, x: Tensor) -> tuple:
-        """The logits of each output, several teachers' averaged, and then the features."""
+        """The logits of each output, averaged over the teachers, followed by the features."""
         if self.preprocess is not None:
             x = self.preprocess(x)
         forwards = [run(x, training=False) for run in self.runs]
@@ -46,17 +45,17 @@ class Teacher:
 
 
 class TeacherCache(keras.utils.PyDataset):
-    """Data with what the teacher gives for each example; see `Distiller.cache_teacher`.
+    """Data together with the teacher's outputs for each example; see `Distiller.cache_teacher`.
 
-    As a dataset, for `fit(cache)`, it gives batches in a new random order each epoch, and reads
-    only these from a memory-mapped file. For `fit(cache.x, cache.y)`, and to build other pipelines,
-    there are the arrays themselves.
+    As a dataset, for `fit(cache)`, it yields batches in a new random order in each epoch, and reads
+    from a memory-mapped file only what a batch needs. The arrays themselves are there for
+    `fit(cache.x, cache.y)` and to build other pipelines.
 
     Attributes:
         x: `{"inputs": inputs, "teacher": (logits, ..., features, ...)}`, one array for each output
-            and each hint: the form that a `Distiller` takes in place of plain inputs.
-        y, sample_weight: what the data came with, or None.
-        batch_size, shuffle: of the batches; free to set.
+            and each hint. A `Distiller` accepts it in place of plain inputs.
+        y, sample_weight: those of the data, or None.
+        batch_size, shuffle: how the batches are made; both can be changed.
     """
 
     def __init__(
@@ -89,19 +88,47 @@ class TeacherCache(keras.utils.PyDataset):
             self._random.shuffle(self._order)
 
 
-def split(x: Tensor) -> tuple[Any, Any, Any]:
-    """The student's inputs, and the teacher's stored outputs or None."""
-    if isinstance(x, dict) and set(x) == KEYS:
+def split(x: Tensor) -> tuple[Tensor, tuple | None]:
+    """The student's inputs, and the teacher's stored outputs, or None without a cache."""
+    if isinstance(x, dict) and set(x) == CACHE_KEYS:
         return x["inputs"], tuple(x["teacher"])
     return x, None
 
 
-def cached(teacher: Tensor, data: Data, path: Path, batch_size: int) -> TeacherCache:
+def required(teacher: Teacher | None) -> Teacher:
+    """The teacher; raises `ValueError` if there is none."""
+    if teacher is None:
+        raise ValueError(
+            "This Distiller was saved without its teacher. Give it one with `set_teacher`."
+        )
+    return teacher
+
+
+def targets_of(teacher: Teacher | None, x: Tensor, count: int) -> tuple:
+    """The teacher's outputs and features for a batch, computed or from a cache.
+
+    Args:
+        teacher: a `Teacher`, or None if `x` has stored outputs.
+        x: inputs, or what a `TeacherCache` yields in their place.
+        count: how many outputs and features are expected.
+    """
+    inputs, stored = split(x)
+    if stored is None:
+        return required(teacher)(inputs)
+    if len(stored) != count:
+        raise ValueError(
+            f"Expected {count} arrays of the teacher: its outputs and the features of the hints. "
+            f"Received: {len(stored)}. Make the cache with `cache_teacher` of this Distiller."
+        )
+    return stored
+
+
+def cached(teacher: Teacher, data: Data, path: Path | None, batch_size: int) -> TeacherCache:
     """Runs the teacher once over data; see `Distiller.cache_teacher`."""
     given = isinstance(data, (tuple, list, dict)) or hasattr(data, "shape")
     columns = {}
     for batch in progress(batches(data, 256), "Teacher"):
-        # A dataset may come in another order next time: what was seen is kept with the outputs.
+        # A dataset may yield another order next time, so its examples are kept with the outputs.
         rows = (teacher(batch[0]), () if given else batch)
         for index, part in enumerate(keras.tree.flatten(rows)):
             if part is not None:
@@ -122,7 +149,7 @@ def cached(teacher: Tensor, data: Data, path: Path, batch_size: int) -> TeacherC
 
 
 class _Column:
-    """Rows that are added up in memory, or in a `.npy` file that is then memory-mapped."""
+    """Rows that are collected in memory, or in a `.npy` file that is memory-mapped afterwards."""
 
     def __init__(self, folder, index):
         self.parts, self.rows, self.file = [], 0, None
@@ -135,7 +162,7 @@ class _Column:
         if self.file is None:
             self.parts.append(np.array(part))
             return
-        self.like = part
+        self.template = part
         if not self.rows:
             self._header(0)
         self.rows += len(part)
@@ -150,9 +177,9 @@ class _Column:
         return np.load(self.file.name, mmap_mode="r")
 
     def _header(self, rows):
-        """NumPy leaves room in it, so that the number of rows can be written in later."""
-        header = np.lib.format.header_data_from_array_1_0(self.like)
-        header["shape"] = (rows, *self.like.shape[1:])
+        """Writes the header; NumPy pads it, so that the number of rows can be filled in later."""
+        header = np.lib.format.header_data_from_array_1_0(self.template)
+        header["shape"] = (rows, *self.template.shape[1:])
         np.lib.format.write_array_header_1_0(self.file, header)
 
 
@@ -160,36 +187,3 @@ def _logits(forward, activations):
     outputs = keras.tree.flatten(forward.outputs)
     activations = activations or [None] * len(outputs)
     return [to_logits(a, kind) for a, kind in zip(outputs, activations, strict=True)]
-
-
-def as_list(teacher: Tensor) -> list:
-    if teacher is None:
-        return []
-    return list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
-
-
-def check_models(student: keras.Model, teachers: list[keras.Model]) -> None:
-    for model in [student, *teachers]:
-        check_keras_3(model)
-    for teacher in teachers:
-        if teacher is student:
-            raise ValueError("The student is its own teacher. Give a model of its own as either.")
-        if not teacher.built:
-            raise ValueError(f"The teacher '{teacher.name}' is not built: it has learned nothing.")
-        shapes = [
-            [tuple(t.shape[1:]) for t in getattr(model, "outputs", None) or []]
-            for model in (student, teacher)
-        ]
-        if all(shapes) and not _same(*shapes):
-            raise ValueError(
-                "The outputs of the student and the teacher must have the same shapes. "
-                f"Received: {shapes[0]} and {shapes[1]}"
-            )
-
-
-def _same(shapes, others):
-    return len(shapes) == len(others) and all(
-        len(a) == len(b)
-        and all(m is None or n is None or m == n for m, n in zip(a, b, strict=True))
-        for a, b in zip(shapes, others, strict=True)
-    )

@@ -74,6 +74,16 @@ def named(pattern: str, paths: Iterable[str]) -> list[str]:
     ]
 
 
+def check_patterns(layers: str | Iterable[str]) -> list[str]:
+    """`layers`, a pattern or a list of patterns, as a list; raises `TypeError` if it is neither."""
+    patterns = [layers] if isinstance(layers, str) else layers
+    if isinstance(patterns, (list, tuple)) and all(isinstance(p, str) for p in patterns):
+        return list(patterns)
+    raise TypeError(
+        f"Expected `layers` to be a name, path or glob, or a list of these. Received: {layers!r}"
+    )
+
+
 def near(key: str, paths: Iterable[str]) -> str:
     """For an error message: the paths and names near to a key, or else all paths."""
     listed = dict.fromkeys([*paths, *map(name_of, paths)])

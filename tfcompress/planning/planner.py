@@ -7,30 +7,26 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress import layers as forms
-from tfcompress.graph.intercept import intercepted, replaced
-from tfcompress.graph.layerwise import follow
-from tfcompress.graph.nodes import input_shapes
+from tfcompress.graph.intercept import intercepted
 from tfcompress.graph.paths import name_of, walk
 from tfcompress.graph.rebuild import check_graph, copy
 from tfcompress.graph.suffix import Suffix
 from tfcompress.measure.batch_norm import recalibrate_batch_norm
 from tfcompress.measure.held_out_loss import HeldOutLoss, split
-from tfcompress.measure.macs import macs, matrices
-from tfcompress.measure.moments import Moments, can_measure
 from tfcompress.numerics.knapsack import solve_knapsack
-from tfcompress.planning.candidates import counter, default_candidates, fitted
+from tfcompress.planning.candidates import counter, default_candidates
+from tfcompress.planning.options import (
+    HARMLESS_RISE,
+    fixed_cost,
+    input_moments,
+    measured_options,
+)
 from tfcompress.planning.plan_result import Option, Plan, tables
-from tfcompress.rewriting.matching import match
 from tfcompress.rewriting.swap import swapped
 from tfcompress.utils.checks import check_number
 from tfcompress.utils.types import Data, Loss, Store, Target
 
-LARGEST_BLOCK = 1024  # fan-in above which the metric of a layer's inputs is cut into blocks
-POSITIONS = 16  # at which a convolution's inputs are measured in each image
-HARMLESS_RISE = 0.002  # share of the loss; once a form raises it by less, larger ones are not tried
 LEAST_GAIN = 0.1  # share of the damage that another choice must save to be carried out
-UNCHANGED = "float32"  # name of the option that leaves a layer as it is
 TARGETS = ("bits", "tflite", "archive", "macs")
 
 
@@ -127,11 +123,11 @@ class Planner:
         count = partial(counter, target, store=store)
         # bytes are known only after a fit: a coder or an exporter decides
         counts = count, count if target in ("bits", "macs") else lambda *_: None
-        self.options = _options(model, self.fit_inputs, counts, self.loss, makers, reasons)
+        self.options = measured_options(model, self.fit_inputs, counts, self.loss, makers, reasons)
         if not any(len(row) > 1 for row in self.options.values()):
             why = "\n".join(["", *reasons])
             raise ValueError(f"No candidate takes any layer, or none would be smaller.{why}")
-        self.fixed_cost = _fixed_cost(model, target, self.options)
+        self.fixed_cost = fixed_cost(model, target, self.options)
         self.float_cost = self.fixed_cost + sum(row[-1].cost for row in self.options.values())
         self.smallest_cost = self.fixed_cost + sum(row[0].cost for row in self.options.values())
 
@@ -174,7 +170,7 @@ class Planner:
     def carried_out(self, allowed: float, chosen: Any) -> Plan:
         """The plan of the chosen options, with its network swapped, recalibrated and measured."""
         rules = {path: o.maker for path, o in chosen.items() if o.maker is not None}
-        data = {"data": self.fit_inputs, "moments": _moments}
+        data = {"data": self.fit_inputs, "moments": input_moments}
         new = swapped(self.model, rules, **data) if rules else copy(self.model)
         recalibrate_batch_norm(new, self.fit_inputs)
         return Plan(
@@ -191,65 +187,8 @@ class Planner:
         )
 
 
-def _options(model, fit_inputs, counts, loss, candidates, reasons):
-    """`{path: options by rising cost}`, fitted and measured in one walk over the network."""
-    targets, _ = match(model, {_has_kernel: lambda layer: layer})
-    shapes, suffix, found = input_shapes(model), Suffix(model, loss.inputs), {}
-
-    def change(layer, pairs):
-        moments = _moments(layer)
-        for before, _ in pairs:
-            moments.add(before)
-        count, estimate = (of(layer, shapes.get(id(layer), [])) for of in counts)
-        suffix.advance(layer)
-        forms_of_layer = fitted(
-            layer,
-            moments.metric(),
-            candidates,
-            count,
-            estimate,
-            measure=partial(rise, layer),
-            harmless=HARMLESS_RISE * loss.scale,
-            reasons=reasons,
-        )
-        row = [Option(*form, _names(chain)) for *form, chain in forms_of_layer]
-        found[targets[id(layer)][0]] = [*row, Option(UNCHANGED, None, count([layer]))]
-
-    def rise(layer, chain):
-        return max(loss.of_outputs(suffix.outputs(replaced([(layer, chain)]))) - loss.base, 0.0)
-
-    layers = [layer for layer, _ in walk(model).values() if id(layer) in targets]
-    follow(model, fit_inputs, layers, change, "Trying forms")
-    return found
-
-
-def _moments(layer):
-    return Moments(layer, LARGEST_BLOCK, POSITIONS)
-
-
 def _damage(chosen, factors):
     return sum(factors[path] * option.measured for path, option in chosen.items())
-
-
-def _has_kernel(layer):
-    return layer.built and can_measure(layer) and not isinstance(layer, forms.CompressedLayer)
-
-
-def _names(chain):
-    return tuple(part.name for part in chain)
-
-
-def _fixed_cost(model, target, options):
-    """The cost of the kernels that have no options."""
-    others = {path: layer for path, (layer, _) in walk(model).items() if path not in options}
-    if target == "macs":
-        counts = {path: count for path, count in macs(model).items() if path in others}
-        unknown = [path for path, count in counts.items() if count is None]
-        if unknown:
-            raise ValueError(f"The MACs of {unknown} are not known. Plan for another `target`.")
-        return sum(counts.values())
-    sizes = sum(math.prod(v.shape) for layer in others.values() for v in matrices(layer))
-    return sizes * {"bits": 32, "tflite": 4, "archive": 2}[target]
 
 
 def _damage_factors(model, plan, loss):

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from tfcompress.graph.paths import named, walk
+from tfcompress.graph.paths import check_patterns, named, walk
 from tfcompress.graph.rebuild import check_graph, copy
 from tfcompress.layers.core.maker import Maker
-from tfcompress.pruning.masks import check_patterns
 from tfcompress.reporting.text import table_text
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.batches import batches, check_repeats

@@ -6,13 +6,13 @@ from keras import ops
 
 from tfcompress import score as scores_of
 from tfcompress.graph.layerwise import follow
-from tfcompress.graph.paths import name_of, walk
+from tfcompress.graph.paths import check_patterns, name_of, walk
 from tfcompress.graph.rebuild import copy
 from tfcompress.measure.moments import Moments, can_measure
 from tfcompress.pruning.channel_ranking import rank_by_readers, rank_by_weights
 from tfcompress.pruning.channel_removal import input_axis, shrink
 from tfcompress.pruning.channel_ties import Channels
-from tfcompress.pruning.masks import check_patterns, select
+from tfcompress.pruning.masks import select
 from tfcompress.utils.batches import check_repeats
 from tfcompress.utils.checks import check_sparsity, whole_number
 from tfcompress.utils.types import Data, Layers, Scope, Score

@@ -1,4 +1,4 @@
-"""Pruning masks: which variables may be pruned, and which of their weights go next."""
+"""Pruning masks: which variables may be pruned, and which of their weights are removed next."""
 
 import math
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.graph.paths import named, near, walk
+from tfcompress.graph.paths import check_patterns, named, near, walk
 from tfcompress.numerics.selection import lowest
 from tfcompress.utils.types import Layers, Scope
 
@@ -26,11 +26,11 @@ TWO_KERNELS = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 
 
 def prunable(model: keras.Model, layers: Layers = "*") -> dict[str, keras.Variable]:
-    """The variables of a model that a pruner may zero, by path.
+    """The variables of a model that may be pruned, by path.
 
     These are the kernels of Dense, EinsumDense and all convolution layers at any depth, and the
-    `prunable` variables of compressed layers. Biases, norms, embeddings, recurrent layers, frozen
-    layers and layers that Keras has quantized are left alone.
+    `prunable` variables of compressed layers. Biases, normalization, embeddings, recurrent layers,
+    frozen layers and layers that Keras has quantized are left out.
 
     Args:
         model: a built `keras.Model`.
@@ -60,8 +60,11 @@ def prunable(model: keras.Model, layers: Layers = "*") -> dict[str, keras.Variab
     return found
 
 
-def select(model: keras.Model, layers: Layers) -> list[keras.layers.Layer]:
-    """The layers to prune by path; a glob passes over a layer that a name would refuse."""
+def select(model: keras.Model, layers: Layers) -> dict[str, keras.layers.Layer]:
+    """The layers to prune, by path.
+
+    A layer that cannot be pruned raises if it is named, and is left out if a glob matches it.
+    """
     listed = {path: layer for path, (layer, _) in walk(model).items()}
     chosen = set()
     for pattern in check_patterns(layers):
@@ -79,16 +82,6 @@ def select(model: keras.Model, layers: Layers) -> list[keras.layers.Layer]:
     return {path: layer for path, layer in listed.items() if path in chosen}
 
 
-def check_patterns(layers: Layers) -> list[str]:
-    """`layers` as a list of patterns."""
-    patterns = [layers] if isinstance(layers, str) else layers
-    if isinstance(patterns, (list, tuple)) and all(isinstance(p, str) for p in patterns):
-        return list(patterns)
-    raise TypeError(
-        f"Expected `layers` to be a name, path or glob, or a list of these. Received: {layers!r}"
-    )
-
-
 def _is_glob(pattern):
     return any(sign in pattern for sign in "*?[")
 
@@ -102,6 +95,7 @@ def _variables(layer) -> list[keras.Variable]:
 
 
 def _why_not(layer) -> str | None:
+    """The reason why a layer cannot be pruned, or None if it can."""
     kind = type(layer).__name__
     if not layer.built:
         return "it is not built, so it has no weights yet"
@@ -123,20 +117,24 @@ def tighten(
     scope: Scope = "global",
     floor: float = 0.0,
 ) -> dict[str, np.ndarray]:
-    """The next masks: those weights removed which have the lowest scores.
+    """Removes the weights with the lowest scores from the masks.
 
-    A weight that is gone stays gone; equal scores go in the order of their index, so that the
-    result is the same on each machine. Each variable keeps at least one weight.
+    A removed weight stays removed. Of equal scores the one with the lower index is removed first,
+    so that the result is the same on each machine. Each variable keeps at least one weight.
 
     Args:
-        masks: `{path: bool array}`, False where a weight is gone.
-        scores: `{path: array}` of the same shapes, no NaN.
+        masks: `{path: bool array}`, False where a weight was removed.
+        scores: `{path: array}` of the same shapes, without NaN.
         sparsity: the share of zeros to reach, over all variables or in each one.
-        scope: `"global"`, one ranking over all variables, or `"layer"`, one for each.
-        floor: the smallest share of weights that each variable keeps.
+        scope: `"global"` ranks the weights of all variables together, `"layer"` each variable by
+            itself.
+        floor: the smallest share of its weights that each variable keeps.
 
     Returns:
         New masks of the same shapes.
+
+    Raises:
+        ValueError: scores have another shape than their mask, or hold NaN.
 
     Example:
 
@@ -155,7 +153,7 @@ def tighten(
 
 
 def _ranks(path, mask, scores, floor):
-    """Flat scores, with minus infinity for what is gone and infinity for what must stay."""
+    """Flat scores: minus infinity where a weight was removed, infinity where it must stay."""
     scores = np.asarray(scores)
     if scores.shape != mask.shape:
         raise ValueError(
@@ -164,15 +162,16 @@ def _ranks(path, mask, scores, floor):
         )
     if np.isnan(scores).any():
         raise ValueError(
-            f"The score of '{path}' holds NaN. Look for NaN in its weights, or in the data or the "
-            "gradients that the score is taken on."
+            f"The score of '{path}' holds NaN. Look for NaN in its weights, in the data, or in the "
+            "gradients from which the score is computed."
         )
     ranks = np.where(mask, scores, -np.inf).ravel()
-    stay = max(1, math.ceil(floor * ranks.size - 1e-6))
+    stay = max(1, math.ceil(floor * ranks.size - 1e-6))  # 1e-6: floor * size may be inexact
     ranks[mask.ravel() & ~lowest(ranks, ranks.size - stay)] = np.inf
     return ranks
 
 
 def _keep(ranks, sparsity):
+    """The mask of the weights that stay at a sparsity."""
     gone, stay = np.isneginf(ranks).sum(), np.isposinf(ranks).sum()
     return ~lowest(ranks, int(np.clip(round(sparsity * ranks.size), gone, ranks.size - stay)))

@@ -1,4 +1,4 @@
-"""Pruning in one shot, of a trained model and without further training."""
+"""Pruning of a trained model in one step, without further training."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ from tfcompress.utils.checks import check_sparsity
 from tfcompress.utils.progress import progress
 from tfcompress.utils.types import Data, Layers, Scope, Score
 
-BATCH = 128
+BATCH_SIZE = 128
 
 
 def prune(
@@ -28,36 +28,40 @@ def prune(
     layers: Layers = "*",
     scope: Scope = "layer",
 ) -> keras.Model:
-    """A copy of a model with a share of its weights zero; the model itself stays as it is.
+    """Returns a copy of a model in which a share of the weights is zero.
 
-    With `score="obs"`, Optimal Brain Surgeon, the weights that stay make up for those that go.
-    Layer by layer, in the order of the graph, the inputs are measured that a layer gets in the
-    already pruned model; the kernel is first fitted so that with these inputs it gives what the
-    layer gave in the model itself, and then made sparse by `surgeon.sparsify`. No labels and no
-    loss are needed. In a model with batch normalization, call `recalibrate_batch_norm` afterwards.
+    With `score="obs"`, Optimal Brain Surgeon, the remaining weights compensate for the removed
+    ones. This goes layer by layer in the order of the graph: the inputs of the layer are measured
+    in the model that is already pruned up to there; the kernel is fitted so that on these inputs
+    the layer comes close to its outputs in the original model; then the kernel is made sparse. It
+    needs neither labels nor a loss. In a model with batch normalization, call
+    `recalibrate_batch_norm` afterwards.
 
-    Cost: `"obs"`: two forward passes, and `sparsify`; memory as in `follow`.
+    Cost: for `"obs"`, two forward passes and for each layer the eigendecomposition of a
+    `fan_in x fan_in` matrix; memory for the inputs and outputs of one layer at a time.
 
     Args:
-        model: a built Sequential or Functional `keras.Model`.
+        model: a built Sequential or Functional `keras.Model`; it stays as it is.
         sparsity: the share of zeros in the chosen kernels, in [0, 1).
-        data: inputs (arrays, `tf.data.Dataset`, `PyDataset`) for `"obs"`; what the curvature is
-            measured on, as in `curvature.gauss_newton`, for other scores that use it. Some 2,000
-            examples are enough.
-        score: `"magnitude"`, `|w|`; `"obd"`, `d w^2 / 2` with the loss that the model is compiled
-            with; `"random"`; a callable `(w, d)`, with `d` None without data; or `"obs"`.
-        layers: a name, path or glob, or a list of these. Biases, norms, embeddings, recurrent and
-            frozen layers are left alone.
-        scope: `"layer"`, the same share in each layer, or `"global"`: one ranking over all layers.
-            For `"obs"` that is of the quadratic form, relative to each layer's own.
+        data: for `"obs"`, inputs (arrays, `tf.data.Dataset`, `PyDataset`); for other scores that
+            use the curvature, data as in `curvature.gauss_newton`. About 2,000 examples are enough.
+        score: how much a weight is worth: `"magnitude"`, `|w|`; `"obd"`, `d w^2 / 2`, where the
+            curvature `d` is that of the loss that the model is compiled with; `"random"`; a
+            callable `(w, d)`, where `d` is None without data; or `"obs"`.
+        layers: a name, path or glob, or a list of these. Biases, normalization, embeddings,
+            recurrent and frozen layers are not pruned.
+        scope: `"layer"` removes the same share in each layer, `"global"` ranks the weights of all
+            layers together. For `"obs"` they are ranked by the damage relative to that of zeroing
+            the whole layer.
 
     Returns:
         A new `keras.Model`, not compiled.
 
     Raises:
-        ValueError: bad arguments; `layers` matches nothing, or names what cannot be pruned; `data`
-            is missing, or a generator; `"obs"` meets a kernel whose inputs it cannot measure
-            (transposed and separable convolutions, compressed layers).
+        ValueError: an argument is out of range; `layers` matches nothing, or names a layer that
+            cannot be pruned; `data` is missing, or is a generator; `"obs"` cannot measure the
+            inputs of a kernel (those of transposed and separable convolutions and of compressed
+            layers).
 
     Example:
 
@@ -67,13 +71,14 @@ def prune(
     >>> int(np.sum(small.get_layer("out").kernel.numpy() == 0))
     24
 
-    Papers: see `score.obd` and `surgeon.sparsify`.
+    Papers: Y. LeCun, J. S. Denker, S. A. Solla, "Optimal Brain Damage", 1989; B. Hassibi, D. G.
+    Stork, "Second Order Derivatives for Network Pruning: Optimal Brain Surgeon", 1993.
     """
     check_sparsity(sparsity)
     if scope not in ("layer", "global"):
         raise ValueError(f"Expected scope 'layer' or 'global'. Received: scope={scope!r}")
     if score == "obs":
-        return _surgery(model, sparsity, data, layers, scope)
+        return _optimal_brain_surgeon(model, sparsity, data, layers, scope)
     score = scores_of.get(score)
     new = copy(model)
     weights = {path: ops.convert_to_numpy(v) for path, v in prunable(new, layers).items()}
@@ -90,44 +95,45 @@ def prune(
     return new
 
 
-def _surgery(model, sparsity, data, layers, scope):
+def _optimal_brain_surgeon(model, sparsity, data, layers, scope):
+    """Prunes layer by layer; in each layer the remaining weights compensate."""
     if data is None:
         raise ValueError('score="obs" needs `data`, inputs of the model without labels.')
     check_repeats(data, 2)
     new = copy(model)
     found = {path: layer for path, (layer, _) in walk(new).items()}
     paths = list(prunable(new, layers))
-    other = [path for path in paths if path not in found or not _is_plain(found[path])]
+    other = [path for path in paths if path not in found or not _is_ordinary(found[path])]
     if other:
         raise ValueError(
-            f'score="obs" cannot measure the inputs of {other}. Leave them out by `layers`, or '
+            f'score="obs" cannot measure the inputs of {other}. Leave them out of `layers`, or '
             'use score="magnitude".'
         )
     before = {path: layer for path, (layer, _) in walk(model).items()}
     path_of = {id(layer): path for path, layer in before.items()}
-    portions = dict.fromkeys(paths, sparsity)
+    sparsities = dict.fromkeys(paths, sparsity)
     if scope == "global":
-        portions = _portions(new, {path: found[path] for path in paths}, data, sparsity)
+        sparsities = _global_sparsities(new, {path: found[path] for path in paths}, data, sparsity)
 
     def change(layer, pairs):
         moments, path = Moments(layer), path_of[id(layer)]
         for x, now in pairs:
             moments.add(now, x)
-        found[path].kernel.assign(sparsify(moments.adapted(), moments.metric(), portions[path]))
+        found[path].kernel.assign(sparsify(moments.adapted(), moments.metric(), sparsities[path]))
         return [found[path]]
 
     follow(model, data, [before[path] for path in paths], change, "Pruning layers")
     return new
 
 
-def _is_plain(layer):
+def _is_ordinary(layer):
     return can_measure(layer) and not hasattr(layer, "stored")
 
 
-def _portions(model, layers, data, sparsity):
+def _global_sparsities(model, layers, data, sparsity):
     """The share of zeros of each layer, for `scope="global"`."""
     moments = {id(layer): Moments(layer) for layer in layers.values()}
-    for x, _, _ in progress(batches(data, BATCH), "Measuring inputs"):
+    for x, _, _ in progress(batches(data, BATCH_SIZE), "Measuring inputs"):
         watch_inputs(model, x, layers.values(), lambda layer, x: moments[id(layer)].add(x))
     metrics = [moments[id(layer)].metric() for layer in layers.values()]
     kernels = [ops.convert_to_numpy(layer.kernel) for layer in layers.values()]

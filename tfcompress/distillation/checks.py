@@ -1,0 +1,59 @@
+"""Checks of the arguments of a `Distiller`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from tfcompress.distillation.hints import Hint
+from tfcompress.graph.paths import check_keras_3
+
+
+def check_arguments(temperature: float, alpha: float, hints: Sequence[Hint]) -> None:
+    """Raises unless the numbers are in range and the hints are hints."""
+    if not temperature > 0:
+        raise ValueError(f"Expected `temperature` above 0. Received: {temperature!r}")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"Expected `alpha` in [0, 1]. Received: {alpha!r}")
+    if not isinstance(hints, (list, tuple)) or not all(isinstance(hint, Hint) for hint in hints):
+        raise TypeError(f"Expected `hints` to be a list of `tfc.Hint`. Received: {hints!r}")
+
+
+def as_list(teacher: Any) -> list:
+    """No teacher, one, or several, as a list."""
+    if teacher is None:
+        return []
+    return list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
+
+
+def check_models(student: keras.Model, teachers: list[keras.Model]) -> None:
+    """Raises unless all are built Keras 3 models whose outputs have the same shapes."""
+    for model in [student, *teachers]:
+        check_keras_3(model)
+    for teacher in teachers:
+        if teacher is student:
+            raise ValueError(
+                "The student is its own teacher. Give two different models, such as a copy."
+            )
+        if not teacher.built:
+            raise ValueError(
+                f"The teacher '{teacher.name}' is not built, so it has learned nothing. Give a "
+                "trained model."
+            )
+        shapes = [
+            [tuple(t.shape[1:]) for t in getattr(model, "outputs", None) or []]
+            for model in (student, teacher)
+        ]
+        if all(shapes) and not _same_shapes(*shapes):
+            raise ValueError(
+                "The outputs of the student and the teacher must have the same shapes. "
+                f"Received: {shapes[0]} and {shapes[1]}"
+            )
+
+
+def _same_shapes(shapes, others):
+    return len(shapes) == len(others) and all(
+        len(a) == len(b)
+        and all(m is None or n is None or m == n for m, n in zip(a, b, strict=True))
+        for a, b in zip(shapes, others, strict=True)
+    )

@@ -1,0 +1,89 @@
+"""Fits and measures what each layer of a network could be replaced by."""
+
+import math
+from functools import partial
+
+from tfcompress import layers as forms
+from tfcompress.graph.intercept import replaced
+from tfcompress.graph.layerwise import follow
+from tfcompress.graph.nodes import input_shapes
+from tfcompress.graph.paths import walk
+from tfcompress.graph.suffix import Suffix
+from tfcompress.measure.macs import macs, matrices
+from tfcompress.measure.moments import Moments, can_measure
+from tfcompress.planning.candidates import fitted
+from tfcompress.planning.plan_result import Option
+from tfcompress.rewriting.matching import match
+
+LARGEST_BLOCK = 1024  # fan-in above which the metric of a layer's inputs is cut into blocks
+POSITIONS = 16  # at which a convolution's inputs are measured in each image
+HARMLESS_RISE = 0.002  # share of the loss; once a form raises it by less, larger ones are not tried
+UNCHANGED = "float32"  # name of the option that leaves a layer as it is
+
+
+def measured_options(model, fit_inputs, counts, loss, candidates, reasons):
+    """`{path: options by rising cost}`, fitted and measured in one walk over the network.
+
+    Args:
+        model: the network.
+        fit_inputs: inputs on which the kernels are fitted.
+        counts: two functions of a layer and its input shapes, for `count` and `estimate` of
+            `fitted`.
+        loss: the `HeldOutLoss` of the network.
+        candidates: see `planner.plan`.
+        reasons: a list, to which is added why a maker cannot take a layer.
+    """
+    targets, _ = match(model, {_has_kernel: lambda layer: layer})
+    shapes, suffix, found = input_shapes(model), Suffix(model, loss.inputs), {}
+
+    def change(layer, pairs):
+        moments = input_moments(layer)
+        for before, _ in pairs:
+            moments.add(before)
+        count, estimate = (of(layer, shapes.get(id(layer), [])) for of in counts)
+        suffix.advance(layer)
+        forms_of_layer = fitted(
+            layer,
+            moments.metric(),
+            candidates,
+            count,
+            estimate,
+            measure=partial(rise, layer),
+            harmless=HARMLESS_RISE * loss.scale,
+            reasons=reasons,
+        )
+        row = [Option(*form, _names(chain)) for *form, chain in forms_of_layer]
+        found[targets[id(layer)][0]] = [*row, Option(UNCHANGED, None, count([layer]))]
+
+    def rise(layer, chain):
+        return max(loss.of_outputs(suffix.outputs(replaced([(layer, chain)]))) - loss.base, 0.0)
+
+    layers = [layer for layer, _ in walk(model).values() if id(layer) in targets]
+    follow(model, fit_inputs, layers, change, "Trying forms")
+    return found
+
+
+def input_moments(layer) -> Moments:
+    """The moments of a layer's inputs, with the bounds that keep a plan fast."""
+    return Moments(layer, LARGEST_BLOCK, POSITIONS)
+
+
+def _has_kernel(layer):
+    return layer.built and can_measure(layer) and not isinstance(layer, forms.CompressedLayer)
+
+
+def _names(chain):
+    return tuple(part.name for part in chain)
+
+
+def fixed_cost(model, target, options) -> int:
+    """The cost of the kernels that have no options."""
+    others = {path: layer for path, (layer, _) in walk(model).items() if path not in options}
+    if target == "macs":
+        counts = {path: count for path, count in macs(model).items() if path in others}
+        unknown = [path for path, count in counts.items() if count is None]
+        if unknown:
+            raise ValueError(f"The MACs of {unknown} are not known. Plan for another `target`.")
+        return sum(counts.values())
+    sizes = sum(math.prod(v.shape) for layer in others.values() for v in matrices(layer))
+    return sizes * {"bits": 32, "tflite": 4, "archive": 2}[target]
