@@ -9,7 +9,7 @@ from keras import ops
 from tfcompress.distillation import losses
 from tfcompress.distillation.checks import as_list, check_arguments, check_models
 from tfcompress.distillation.hints import Hint, HintStage, Link, hint_loss
-from tfcompress.distillation.labels import per_output, weighted_mean, without_unknown
+from tfcompress.distillation.labels import per_output, results_of, weighted_mean, without_unknown
 from tfcompress.distillation.teacher import (
     Teacher,
     TeacherCache,
@@ -36,14 +36,12 @@ class Distiller(keras.Model):
     label, the others get the label -1 under a sparse categorical loss and NaN under other losses.
     Their task loss is zero, and they are left out of `weighted_metrics`, but not of `metrics`.
     `sample_weight` and `class_weight` apply to each term. `evaluate` needs no teacher: its loss is
-    `task` alone, or `soft` if there are no labels. A call and `predict` return the student's
-    outputs.
+    `task` alone, or `soft` if there are no labels. Calls and `predict` give the student's outputs.
 
     After training, `distiller.student` is an ordinary model. A saved Distiller contains the student
     and the regressors; once it is loaded, it can be trained further after `set_teacher`.
 
-    Cost: in addition to the student's training step, one forward pass of the teacher, or none with
-    `cache_teacher`.
+    Cost: one more forward pass in each step, that of the teacher; none with `cache_teacher`.
 
     Args:
         student: the `keras.Model` to train, compressed or not.
@@ -56,7 +54,6 @@ class Distiller(keras.Model):
             each example; it replaces `soft` for each output (see `tfcompress.distill_losses`).
         teacher_preprocess: function that turns the student's inputs into the teacher's.
         save_teacher: whether a saved Distiller contains the teacher as well.
-        name: name of the model.
 
     Raises:
         ValueError: an argument is out of range; the outputs of the models do not match; a hint
@@ -157,7 +154,7 @@ class Distiller(keras.Model):
             weights = self._per_output(sample_weight, outputs)
             terms["soft_loss"] = self._soft_loss(targets, outputs, weights)
         if not training:
-            return sum([*terms.values(), *self._penalties()])
+            return sum([*terms.values(), *map(ops.sum, self.losses)])
         if self._links:
             # weights that differ between outputs say nothing about a hint
             weight = None if keras.tree.is_nested(sample_weight) else sample_weight
@@ -167,7 +164,7 @@ class Distiller(keras.Model):
             self._parts[name].update_state(value)
         factors = {"task_loss": 1 - self.alpha, "soft_loss": self.alpha, "hint_loss": 1.0}
         weighted = [factors[name] * value for name, value in terms.items()]
-        return sum([*weighted, *self._penalties()])
+        return sum([*weighted, *map(ops.sum, self.losses)])
 
     def compute_metrics(
         self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None
@@ -182,10 +179,10 @@ class Distiller(keras.Model):
             self._compile_metrics.update_state(*self._without_unknown(y, outputs, sample_weight))
         if not training:
             shown = [metric for metric in shown if metric not in self._parts.values()]
-        return _results(shown)
+        return results_of(shown)
 
     def get_metrics_result(self) -> dict[str, Any]:
-        return _results(self.metrics)
+        return results_of(self.metrics)
 
     def cache_teacher(
         self, data: Data, path: Path | None = None, batch_size: int = 32
@@ -207,8 +204,7 @@ class Distiller(keras.Model):
             batch_size: size of the batches that `fit(cache)` gets.
 
         Returns:
-            A `TeacherCache`, a `keras.utils.PyDataset` for `fit`, with the arrays `x`, `y` and
-            `sample_weight`.
+            A `TeacherCache`, a dataset for `fit` with the arrays `x`, `y` and `sample_weight`.
 
         Example:
 
@@ -282,22 +278,17 @@ class Distiller(keras.Model):
 
     def _targets(self, x, outputs) -> tuple:
         """The teacher's logits of each output and features of each hint, for a batch."""
-        count = len(keras.tree.flatten(outputs)) + len(self._links)
-        return targets_of(self._teacher, x, count)
+        return targets_of(self._teacher, x, len(keras.tree.flatten(outputs)) + len(self._links))
 
     def _soft_loss(self, targets, outputs, weights):
         tasks = self._per_output(self.loss, outputs)
         students = output_activations(self.student) or [None] * len(tasks)
         teachers = [] if self._teacher is None else self._teacher.activations
-        temperature, total = ops.convert_to_tensor(self.temperature), 0.0
-        for i, output in enumerate(keras.tree.flatten(outputs)):
-            loss = self.soft_loss
-            if loss is None:
-                ends = [students[i], *(each and each[i] for each in teachers)]
-                loss = losses.loss_for(ends, tasks[i], output.shape[-1])
-            value = loss(targets[i], losses.to_logits(output, students[i]), temperature)
-            total += weighted_mean(value, weights[i])
-        return total
+        ends = [(students[i], *(each and each[i] for each in teachers)) for i in range(len(tasks))]
+        values = losses.soft_losses(
+            targets, outputs, ends, tasks, ops.convert_to_tensor(self.temperature), self.soft_loss
+        )
+        return sum(map(weighted_mean, values, weights), 0.0)
 
     def _without_unknown(self, y, outputs, sample_weight):
         """The arguments of a compiled loss or metric, without the unknown labels."""
@@ -305,16 +296,3 @@ class Distiller(keras.Model):
 
     def _per_output(self, values, outputs):
         return per_output(values, outputs, self.output_names)
-
-    def _penalties(self):
-        return [ops.sum(loss) for loss in self.losses]
-
-
-def _results(metrics) -> dict:
-    """Values by name of the metrics that were updated with labels."""
-    found = {}
-    for metric in metrics:
-        if getattr(metric, "built", True):
-            value = metric.result()
-            found |= value if isinstance(value, dict) else {metric.name: value}
-    return found

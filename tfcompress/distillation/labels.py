@@ -112,3 +112,13 @@ def kind_of(loss: Loss) -> str:
     loss = keras.losses.get(loss)
     name = type(loss).__name__ if isinstance(loss, keras.losses.Loss) else loss.__name__
     return name.lower().replace("_", "")
+
+
+def results_of(metrics: list) -> dict[str, Any]:
+    """Values by name of the metrics that were updated with labels."""
+    found = {}
+    for metric in metrics:
+        if getattr(metric, "built", True):
+            value = metric.result()
+            found |= value if isinstance(value, dict) else {metric.name: value}
+    return found

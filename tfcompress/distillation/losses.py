@@ -195,6 +195,28 @@ def loss_for(activations: Any, task_loss: Any, classes: Any) -> Callable[..., Te
     )
 
 
+def soft_losses(
+    targets: Any, outputs: Any, activations: Any, tasks: Any, temperature: Tensor, loss: Any = None
+) -> list[Tensor]:
+    """The losses between teacher and student, one for each output, with a value for each example.
+
+    Args:
+        targets: the teacher's logits of each output.
+        outputs: the student's outputs.
+        activations: of each output, in the student and in each teacher; see `loss_for`.
+        tasks: the compiled loss of each output, or None.
+        temperature: T.
+        loss: a function `(teacher, student, temperature)`; None chooses one for each output.
+    """
+    values = []
+    for output, target, ends, task in zip(
+        keras.tree.flatten(outputs), targets, activations, tasks, strict=False
+    ):
+        function = loss_for(ends, task, output.shape[-1]) if loss is None else loss
+        values.append(function(target, to_logits(output, ends[0]), temperature))
+    return values
+
+
 _BY_ACTIVATION = {keras.activations.softmax: softmax_kl, keras.activations.sigmoid: sigmoid_kl}
 _UNBOUNDED = (None, keras.activations.linear)
 _BY_TASK = {
