@@ -10,6 +10,7 @@ from tfcompress.graph.suffix import Suffix
 from tfcompress.measure.held_out_loss import HeldOutLoss, split
 from tfcompress.measure.macs import macs
 from tfcompress.planning import candidates, planner
+from tfcompress.planning.costs import cost_function
 from tfcompress.planning.planner import Planner
 
 L = keras.layers
@@ -107,7 +108,7 @@ def test_forms_larger_than_a_harmless_one_are_not_tried():
         tried.append(chain[0].name)
         return 0.0 if len(tried) == 2 else 1.0
 
-    count = candidates.counter("bits", layer, [(None, 64)])
+    count = cost_function("bits", [(None, 64)])
     makers = candidates.default_candidates("bits")
     row = candidates.fitted(layer, metric, makers, count, count, measure, 0.1, [])
     assert [one[0] for one in row] == ["rank 0.125, 8 bits", "binary"] and len(tried) == 2

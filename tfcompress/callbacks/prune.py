@@ -63,9 +63,8 @@ class Prune(keras.callbacks.Callback):
     >>> int(np.sum(model.get_weights()[0] == 0))
     15
 
-    Papers: Y. LeCun, J. S. Denker, S. A. Solla, "Optimal Brain Damage", 1989; M. Zhu, S. Gupta,
-    "To prune, or not to prune: exploring the efficacy of pruning for model compression", 2017 (the
-    gradual schedule).
+    References: LeCun et al., "Optimal Brain Damage", 1990; Zhu, Gupta, "To prune, or not to prune:
+    exploring the efficacy of pruning for model compression", 2017 (the gradual schedule).
     """
 
     def __init__(

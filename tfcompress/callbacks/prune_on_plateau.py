@@ -54,8 +54,7 @@ class PruneOnPlateau(Prune):
     >>> (model.get_weights()[0].ravel() == 0).tolist()
     [False, False, True, True]
 
-    Paper: Y. LeCun, J. S. Denker, S. A. Solla, "Optimal Brain Damage", 1989. There the user decides
-    when the loop ends.
+    Reference: LeCun et al., "Optimal Brain Damage", 1990. There the user ends the loop.
     """
 
     def __init__(

@@ -44,8 +44,8 @@ class RecalibrateBatchNorm(keras.callbacks.Callback):
     >>> model.layers[0].bits
     288
 
-    Paper: M. Courbariaux, Y. Bengio, J.-P. David, "BinaryConnect: Training Deep Neural Networks
-    with binary weights during propagations", 2015. There the statistics are left as they are.
+    Reference: Courbariaux et al., "BinaryConnect: Training Deep Neural Networks with binary weights
+    during propagations", 2015. There the statistics are left as they are.
     """
 
     def __init__(self, data: Data, batches: int = 40) -> None:

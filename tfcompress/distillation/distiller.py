@@ -71,7 +71,7 @@ class Distiller(keras.Model):
     >>> distiller.student.predict(np.ones((1, 8)), verbose=0).shape
     (1, 3)
 
-    Paper: G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 2015.
+    Reference: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015.
     """
 
     def __init__(

@@ -47,7 +47,7 @@ class Hint:
     >>> Hint(student="conv3", teacher="block2/out", weight=0.1).loss
     'mse'
 
-    Paper: A. Romero et al., "FitNets: Hints for Thin Deep Nets", 2015. There the loss is half the
+    Reference: Romero et al., "FitNets: Hints for Thin Deep Nets", 2015. There the loss is half the
     sum over units instead of the mean.
     """
 

@@ -34,7 +34,7 @@ def softmax_kl(teacher: Tensor, student: Tensor, temperature: Tensor = 1.0) -> T
     >>> float(softmax_kl(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]))[0])
     0.0
 
-    Paper: G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 2015.
+    Reference: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015.
     """
     t, s = (ops.log_softmax(x / temperature, axis=-1) for x in _floats(teacher, student))
     return temperature**2 * ops.sum(ops.exp(t) * (t - s), axis=-1)
@@ -92,7 +92,7 @@ def decoupled(
     >>> float(decoupled(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]))[0])
     0.0
 
-    Paper: B. Zhao et al., "Decoupled Knowledge Distillation", 2022.
+    Reference: Zhao et al., "Decoupled Knowledge Distillation", 2022.
     """
     classes = teacher.shape[-1]
     hot = ops.argmax(teacher, axis=-1) if labels is None else labels
@@ -129,9 +129,9 @@ def attention_transfer(teacher: Tensor, student: Tensor) -> Tensor:
     >>> float(attention_transfer(maps, 2 * maps[..., :1])[0])
     0.0
 
-    Paper: S. Zagoruyko, N. Komodakis, "Paying More Attention to Attention: Improving the
-    Performance of Convolutional Neural Networks via Attention Transfer", 2017. Its equation has the
-    distance, and its code the mean of the squares over hw.
+    Reference: Zagoruyko, Komodakis, "Paying More Attention to Attention: Improving the Performance
+    of Convolutional Neural Networks via Attention Transfer", 2017. Its equation has the distance,
+    and its code the mean of the squares over hw.
     """
     t, s = (ops.sum(ops.square(x), axis=-1, keepdims=True) for x in _floats(teacher, student))
     if t.shape[1:3] != s.shape[1:3]:

@@ -68,10 +68,10 @@ def gauss_newton(
     >>> gauss_newton(model, np.array([[1.0, 2.0]]), "mse")["out"].round(3).tolist()
     [[2.0], [8.0]]
 
-    Papers: N. N. Schraudolph, "Fast Curvature Matrix-Vector Products for Second-Order Gradient
-    Descent", 2002; H. Liu et al., "Sophia: A Scalable Stochastic Second-order Optimizer for
-    Language Model Pre-training", 2023 (the form that samples labels); J. Martens, I. Sutskever,
-    K. Swersky, "Estimating the Hessian by Back-propagating Curvature", 2012 (random signs).
+    References: Schraudolph, "Fast Curvature Matrix-Vector Products for Second-Order Gradient
+    Descent", 2002; Liu et al., "Sophia: A Scalable Stochastic Second-order Optimizer for Language
+    Model Pre-training", 2023 (samples labels); Martens et al., "Estimating the Hessian by
+    Back-propagating Curvature", 2012 (random signs).
     """
     objective = Objective(model, loss)
 
@@ -149,7 +149,7 @@ def hutchinson(
 
     Args: see `gauss_newton`.
 
-    Paper: M. F. Hutchinson, "A Stochastic Estimator of the Trace of the Influence Matrix for
+    Reference: Hutchinson, "A Stochastic Estimator of the Trace of the Influence Matrix for
     Laplacian Smoothing Splines", 1989.
     """
     objective = Objective(model, loss)

@@ -54,7 +54,7 @@ def kronecker(
     >>> kronecker(model, np.array([[1.0, 2.0]]))["out"].blocks[0].tolist()
     [[[1.0, 2.0], [2.0, 4.0]]]
 
-    Paper: J. Martens, R. Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate
+    Reference: Martens, Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate
     Curvature", 2015. There `g` is a full matrix.
     """
     if loss is not None:

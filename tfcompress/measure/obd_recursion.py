@@ -39,7 +39,7 @@ def obd_recursion(
     Raises:
         ValueError: the model is not a chain of Dense layers and elementwise activations.
 
-    Paper: Y. LeCun, J. S. Denker, S. A. Solla, "Optimal Brain Damage", 1989.
+    Reference: LeCun et al., "Optimal Brain Damage", 1990.
     """
     objective = Objective(model, loss)
     chain = _chain(model)

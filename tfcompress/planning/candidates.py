@@ -1,4 +1,4 @@
-"""The forms that a layer may take: which are tried, how they are fitted, and what they cost."""
+"""The forms that a layer may take: which are tried, and how they are fitted."""
 
 import itertools
 from collections.abc import Callable
@@ -8,17 +8,14 @@ import keras
 import numpy as np
 
 from tfcompress import layers as forms
-from tfcompress.layers.core.base import kernel_bits
 from tfcompress.layers.core.maker import Composed, Maker
 from tfcompress.layers.core.ordinary import kernel_of
 from tfcompress.layers.factorized.rank import Ranked
-from tfcompress.measure.macs import layer_macs, matrices
 from tfcompress.numerics.knapsack import frontier
 from tfcompress.numerics.metric import Kronecker
 from tfcompress.utils.arrays import to_numpy
-from tfcompress.utils.types import Metric, Store
+from tfcompress.utils.types import Metric
 
-EMPTY_FILE_BYTES = 1200  # of a file with one small operation
 SIMILAR_COST = 1.1  # ratio of costs up to which a form with twice the damage is not worth trying
 LARGEST_CP_KERNEL = 2**18  # weights; a CP decomposition of a larger one takes more than seconds
 
@@ -206,51 +203,3 @@ def _least_damage(metric, w):
         return sums[max(len(values) - last[0], 0)] if len(last) == 2 else 0.0
 
     return least_damage
-
-
-def counter(
-    target: str, layer: keras.layers.Layer, shapes: Any, store: Store = "fast"
-) -> Callable[..., Any]:
-    """A function that gives the cost of a chain of layers in the place of a layer.
-
-    Args:
-        target: see `planner.plan`.
-        layer: the layer.
-        shapes: the shapes of its inputs, one for each of its uses.
-        store: see `to_tflite`.
-    """
-    if target == "bits":
-        return lambda chain: sum(map(kernel_bits, chain))
-    if target == "macs":
-        return lambda chain: sum(_macs(chain, shape) for shape in shapes)
-    if target == "archive":
-        return lambda chain: sum(map(_archive_bytes, chain))
-    return lambda chain: _file_bytes(chain, shapes[0], store)
-
-
-def _macs(chain, shape):
-    total = 0
-    for part in chain:
-        total += layer_macs(part, shape)
-        shape = part.compute_output_shape(shape)
-    return total
-
-
-def _archive_bytes(part) -> int:
-    from tfcompress.archive.entropy import encode
-    from tfcompress.archive.files import rounded
-
-    compressed = isinstance(part, forms.CompressedLayer)
-    arrays = part.stored().values() if compressed else [to_numpy(v) for v in matrices(part)]
-    return sum(len(blob) for a in arrays for blob in encode(rounded(np.asarray(a)))[1])
-
-
-def _file_bytes(chain, shape, store) -> int:
-    """The bytes of a chain in a file of its own, without the bytes that any file has."""
-    from tfcompress.export import file_bytes
-
-    layers = [type(part).from_config(part.get_config()) for part in chain]
-    model = keras.Sequential([keras.Input(shape[1:]), *layers])
-    for new, part in zip(layers, chain, strict=True):
-        new.set_weights(part.get_weights())
-    return max(file_bytes(model, store) - EMPTY_FILE_BYTES, 0)

@@ -120,9 +120,9 @@ def compress(
     >>> made.size == len(made.tflite) <= 0.5 * len(to_tflite(model))
     True
 
-    Papers: S. Han, H. Mao, W. J. Dally, "Deep Compression: Compressing Deep Neural Networks with
-    Pruning, Trained Quantization and Huffman Coding", 2016; T. Furlanello et al., "Born-Again
-    Neural Networks", 2018 (a model as the teacher of its own copy).
+    References: Han et al., "Deep Compression: Compressing Deep Neural Networks with Pruning,
+    Trained Quantization and Huffman Coding", 2016; Furlanello et al., "Born-Again Neural Networks",
+    2018 (a model as the teacher of its own copy).
     """
     check_arguments(model, budget, max_drop, fine_tune, teacher)
     compressor = Compressor(

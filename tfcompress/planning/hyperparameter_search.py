@@ -71,7 +71,8 @@ def search(
     >>> made.size <= 0.5 * 4 * model.count_params() + 4096
     True
 
-    Paper: T. Akiba et al., "Optuna: A Next-generation Hyperparameter Optimization Framework", 2019.
+    Reference: Akiba et al., "Optuna: A Next-generation Hyperparameter Optimization Framework",
+    2019.
     """
     try:
         import optuna  # noqa: F401

@@ -27,8 +27,8 @@ def measured_options(model, fit_inputs, counts, loss, candidates, reasons):
     Args:
         model: the network.
         fit_inputs: inputs on which the kernels are fitted.
-        counts: two functions of a layer and its input shapes, for `count` and `estimate` of
-            `fitted`.
+        counts: two functions of the shapes of a layer's inputs, which give `count` and `estimate`
+            of `fitted`.
         loss: the `HeldOutLoss` of the network.
         candidates: see `planner.plan`.
         reasons: a list, to which is added why a maker cannot take a layer.
@@ -40,7 +40,7 @@ def measured_options(model, fit_inputs, counts, loss, candidates, reasons):
         moments = input_moments(layer)
         for before, _ in pairs:
             moments.add(before)
-        count, estimate = (of(layer, shapes.get(id(layer), [])) for of in counts)
+        count, estimate = (of(shapes.get(id(layer), [])) for of in counts)
         suffix.advance(layer)
         forms_of_layer = fitted(
             layer,

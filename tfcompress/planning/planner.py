@@ -14,7 +14,8 @@ from tfcompress.graph.suffix import Suffix
 from tfcompress.measure.batch_norm import recalibrate_batch_norm
 from tfcompress.measure.held_out_loss import HeldOutLoss, split
 from tfcompress.numerics.knapsack import solve_knapsack
-from tfcompress.planning.candidates import counter, default_candidates
+from tfcompress.planning.candidates import default_candidates
+from tfcompress.planning.costs import cost_function
 from tfcompress.planning.options import (
     HARMLESS_RISE,
     fixed_cost,
@@ -120,7 +121,7 @@ class Planner:
         self.fit_inputs, held_out = split(data)
         self.loss = HeldOutLoss(model, *held_out, loss)
         makers, reasons = candidates or default_candidates(target), []
-        count = partial(counter, target, store=store)
+        count = partial(cost_function, target, store=store)
         # bytes are known only after a fit: a coder or an exporter decides
         counts = count, count if target in ("bits", "macs") else lambda *_: None
         self.options = measured_options(model, self.fit_inputs, counts, self.loss, makers, reasons)

@@ -79,10 +79,9 @@ def prune_channels(
     >>> prune_channels(model, 0.5).count_params(), model.count_params()
     (30, 58)
 
-    Papers: H. Li et al., "Pruning Filters for Efficient ConvNets", 2017 (magnitude);
-    Y. He, X. Zhang, J. Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", 2017
-    (least squares); G. Fang et al., "DepGraph: Towards Any Structural
-    Pruning", 2023 (the ties).
+    References: Li et al., "Pruning Filters for Efficient ConvNets", 2017 (magnitude); He et al.,
+    "Channel Pruning for Accelerating Very Deep Neural Networks", 2017 (least squares); Fang et al.,
+    "DepGraph: Towards Any Structural Pruning", 2023 (channels that are tied).
     """
     check_sparsity(amount)
     if scope not in ("layer", "global"):

@@ -71,8 +71,8 @@ def prune(
     >>> int(np.sum(small.get_layer("out").kernel.numpy() == 0))
     24
 
-    Papers: Y. LeCun, J. S. Denker, S. A. Solla, "Optimal Brain Damage", 1989; B. Hassibi, D. G.
-    Stork, "Second Order Derivatives for Network Pruning: Optimal Brain Surgeon", 1993.
+    References: LeCun et al., "Optimal Brain Damage", 1990; Hassibi, Stork, "Second Order
+    Derivatives for Network Pruning: Optimal Brain Surgeon", 1993.
     """
     check_sparsity(sparsity)
     if scope not in ("layer", "global"):
