@@ -67,6 +67,7 @@ class Anneal(keras.callbacks.Callback):
             getattr(self.target, self.attribute).assign(value)
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        # with `steps_per_execution` the last batch number may lie behind the epoch's end
         steps = self.params.get("steps") or float("inf")
         self._done = self._epoch_begin + int(min(batch + 1, steps))
 

@@ -117,6 +117,7 @@ class Prune(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         steps = self.params.get("steps") or np.inf
         done = self._epoch_begin + int(min(batch + 1, steps))
+        # Keras may run several steps at once (`steps_per_execution`), so `every` can be jumped over
         due = done // self.every > self._done // self.every
         last = batch + 1 >= steps and self._epoch + 1 == self.params["epochs"]
         self._done = done

@@ -7,8 +7,8 @@ is `(x, y)`, `(x, y, sample_weight)`, a `tf.data.Dataset`, a `PyDataset` or a ge
 where no labels are needed, `x` alone is enough. `loss=None` takes the compiled loss with its loss
 weights.
 
-Letters: P weights, n examples, C numbers per output. A gradient pass is one forward and one
-backward pass over the data.
+Letters: P weights, C numbers per output. A gradient pass is a forward and a backward pass over the
+data.
 """
 
 import contextlib

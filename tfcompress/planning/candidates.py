@@ -110,9 +110,7 @@ def fitted(
     found, done, lowest = [], set(), np.inf
     by_size = _by_size(layer, candidates, estimate)
     for (size, name, maker, bare), (after, *_) in itertools.pairwise([*by_size, (np.inf,)]):
-        if name in done:
-            continue
-        if bare is not None and (size >= ordinary or least_damage(bare) > lowest):
+        if name in done or (bare is not None and (size >= ordinary or least_damage(bare) > lowest)):
             continue
         form = _fit(name, maker, layer, metric, w, count, reasons)
         if form is None:
