@@ -248,12 +248,12 @@ SIZES = dict(vocabulary_size=50, num_layers=2, num_heads=2, hidden_dim=16, inter
 
 
 def resnet(hub):
-    return hub.ResNetBackbone([8], [3], [8, 8, 16], [1, 1, 1], [1, 2, 2], "basic_block"), IMAGES
+    return hub.ResNetBackbone([64], [3], [64, 64, 64], [1, 1, 1], [1, 2, 2], "basic_block"), IMAGES
 
 
 def mit(hub):
     return hub.MiTBackbone(
-        [1, 1], 2, [1, 2], [2, 1], 0.1, [3, 3], [2, 2], image_shape=(32, 32, 3), hidden_dims=[8, 8]
+        [1, 1], 2, [1, 2], [2, 1], 0.1, [3, 3], [2, 2], image_shape=(32, 32, 3), hidden_dims=[8, 16]
     )
 
 
@@ -274,7 +274,7 @@ def moonshine(hub):
 def mobilenet(hub):
     model = hub.MobileNetBackbone(
         *([[2, 3]], [2], [[8, 8]], [[3, 5]], [[2, 1]], [[None, 0.25]]),
-        *([["relu", "hard_swish"]], [[1, 1]]),
+        *([["relu", "hard_swish"]], [[1, 2]]),
         output_num_filters=16,
         depthwise_filters=8,
         depthwise_stride=2,

@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 import weakref
 
 import keras
@@ -120,7 +121,7 @@ def test_keras_hub_gpt2_still_generates():
     assert new.backbone.token_embedding in new._flatten_layers()
 
 
-TRAINED = ["functional", "subclassed", "custom_blocks", "recurrent", "tied", "frozen", "lora"]
+TRAINED = ["functional", "subclassed", "custom_blocks", "recurrent", "tied", "lora"]
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -130,7 +131,7 @@ def test_training_one_leaves_the_other(name):
     y = [np.zeros_like(a) for a in arrays(model(x))]
     for trained, other in ((new, model), (model, new)):
         kept, before = state(other), state(trained)
-        trained.compile("sgd", "mse", jit_compile=False)
+        trained.compile("sgd", "mse", run_eagerly=True)
         trained.fit(x, y if len(y) > 1 else y[0], verbose=0)
         assert same(state(other), kept)
         assert not same(state(trained), before)
@@ -143,7 +144,7 @@ def test_a_compiled_model_gives_an_uncompiled_copy_that_trains_the_same():
     model.fit(x, y, verbose=0)
     model.predict(x, verbose=0)
     new = copied(model)
-    assert not new.compiled and new.optimizer is None if hasattr(new, "optimizer") else True
+    assert not new.compiled and getattr(new, "optimizer", None) is None
     assert new.train_function is None and new.predict_function is None
     assert new.losses == [] and len(new.variables) == len(model.variables)
     for each in (model, new):
@@ -344,7 +345,7 @@ def test_functions_that_hold_a_layer_hold_that_of_the_copy(how):
 def test_plain_functions_are_shared_and_containers_are_not():
     layer = Holder(ops.tanh)
     layer.ordered = collections.OrderedDict(b=1, a=[2])
-    layer.counts = collections.defaultdict(list, x=[1])
+    layer.space = types.SimpleNamespace(counts=collections.defaultdict(list, x=[1]))
     layer.queue = collections.deque([1, 2], maxlen=2)
     layer.array = np.arange(3)
     layer.weak = weakref.ref(layer)
@@ -353,10 +354,10 @@ def test_plain_functions_are_shared_and_containers_are_not():
     assert new.part is ops.tanh and new.weak() is new
     assert list(new.ordered) == ["b", "a"] and new.queue.maxlen == 2
     new.ordered["a"].append(3)
-    new.counts["y"].append(1)
+    new.space.counts["y"].append(1)
     new.array[0] = 9
     new.names.add("r")
-    assert layer.ordered["a"] == [2] and "y" not in layer.counts and layer.array[0] == 0
+    assert layer.ordered["a"] == [2] and "y" not in layer.space.counts and layer.array[0] == 0
     assert layer.names == {"p", "q"}
 
 
@@ -452,7 +453,8 @@ def test_what_is_no_layer_is_refused():
 
 CHOSEN = (
     "(functional or nested or subclassed or custom_blocks or recurrent or tied or frozen"
-    " or optimizer or uncompiled or place or row or lora or quantized or gpt2 or hold) and not 4_bits"
+    " or optimizer or uncompiled or place or row or lora or quantized or gpt2 or hold)"
+    " and not 4_bits"
 )
 
 

@@ -83,7 +83,7 @@ class _Copy:
         self.listed = {id(old) for old in made if len(replacements[old]) > 1}
         self.memo = {id(old): new for old, new in self.operations}
         self.held = set()  # of those, what an attribute holds
-        self.tensors, self.made, self.originals = [], [], []
+        self.tensors, self.variables, self.made, self.originals = [], [], [], []
         self.queue = collections.deque()
         self.found = set()
         self.place = (None, ())
@@ -96,10 +96,11 @@ class _Copy:
         self._check()
         keras_state.connect(self.operations, self.memo)
         keras_state.place_tensors(self.tensors, self.memo)
-        for made in self.made:
-            keras_state.renew_keys(made, self.memo)
+        for old, made in self.made:
+            keras_state.renew_keys(made)
+            keras_state.renew_variable_keys(old, made, self.variables)
             keras_state.forget_training(made)
-        graphs = [made for made in self.made if hasattr(made, "_layers")]
+        graphs = [made for _, made in self.made if hasattr(made, "_layers")]
         for old in self.listed - self.held:
             open_chain(self.memo[old], graphs)
         return new
@@ -136,7 +137,7 @@ class _Copy:
             self.operations.append((x, new))
         if keras_state.is_symbolic(x):
             self.tensors.append((x, new))
-        self.made.append(new)
+        self.made.append((x, new))
         return self.later(_Copy._attributes, x, new)
 
     def keep(self, x, new):
@@ -164,6 +165,7 @@ class _Copy:
             if name != "_value":
                 vars(new)[name] = self.at(place, name, value)
         keras_state.new_value(x, new)
+        self.variables.append((x, new))
 
     def _refuse(self, x, error):
         layer, keys = self.place

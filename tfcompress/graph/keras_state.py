@@ -1,6 +1,7 @@
 """What a copy of a Keras object relies on beyond its attributes: one private use, one function."""
 
 import sys
+import types
 from collections.abc import Iterable
 from typing import Any
 
@@ -53,6 +54,8 @@ def empty(original: Any) -> Any:
         for name in vars(new).keys() - {"build", "quantize"}:
             del vars(new)[name]
         return new
+    if isinstance(original, types.SimpleNamespace):
+        return type(original)()
     return object.__new__(type(original))
 
 
@@ -82,7 +85,10 @@ def attributes(original: Any) -> dict:
         dropped |= COMPILED
     if isinstance(original, KerasTensor):
         dropped.add("_keras_history")
-    return {name: value for name, value in found.items() if name not in dropped}
+    kept = {name: value for name, value in found.items() if name not in dropped}
+    if "generate_function" in found:  # of KerasHub's generating models
+        kept["generate_function"] = None
+    return kept
 
 
 def put(new: Any, name: str, value: Any) -> None:
@@ -104,7 +110,7 @@ def is_plain(kind: type) -> bool:
 
     Keras objects are: their `__reduce__` (a saved file) is not meant for this.
     """
-    if issubclass(kind, KerasSaveable):
+    if issubclass(kind, (KerasSaveable, types.SimpleNamespace)):
         return True
     by_itself = ("__reduce__", "__reduce_ex__", "__getstate__")
     same = all(getattr(kind, name) is getattr(object, name) for name in by_itself)
@@ -159,11 +165,11 @@ def place_tensors(tensors: Any, memo: dict[int, Any] | None) -> None:
         new._keras_history = KerasHistory(operation, index, history.tensor_index)
 
 
-def renew_keys(new: Any, memo: dict[int, Any] | None) -> None:
+def renew_keys(new: Any) -> None:
     """Makes what holds `id()`s of other objects again, for one copied object.
 
-    A `Tracker` knows what it stores by id, a graph its nodes by the id of their operation, an
-    optimizer its variables by id; each has the objects themselves too.
+    A `Tracker` knows what it stores by id, and a graph its nodes by the id of their operation; each
+    has the objects themselves too.
     """
     if isinstance(new, Tracker):
         new.stored_ids = {name: set(map(id, store)) for name, (_, store) in new.config.items()}
@@ -171,15 +177,26 @@ def renew_keys(new: Any, memo: dict[int, Any] | None) -> None:
         nodes = [node for nodes in new._nodes_by_depth.values() for node in nodes]
         keys = {make_node_key(n.operation, n.operation._inbound_nodes.index(n)) for n in nodes}
         object.__setattr__(new, "_nodes", keys)
-    elif isinstance(new, keras.optimizers.Optimizer):
-        vars(new).pop("_exclude_from_weight_decay_cache", None)
-        for name in ("_trainable_variables_indices", "_exclude_from_weight_decay"):
-            keys = vars(new).get(name, ())
-            renewed = [id(memo[key]) if key in memo else key for key in keys]
-            if isinstance(keys, dict):
-                vars(new)[name] = dict(zip(renewed, keys.values(), strict=True))
-            elif keys:
-                vars(new)[name] = set(renewed)
+
+
+def renew_variable_keys(old: Any, new: Any, variables: Iterable[tuple[Any, Any]]) -> None:
+    """Lets a copied optimizer know its variables: `_var_key` of each is the backend's.
+
+    Args:
+        old, new: an object and its copy; nothing is done unless they are optimizers.
+        variables: pairs (original, copy) of all copied variables.
+    """
+    if not isinstance(new, keras.optimizers.Optimizer):
+        return
+    vars(new).pop("_exclude_from_weight_decay_cache", None)
+    renewed = {old._var_key(a): new._var_key(b) for a, b in variables}
+    indices = new._trainable_variables_indices
+    keys = {renewed.get(key, key): index for key, index in indices.items()}
+    dict.clear(indices)
+    dict.update(indices, keys)
+    excluded = getattr(old, "_exclude_from_weight_decay", None)
+    if excluded:
+        vars(new)["_exclude_from_weight_decay"] = {renewed.get(key, key) for key in excluded}
 
 
 def rebuild_graph(graph: Any) -> None:
@@ -232,7 +249,7 @@ def replace_in_list(layer: keras.layers.Layer, parts: Any, owner: Any) -> None:
         if any(x is layer for x in layers):
             new = [y for x in layers for y in (parts if x is layer else [x])]
             list.__setitem__(layers, slice(None), new)
-    renew_keys(owner._tracker, {})
+    renew_keys(owner._tracker)
 
 
 def forget_training(new: Any) -> None:
