@@ -153,6 +153,7 @@ def test_a_compiled_model_gives_an_uncompiled_copy_that_trains_the_same():
     assert same(state(new), state(model))
 
 
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="its train_step is another one there")
 def test_call_and_train_step_of_a_functional_subclass():
     model, x = kinds.KINDS["functional_subclass"]()
     new = copied(model)
