@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tfcompress.graph import private_keras as private
+from tfcompress.utils.arrays import to_numpy
 
 
 def functional():
@@ -108,15 +109,21 @@ def test_trusting_deserialization():
 
 
 def test_variables_without_values():
-    with private.variables_without_values():
+    with private.variables_without_values() as made:
         layer = keras.layers.Dense(3)
-        layer.build((None, 4))
-    assert np.asarray(keras.ops.convert_to_numpy(layer.kernel)).shape == (4, 3)
+        layer.build((None, 10**12))  # 12 TB
+        small = keras.layers.Dense(3)
+        small.build((None, 4))
+    assert [tuple(v.shape) for v in made] == [(10**12, 3), (3,), (4, 3), (3,)]
+    private.initialize(small.kernel, keras.initializers.Ones())
+    private.initialize(small.bias)
+    np.testing.assert_array_equal(small(np.ones((1, 4))), np.full((1, 3), 4))
     with pytest.raises(RuntimeError), private.variables_without_values():
         keras.layers.Dense(3).build((None, 4))
         raise RuntimeError
-    with private.variables_without_values():  # nothing is left of the failed one
-        keras.layers.Dense(1).build((None, 1))
+    later = keras.layers.Dense(1)
+    later.build((None, 1))
+    assert to_numpy(later.kernel).shape == (1, 1)  # nothing is left of the others
 
 
 def test_print_message(capsys):

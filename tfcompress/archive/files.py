@@ -13,28 +13,29 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 import zlib
+from collections.abc import Collection
+from typing import Any
 
 import keras
 import numpy as np
 
 from tfcompress.archive import entropy
-from tfcompress.archive.untrusted import check_bound, check_config, skeleton
-from tfcompress.graph.paths import walk
+from tfcompress.archive.skeleton import compressed, skeleton
+from tfcompress.archive.untrusted import Checker, check_bound, without_training
+from tfcompress.graph.private_keras import initialize
 from tfcompress.graph.rebuild import check_graph
-from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.checks import whole_number
+from tfcompress.utils.errors import ArchiveError
 from tfcompress.utils.types import Path
+from tfcompress.utils.writers import replacing
 
 MAGIC, VERSION = b"TFCARCHV", 1
 CHECKSUM = 16  # bytes
 LARGEST_HEADER = 1 << 22  # bytes of JSON
+MOST_BRACKETS = 200_000  # each of them becomes an object many times its size
 HALF = np.finfo("float16")
-
-
-class ArchiveError(ValueError):
-    """A file is no archive, is damaged, newer than this version, or made to mislead."""
 
 
 def save(model: keras.Model, path: Path, half: bool = False) -> int:
@@ -74,35 +75,37 @@ def save(model: keras.Model, path: Path, half: bool = False) -> int:
     check_graph(model)
     if not model.built:
         raise ValueError(f"Model '{model.name}' is not built. Call it on data or `build` it first.")
-    config = keras.saving.serialize_keras_object(model)
-    config.pop("compile_config", None)
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(model)))
+    config = without_training(config)
     try:
-        check_config(config)
+        Checker(keras.saving.get_custom_objects()).check(config)
     except ValueError as error:
-        raise ValueError(f"Model '{model.name}' cannot be archived: {error}") from error
-    folder = os.path.dirname(os.path.abspath(path))
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".archive-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            size = _write(file, model, config, half)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return size
+        raise ValueError(f"Model '{model.name}' cannot be archived: {error}.") from error
+    with replacing(path) as file:
+        return _write(file, model, config, half)
 
 
-def load(path: Path, max_bytes: int = 1 << 31) -> keras.Model:
+def load(
+    path: Path,
+    max_bytes: int = 1 << 31,
+    custom_objects: dict[str, Any] | None = None,
+    allow: Collection[str] = (),
+) -> keras.Model:
     """Makes the model of an archive, with every stored array as it was saved, bit for bit.
 
-    Nothing in the file is run: layers are made by Keras from a JSON config in its safe mode, and
-    only those of Keras or registered ones. Sizes are checked before anything is allocated.
+    Nothing that the file names is run. It may name layers and operations of Keras that hold no
+    functions, our layers, and activations, initializers, regularizers and constraints of Keras; of
+    what is registered or given here, only what the caller vouches for. Sizes are added up before
+    anything is allocated.
 
     Args:
         path: of a file written by `save`.
-        max_bytes: of the weights of the model; a file that declares more is refused.
+        max_bytes: of the variables of the model and what its layers derive from them; a file that
+            declares more is refused. Reading takes up to four times the largest array beside, and
+            64 MB for the file's own header.
+        custom_objects: `{name: class or function}` that the file may name, as in
+            `keras.saving.load_model`.
+        allow: names of registered objects that it may name, as `"package>Name"`.
 
     Returns:
         A model, not compiled.
@@ -113,9 +116,13 @@ def load(path: Path, max_bytes: int = 1 << 31) -> keras.Model:
         OSError: there is no such file.
         ImportError: the package constriction is missing.
     """
-    with open(path, "rb") as file:
+    whole_number(max_bytes, "max_bytes", least=0)
+    if isinstance(allow, str):
+        raise TypeError(f"Expected `allow` to be a list of names. Received: {allow!r}")
+    scope = custom_objects or {}
+    with open(path, "rb") as file, keras.saving.custom_object_scope(scope):
         try:
-            return _read(file, max_bytes)
+            return _read(file, max_bytes, {*scope, *allow})
         except (ArchiveError, ImportError):
             raise
         except Exception as error:  # Keras, NumPy and the coder raise their own
@@ -138,7 +145,7 @@ def _write(file, model, config, half):
     put(MAGIC + bytes([VERSION]))
     stored = {
         path: {name: record(np.asarray(array)) for name, array in layer.stored().items()}
-        for path, layer in _compressed(model)
+        for path, layer in compressed(model)
     }
     weights = [record(to_numpy(variable)) for variable in _weights(model)]
     text = json.dumps({"config": config, "stored": stored, "weights": weights})
@@ -150,13 +157,15 @@ def _write(file, model, config, half):
     return file.tell()
 
 
-def _read(file, max_bytes):
+def _read(file, max_bytes, trusted):
     header, end = _header(file)
     config, stored, weights = header["config"], header["stored"], header["weights"]
     records = [record for parts in stored.values() for record in parts.values()] + weights
     _check_records(records, end - file.tell(), max_bytes)
+    config = without_training(config)
+    Checker(trusted).check(config)
     model = skeleton(config, max_bytes)
-    layers = dict(_compressed(model))
+    layers = dict(compressed(model))
     if set(layers) != set(stored):
         raise ArchiveError("its arrays are not those of its layers")
 
@@ -164,13 +173,22 @@ def _read(file, max_bytes):
         return entropy.decode(record, (file.read(size) for size, _ in record[2]))
 
     for path, parts in stored.items():
+        for part in layers[path].parts.values():
+            initialize(part, keras.initializers.Zeros())  # never one that the file names
         _check_shapes(layers[path], parts)
         layers[path].restore({name: array(record) for name, record in parts.items()})
     for variable, record in zip(_weights(model), weights, strict=True):
         if tuple(record[1]) != tuple(variable.shape):
             raise ArchiveError(f"{variable.path} has shape {variable.shape}, not {record[1]}")
-        variable.assign(array(record).astype(variable.dtype))
+        _set(variable, array(record))
+    for variable in _states(model):
+        initialize(variable)
     return model
+
+
+def _set(variable, array):
+    array = array.astype(variable.dtype)
+    initialize(variable, lambda shape, dtype: keras.ops.convert_to_tensor(array, dtype))
 
 
 def _header(file):
@@ -193,12 +211,12 @@ def _header(file):
     file.seek(size - CHECKSUM - 4)
     length = int.from_bytes(file.read(4), "little")
     end = size - CHECKSUM - 4 - length
-    if end < len(start):
+    if end < len(start) or length > LARGEST_HEADER:
         raise ArchiveError("its header is longer than the file")
     file.seek(end)
     unzip = zlib.decompressobj()
     text = unzip.decompress(file.read(length), LARGEST_HEADER)
-    if not unzip.eof:
+    if not unzip.eof or text.count(b"{") + text.count(b"[") > MOST_BRACKETS:
         raise ArchiveError("its header is too large or not complete")
     file.seek(len(start))
     return json.loads(text), end
@@ -210,6 +228,9 @@ def _check_records(records, available, max_bytes):
     shapes = [n for _, shape, _ in records for n in shape]
     if not all(type(n) is int and n >= 0 for n in sizes + shapes) or sum(sizes) != available:
         raise ArchiveError("its sizes do not add up")
+    for name, _, streams in records:
+        if len(streams) not in (2, entropy.dtype_of(name).itemsize + 1):
+            raise ArchiveError(f"an array of {name} cannot have {len(streams)} streams")
     sizes = (entropy.dtype_of(name).itemsize * math.prod(shape) for name, shape, _ in records)
     check_bound(sum(sizes), max_bytes)
 
@@ -221,15 +242,16 @@ def _check_shapes(layer, parts):
         raise ArchiveError(f"the arrays of layer '{layer.name}' do not have shapes {expected}")
 
 
-def _compressed(model):
-    layers = ((path, layer) for path, (layer, _) in walk(model).items())
-    return [(path, layer) for path, layer in layers if isinstance(layer, CompressedLayer)]
-
-
 def _weights(model) -> list:
     """The variables that are not kept by `stored()`."""
-    parts = {id(v) for _, layer in _compressed(model) for v in layer.parts.values()}
+    parts = {id(v) for _, layer in compressed(model) for v in layer.parts.values()}
     return [v for v in model.weights if id(v) not in parts]
+
+
+def _states(model) -> list:
+    """The variables that no file keeps: states of random generators."""
+    weights = {id(v) for v in model.weights}
+    return [v for v in model.variables if id(v) not in weights]
 
 
 def rounded(array: np.ndarray) -> np.ndarray:

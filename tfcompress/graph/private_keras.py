@@ -11,7 +11,6 @@ from typing import Any
 import keras
 from keras.src.backend import KerasTensor, compute_output_spec
 from keras.src.backend.common import global_state
-from keras.src.backend.common.variables import initialize_all_variables
 from keras.src.losses.losses import LossFunctionWrapper
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.models.model import Trainer
@@ -21,7 +20,7 @@ from keras.src.saving.serialization_lib import SafeModeScope, serialize_with_pub
 from keras.src.utils.io_utils import print_msg
 
 from tfcompress.graph.keras_state import inside
-from tfcompress.utils.types import Loss, Tensor
+from tfcompress.utils.types import Initializer, Loss, Tensor
 
 # Attributes in which Keras keeps lists of its own beside a layer's parts.
 BOOKKEEPING = {
@@ -169,19 +168,31 @@ def trusting_deserialization() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def variables_without_values() -> Iterator[None]:
-    """While open, new variables have shapes only; they get their values when it closes.
+def variables_without_values() -> Iterator[list[keras.Variable]]:
+    """While open, new variables have shapes only; yields the list of them.
 
-    If an error ends it, they never do. Relies on `StatelessScope(initialize_variables=False)`, on
-    the list `uninitialized_variables` of the global state, and on `initialize_all_variables`.
+    They stay so, and `initialize` gives each its value. Relies on
+    `StatelessScope(initialize_variables=False)` and on the list `uninitialized_variables` of the
+    global state, to which a new variable adds itself there.
     """
+    before = global_state.get_global_attribute("uninitialized_variables", [])
+    made = []
+    global_state.set_global_attribute("uninitialized_variables", made)
     try:
         with keras.StatelessScope(initialize_variables=False):
-            yield
-    except BaseException:
-        global_state.set_global_attribute("uninitialized_variables", [])
-        raise
-    initialize_all_variables()
+            yield made
+    finally:
+        global_state.set_global_attribute("uninitialized_variables", before)
+
+
+def initialize(variable: keras.Variable, initializer: Initializer | None = None) -> None:
+    """Gives a variable without a value the one of an initializer, or of its own.
+
+    Relies on `Variable._initializer` and `_deferred_initialize`.
+    """
+    if initializer is not None:
+        variable._initializer = initializer
+    variable._deferred_initialize()
 
 
 def print_message(text: str) -> None:

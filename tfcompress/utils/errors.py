@@ -7,3 +7,7 @@ class ExportError(ValueError):
 
 class WriteError(OSError, ValueError):
     """A file cannot be written: a full disk, a missing folder, no permission."""
+
+
+class ArchiveError(ValueError):
+    """A file is no archive, is damaged, newer than this version, or made to mislead."""

@@ -153,6 +153,11 @@ class CompressedLayer(keras.layers.Layer):
         return [new]
 
     @property
+    def derived_bytes(self) -> int:
+        """Bytes of arrays that a built layer makes from its seed, beside its variables."""
+        return 0
+
+    @property
     def prunable(self) -> list:
         """The variables that a pruner may zero."""
         return []

@@ -1,5 +1,6 @@
 """Circulant and block-circulant weights, multiplied by FFT."""
 
+import functools
 import math
 from typing import Any, TypedDict, Unpack
 
@@ -72,14 +73,20 @@ class CirculantKernel(CompressedLayer):
         self.size = self.block or max(inputs, units)
         self.blocks_in, self.blocks_out = (math.ceil(side / self.size) for side in shape[-2:])
         self.inputs = inputs
-        signs = random_signs(inputs, self.seed) if self.signs else np.ones(inputs, "int8")
-        # Keras would track an attribute that is set as usual. The seed makes the signs again.
-        object.__setattr__(self, "_signs", signs)
         self.add_part(
             "circulants",
             (*space, self.blocks_out, self.blocks_in, self.size),
             keras.initializers.RandomNormal(stddev=math.sqrt(glorot_variance(shape))),
         )
+
+    @property
+    def derived_bytes(self) -> int:
+        return self.inputs
+
+    @functools.cached_property
+    def _signs(self) -> np.ndarray:
+        """Of the inputs: made again from the seed, never saved."""
+        return random_signs(self.inputs, self.seed) if self.signs else np.ones(self.inputs, "int8")
 
     @property
     def outputs(self) -> int:

@@ -106,9 +106,20 @@ class HashedKernel(CompressedLayer):
         whole_runs = math.ceil(math.prod(shape) / (self.ratio * self.blocks))
         self.buckets = self.buckets or self.blocks * whole_runs
         self._shape = (shape[-1], *shape[:-1])  # outputs first, so that a run stays within one
-        self._index = HashIndex(*self._hashed())
+        self._made_index = None
         limit = math.sqrt(3 * glorot_variance(shape))
         self.add_part("bank", (self.buckets,), keras.initializers.RandomUniform(-limit, limit))
+
+    @property
+    def derived_bytes(self) -> int:
+        return 4 * self._hashed()[0]
+
+    @property
+    def _index(self):
+        """Made at its first use: a layer that is only looked at allocates nothing."""
+        if self._made_index is None:
+            self._made_index = HashIndex(*self._hashed())
+        return self._made_index
 
     def _hashed(self):
         """How many runs there are, how many of them are real, and the seed."""

@@ -1,5 +1,6 @@
 """Weight sharing by the hashing trick over whole tiles of the matrix: small and fast."""
 
+import functools
 import math
 from typing import TypedDict, Unpack
 
@@ -90,16 +91,23 @@ class TileHashedDense(CompressedDense):
                 f"`tiles` must be at most {rows * columns}, the tiles of side {self.tile} that a "
                 f"kernel of shape {shape} has. Received: tiles={self.tiles}"
             )
-        self.inputs = shape[0]
-        codes = signed_codes(rows * columns, self.tiles, self.seed).reshape(columns, rows).T
-        # Keras would track an attribute that is set as usual. The seed makes the codes again.
-        object.__setattr__(self, "_codes", codes)
+        self.inputs, self._grid = shape[0], (rows, columns)
         limit = math.sqrt(3 * glorot_variance(shape))
         self.add_part(
             "bank",
             (self.tiles, self.tile, self.tile),
             keras.initializers.RandomUniform(-limit, limit),
         )
+
+    @property
+    def derived_bytes(self) -> int:
+        return 4 * math.prod(self._grid)
+
+    @functools.cached_property
+    def _codes(self) -> np.ndarray:
+        """The signed tile at each place: made again from the seed, never saved."""
+        rows, columns = self._grid
+        return signed_codes(rows * columns, self.tiles, self.seed).reshape(columns, rows).T
 
     @property
     def kernel(self) -> Tensor:
