@@ -15,6 +15,7 @@ import math
 import os
 import zlib
 from collections.abc import Collection
+from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -78,7 +79,7 @@ def save(model: keras.Model, path: Path, half: bool = False) -> int:
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(model)))
     config = without_training(config)
     try:
-        Checker(keras.saving.get_custom_objects()).check(config)
+        Checker(trusted=None).check(config)
     except ValueError as error:
         raise ValueError(f"Model '{model.name}' cannot be archived: {error}.") from error
     with replacing(path) as file:
@@ -119,10 +120,12 @@ def load(
     whole_number(max_bytes, "max_bytes", least=0)
     if isinstance(allow, str):
         raise TypeError(f"Expected `allow` to be a list of names. Received: {allow!r}")
-    scope = custom_objects or {}
-    with open(path, "rb") as file, keras.saving.custom_object_scope(scope):
+    trusted = {*(custom_objects or ()), *allow}
+    # A scope hides the one around it: without objects there is none.
+    scope = keras.saving.custom_object_scope(custom_objects) if custom_objects else nullcontext()
+    with open(path, "rb") as file, scope:
         try:
-            return _read(file, max_bytes, {*scope, *allow})
+            return _read(file, max_bytes, trusted)
         except (ArchiveError, ImportError):
             raise
         except Exception as error:  # Keras, NumPy and the coder raise their own

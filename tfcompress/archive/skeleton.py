@@ -8,7 +8,7 @@ import keras
 from tfcompress.archive.entropy import dtype_of
 from tfcompress.archive.untrusted import check_bound
 from tfcompress.graph.paths import walk
-from tfcompress.graph.private_keras import Functional, variables_without_values
+from tfcompress.graph.private_keras import Functional, layers_in, variables_without_values
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.utils.types import Config
 
@@ -28,6 +28,9 @@ def skeleton(config: Config, max_bytes: int) -> keras.Model:
     if not isinstance(model, keras.Model):
         raise ValueError(f"it holds no model but {type(model).__name__}")
     _check_used(config["config"], model)
+    for layer in layers_in(model):
+        if not layer.built and type(layer).build is not keras.layers.Layer.build:
+            raise ValueError(f"its layer {layer.name!r} is not built, so that its size is unknown")
     derived = (layer.derived_bytes for _, layer in compressed(model))
     check_bound(sum(map(_bytes, made)) + sum(derived), max_bytes)
     return model

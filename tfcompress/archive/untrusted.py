@@ -26,17 +26,17 @@ class Checker:
     that is not registered by module and name.
 
     Args:
-        trusted: the names of registered or custom objects that the caller vouches for.
+        trusted: the names of registered or custom objects that the caller vouches for; None: all.
     """
 
-    def __init__(self, trusted: Iterable[str] = ()):
-        self.trusted = set(trusted)
+    def __init__(self, trusted: Iterable[str] | None = ()) -> None:
+        self.trusted = None if trusted is None else frozenset(trusted)
         self.entries = 0
 
     def check(self, value: Any, below_operation: bool = False) -> None:
         """Checks a value of a config; no entry but plain ones may stand below an operation."""
         if isinstance(value, str):
-            if is_known(value) and value not in self.trusted:
+            if is_known(value) and not self._is_trusted(value):
                 raise ValueError(f"the name of a registered object, {value!r}, stands for a value")
         elif isinstance(value, list):
             for item in value:
@@ -57,7 +57,7 @@ class Checker:
         if name in PLAIN:
             self._plain(entry)
             return
-        if not isinstance(name, str) or not isinstance(entry.get("module"), str):
+        if not isinstance(name, str) or "module" not in entry:
             raise ValueError(f"{name!r} is refused, as it does not name its module")
         if below_operation:
             raise ValueError(f"{name} is refused below an operation, which could call it")
@@ -85,9 +85,10 @@ class Checker:
 
     def _function(self, entry):
         name, module = entry["config"], entry["module"]
-        if not isinstance(name, str) or entry.get("registered_name") not in (None, name):
+        names = (None, name, "function")  # the last one for what is no function of Keras
+        if not isinstance(name, str) or entry.get("registered_name") not in names:
             raise ValueError(f"function {name!r} has another name too")
-        if is_known(name) or name in self.trusted:
+        if is_known(name):
             self._registered(name)
         elif name not in allowed.FUNCTIONS.get(module, ()):
             raise ValueError(f"{module}.{name} is refused: it is no activation of Keras")
@@ -96,7 +97,7 @@ class Checker:
         """Whether an allowed class is an operation, which knows no entries."""
         name, module = entry["class_name"], entry["module"]
         registered = entry.get("registered_name", name)
-        if is_known(registered) or registered in self.trusted:
+        if is_known(registered):
             self._registered(registered)
             return False
         if registered not in (None, name):
@@ -116,11 +117,14 @@ class Checker:
         made = keras.saving.get_registered_object(name)
         ours = isinstance(made, type) and issubclass(made, keras.layers.Layer)
         ours = ours and made.__module__.startswith(allowed.OURS)
-        if name not in self.trusted and not ours:
+        if not ours and not self._is_trusted(name):
             raise ValueError(
                 f"{name!r} is registered here, but may run any code: a file may name it only "
                 f"if you say so, with `allow=[{name!r}]`"
             )
+
+    def _is_trusted(self, name):
+        return self.trusted is None or name in self.trusted
 
     def _listing(self, entry):
         """An operation that makes as many objects as a number tells."""
