@@ -6,19 +6,20 @@ Each is a class that Keras can save; an object of it is called on a step and ret
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import keras
 
 from tfcompress.utils.checks import is_number, whole_number
+from tfcompress.utils.types import Config
 
 
 class _Schedule:
-    def get_config(self):
+    def get_config(self) -> Config:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Self:
         return cls(**config)
 
 

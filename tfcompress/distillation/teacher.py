@@ -151,14 +151,14 @@ def cached(teacher: Teacher, data: Data, path: Path | None, batch_size: int) -> 
 class _Column:
     """Rows that are collected in memory, or in a `.npy` file that is memory-mapped afterwards."""
 
-    def __init__(self, folder, index):
+    def __init__(self, folder: Path | None, index: int) -> None:
         self.parts, self.rows, self.file = [], 0, None
         if folder is not None:
             folder = pathlib.Path(folder)
             folder.mkdir(parents=True, exist_ok=True)
             self.file = open(folder / f"{index}.npy", "wb")  # noqa: SIM115
 
-    def append(self, part):
+    def append(self, part: np.ndarray) -> None:
         if self.file is None:
             self.parts.append(np.array(part))
             return
@@ -168,7 +168,7 @@ class _Column:
         self.rows += len(part)
         self.file.write(np.ascontiguousarray(part).tobytes())
 
-    def array(self):
+    def array(self) -> np.ndarray:
         if self.file is None:
             return np.concatenate(self.parts)
         self.file.seek(0)

@@ -1,3 +1,5 @@
 """Works together with other packages."""
 
-from tfcompress.interop import tfmot as tfmot
+from tfcompress.interop import tfmot
+
+__all__ = ["tfmot"]

@@ -7,10 +7,9 @@ Each is an object that Keras can save, called on a kernel and its curvature `d`.
 `tfcompress.project>Linear` and the like, because a schedule is called `Linear` as well.
 """
 
-from tfcompress.project.base import Projection as Projection
-from tfcompress.project.codebook import Codebook as Codebook
-from tfcompress.project.scaled import Binary as Binary
-from tfcompress.project.scaled import Linear as Linear
-from tfcompress.project.scaled import Log as Log
-from tfcompress.project.scaled import Ternary as Ternary
-from tfcompress.project.sparse import KSparse as KSparse
+from tfcompress.project.base import Projection
+from tfcompress.project.codebook import Codebook
+from tfcompress.project.scaled import Binary, Linear, Log, Ternary
+from tfcompress.project.sparse import KSparse
+
+__all__ = ["Binary", "Codebook", "KSparse", "Linear", "Log", "Projection", "Ternary"]
