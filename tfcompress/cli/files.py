@@ -1,13 +1,15 @@
 """The files that the commands read and write: models, budgets and points, results."""
 
 import json
+from typing import Any
 
 import keras
 
 from tfcompress.archive import files as archives
+from tfcompress.utils.types import Path, Tensor
 
 
-def load_model(path, compile=False):
+def load_model(path: Path, compile: bool = False):
     """Loads a Keras model from a `.keras`, a legacy `.h5` or a `.tfc` file."""
     if not path.is_file():
         raise ValueError(f"There is no such file: {path}")
@@ -21,7 +23,7 @@ def load_model(path, compile=False):
         raise ValueError(f"Keras cannot load {path}: {error}") from error
 
 
-def read_budget(text) -> float:
+def read_budget(text: str) -> float:
     """The number that a budget names: a share for `10%` or `0.1`, bytes for `80000`."""
     try:
         return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
@@ -31,7 +33,7 @@ def read_budget(text) -> float:
         ) from None
 
 
-def read_points(path):
+def read_points(path: Path) -> dict[str, tuple[int, float]]:
     """The `{name: (bytes, accuracy)}` of a JSON file."""
     try:
         return {
@@ -43,7 +45,7 @@ def read_points(path):
         raise ValueError(f"{message} in {path}: {error}") from error
 
 
-def save_compressed(made, output, as_json) -> None:
+def save_compressed(made: Any, output: Tensor, as_json) -> None:
     """Prints the result of `compress`, and writes it unless `compress` has written the file."""
     if output.suffix == ".tfc":
         archives.save(made.model, output, half=True)
@@ -58,6 +60,6 @@ def save_compressed(made, output, as_json) -> None:
         print_file(output, size, as_json)
 
 
-def print_file(path, size, as_json) -> None:
+def print_file(path: Path, size: int, as_json) -> None:
     """Prints the path and the size of a file that was written."""
     print(json.dumps({"path": str(path), "bytes": size}) if as_json else f"{path}: {size:,} bytes")

@@ -65,7 +65,7 @@ class _Scaled(Projection):
     `-t`, 0, `t`.
     """
 
-    def fit(self, w, d):
+    def fit(self, w: Tensor, d: Tensor) -> Tensor:
         peak = ops.max(ops.abs(w), axes(w, self.axis), keepdims=True)
         best, least = peak, ops.full_like(peak, np.inf)
         for share in START_SHARES:
@@ -77,19 +77,19 @@ class _Scaled(Projection):
             least = ops.minimum(damage, least)
         return best
 
-    def best(self, w, d):
+    def best(self, w: Tensor, d: Tensor) -> Tensor:
         if len(self.steps) > EXACT_UP_TO_LEVELS:
             return self.fit(w, d)
         return self.refine(w, d, _exact_scale(w, d, self.steps, self.axis))
 
-    def refine(self, w, d, levels):
+    def refine(self, w: Tensor, d: Tensor, levels: Tensor) -> Tensor:
         """The nearest codes, then their least-squares scale `sum d b w / sum d b^2`."""
         codes = self._codes(w, levels)
         weighted = d * codes
         size = total(weighted * codes, self.axis)
         return ratio(total(weighted * w, self.axis), size, ops.zeros_like(size))
 
-    def nearest(self, w, levels):
+    def nearest(self, w: Tensor, levels: Tensor) -> Tensor:
         return levels * self._codes(w, levels)
 
     def _codes(self, w, levels):

@@ -36,7 +36,7 @@ def coded_bytes(graph: Graph, kernel: Kernel, bits: int) -> float:
     return 2 * kernel.size / (INDEX_BITS // bits) + 1200 + table
 
 
-def table_key(levels, bits):
+def table_key(levels: str, bits: int) -> Any:
     """The key in `Graph.added` of a table that kernels with the same levels share."""
     return "table", tuple(levels), bits
 
