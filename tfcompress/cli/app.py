@@ -3,6 +3,7 @@
 Nothing of the package is imported above the functions, so that `--help` answers at once.
 """
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -212,7 +213,7 @@ def demo(
 
 
 @contextmanager
-def errors_as_messages():
+def errors_as_messages() -> Iterator[None]:
     """Prints an error as one message and ends with exit code 1, without a traceback."""
     try:
         from tfcompress_cli import import_quietly

@@ -1,15 +1,15 @@
 """The files that the commands read and write: models, budgets and points, results."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import keras
 
 from tfcompress.archive import files as archives
-from tfcompress.utils.types import Path, Tensor
 
 
-def load_model(path: Path, compile: bool = False):
+def load_model(path: Path, compile: bool = False) -> keras.Model:
     """Loads a Keras model from a `.keras`, a legacy `.h5` or a `.tfc` file."""
     if not path.is_file():
         raise ValueError(f"There is no such file: {path}")
@@ -45,7 +45,7 @@ def read_points(path: Path) -> dict[str, tuple[int, float]]:
         raise ValueError(f"{message} in {path}: {error}") from error
 
 
-def save_compressed(made: Any, output: Tensor, as_json) -> None:
+def save_compressed(made: Any, output: Path, as_json: bool) -> None:
     """Prints the result of `compress`, and writes it unless `compress` has written the file."""
     if output.suffix == ".tfc":
         archives.save(made.model, output, half=True)
@@ -60,6 +60,6 @@ def save_compressed(made: Any, output: Tensor, as_json) -> None:
         print_file(output, size, as_json)
 
 
-def print_file(path: Path, size: int, as_json) -> None:
+def print_file(path: Path, size: int, as_json: bool) -> None:
     """Prints the path and the size of a file that was written."""
     print(json.dumps({"path": str(path), "bytes": size}) if as_json else f"{path}: {size:,} bytes")

@@ -49,19 +49,13 @@ def follow(
 
 
 class _Run:
-    def __init__(
-        self,
-        model: keras.Model,
-        batches: Any,
-        wanted: list[keras.layers.Layer],
-        change: Callable[..., Any],
-    ) -> None:
+    def __init__(self, model, batches, wanted, change):
         self.model, self.batches, self.change = model, batches, change
         self.wanted = {id(layer) for layer in wanted}
         self.calls = collections.Counter(map(id, called_operations(graph_of(model))))
         self.done, self.chains = [], {}
 
-    def through(self, graph: Any, arriving, told=list) -> Any:
+    def through(self, graph, arriving, told=list):
         """The outputs of a graph, each a list of pairs (before, now), one a batch."""
         nodes = nodes_of(graph)
         uses = collections.Counter(id(t) for node in nodes for t in node.input_tensors)

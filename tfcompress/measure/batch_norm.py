@@ -10,7 +10,7 @@ from tfcompress.graph.paths import walk
 from tfcompress.utils.batches import batches as batches_of
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.progress import progress
-from tfcompress.utils.types import Data, Tensor
+from tfcompress.utils.types import Data
 
 BATCH_SIZE = 64
 
@@ -73,7 +73,7 @@ class _Statistics:
     While batches are added, the layer holds the statistics of the last one.
     """
 
-    def __init__(self, layer: keras.layers.Layer) -> None:
+    def __init__(self, layer):
         self.layer = layer
         self.count, self.sum, self.squares = 0.0, 0.0, 0.0
         self.before = [
@@ -81,7 +81,7 @@ class _Statistics:
             for v in (layer.moving_mean, layer.moving_variance)
         ]
 
-    def add(self, x: Tensor, mask: Tensor):
+    def add(self, x, mask):
         x = np.asarray(keras.ops.convert_to_numpy(x), "float32")
         rows = np.moveaxis(x, self.layer.axis, -1).reshape(-1, x.shape[self.layer.axis])
         if mask is not None:  # padding has no part in the statistics, as in Keras' own training

@@ -4,7 +4,6 @@ Letters as in metric.py: i fan-in, o outputs, G groups of m outputs; n inputs of
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -107,7 +106,7 @@ def shares(
 class _Block:
     """Some rows of a kernel `w (G, n, m)` with their `A` and damped `H (G, n, n)`."""
 
-    def __init__(self, w: np.ndarray, rows: np.ndarray, A: np.ndarray, H: np.ndarray) -> None:
+    def __init__(self, w, rows, A, H):
         self.w, self.rows, self.A, self.H = w, rows, A, H
         self.weight = 1.0
         self.root = np.sqrt(np.diagonal(H, axis1=1, axis2=2))[:, :, None]  # (G, n, 1)
@@ -128,7 +127,7 @@ class _Block:
         drawn = self.pull + rho * (self.axes.transpose(0, 2, 1) @ (self.sparse - self.gap))
         self.gap += self.axes @ (drawn / (self.values[:, :, None] + rho))
 
-    def project(self, gone: Any, growth):
+    def project(self, gone, growth):
         self.sparse = np.where(gone, 0, self.gap)
         self.gap = (self.gap - self.sparse) / growth
 
@@ -136,10 +135,10 @@ class _Block:
         e = self.w - v
         return np.vdot(e, self.A @ e)
 
-    def zeroed(self, gone: Any):
+    def zeroed(self, gone):
         return np.where(gone, 0, self.w)
 
-    def refit(self, gone: Any):
+    def refit(self, gone):
         """Least squares on the weights that are left: conjugate gradients, output by output."""
         keep = ~gone
         v = self.zeroed(gone)

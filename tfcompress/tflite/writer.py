@@ -35,10 +35,10 @@ class LazyBuffer:
 class _EmptyBuffer:
     """Packs the entry of a buffer into the graph; its data and their offset are written later."""
 
-    def __init__(self, filled) -> None:
+    def __init__(self, filled):
         self.filled = filled
 
-    def Pack(self, builder) -> Any:
+    def Pack(self, builder):
         schema().BufferStart(builder)
         if self.filled:
             builder.PrependUint32Slot(0, 1, 0)

@@ -16,7 +16,7 @@ from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.shared.circulant import CirculantDense
 from tfcompress.layers.shared.tile_hashed import TileHashedDense
 from tfcompress.utils.arrays import to_numpy
-from tfcompress.utils.types import Store, Tensor
+from tfcompress.utils.types import Store
 
 _TAKE_NORMALIZATION = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
 
@@ -100,7 +100,7 @@ def lower(model: keras.Model, store: Store | None = None, thinned: bool = False)
 class _FoldedNormalization(keras.layers.Layer):
     """An identity in place of a batch normalization, with the same call arguments."""
 
-    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor = None):
+    def call(self, inputs, training=None, mask=None):
         return inputs
 
 
