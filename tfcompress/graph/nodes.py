@@ -43,13 +43,13 @@ def called_operations(graph: Any) -> Iterator:
             yield from called_operations(graph_of(node.operation))
 
 
-def graphs_in(model) -> list:
+def graphs_in(model: keras.Model) -> list:
     """The graphs of a model and of the models in it, at any depth, each once."""
     graphs = [functional_of(layer) for layer in layers_in(model) if is_graph(layer)]
     return list({id(graph): graph for graph in graphs if graph is not None}.values())
 
 
-def renew_shapes(model, changed: set[int]) -> None:
+def renew_shapes(model: keras.Model, changed: set[int]) -> None:
     """Corrects the symbolic tensors of the graphs in a model, where layers have other outputs now.
 
     Args:

@@ -20,7 +20,7 @@ from keras.src.saving.serialization_lib import SafeModeScope, serialize_with_pub
 from keras.src.utils.io_utils import print_msg
 
 from tfcompress.graph.keras_state import inside
-from tfcompress.utils.types import Initializer, Loss, Tensor
+from tfcompress.utils.types import Config, Initializer, Loss, Tensor
 
 # Attributes in which Keras keeps lists of its own beside a layer's parts.
 BOOKKEEPING = {
@@ -200,7 +200,7 @@ def print_message(text: str) -> None:
     print_msg(text)
 
 
-def class_config(kind, config) -> dict:
+def class_config(kind: type, config: Config) -> dict:
     """The saved form of an object of a class, with this config.
 
     Keras' own classes are named by their public module, others by their registered name. Relies on
@@ -215,7 +215,7 @@ def class_config(kind, config) -> dict:
     }
 
 
-def register_under(kind, name: str) -> None:
+def register_under(kind: type, name: str) -> None:
     """Objects of a class are saved under a name that another class reads.
 
     Relies on the dict `GLOBAL_CUSTOM_NAMES`, by which Keras finds the name of a class.
@@ -223,7 +223,7 @@ def register_under(kind, name: str) -> None:
     GLOBAL_CUSTOM_NAMES[kind] = name
 
 
-def default_like(function, other):
+def default_like(function: Any, other: Any) -> Any:
     """Marks a method as Keras' own default if `other` is one.
 
     `Operation.get_config` makes a config of the constructor's arguments for classes whose
@@ -233,7 +233,7 @@ def default_like(function, other):
     return function
 
 
-def replace_in(owner, memo) -> None:
+def replace_in(owner: Any, memo: dict[int, Any] | None) -> None:
     """Lets one object hold the replacements of things in place of these: a layer, list, dict, node.
 
     Relies on what Keras objects keep in their attributes, in tracked lists and dicts and in their
@@ -270,7 +270,7 @@ def _replaced(value, memo):
     return value
 
 
-def take_over_calls(old, new) -> None:
+def take_over_calls(old: Any, new: Any) -> None:
     """Gives the calls of an operation in graphs to another one.
 
     Relies on `Node.operation`, and on the history of the tensors that a node made.
@@ -283,7 +283,7 @@ def take_over_calls(old, new) -> None:
     old._inbound_nodes, old._outbound_nodes = [], []
 
 
-def has_graph_config(model) -> bool:
+def has_graph_config(model: keras.Model) -> bool:
     """Whether a model is saved as its graph: any layers in it are in its config.
 
     Relies on `functional_like_constructor`, by which `Functional.get_config` decides the same.
@@ -295,7 +295,7 @@ def has_graph_config(model) -> bool:
     return own and functional_like_constructor(kind)
 
 
-def forget_compiled(model) -> None:
+def forget_compiled(model: keras.Model) -> None:
     """Takes from a model what `compile` and `fit` left in it.
 
     Relies on `Trainer.__init__`, which sets just what they change.

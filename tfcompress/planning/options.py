@@ -2,6 +2,9 @@
 
 import math
 from functools import partial
+from typing import Any
+
+import keras
 
 from tfcompress import layers as forms
 from tfcompress.graph.intercept import replaced
@@ -14,6 +17,7 @@ from tfcompress.measure.moments import Moments, can_measure
 from tfcompress.planning.candidates import fitted
 from tfcompress.planning.plan_result import Option
 from tfcompress.rewriting.matching import match
+from tfcompress.utils.types import Loss
 
 LARGEST_BLOCK = 1024  # fan-in above which the metric of a layer's inputs is cut into blocks
 POSITIONS = 16  # at which a convolution's inputs are measured in each image
@@ -21,7 +25,14 @@ HARMLESS_RISE = 0.002  # share of the loss; once a form raises it by less, large
 UNCHANGED = "float32"  # name of the option that leaves a layer as it is
 
 
-def measured_options(model, fit_inputs, counts, loss, candidates, reasons):
+def measured_options(
+    model: keras.Model,
+    fit_inputs: Any,
+    counts: Any,
+    loss: Loss,
+    candidates: Any,
+    reasons: dict[str, str],
+) -> Any:
     """`{path: options by rising cost}`, fitted and measured in one walk over the network.
 
     Args:
@@ -63,7 +74,7 @@ def measured_options(model, fit_inputs, counts, loss, candidates, reasons):
     return found
 
 
-def input_moments(layer) -> Moments:
+def input_moments(layer: keras.layers.Layer) -> Moments:
     """The moments of a layer's inputs, with the bounds that keep a plan fast."""
     return Moments(layer, LARGEST_BLOCK, POSITIONS)
 
@@ -76,7 +87,7 @@ def _names(chain):
     return tuple(part.name for part in chain)
 
 
-def fixed_cost(model, target, options) -> int:
+def fixed_cost(model: keras.Model, target: str, options: Any) -> int:
     """The cost of the kernels that have no options."""
     others = {path: layer for path, (layer, _) in walk(model).items() if path not in options}
     if target == "macs":
