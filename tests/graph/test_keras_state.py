@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 from keras.src.ops.function import make_node_key
 
-from tfcompress.graph import keras_state
+from tfcompress.graph import chain, keras_state
 
 
 def model():
@@ -108,9 +108,9 @@ def test_one_call_becomes_several():
     old = net.get_layer("b")
     output = old.output
     first, last = layers.Dense(3, name="first"), layers.Dense(2, name="last")
-    keras_state.replace_call(old._inbound_nodes[0], [first, last])
-    keras_state.rebuild_graph(net)
-    keras_state.replace_in_list(old, [first, last], net)
+    chain.replace_call(old._inbound_nodes[0], [first, last])
+    chain.rebuild_graph(net)
+    chain.replace_in_list(old, [first, last], net)
     assert [layer.name for layer in net.layers[1:]] == ["a", "first", "last"]
     assert last.output is output is net.output
     assert [layer.name for layer in net._flatten_layers(include_self=False)][2:] == [

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras.src.backend import KerasTensor
 from keras.src.models.model import Trainer
-from keras.src.ops.function import Function, make_node_key, map_graph
+from keras.src.ops.function import Function, make_node_key
 from keras.src.ops.node import KerasHistory
 from keras.src.saving.keras_saveable import KerasSaveable
 from keras.src.utils.tracking import Tracker
@@ -199,14 +199,6 @@ def renew_variable_keys(old: Any, new: Any, variables: Iterable[tuple[Any, Any]]
         vars(new)["_exclude_from_weight_decay"] = {renewed.get(key, key) for key in excluded}
 
 
-def rebuild_graph(graph: Any) -> None:
-    """Lists the calls of a graph anew, from its inputs and outputs, after calls have changed."""
-    found = map_graph(graph._inputs, graph._outputs)
-    names = ("_nodes", "_nodes_by_depth", "_operations", "_operations_by_depth")
-    for name, value in zip(names, found, strict=True):
-        object.__setattr__(graph, name, value)
-
-
 def output_specs(node: Any) -> list:
     """What the operation of a call says of its outputs now. Relies on `compute_output_spec`."""
     args, kwargs = node.arguments.args, node.arguments.kwargs
@@ -223,33 +215,6 @@ def is_graph_place(owner: Any, key: str) -> bool:
     if not isinstance(owner, (Function, keras.Sequential)):
         return False
     return key in GRAPH_PLACES
-
-
-def replace_call(node: Any, parts: Any) -> None:
-    """Calls layers one after the other in the place of one call of a graph.
-
-    The last output stays the symbolic tensor that it was, for all that refers to it.
-    """
-    for tensor in node.input_tensors:
-        made_by = tensor._keras_history.operation
-        vars(made_by)["_outbound_nodes"] = [n for n in made_by._outbound_nodes if n is not node]
-    x = parts[0](*node.arguments.args, **node.arguments.kwargs)
-    for part in parts[1:]:
-        x = part(x)
-    last = parts[-1]
-    new = last._inbound_nodes[-1]
-    new.outputs = list(node.outputs)
-    new.outputs[0]._keras_history = KerasHistory(last, len(last._inbound_nodes) - 1, 0)
-
-
-def replace_in_list(layer: keras.layers.Layer, parts: Any, owner: Any) -> None:
-    """Puts layers in the place of one in the list of layers that a model tracks."""
-    listed = {id(x): x for x in (owner._layers, owner._tracker.config["layers"][1])}
-    for layers in listed.values():
-        if any(x is layer for x in layers):
-            new = [y for x in layers for y in (parts if x is layer else [x])]
-            list.__setitem__(layers, slice(None), new)
-    renew_keys(owner._tracker)
 
 
 def forget_training(new: Any) -> None:

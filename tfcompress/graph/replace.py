@@ -4,9 +4,8 @@ from typing import Any
 
 import keras
 
-from tfcompress.graph.chain import open_chain
+from tfcompress.graph.chain import open_chain, rebuild_graph
 from tfcompress.graph.copy import as_layer
-from tfcompress.graph.keras_state import rebuild_graph
 from tfcompress.graph.nodes import graphs_in
 from tfcompress.graph.private_keras import (
     forget_compiled,
