@@ -15,7 +15,6 @@ import json
 import pathlib
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +25,7 @@ from tfcompress.layers.core.ordinary import kernel_of
 from tfcompress.numerics.codecs import unpack
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import Tensor
+from tfcompress.utils.writers import temporary_folder
 
 
 class ContractError(AssertionError):
@@ -181,7 +181,7 @@ def check_reload(cases: Any) -> None:
     Args:
         cases: list of `(ordinary, maker, inputs)`; one process loads them all.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         for k, (ordinary, maker, inputs) in enumerate(cases):
             model = keras.Sequential([keras.Input(inputs.shape[1:]), maker(ordinary)])
             model.save(pathlib.Path(folder, f"{k}.keras"))

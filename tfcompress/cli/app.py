@@ -169,6 +169,7 @@ def archive(
     with errors_as_messages():
         from tfcompress.archive import files as archives
         from tfcompress.cli.files import load_model, print_file
+        from tfcompress.utils.writers import save_model
 
         if output.suffix not in (".tfc", ".keras"):
             raise ValueError(f"Expected an output named .tfc or .keras. Received: {output}")
@@ -180,7 +181,7 @@ def archive(
         if output.suffix == ".tfc":
             archives.save(loaded, output, half=half)
         else:
-            loaded.save(output)
+            save_model(loaded, output)
         print_file(output, output.stat().st_size, json)
 
 

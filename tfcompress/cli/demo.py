@@ -26,7 +26,7 @@ from tfcompress.rewriting.swap import swap
 from tfcompress.schedules import Polynomial
 from tfcompress.tflite.runner import Runner
 from tfcompress.utils.types import Path
-from tfcompress.utils.writers import write_file
+from tfcompress.utils.writers import save_model, write_file
 
 RULES = {
     "binary": {"conv[23]": BinaryConv2D.using(), "fc": BinaryDense.using()},
@@ -177,7 +177,7 @@ def _measure(models, test, folder, console):
     with console.status("Exporting, and timing the files against each other"):
         for name, (model, _) in models.items():
             stem = folder / "".join(c if c.isalnum() else "-" for c in name)
-            model.save(f"{stem}.keras")
+            save_model(model, f"{stem}.keras")
             blobs[name] = to_tflite(model, f"{stem}.tflite", check=test[0][:32])
         timed = bench(blobs, memory=False)
     return [

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from tfcompress.archive import files as archives
+from tfcompress.utils.writers import save_model
 
 
 def load_model(path: Path, compile: bool = False) -> keras.Model:
@@ -50,7 +51,7 @@ def save_compressed(made: Any, output: Path, as_json: bool) -> None:
     if output.suffix == ".tfc":
         archives.save(made.model, output, half=True)
     elif output.suffix == ".keras":
-        made.model.save(output)
+        save_model(made.model, output)
     size = output.stat().st_size
     if as_json:
         facts = {"path": str(output), "bytes": size, "before": made.before, "after": made.after}

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from tfcompress.utils.types import Path
-from tfcompress.utils.writers import replacing
+from tfcompress.utils.writers import save_figure
 
 DIRECTIONS = 16
 DISTANCES = (10, 18, 28, 40, 55, 75, 100)  # of a label from its point, in units of 1/72 inch
@@ -44,8 +44,7 @@ def draw(results: Any, path: Path, title: str) -> None:
     axes.grid(alpha=0.3)
     axes.legend(loc="best")
     _label(figure, axes, zipped, [r.name for r in results], files + zipped)
-    with replacing(path) as file:
-        figure.savefig(file.name)
+    save_figure(figure, path)
     return figure
 
 

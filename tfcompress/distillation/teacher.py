@@ -1,5 +1,6 @@
 """The teacher of a `Distiller`, which runs in inference mode only, and its stored outputs."""
 
+import contextlib
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from tfcompress.graph.features import Tapped, output_activations
 from tfcompress.utils.batches import batches
 from tfcompress.utils.progress import progress
 from tfcompress.utils.types import Data, Path, Tensor
+from tfcompress.utils.writers import replacing
 
 CACHE_KEYS = {"inputs", "teacher"}
 
@@ -127,14 +129,17 @@ def cached(teacher: Teacher, data: Data, path: Path | None, batch_size: int) -> 
     """Runs the teacher once over data; see `Distiller.cache_teacher`."""
     given = isinstance(data, (tuple, list, dict)) or hasattr(data, "shape")
     columns = {}
-    for batch in progress(batches(data, 256), "Teacher"):
-        # A dataset may yield another order next time, so its examples are kept with the outputs.
-        rows = (teacher(batch[0]), () if given else batch)
-        for index, part in enumerate(keras.tree.flatten(rows)):
-            if part is not None:
-                if index not in columns:
-                    columns[index] = _Column(path, index)
-                columns[index].append(ops.convert_to_numpy(part))
+    with contextlib.ExitStack() as files:
+        for batch in progress(batches(data, 256), "Teacher"):
+            # A dataset may yield another order next time, so its examples are kept as well.
+            rows = (teacher(batch[0]), () if given else batch)
+            for index, part in enumerate(keras.tree.flatten(rows)):
+                if part is not None:
+                    if index not in columns:
+                        columns[index] = _Column(path, index, files)
+                    columns[index].append(ops.convert_to_numpy(part))
+        for column in columns.values():  # all of them, before any takes the place of an old one
+            column.finish()
     stored = [
         columns[i].array() if i in columns else None for i in range(len(keras.tree.flatten(rows)))
     ]
@@ -149,14 +154,21 @@ def cached(teacher: Teacher, data: Data, path: Path | None, batch_size: int) -> 
 
 
 class _Column:
-    """Rows that are collected in memory, or in a `.npy` file that is memory-mapped afterwards."""
+    """Rows that are collected in memory, or in a `.npy` file that is memory-mapped afterwards.
 
-    def __init__(self, folder: Path | None, index: int) -> None:
+    Args:
+        folder: a path, or None for memory.
+        index: the number of the column, which names its file.
+        files: an `ExitStack`; the file takes its place when that closes.
+    """
+
+    def __init__(self, folder: Path | None, index: int, files: contextlib.ExitStack) -> None:
         self.parts, self.rows, self.file = [], 0, None
         if folder is not None:
             folder = pathlib.Path(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            self.file = open(folder / f"{index}.npy", "wb")  # noqa: SIM115
+            self.path = folder / f"{index}.npy"
+            self.file = files.enter_context(replacing(self.path))
 
     def append(self, part: np.ndarray) -> None:
         if self.file is None:
@@ -168,13 +180,16 @@ class _Column:
         self.rows += len(part)
         self.file.write(np.ascontiguousarray(part).tobytes())
 
+    def finish(self) -> None:
+        if self.file is not None:
+            self.file.seek(0)
+            self._header(self.rows)
+            self.file.flush()
+
     def array(self) -> np.ndarray:
         if self.file is None:
             return np.concatenate(self.parts)
-        self.file.seek(0)
-        self._header(self.rows)
-        self.file.close()
-        return np.load(self.file.name, mmap_mode="r")
+        return np.load(self.path, mmap_mode="r")
 
     def _header(self, rows):
         """Writes the header; NumPy pads it, so that the number of rows can be filled in later."""

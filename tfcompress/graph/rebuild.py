@@ -1,7 +1,6 @@
 """A model made again from the calls of its graph, with some layers replaced."""
 
 import copy as copy_object
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from tfcompress.graph.private_keras import (
     run_through_graph,
     trusting_deserialization,
 )
+from tfcompress.utils.writers import temporary_folder
 
 
 def copy(model: keras.Model) -> keras.Model:
@@ -129,6 +129,6 @@ def _copy_state(layer, new):
                 {key: keras.ops.convert_to_numpy(value) for key, value in weights.items()}
             )
         if hasattr(old_part, "save_assets"):
-            with tempfile.TemporaryDirectory() as folder:
+            with temporary_folder() as folder:
                 old_part.save_assets(folder)
                 new_part.load_assets(folder)

@@ -1,7 +1,6 @@
 """Plans carried out: the models that `compress` and `search` make at one budget after another."""
 
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from tfcompress.planning.planner import Planner
 from tfcompress.utils.arrays import concatenated, rows
 from tfcompress.utils.batches import batches
 from tfcompress.utils.types import Data, Loss, Store, Target
+from tfcompress.utils.writers import temporary_folder
 
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3  # of Adam at the start; it falls to 0 by a cosine
@@ -179,7 +179,7 @@ class Compressor:
         if self.target == "tflite":
             return file_bytes(model, self.store)
         if self.target == "archive":
-            with tempfile.TemporaryDirectory() as folder:
+            with temporary_folder() as folder:
                 return archive.save(model, os.path.join(folder, "model"), half=True)
         return cost
 

@@ -9,6 +9,7 @@ import numpy as np
 from tfcompress.numerics.knapsack import solve_knapsack
 from tfcompress.reporting.text import table_text
 from tfcompress.utils.types import Path
+from tfcompress.utils.writers import save_figure
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Plan:
         axes.tick_params(axis="x", which="minor", labelsize=7)
         axes.grid(alpha=0.3)
         axes.legend()
-        figure.savefig(path)
+        save_figure(figure, path)
         return figure
 
 

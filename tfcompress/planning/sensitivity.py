@@ -14,6 +14,7 @@ from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.batches import batches, check_repeats
 from tfcompress.utils.progress import progress
 from tfcompress.utils.types import Data, Layers, Loss, Path
+from tfcompress.utils.writers import save_figure
 
 BATCH_SIZE = 500
 
@@ -104,7 +105,7 @@ class Sensitivity:
         curves.set_xticks((0.02, 0.05, 0.1, 0.2, 0.5, 1), ("2%", "5%", "10%", "20%", "50%", "100%"))
         curves.xaxis.set_minor_formatter("")
         curves.legend(fontsize=7)
-        figure.savefig(path)
+        save_figure(figure, path)
         return figure
 
 

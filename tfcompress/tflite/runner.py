@@ -1,7 +1,7 @@
 """Runs a .tflite file, and measures what rounding its activations to int8 costs."""
 
+import contextlib
 import os
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +11,7 @@ from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import read
 from tfcompress.tflite.writer import write_to
 from tfcompress.utils.types import Path
+from tfcompress.utils.writers import temporary_folder
 
 NOISE_DRAWS = 8
 INT8_LEVELS = 127.0
@@ -32,16 +33,17 @@ class Runner:
         kind = (
             OpResolverType.AUTO if delegates else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         )
-        if hasattr(source, "subgraphs"):
-            self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-            path = os.path.join(self.folder.name, "model.tflite")
-            with open(path, "wb") as file:
-                write_to(file, source)
-            source = path
-        given = "model_path" if isinstance(source, str) else "model_content"
-        self.interpreter = Interpreter(
-            **{given: source}, num_threads=threads, experimental_op_resolver_type=kind
-        )
+        with contextlib.ExitStack() as stack:
+            if hasattr(source, "subgraphs"):
+                path = os.path.join(stack.enter_context(temporary_folder()), "model.tflite")
+                with open(path, "wb") as file:
+                    write_to(file, source)
+                source = path
+            given = "model_path" if isinstance(source, str) else "model_content"
+            # The interpreter maps the file, so that it may be removed.
+            self.interpreter = Interpreter(
+                **{given: source}, num_threads=threads, experimental_op_resolver_type=kind
+            )
         self.allocated = False
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:

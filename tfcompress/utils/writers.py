@@ -16,7 +16,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from tfcompress.utils.errors import WriteError
 
@@ -81,6 +81,30 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
             file.close()
         with contextlib.suppress(FileNotFoundError):  # it has been renamed
             os.unlink(file.name)
+
+
+def save_figure(figure: Any, path: str | os.PathLike) -> None:
+    """Writes a matplotlib figure in one step.
+
+    Raises:
+        ValueError: matplotlib does not write files with this ending.
+        WriteError: see `replacing`.
+    """
+    kinds = figure.canvas.get_supported_filetypes()
+    kind = pathlib.Path(path).suffix[1:].lower()
+    if kind not in kinds:
+        raise ValueError(
+            f"Expected `path` to end in one of {', '.join(f'.{k}' for k in sorted(kinds))}. "
+            f"Received: {os.fspath(path)!r}"
+        )
+    with replacing(path) as file:
+        figure.savefig(file, format=kind)
+
+
+def save_model(model: Any, path: str | os.PathLike) -> None:
+    """Writes a Keras model into a `.keras` file in one step; see `replacing`."""
+    with replacing(path) as file:
+        model.save(file.name)
 
 
 @contextlib.contextmanager
