@@ -6,9 +6,14 @@ import pytest
 from keras import layers
 from oracles_export import TERNARY, on_grid
 
+import tfcompress as tfc
 from tfcompress.export import to_tflite
-from tfcompress.reporting import benchmark
+from tfcompress.reporting import benchmark, run_in_child
 from tfcompress.reporting.benchmark import bench
+from tfcompress.tflite import reader
+from tfcompress.tflite.runtimes import min_runtime
+from tfcompress.tflite.stored_tensors import stored_tensors
+from tfcompress.tflite.writer import write
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +41,8 @@ def test_figures_of_each_file(files, tmp_path):
 
 
 def test_ratios_are_taken_within_each_round(files, monkeypatch):
-    fixed = {"a": np.array([2.0, 30.0, 4.0]), "b": np.array([1.0, 10.0, 4.0])}
-    monkeypatch.setattr(benchmark, "_times", lambda *_: fixed)
+    fixed = [[2.0, 30.0, 4.0], [1.0, 10.0, 4.0]]
+    monkeypatch.setattr(benchmark, "time_files", lambda *_: (fixed, [[], []]))
     result = bench({"a": files["fast"], "b": files["fast"]}, memory=False)
     assert result["b"].ratio == 2.0 and result["b"].milliseconds == 4000.0
     assert (result["b"].ratio_low, result["b"].ratio_high) == (1.5, 2.5)
@@ -48,6 +53,65 @@ def test_table_and_json(files):
     assert json.loads(result.to_json())["timings"][1]["name"] == "small"
     text = str(result)
     assert f"{len(files['fast']):,}" in text and "1 of 1 delegated" in text and "GATHER" in text
+
+
+@pytest.mark.parametrize(
+    "act, message",
+    [
+        ("os.abort()", r"does not run the file 'b': it ends the process \(SIGABRT\)"),
+        ("sys.exit(3)", r"does not run the file 'b': it ends the process \(exit code 3\)"),
+        ("time.sleep(60)", "does not run the file 'b': it takes too long"),
+        ("print('at 1' * 10**6)", "does not run the file 'b': it ends the process"),
+    ],
+)
+def test_a_file_that_takes_its_process_down(act, message, files, tmp_path, monkeypatch):
+    program = tmp_path / "child.py"
+    program.write_text(f"import os, sys, time\nprint('at 0\\nat 1', flush=True)\n{act}\n")
+    monkeypatch.setattr(run_in_child, "PROGRAM", str(program))
+    monkeypatch.setattr(run_in_child, "STEP_SECONDS", 0.5)
+    with pytest.raises(ValueError, match=message):
+        bench({"a": files["fast"], "b": files["small"]})
+
+
+def changed(blob, change):
+    model = reader.read(blob)
+    graph = model.subgraphs[0]
+    change(graph.tensors[graph.operators[0].inputs[1]], graph)
+    return write(model)
+
+
+def test_files_that_litert_refuses_or_cannot_hold(files):
+    def huge(tensor, graph):
+        graph.tensors[graph.inputs[0]].shape = np.array([2**31 - 1] * 4, np.int32)
+
+    def no_weights(tensor, graph):
+        graph.operators[0].inputs = np.array([0, -1, -1], np.int32)
+
+    for change in (huge, no_weights):
+        with pytest.raises(ValueError, match="LiteRT does not run the file 'b'"):
+            bench({"a": files["fast"], "b": changed(files["fast"], change)}, memory=False)
+
+
+def test_files_that_the_reader_refuses(files):
+    model = keras.Sequential([keras.Input((10, 10, 64)), layers.Conv2D(64, 3)])
+
+    def not_utf_8(tensor, graph):
+        tensor.name = b"\xff\xfe"
+
+    def without_metadata(tensor, graph):
+        tensor.sparsity = reader.schema().SparsityParametersT()
+
+    for change, message in ((not_utf_8, "utf-8"), (without_metadata, "where its entries are")):
+        blob = changed(files["fast"], change)
+        for use in (
+            lambda blob: bench({"a": blob}),
+            lambda blob: tfc.report(model, tflite=blob),
+            stored_tensors,
+            min_runtime,
+        ):
+            with pytest.raises(ValueError, match=message) as caught:
+                use(blob)
+            assert type(caught.value) is ValueError
 
 
 def test_bad_files_are_refused(files):

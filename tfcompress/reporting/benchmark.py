@@ -1,18 +1,15 @@
 """Times .tflite files against each other, and counts the operators that the delegate runs."""
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from tfcompress.reporting.peak_memory import peak_memory
+from tfcompress.reporting.run_in_child import peak_memory, time_files
 from tfcompress.reporting.text import table_text
 from tfcompress.tflite.reader import load, operator_name, read
 from tfcompress.utils.types import Path
-
-LEAST_SECONDS = 2e-4  # of a file in a round; a quicker one runs several times
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,8 @@ def bench(
 ) -> Benchmark:
     """Times .tflite files in turn in one process, under the same conditions.
 
-    Each round runs every file once (a quick file several times) after one run that warms its
+    That is a process of its own with a limit of time, so that no file can take this one down. Each
+    round runs every file once (a quick file several times) after one run that warms its
     caches. Compare files by the ratios within the rounds: milliseconds differ from run to run.
 
     Args:
@@ -110,7 +108,8 @@ def bench(
         memory: whether to measure the peak memory of each file in a process of its own.
 
     Raises:
-        ValueError: a file is no whole .tflite file, or LiteRT does not load it.
+        ValueError: a file is no whole .tflite file, or LiteRT does not load it, or it ends the
+            process or takes a minute for one run.
 
     Example:
 
@@ -123,90 +122,40 @@ def bench(
     if not isinstance(files, dict) or not files:
         raise ValueError(f"`files` must be a dict of at least one file. Received: {files!r}")
     blobs = {name: load(source) for name, source in files.items()}
-    runners = {name: _runner(name, blob, threads, batch) for name, blob in blobs.items()}
-    times = _times(runners, rounds, warmup, seconds)
-    reference, timings = times[next(iter(times))], []
-    for name, blob in blobs.items():
-        ratios = reference / times[name]
-        low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
-        delegated, left = _delegated(blob, runners[name])
-        peak = peak_memory(blob, threads) if memory else None
-        milliseconds = float(np.median(times[name])) * 1e3
-        count = len(delegated) + len(left)
+    files_of = {name: read(blob) for name, blob in blobs.items()}
+    times, nodes = time_files(blobs, threads, batch, rounds, warmup, seconds)
+    reference, timings = np.array(times[0]), []
+    for (name, blob), seconds_of, groups in zip(blobs.items(), times, nodes, strict=True):
+        low, middle, high = np.quantile(reference / seconds_of, (0.25, 0.5, 0.75)).tolist()
+        delegated, left = _delegated(files_of[name], groups)
         timings.append(
-            Timing(name, len(blob), milliseconds, middle, low, high, count, delegated, left, peak)
+            Timing(
+                name=name,
+                bytes=len(blob),
+                milliseconds=float(np.median(seconds_of)) * 1e3,
+                ratio=middle,
+                ratio_low=low,
+                ratio_high=high,
+                operators=len(delegated) + len(left),
+                delegated=delegated,
+                left=left,
+                peak_bytes=peak_memory(blob, threads) if memory else None,
+            )
         )
     return Benchmark(tuple(timings), len(reference), threads, batch)
 
 
-def _runner(name, blob, threads, batch):
-    from ai_edge_litert.interpreter import Interpreter
+def _delegated(file, groups):
+    """The names of the operators of the main graph that the delegate runs, and of the others.
 
-    file = read(blob)
-    try:
-        runner = Interpreter(model_content=blob, num_threads=threads)
-        for detail, shape in zip(runner.get_input_details(), _shapes(file, batch), strict=True):
-            runner.resize_tensor_input(detail["index"], shape)
-        runner.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"LiteRT does not load the file '{name}': {error}") from error
-    random = np.random.default_rng(0)
-    for detail in runner.get_input_details():
-        shape, dtype = detail["shape"], np.dtype(detail["dtype"])
-        if dtype.kind == "f":
-            values = random.standard_normal(shape)
-        else:
-            values = random.integers(0, 2, shape)
-        runner.set_tensor(detail["index"], values.astype(dtype))
-    return runner
-
-
-def _shapes(file, batch):
-    graph = file.subgraphs[0]
-    for index in graph.inputs:
-        tensor = graph.tensors[index]
-        shape = [int(size) for size in tensor.shape]
-        if tensor.shapeSignature is not None and len(shape) and tensor.shapeSignature[0] < 0:
-            shape[0] = batch
-        yield shape
-
-
-def _times(runners, rounds, warmup, seconds) -> dict[str, np.ndarray]:
-    """Seconds per run, `{name: array of rounds}`."""
-    repeats, total = {}, 0.0
-    for name, runner in runners.items():
-        for _ in range(warmup):
-            runner.invoke()
-        once = _time(runner, 1)
-        repeats[name] = int(np.clip(LEAST_SECONDS / once, 1, 100))
-        total += once * (repeats[name] + 1)
-    rounds = int(np.clip(seconds / total, min(7, rounds), rounds))
-    times = {name: [] for name in runners}
-    for _ in range(rounds):
-        for name, runner in runners.items():
-            runner.invoke()  # warms the caches, which the other files have filled
-            times[name].append(_time(runner, repeats[name]))
-    return {name: np.array(values) for name, values in times.items()}
-
-
-def _time(runner, repeats) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        runner.invoke()
-    return (time.perf_counter() - start) / repeats
-
-
-def _delegated(blob, runner):
-    """The names of the operators of the main graph that the delegate runs, and of the others."""
-    # The nodes behind the operators of the file stand for groups that the delegate took over. A
-    # node names only the tensors that go in and out: the operators of its group lie between these.
-    nodes = runner._get_ops_details()
-    file = read(blob)
-    operators = file.subgraphs[0].operators
+    A group of operators that the delegate took over is known by the tensors that go in and out:
+    its operators lie between these.
+    """
+    operators = file.subgraphs[0].operators or []
     makers = {output: place for place, o in enumerate(operators) for output in o.outputs}
     taken = set()
-    for node in nodes[len(operators) :]:
-        ends, waiting = set(map(int, node["inputs"])), list(map(int, node["outputs"]))
+    for inputs, outputs in groups:
+        ends, waiting = set(inputs), list(outputs)
         while waiting:
             index = waiting.pop()
             place = makers.get(index)

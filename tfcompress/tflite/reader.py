@@ -113,6 +113,9 @@ def _what_is_wrong(model) -> str | None:
         for tensor in tensors:
             if not 0 <= tensor.buffer < len(model.buffers):
                 return f"tensor {tensor.name} has no buffer"
+            (tensor.name or b"").decode()  # raises for what is not UTF-8
+            if not _is_sparse_whole(tensor):
+                return f"tensor {tensor.name} is sparse and does not say where its entries are"
             data = model.buffers[tensor.buffer].data
             bits = BITS.get(type_name(tensor))
             if data is not None and len(data) and bits and tensor.sparsity is None:
@@ -129,6 +132,15 @@ def _what_is_wrong(model) -> str | None:
             if indices is not None and any(not low <= i < count for i in indices):
                 return "an operator refers to a missing tensor"
     return None
+
+
+def _is_sparse_whole(tensor) -> bool:
+    """Whether a sparse tensor tells where its entries are, so that its bytes can be counted."""
+    if tensor.sparsity is None:
+        return True
+    dimensions = tensor.sparsity.dimMetadata
+    parts = [v for d in dimensions or [] for v in (d.arraySegments, d.arrayIndices)]
+    return bool(dimensions) and all(part is None or part.values is not None for part in parts)
 
 
 def constant(model: Any, tensor: Any) -> np.ndarray | None:
