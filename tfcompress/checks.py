@@ -60,7 +60,7 @@ def check_stored(ordinary: keras.layers.Layer, maker: Callable[..., Any], inputs
     kernel, stored = to_numpy(layer.kernel), layer.stored()
     unpacked = unpack(layer.pack())
     for name, array in stored.items():
-        _same(unpacked[name], array, f"unpack(pack()) of '{name}'")
+        _same(unpacked[name], array, f"unpack(pack()) of {name!r}")
     other = type(layer).from_config(layer.get_config())
     other.build(inputs.shape)
     other.restore(unpacked)

@@ -29,6 +29,7 @@ from tfcompress.graph.rebuild import check_graph
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.errors import ArchiveError
+from tfcompress.utils.plain import plain, plain_lines
 from tfcompress.utils.types import Path
 from tfcompress.utils.writers import replacing
 
@@ -75,13 +76,13 @@ def save(model: keras.Model, path: Path, half: bool = False) -> int:
     """
     check_graph(model)
     if not model.built:
-        raise ValueError(f"Model '{model.name}' is not built. Call it on data or `build` it first.")
+        raise ValueError(f"Model {model.name!r} is not built. Call it on data or `build` it first.")
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(model)))
     config = without_training(config)
     try:
         Checker(trusted=None).check(config)
     except ValueError as error:
-        raise ValueError(f"Model '{model.name}' cannot be archived: {error}.") from error
+        raise ValueError(f"Model {model.name!r} cannot be archived: {error}.") from error
     with replacing(path) as file:
         return _write(file, model, config, half)
 
@@ -129,7 +130,8 @@ def load(
         except (ArchiveError, ImportError):
             raise
         except Exception as error:  # Keras, NumPy and the coder raise their own
-            raise ArchiveError(f"{path} does not hold a sound model: {error}") from error
+            message = f"{plain(path)} does not hold a sound model: {plain_lines(error)}"
+            raise ArchiveError(message) from error
 
 
 def _write(file, model, config, half):
@@ -153,7 +155,7 @@ def _write(file, model, config, half):
     weights = [record(to_numpy(variable)) for variable in _weights(model)]
     text = json.dumps({"config": config, "stored": stored, "weights": weights})
     if len(text) > LARGEST_HEADER:
-        raise ValueError(f"The config of model '{model.name}' is too large: {len(text)} bytes")
+        raise ValueError(f"The config of model {model.name!r} is too large: {len(text)} bytes")
     header = zlib.compress(text.encode(), 9)
     put(header + len(header).to_bytes(4, "little"))
     file.write(checksum.digest())
@@ -182,7 +184,9 @@ def _read(file, max_bytes, trusted):
         layers[path].restore({name: array(record) for name, record in parts.items()})
     for variable, record in zip(_weights(model), weights, strict=True):
         if tuple(record[1]) != tuple(variable.shape):
-            raise ArchiveError(f"{variable.path} has shape {variable.shape}, not {record[1]}")
+            raise ArchiveError(
+                f"{plain(variable.path)} has shape {variable.shape}, not {record[1]}"
+            )
         _set(variable, array(record))
     for variable in _states(model):
         initialize(variable)
@@ -198,11 +202,11 @@ def _header(file):
     """The header and where the streams end; the file is left at their start."""
     start = file.read(len(MAGIC) + 1)
     if start[:-1] != MAGIC:
-        raise ArchiveError(f"{file.name} is no archive of tfcompress.")
+        raise ArchiveError(f"{plain(file.name)} is no archive of tfcompress.")
     if start[-1] > VERSION:
         raise ArchiveError(
-            f"{file.name} has format {start[-1]}, newer than {VERSION}, which this version of "
-            "tfcompress reads. Install a newer one."
+            f"{plain(file.name)} has format {start[-1]}, newer than {VERSION}, which this version "
+            "of tfcompress reads. Install a newer one."
         )
     size = os.fstat(file.fileno()).st_size
     checksum, left = hashlib.blake2b(start, digest_size=CHECKSUM), size - len(start) - CHECKSUM
@@ -210,7 +214,9 @@ def _header(file):
         checksum.update(part)
         left -= len(part)
     if left != 0 or file.read() != checksum.digest():
-        raise ArchiveError(f"{file.name} is truncated or damaged: its checksum does not match.")
+        raise ArchiveError(
+            f"{plain(file.name)} is truncated or damaged: its checksum does not match."
+        )
     file.seek(size - CHECKSUM - 4)
     length = int.from_bytes(file.read(4), "little")
     end = size - CHECKSUM - 4 - length
@@ -242,7 +248,7 @@ def _check_shapes(layer, parts):
     # A layer may have two forms of its arrays, with other names, but the shapes are the same.
     expected = sorted(array.shape for array in layer.stored().values())
     if sorted(tuple(shape) for _, shape, _ in parts.values()) != expected:
-        raise ArchiveError(f"the arrays of layer '{layer.name}' do not have shapes {expected}")
+        raise ArchiveError(f"the arrays of layer {layer.name!r} do not have shapes {expected}")
 
 
 def _weights(model) -> list:

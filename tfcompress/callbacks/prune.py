@@ -223,7 +223,7 @@ def _nonzero(path, variable):
     mask = ops.not_equal(ops.convert_to_tensor(variable), 0)
     if not ops.any(mask):
         raise ValueError(
-            f"The kernel of '{path}' is all zeros, and `Prune` keeps zeros at zero. Give it "
+            f"The kernel of {path!r} is all zeros, and `Prune` keeps zeros at zero. Give it "
             "another initializer, or leave it out of `layers`."
         )
     return mask

@@ -222,5 +222,7 @@ def errors_as_messages() -> Iterator[None]:
         import_quietly()
         yield
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-        typer.secho(f"Error: {error}", err=True, fg="red")
+        from tfcompress.utils.plain import plain_lines
+
+        typer.secho(f"Error: {plain_lines(error)}", err=True, fg="red")
         raise typer.Exit(1) from None

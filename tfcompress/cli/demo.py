@@ -25,6 +25,7 @@ from tfcompress.reporting.model_report import report
 from tfcompress.rewriting.swap import swap
 from tfcompress.schedules import Polynomial
 from tfcompress.tflite.runner import Runner
+from tfcompress.utils.plain import plain
 from tfcompress.utils.types import Path
 from tfcompress.utils.writers import save_model, write_file
 
@@ -88,13 +89,15 @@ def demo(output: Path = "demo-results", quick: bool = False, seed: int = 0) -> l
     """
     from rich.console import Console
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     folder = pathlib.Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     settings = QUICK if quick else FULL
     train, test, source = fashion_mnist()
     train, test = _first(train, settings.images), _first(test, settings.tests)
-    console.print(f"Images: {source}, {len(train[0]):,} to train and {len(test[0]):,} to test")
+    console.print(
+        f"Images: {plain(source)}, {len(train[0]):,} to train and {len(test[0]):,} to test"
+    )
     models = _train_all(train, test, settings, seed, console)
     results = _measure(models, test, folder, console)
     console.print(_table(results))
@@ -106,7 +109,9 @@ def demo(output: Path = "demo-results", quick: bool = False, seed: int = 0) -> l
     rows = [dataclasses.asdict(result) for result in results]
     used = dataclasses.asdict(settings) | {"seed": seed, "data": source}
     write_file(folder / "results.json", json.dumps({"settings": used, "rows": rows}, indent=2))
-    console.print(f"Seed {seed}, {settings.epochs} + {settings.tune} epochs. Files are in {folder}")
+    console.print(
+        f"Seed {seed}, {settings.epochs} + {settings.tune} epochs. Files are in {plain(folder)}"
+    )
     return results
 
 

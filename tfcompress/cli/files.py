@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from tfcompress.archive import files as archives
+from tfcompress.utils.plain import plain
 from tfcompress.utils.writers import save_model
 
 
@@ -63,4 +64,8 @@ def save_compressed(made: Any, output: Path, as_json: bool) -> None:
 
 def print_file(path: Path, size: int, as_json: bool) -> None:
     """Prints the path and the size of a file that was written."""
-    print(json.dumps({"path": str(path), "bytes": size}) if as_json else f"{path}: {size:,} bytes")
+    print(
+        json.dumps({"path": str(path), "bytes": size})
+        if as_json
+        else f"{plain(path)}: {size:,} bytes"
+    )

@@ -37,7 +37,7 @@ def check_models(student: keras.Model, teachers: list[keras.Model]) -> None:
             )
         if not teacher.built:
             raise ValueError(
-                f"The teacher '{teacher.name}' is not built, so it has learned nothing. Give a "
+                f"The teacher {teacher.name!r} is not built, so it has learned nothing. Give a "
                 "trained model."
             )
         shapes = [

@@ -119,7 +119,7 @@ def _resized(x, size):
 def mismatch(student: Any, teacher: Any, reason: str) -> ValueError:
     """The error for two features that cannot be compared."""
     return ValueError(
-        f"The student's '{student.name}' {student.shape} cannot be matched to the teacher's "
+        f"The student's {student.name!r} {student.shape} cannot be matched to the teacher's "
         f"'{teacher and teacher.name}' {teacher and teacher.shape}. {reason} Choose layers of "
         "similar shapes, or give a layer as `regressor` that maps one to the other."
     )

@@ -170,14 +170,14 @@ def _check_model(model):
         )
     if not model.built or not model.inputs:
         raise ValueError(
-            f"Model '{model.name}' has no inputs yet. Begin it with a `keras.Input`, or build it."
+            f"Model {model.name!r} has no inputs yet. Begin it with a `keras.Input`, or build it."
         )
     for path, (layer, _) in walk(model).items():
         for variable in layer.weights:
             values = keras.ops.convert_to_numpy(variable)
             if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
                 raise ValueError(
-                    f"Weight '{variable.name}' of layer '{path}' holds NaN or infinite values."
+                    f"Weight {variable.name!r} of layer {path!r} holds NaN or infinite values."
                 )
 
 

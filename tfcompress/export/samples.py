@@ -65,7 +65,7 @@ def _fits(array, shape) -> bool:
 def _random_samples(tensor):
     if any(size is None for size in tensor.shape[1:]):
         raise ValueError(
-            f"Input '{tensor.name}' has sizes that are not known: {tuple(tensor.shape)}. Give "
+            f"Input {tensor.name!r} has sizes that are not known: {tuple(tensor.shape)}. Give "
             "sample inputs as `check`, or build the model with those sizes."
         )
     random, shape = np.random.default_rng(0), (FREE_BATCH_SIZE, *tensor.shape[1:])

@@ -116,7 +116,7 @@ def _message(model, worst, where, layer=None):
     name = output_names(model)[place]
     advice_on_layer = f" Layer '{layer}' differs most when it alone is rewritten." if layer else ""
     return (
-        f"Output '{name}' of {where} differs from the Keras model '{model.name}' by "
+        f"Output {name!r} of {where} differs from the Keras model {model.name!r} by "
         f"{found:.3g}, and {limit:.3g} is allowed.{advice_on_layer} No file was written. Real "
         "samples in `check` show better than random ones what rounding costs; "
         "`activations='float32'` rounds no activations."

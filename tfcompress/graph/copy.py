@@ -170,7 +170,7 @@ class _Copy:
     def _refuse(self, x, error):
         layer, keys = self.place
         raise ValueError(
-            f"Attribute `{'.'.join(map(str, keys))}` of layer '{layer.name}' of class "
+            f"Attribute `{'.'.join(map(str, keys))}` of layer {layer.name!r} of class "
             f"{type(layer).__name__} can neither be copied nor shared: {error}. Received: {x!r} of "
             f"type {type(x)}. Set it to None before, or give its class a `__deepcopy__`."
         ) from error
@@ -178,12 +178,12 @@ class _Copy:
     def _check(self):
         for i, old in self.replaced.items():
             if i not in self.found:
-                raise ValueError(f"Layer '{old.name}' is not a part of the model: it has no place.")
+                raise ValueError(f"Layer {old.name!r} is not a part of the model: it has no place.")
             parts = self.memo[i]._flatten_layers()
             held = [part for part in parts if id(part) in self.memo and part.variables]
             if held:
                 raise ValueError(
-                    f"The layer that replaces '{old.name}' holds '{held[0].name}', a part of the "
+                    f"The layer that replaces {old.name!r} holds '{held[0].name}', a part of the "
                     "original. Expected a layer of its own: copy the part first."
                 )
 
@@ -195,6 +195,6 @@ def as_layer(old: keras.layers.Layer, new: Any) -> keras.layers.Layer:
     parts = list(new) if isinstance(new, (list, tuple)) else []
     if not parts or not all(isinstance(part, keras.layers.Layer) for part in parts):
         raise TypeError(
-            f"Expected a layer or a list of layers in the place of '{old.name}'. Received: {new!r}"
+            f"Expected a layer or a list of layers in the place of {old.name!r}. Received: {new!r}"
         )
     return parts[0] if len(parts) == 1 else Chain(parts, name=old.name)

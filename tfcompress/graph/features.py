@@ -80,12 +80,12 @@ def find(model: keras.Model, place: Any) -> Tap:
     if len(found) == 1:
         node = calls[found[0]]
         if len(node.output_tensors) != 1:
-            raise ValueError(f"'{found[0][0]}' of '{model.name}' has several outputs: name one.")
+            raise ValueError(f"'{found[0][0]}' of {model.name!r} has several outputs: name one.")
         return Tap(*found[0], node.output_tensors[0].shape, activation_of(node.output_tensors[0]))
     listed = list(dict.fromkeys(path for path, _ in (found or calls)))
     near = difflib.get_close_matches(str(place), listed, n=8, cutoff=0.4)
     raise ValueError(
-        f"Model '{model.name}' has {len(found) or 'no'} places {place!r}. Expected the name, path, "
+        f"Model {model.name!r} has {len(found) or 'no'} places {place!r}. Expected the name, path, "
         f"layer or symbolic tensor of one of: {', '.join(near or listed[:20])}"
     )
 
@@ -95,7 +95,7 @@ def check_has_features(model: keras.Model) -> None:
     if not is_graph(model) or not model.built:
         kind = "is not built" if is_graph(model) else f"is the subclassed {type(model).__name__}"
         raise ValueError(
-            f"A hint needs the graph of the model, and '{model.name}' {kind}. Build it as a "
+            f"A hint needs the graph of the model, and {model.name!r} {kind}. Build it as a "
             "Functional model, `keras.Model(inputs, outputs)`, with the layer of the hint in its "
             "graph. Without hints any model can be distilled."
         )

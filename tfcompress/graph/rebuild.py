@@ -112,7 +112,7 @@ def _clone(layer):
             return type(layer).from_config(layer.get_config())
     except Exception as error:
         raise ValueError(
-            f"Layer '{layer.name}' of class {type(layer).__name__} cannot be made again from its "
+            f"Layer {layer.name!r} of class {type(layer).__name__} cannot be made again from its "
             f"config, which every layer of a rebuilt model must allow: {error}"
         ) from error
 

@@ -40,7 +40,7 @@ def to_tf_keras(model: keras.Model) -> Any:
     check_graph(model)
     if not model.built or not model.inputs:
         raise ValueError(
-            f"Model '{model.name}' has no inputs yet. Begin it with a `keras.Input`, or build it."
+            f"Model {model.name!r} has no inputs yet. Begin it with a `keras.Input`, or build it."
         )
     return _model_to_tf_keras(model, {})
 
@@ -121,7 +121,7 @@ def _call_layer(operation, layer, *args, **kwargs):
 
 def _refusal(layer, package, error):
     return (
-        f"Layer '{layer.name}' of class {type(layer).__name__} cannot cross to {package}: {error}."
+        f"Layer {layer.name!r} of class {type(layer).__name__} cannot cross to {package}: {error}."
     )
 
 

@@ -128,7 +128,7 @@ def _compile(wrapped, model, optimizer, loss, metrics):
         optimizer = model.optimizer if optimizer is None else optimizer
     elif loss is None:
         raise ValueError(
-            f"Model '{model.name}' is not compiled. Give `optimizer` and `loss`, or compile it."
+            f"Model {model.name!r} is not compiled. Give `optimizer` and `loss`, or compile it."
         )
     if loss is not None:
         found["loss"] = loss

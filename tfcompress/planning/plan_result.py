@@ -8,6 +8,7 @@ import numpy as np
 
 from tfcompress.numerics.knapsack import solve_knapsack
 from tfcompress.reporting.text import table_text
+from tfcompress.utils.plain import plain
 from tfcompress.utils.types import Path
 from tfcompress.utils.writers import save_figure
 
@@ -79,7 +80,9 @@ class Plan:
         for name in ("layer", "form", self.target, "loss, this layer alone"):
             table.add_column(name, justify="left" if name in ("layer", "form") else "right")
         for path, option in self.chosen.items():
-            table.add_row(path, option.name, f"{option.cost:,}", f"{option.measured:+.4f}")
+            table.add_row(
+                plain(path), plain(option.name), f"{option.cost:,}", f"{option.measured:+.4f}"
+            )
         return (
             table_text(table)
             + f"\nloss {self.loss:.4f}: {self.predicted:+.4f} predicted, {self.measured:+.4f} "

@@ -12,6 +12,7 @@ from tfcompress.layers.core.maker import Maker
 from tfcompress.reporting.text import table_text
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.batches import batches, check_repeats
+from tfcompress.utils.plain import plain, unparsed
 from tfcompress.utils.progress import progress
 from tfcompress.utils.types import Data, Layers, Loss, Path
 from tfcompress.utils.writers import save_figure
@@ -63,7 +64,7 @@ class Sensitivity:
             table.add_column(name, justify="left" if text else "right", overflow="fold")
         for row in self.rows:
             numbers = f"{row.share:.1%}", f"{row.measured:+.2g}", f"{row.predicted:+.2g}"
-            table.add_row(row.layer, row.candidate, *numbers)
+            table.add_row(plain(row.layer), plain(row.candidate), *numbers)
         return table_text(table)
 
     def plot(self, path: Path) -> None:
@@ -91,7 +92,7 @@ class Sensitivity:
             predicted = np.maximum([row.predicted for row in rows], least)
             marker = "osD^vPX*"[methods.index(method) % 8]
             style = {"color": f"C{names.index(layer)}", "marker": marker, "ms": 4}
-            curves.plot(share, measured, **style, label=f"{layer}, {method}")
+            curves.plot(share, measured, **style, label=unparsed(f"{layer}, {method}"))
             curves.plot(share, predicted, "--", color=style["color"], lw=1)
             points.plot(predicted, measured, ls="", **style)
         ends = [least, max(max(row.measured, row.predicted) for row in self.rows)]

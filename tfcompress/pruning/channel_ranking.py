@@ -54,7 +54,7 @@ def rank_by_weights(
         if id(layer) in channels.writes:
             saliency = np.asarray(score(ops.convert_to_numpy(layer.kernel), curvature.get(path)))
             if not np.isfinite(saliency).all():
-                raise ValueError(f"The score of '{path}' holds NaN or infinite values.")
+                raise ValueError(f"The score of {path!r} holds NaN or infinite values.")
             axis = saliency.ndim + output_axis(layer)
             sums = saliency.sum(tuple(a for a in range(saliency.ndim) if a != axis))
             written = channels.find(channels.writes[id(layer)])

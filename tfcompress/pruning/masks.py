@@ -77,7 +77,7 @@ def select(model: keras.Model, layers: Layers) -> dict[str, keras.layers.Layer]:
         if not _is_glob(pattern):
             for path, reason in reasons.items():
                 if reason:
-                    raise ValueError(f"Layer '{path}' cannot be pruned: {reason}.")
+                    raise ValueError(f"Layer {path!r} cannot be pruned: {reason}.")
         chosen.update(path for path, reason in reasons.items() if not reason)
     return {path: layer for path, layer in listed.items() if path in chosen}
 
@@ -157,12 +157,12 @@ def _ranks(path, mask, scores, floor):
     scores = np.asarray(scores)
     if scores.shape != mask.shape:
         raise ValueError(
-            f"The score of '{path}' must have the shape of its weights, {mask.shape}. "
+            f"The score of {path!r} must have the shape of its weights, {mask.shape}. "
             f"Received: {scores.shape}"
         )
     if np.isnan(scores).any():
         raise ValueError(
-            f"The score of '{path}' holds NaN. Look for NaN in its weights, in the data, or in the "
+            f"The score of {path!r} holds NaN. Look for NaN in its weights, in the data, or in the "
             "gradients from which the score is computed."
         )
     ranks = np.where(mask, scores, -np.inf).ravel()

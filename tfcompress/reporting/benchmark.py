@@ -9,6 +9,7 @@ import numpy as np
 from tfcompress.reporting.run_in_child import peak_memory, time_files
 from tfcompress.reporting.text import table_text
 from tfcompress.tflite.reader import load, operator_name, read
+from tfcompress.utils.plain import plain
 from tfcompress.utils.types import Path
 
 
@@ -72,7 +73,7 @@ class Benchmark:
         table.add_column("operators")
         for t in self.timings:
             table.add_row(
-                t.name,
+                plain(t.name),
                 f"{t.bytes:,}",
                 f"{t.milliseconds:.4g}",
                 f"{t.ratio:.2f} ({t.ratio_low:.2f}-{t.ratio_high:.2f})",
@@ -171,6 +172,6 @@ def _delegated(file, groups):
 
 
 def _operators(timing) -> str:
-    left = ", ".join(sorted(set(timing.left)))
+    left = plain(", ".join(sorted(set(timing.left))))
     text = f"{len(timing.delegated)} of {timing.operators} delegated"
     return f"{text}; builtin: {left}" if left else text

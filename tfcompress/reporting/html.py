@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from html import escape
+from html import escape as escaped
 from typing import Any
 
 from tfcompress.reporting.text import number, shape_text
+from tfcompress.utils.plain import plain
 
 MOST_COLORS = 7  # of layers; all smaller layers share one more
 STYLE = """
@@ -52,6 +53,11 @@ tfoot td { font-weight: 600; }
   line-height: 1.35rem; text-align: center; }
 .plot b.front { background: var(--bar); color: var(--back); }
 """
+
+
+def escape(text: str) -> str:
+    """Text as a page shows it: neither markup nor control characters."""
+    return escaped(plain(text))
 
 
 def page(report: Any, points: Mapping[str, tuple[float, float]] | None = None) -> str:

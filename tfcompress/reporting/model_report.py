@@ -136,7 +136,7 @@ def report(
     layers = {path: layer for path, (layer, _) in walk(model).items()}
     if not model.built:
         raise ValueError(
-            f"Model '{model.name}' is not built, so that its kernels have no sizes. Call it on "
+            f"Model {model.name!r} is not built, so that its kernels have no sizes. Call it on "
             "data or `build` it first."
         )
     before = {} if baseline is None else float_kernels(baseline)

@@ -3,6 +3,8 @@
 import io
 from typing import Any
 
+from tfcompress.utils.plain import plain, plain_lines
+
 
 def text(report: Any, width: int = 110) -> str:
     """A report as text: the layers, the totals and the layers that stay as they are."""
@@ -10,26 +12,31 @@ def text(report: Any, width: int = 110) -> str:
 
 
 def table_text(table: Any, *notes: str, width: int = 110) -> str:
-    """A rich table and the lines below it as plain text of at most `width` columns."""
+    """A rich table and the lines below it as plain text of at most `width` columns.
+
+    No name in them is read as markup, as a picture or as a command to the terminal.
+    """
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=width)
-    for part in (table, *notes):
-        console.print(part, highlight=False)
-    return console.file.getvalue().rstrip()
+    console = Console(file=io.StringIO(), width=width, markup=False, emoji=False, highlight=False)
+    for part in (table, *map(plain, notes)):
+        console.print(part)
+    return plain_lines(console.file.getvalue().rstrip())
 
 
 def _table(report):
     from rich.table import Table
 
-    table = Table(title=f"Model {report.name}", title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title=f"Model {plain(report.name)}", title_justify="left", box=None, pad_edge=False
+    )
     names = ["layer", "method", "kernel", "stored bits", "float bits", "ratio", "MACs", "nonzero"]
     names += ["in the file"] if report.file else []
     for name in names:
         is_text = name in ("layer", "method", "kernel", "in the file")
         table.add_column(name, justify="left" if is_text else "right", overflow="fold")
     for row in report.rows:
-        cells = [row.path, row.method, shape_text(row.kernel_shape), f"{row.bits:,}"]
+        cells = [plain(row.path), row.method, shape_text(row.kernel_shape), f"{row.bits:,}"]
         cells += [f"{row.float_bits:,}", f"{row.ratio:.1f}x", number(row.macs)]
         cells += [f"{row.nonzero:.0%}"] + ([_in_file(row)] if report.file else [])
         table.add_row(*cells)

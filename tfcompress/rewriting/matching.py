@@ -39,7 +39,7 @@ def match(model: keras.Model, rules: Rules) -> tuple[dict[int, Target], dict[str
         for path in paths:
             meant = _meant(path, maker, layers)
             if not meant and by_name:
-                raise ValueError(f"Layer '{path}' cannot be swapped. {_no_part(maker)}")
+                raise ValueError(f"Layer {path!r} cannot be swapped. {_no_part(maker)}")
             if not meant:
                 left[path] = _no_part(maker)
             for part in meant:

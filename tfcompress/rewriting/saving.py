@@ -116,7 +116,7 @@ class Swapped:
         absent = [address for address in configs if address not in there]
         if absent:
             raise ValueError(
-                f"'{self.name}' of class {type(self).__name__} was saved with other layers at "
+                f"{self.name!r} of class {type(self).__name__} was saved with other layers at "
                 f"{absent}, and it has none there now. Its class makes other parts than it did "
                 "when the file was written."
             )

@@ -97,7 +97,7 @@ def swapped(
             made[id(layer)] = _make(maker, layer, by_name, fit)
         except ValueError as error:
             if by_name:
-                raise ValueError(f"Layer '{path}' cannot be swapped. {error}") from error
+                raise ValueError(f"Layer {path!r} cannot be swapped. {error}") from error
             left[path] = str(error)
         return made.get(id(layer))
 
@@ -141,7 +141,7 @@ def _make(maker, layer, by_name, fit):
     chain = list(made) if isinstance(made, (list, tuple)) else [made]
     if not chain or not all(isinstance(part, keras.layers.Layer) for part in chain):
         raise TypeError(
-            f"The maker of layer '{layer.name}' must return a layer or a list of layers. "
+            f"The maker of layer {layer.name!r} must return a layer or a list of layers. "
             f"Received: {made!r}"
         )
     _build_like(layer, chain)

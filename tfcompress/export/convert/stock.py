@@ -124,7 +124,7 @@ def _explanation(model, text):
         reason = f"no builtin LiteRT operator does {', '.join(operators)}"
     if "TensorList" in text:
         advice = "A recurrent layer needs a known batch size: `keras.Input(shape, batch_size=1)`."
-    return f"The stock converter cannot convert model '{model.name}': {reason}. {advice}"
+    return f"The stock converter cannot convert model {model.name!r}: {reason}. {advice}"
 
 
 def _check_builtin(file):
@@ -133,7 +133,7 @@ def _check_builtin(file):
             name = operator_name(file, operator)
             if not hasattr(schema().BuiltinOperator, name):
                 raise ExportError(
-                    f"The file would need the operator '{name}', which stock LiteRT does not have."
+                    f"The file would need the operator {name!r}, which stock LiteRT does not have."
                 )
 
 

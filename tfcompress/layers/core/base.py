@@ -194,7 +194,7 @@ class CompressedLayer(keras.layers.Layer):
             return cls(**arguments, **options, trainable=layer.trainable)
         w = to_numpy(kernel_of(layer)) if kernel is None else np.asarray(kernel)
         if not np.all(np.isfinite(w)):
-            raise ValueError(f"The kernel of layer '{layer.name}' holds NaN or infinite values.")
+            raise ValueError(f"The kernel of layer {layer.name!r} holds NaN or infinite values.")
         new = cls(**arguments, **cls.resolve(w.shape, w=w, metric=metric, **options))
         new.build((layer.get_build_config() or {}).get("input_shape"))
         new.fit_kernel(w, metric)
@@ -298,7 +298,7 @@ class CompressedLayer(keras.layers.Layer):
     def _check_stored(self, stored, expected):
         if set(stored) != set(expected):
             raise ValueError(
-                f"Layer '{self.name}' stores {sorted(expected)}. Received: {sorted(stored)}"
+                f"Layer {self.name!r} stores {sorted(expected)}. Received: {sorted(stored)}"
             )
 
 

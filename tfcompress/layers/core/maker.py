@@ -64,7 +64,7 @@ class Composed(Maker):
     def unfolded(self, layer: keras.layers.Layer) -> list:
         """The chain that the second step makes of the layer of the first step."""
         if not layer.built:
-            raise ValueError(f"Layer '{layer.name}' is not built, so it cannot be unfolded.")
+            raise ValueError(f"Layer {layer.name!r} is not built, so it cannot be unfolded.")
         return [self._compressed(link) for link in layer.to_ordinary()]
 
     def second(self, link: keras.layers.Layer) -> Maker | None:

@@ -21,4 +21,4 @@ def refuse(cls: type, layer: keras.layers.Layer) -> None:
     elif getattr(layer, "groups", 1) > 1 and not cls.takes_groups:
         reason = f"it is a grouped convolution (groups={layer.groups})"
     if reason:
-        raise ValueError(f"{cls.__name__} cannot take layer '{layer.name}': {reason}.")
+        raise ValueError(f"{cls.__name__} cannot take layer {layer.name!r}: {reason}.")

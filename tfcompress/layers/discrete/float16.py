@@ -68,7 +68,7 @@ class Float16Kernel(CompressedLayer):
     def fit_kernel(self, w: np.ndarray, metric: Metric = None) -> None:
         if np.max(np.abs(w), initial=0) > LARGEST_FLOAT16:
             raise ValueError(
-                f"The kernel of layer '{self.name}' has weights beyond float16's range, "
+                f"The kernel of layer {self.name!r} has weights beyond float16's range, "
                 f"+-{LARGEST_FLOAT16:.0f}."
             )
         self.latent.assign(w)
