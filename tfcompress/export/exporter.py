@@ -1,6 +1,7 @@
 """`to_tflite`: exports a Keras model to a verified .tflite file."""
 
 import os
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ from tfcompress.export.convert.column_factors import restore_kernels
 from tfcompress.export.convert.names import name_kernels
 from tfcompress.export.convert.static_shapes import make_shapes_static
 from tfcompress.export.convert.stock import convert
+from tfcompress.export.exported import exported
 from tfcompress.export.kernels.rewrite import apply_forms, calibrate, find_sites
 from tfcompress.export.known_bad import refuse_known_bad, refuse_newer
 from tfcompress.export.lower.large_kernels import put_kernels
@@ -17,8 +19,7 @@ from tfcompress.export.lower.lower import lower
 from tfcompress.export.lower.structured_constants import name_structured_constants
 from tfcompress.export.samples import all_batches, sample_arrays, verify_batches
 from tfcompress.export.verify import make_cases, verify
-from tfcompress.graph.paths import walk
-from tfcompress.graph.rebuild import check_graph
+from tfcompress.graph.paths import check_keras_3, walk
 from tfcompress.tflite.reader import read
 from tfcompress.tflite.runtimes import INT2, parse_version
 from tfcompress.tflite.writer import write, write_to
@@ -37,6 +38,7 @@ def to_tflite(
     check: Sample = None,
     min_runtime: str = "2.1.2",
     io: str = "float32",
+    input_signature: Any = None,
 ) -> bytes:
     """Converts a model to a .tflite file of stock LiteRT operators, its low-bit kernels packed.
 
@@ -54,7 +56,9 @@ def to_tflite(
     the folder for temporary files.
 
     Args:
-        model: a built Sequential or Functional model.
+        model: a built `keras.Model` of any kind. Inputs and outputs keep their names: those of
+            `keras.Input`s, of the layers that give outputs, or keys of a dict; in a subclassed
+            model those of the arguments of `call`, and `"output"`.
         path: the path of the file to write, or None. A file there is replaced at the very end.
         activations: how the layers stored in 8 bits or fewer compute. `"int8"`: LiteRT rounds
             their inputs to int8 as it runs, which is fastest and changes outputs by a few percent
@@ -74,6 +78,11 @@ def to_tflite(
             kernels need 2.1.2 and are stored in 4 bits for older ones; float16 kernels of depthwise
             convolutions need 1.4.
         io: the type of inputs and outputs, `"float32"`, or `"int8"` in a `"static_int8"` file.
+        input_signature: the inputs, as objects with a shape and a dtype (`keras.InputSpec`,
+            `tf.TensorSpec`), in the structure of the model's inputs or as a dict
+            `{argument of call: inputs}`. None takes those of the graph; for a subclassed model
+            those of `check`, or of the call that built it. A batch size given here is fixed in the
+            file.
 
     Returns:
         The bytes of the file, which are the same each time for the same model.
@@ -83,7 +92,7 @@ def to_tflite(
             the file differs from the model's by more than float32 rounding and, with int8
             activations, four times the effect of noise of one int8 step on them. The message gives
             both numbers and names the layer.
-        ValueError: an argument is wrong, the model is subclassed, or a weight is NaN or infinite.
+        ValueError: an argument is wrong, the inputs are not known, or a weight is NaN or infinite.
         WriteError: the file cannot be written.
 
     Example:
@@ -97,19 +106,21 @@ def to_tflite(
     _check_model(model)
     runtime = _check_arguments(activations, store, min_runtime, io, check)
     _check_path(path)
-    arrays = sample_arrays(model, check)
-    reference = full_integer.clip_ranges(model)  # without the rounding that FakeQuant layers do
+    whole = exported(model, check, input_signature)
+    arrays = sample_arrays(whole, check)
+    # Without the rounding that FakeQuant layers do.
+    reference = whole.of(full_integer.clip_ranges(model))
     with temporary_folder() as folder:
         plain = os.path.join(folder, "float32.tflite")
         if activations == "static_int8":
-            lowered = lower(reference)
-            _write_model(plain, _cleaned(convert(lowered), lowered))
+            lowered = reference.of(lower(reference.model))
+            _write_model(plain, _cleaned(convert(lowered), lowered.model))
             sites, rounded = [], full_integer.rounded_activations(plain, model)
             batches = all_batches(reference, arrays)
-            if reference is model:
+            if reference.model is model:
                 file = full_integer.convert_static(lowered, batches, io)
             else:
-                file = full_integer.convert_learned(lower(model), batches, io)
+                file = full_integer.convert_learned(whole.of(lower(model)), batches, io)
             full_integer.store_exact(file, plain, runtime >= INT2)
         else:
             sites = _write_float32(plain, reference, activations, store, runtime)
@@ -119,10 +130,10 @@ def to_tflite(
             file = None
         batches = verify_batches(reference, arrays)
         cases = make_cases(reference, plain, batches, rounded, sites)
-        blob = apply_forms(plain, sites) if file is None else write(_cleaned(file, lowered))
+        blob = apply_forms(plain, sites) if file is None else write(_cleaned(file, lowered.model))
         refuse_known_bad(read(blob))
         refuse_newer(blob, runtime)
-        verify(reference, blob, cases, sites, plain)
+        verify(blob, cases, sites, plain)
     if path is not None:
         write_file(path, blob)
     return blob
@@ -132,19 +143,20 @@ def file_bytes(model: keras.Model, store: Store = "fast") -> int:
     """The size of the file with int8 activations; it is neither verified nor written."""
     with temporary_folder() as folder:
         plain = os.path.join(folder, "float32.tflite")
-        sites = _write_float32(plain, full_integer.clip_ranges(model), "int8", store, INT2)
+        reference = exported(model).of(full_integer.clip_ranges(model))
+        sites = _write_float32(plain, reference, "int8", store, INT2)
         return len(apply_forms(plain, sites))
 
 
-def _write_float32(path, model, activations, store, runtime) -> list:
+def _write_float32(path, reference, activations, store, runtime) -> list:
     """Writes the float32 file of a model, and finds the kernels that fewer bits hold."""
     for thinned in (True, False):  # whole, if the converter has changed a layer without its kernel
-        lowered = lower(model, store, thinned)
-        file = convert(lowered)
+        lowered = lower(reference.model, store, thinned)
+        file = convert(reference.of(lowered))
         if put_kernels(file, lowered):
             break
     _write_model(path, _cleaned(file, lowered))
-    layers = {path: layer for path, (layer, _) in walk(model).items()}
+    layers = {path: layer for path, (layer, _) in walk(reference.model).items()}
     return find_sites(read(path), activations, store, runtime, layers)
 
 
@@ -162,15 +174,11 @@ def _write_model(path, file):
 
 
 def _check_model(model):
-    check_graph(model)
+    check_keras_3(model)
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "Export needs the TensorFlow backend of Keras. Save the model, and export it in a "
             f"process with KERAS_BACKEND=tensorflow. Received: {keras.backend.backend()!r}"
-        )
-    if not model.built or not model.inputs:
-        raise ValueError(
-            f"Model {model.name!r} has no inputs yet. Begin it with a `keras.Input`, or build it."
         )
     for path, (layer, _) in walk(model).items():
         for variable in layer.weights:

@@ -5,13 +5,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.export.exported import Exported
 from tfcompress.utils.types import Sample
 
 FREE_BATCH_SIZE = 3  # beside a batch of 1, where the model leaves the batch size free
 MEASURED_BATCH_SIZE = 32  # of the batches on which ranges are measured
 
 
-def sample_arrays(model: keras.Model, check: Sample) -> list[np.ndarray]:
+def sample_arrays(model: Exported, check: Sample) -> list[np.ndarray]:
     """One array of samples for each input of a model.
 
     Args:
@@ -22,8 +23,8 @@ def sample_arrays(model: keras.Model, check: Sample) -> list[np.ndarray]:
             unknown.
     """
     if check is None:
-        return [_random_samples(tensor) for tensor in model.inputs]
-    shapes = [tuple(tensor.shape) for tensor in model.inputs]
+        return [_random_samples(tensor) for tensor in model.tensors]
+    shapes = [tuple(tensor.shape) for tensor in model.tensors]
     arrays = [np.asarray(array) for array in keras.tree.flatten(check)]
     fits = len(arrays) == len(shapes) and all(map(_fits, arrays, shapes))
     if not fits or len({len(array) for array in arrays}) != 1 or len(arrays[0]) == 0:
@@ -34,13 +35,13 @@ def sample_arrays(model: keras.Model, check: Sample) -> list[np.ndarray]:
     return arrays
 
 
-def verify_batches(model: keras.Model, arrays: Any) -> list[list[np.ndarray]]:
+def verify_batches(model: Exported, arrays: Any) -> list[list[np.ndarray]]:
     """A batch of one sample and a batch of a few, or one batch of the size that the model fixes."""
     size = _fixed_size(model)
     return [_take(arrays, 0, count) for count in ([1, FREE_BATCH_SIZE] if size is None else [size])]
 
 
-def all_batches(model: keras.Model, arrays: Any) -> list[list[np.ndarray]]:
+def all_batches(model: Exported, arrays: Any) -> list[list[np.ndarray]]:
     """All samples, in batches of a size that the model accepts."""
     size = _fixed_size(model) or MEASURED_BATCH_SIZE
     return [_take(arrays, start, size) for start in range(0, len(arrays[0]), size)]
@@ -53,7 +54,7 @@ def _take(arrays, start, size):
 
 
 def _fixed_size(model) -> int | None:
-    sizes = [tensor.shape[0] for tensor in model.inputs if len(tensor.shape)]
+    sizes = [tensor.shape[0] for tensor in model.tensors if len(tensor.shape)]
     return next((size for size in sizes if size is not None), None)
 
 

@@ -16,9 +16,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.export.convert.stock import call_model, output_names
+from tfcompress.export.exported import Exported
 from tfcompress.export.kernels.rewrite import apply_forms, with_rounded_kernels
 from tfcompress.graph.private_keras import layers_in
+from tfcompress.tflite.reader import read
 from tfcompress.tflite.runner import Probe, Runner, difference
 from tfcompress.utils.errors import ExportError
 from tfcompress.utils.types import Path
@@ -38,7 +39,7 @@ class Case:
 
 
 def make_cases(
-    model: keras.Model, plain: Path, batches: list, rounded: Any, sites: list
+    model: Exported, plain: Path, batches: list, rounded: Any, sites: list
 ) -> list[Case]:
     """Computes the model's outputs for each batch, and how much those of a file may differ.
 
@@ -50,18 +51,19 @@ def make_cases(
     Raises:
         ExportError: the float32 file itself differs from the model.
     """
+    names = [entry.name.decode() for entry in read(plain).signatureDefs[0].outputs]
     probe = Probe(plain, rounded)
     rounds = any(site.rounds for site in sites)
     coarse = Runner(with_rounded_kernels(plain, sites)) if rounds else None
     # The policy of the coarsest layer: what it rounds, no file can get back.
-    exact = max(FLOAT_TOLERANCE.get(layer.compute_dtype, 1e-4) for layer in layers_in(model))
+    exact = max(FLOAT_TOLERANCE.get(layer.compute_dtype, 1e-4) for layer in layers_in(model.model))
     cases = []
     for inputs in batches:
-        expected = [keras.ops.convert_to_numpy(y) for y in call_model(model, inputs)]
+        expected = [keras.ops.convert_to_numpy(y) for y in model.outputs(inputs)]
         limits = [exact * _rms(y) for y in expected]
         worst = _worst_output(probe.run(inputs)[0], Case(inputs, expected, limits))
         if worst:
-            raise ExportError(_message(model, worst, "the stock converter's own file"))
+            raise ExportError(_message(names, worst, "the stock converter's own file"))
         rounding = probe.deviations(inputs) if probe.tensors else [0.0] * len(expected)
         limits = [a + NOISE_MARGIN * b for a, b in zip(limits, rounding, strict=True)]
         if coarse is not None:
@@ -71,7 +73,7 @@ def make_cases(
     return cases
 
 
-def verify(model: keras.Model, blob: bytes, cases: list[Case], sites: list, plain: Path) -> None:
+def verify(blob: bytes, cases: list[Case], sites: list, plain: Path) -> None:
     """Runs a file on all cases with the default delegates, and on the first one without delegates.
 
     Raises:
@@ -84,7 +86,8 @@ def verify(model: keras.Model, blob: bytes, cases: list[Case], sites: list, plai
         if worst:
             layer = _worst_layer(plain, sites, case, delegates)
             where = "the default resolver" if delegates else "the resolver without delegates"
-            raise ExportError(_message(model, worst, f"the file under {where}", layer))
+            names = [entry.name.decode() for entry in read(blob).signatureDefs[0].outputs]
+            raise ExportError(_message(names, worst, f"the file under {where}", layer))
 
 
 def _worst_layer(plain, sites, case, delegates) -> str | None:
@@ -111,12 +114,11 @@ def _excess(output, expected, limit) -> float:
     return difference(output, expected) / max(limit, SMALLEST_LIMIT)
 
 
-def _message(model, worst, where, layer=None):
+def _message(names, worst, where, layer=None):
     place, found, limit = worst
-    name = output_names(model)[place]
     advice_on_layer = f" Layer '{layer}' differs most when it alone is rewritten." if layer else ""
     return (
-        f"Output {name!r} of {where} differs from the Keras model {model.name!r} by "
+        f"Output {names[place]!r} of {where} differs from the Keras model by "
         f"{found:.3g}, and {limit:.3g} is allowed.{advice_on_layer} No file was written. Real "
         "samples in `check` show better than random ones what rounding costs; "
         "`activations='float32'` rounds no activations."

@@ -8,6 +8,7 @@ import keras
 from tfcompress.graph.keras_state import output_specs, set_spec
 from tfcompress.graph.paths import is_graph
 from tfcompress.graph.private_keras import (
+    Functional,
     functional_of,
     history_of,
     layers_in,
@@ -27,6 +28,11 @@ def graph_of(model: keras.Model) -> Any:
     if graph is None:
         raise ValueError("The model is not built yet: give it an `Input`, or call it once.")
     return graph
+
+
+def calls_its_graph(model: keras.Model) -> bool:
+    """Whether a call of a model runs its graph: no class has written a `call` of its own."""
+    return is_graph(model) and type(model).call in (Functional.call, keras.Sequential.call)
 
 
 def nodes_of(graph: Any) -> list:

@@ -7,9 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.export.convert.stock import convert, name_inputs_and_outputs
+from tfcompress.export.exported import Exported
 from tfcompress.export.kernels.kernel import CHANNEL_AXIS, Kernel, find_kernel, kernel_rows
+from tfcompress.export.lower.lower import with_chains
 from tfcompress.graph.private_keras import layers_in
-from tfcompress.graph.rebuild import rebuild
 from tfcompress.layers.discrete.fake_quant import ClipToRange, FakeQuant
 from tfcompress.tflite.graph_editor import Graph, per_channel
 from tfcompress.tflite.reader import operator_name, read, schema
@@ -20,7 +21,7 @@ from tfcompress.utils.types import Path
 IO_TYPES = {"float32": tf.float32, "int8": tf.int8}
 
 
-def convert_static(model: keras.Model, batches: list, io: str) -> Any:
+def convert_static(model: Exported, batches: list, io: str) -> Any:
     """The full-integer file of the stock converter, a `ModelT`.
 
     Args:
@@ -40,15 +41,15 @@ def convert_static(model: keras.Model, batches: list, io: str) -> Any:
 
 def clip_ranges(model: keras.Model) -> Any:
     """The model with `FakeQuant` layers that clip without rounding; itself if it has none."""
+    clips = {
+        layer: [ClipToRange.from_config(layer.get_config())]
+        for layer in layers_in(model)
+        if type(layer) is FakeQuant
+    }
+    return with_chains(model, clips) if clips else model
 
-    def replace(layer):
-        return [ClipToRange.from_config(layer.get_config())] if type(layer) is FakeQuant else None
 
-    found = any(type(layer) is FakeQuant for layer in layers_in(model))
-    return rebuild(model, replace) if found else model
-
-
-def convert_learned(model: keras.Model, batches: list, io: str) -> Any:
+def convert_learned(model: Exported, batches: list, io: str) -> Any:
     """Does what `convert_static` does, with the ranges of `FakeQuant` layers; others are measured.
 
     The stock converter measures either all ranges of a model or none. Here its last steps are done
@@ -57,6 +58,7 @@ def convert_learned(model: keras.Model, batches: list, io: str) -> Any:
     from tensorflow.lite.python.convert import mlir_quantize
 
     file = convert(model)
+    outputs = [entry.name.decode() for entry in file.signatureDefs[0].outputs]
     _move_ranges_to_tensors(file)
     blob = write(file)  # takes unused tensors out, so indices hold from here on
     tensors = file.subgraphs[0].tensors
@@ -66,7 +68,7 @@ def convert_learned(model: keras.Model, batches: list, io: str) -> Any:
     types = {"input_data_type": IO_TYPES[io], "output_data_type": IO_TYPES[io]}
     file = read(mlir_quantize(write(file), **types))
     file.signatureDefs = []  # the next line keeps the order of inputs and outputs then
-    name_inputs_and_outputs(file, model)
+    name_inputs_and_outputs(file, model.input_names(), outputs)
     return file
 
 

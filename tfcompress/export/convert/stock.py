@@ -3,15 +3,12 @@
 import math
 import re
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
-import keras
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tfcompress.graph.nodes import graph_of, operation_of
+from tfcompress.export.exported import Exported, flat_outputs
 from tfcompress.tflite.reader import operator_name, read, schema
 from tfcompress.utils.errors import ExportError
 from tfcompress.utils.writers import temporary_folder
@@ -20,11 +17,11 @@ SIGNATURE = "serving_default"
 LARGEST_IN_MEMORY = 2**26  # bytes of weights that the converter gets without files
 
 
-def convert(model: keras.Model, **settings: Any) -> Any:
+def convert(model: Exported, **settings: Any) -> Any:
     """Converts a model with the stock converter and gives its inputs and outputs their names.
 
     Args:
-        model: a built Sequential or Functional model.
+        model: a model of ordinary layers.
         **settings: attributes of `tf.lite.TFLiteConverter`.
 
     Returns:
@@ -33,26 +30,26 @@ def convert(model: keras.Model, **settings: Any) -> Any:
     Raises:
         ExportError: the model needs an operator that is not a builtin one.
     """
-    file = read(_convert(model, settings))
+    concrete, outputs = _concrete_function(model)
+    file = read(_convert(model, concrete, settings))
     _check_builtin(file)
-    name_inputs_and_outputs(file, model)
+    name_inputs_and_outputs(file, model.input_names(), outputs)
     return file
 
 
-def _convert(model, settings) -> bytes:
-    concrete = _concrete_function(model)
+def _convert(model, concrete, settings) -> bytes:
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     # The folder is made outside `try`: that it cannot be made is no fault of the model.
     with temporary_folder() as folder, warnings.catch_warnings():
         try:
             warnings.simplefilter("ignore")  # about statistics that the samples give
-            converter = _converter(model, concrete, folder)
+            converter = _converter(model.model, concrete, folder)
             for name, value in settings.items():
                 setattr(converter, name, value)
             return converter.convert()
         except Exception as error:  # the converter raises its own and plain ones
-            raise ExportError(_explanation(model, str(error))) from error
+            raise ExportError(_explanation(model.model, str(error))) from error
         finally:
             logging.set_verbosity(verbosity)
 
@@ -61,17 +58,23 @@ def _concrete_function(model):
     """The model as a function whose input and output number i have the name `argument_i`.
 
     The names of the model's own tensors need not be valid or different.
+
+    Returns:
+        The function, and the model's own names of its outputs.
     """
+    names = []
 
     def function(**inputs):
-        outputs = call_model(model, [inputs[_argument_name(i)] for i in range(len(inputs))])
-        return {_argument_name(i): output for i, output in enumerate(outputs)}
+        outputs = model.call([inputs[_argument_name(i)] for i in range(len(inputs))])
+        names[:] = model.output_names(outputs)
+        flat = map(tf.convert_to_tensor, flat_outputs(outputs))
+        return {_argument_name(i): output for i, output in enumerate(flat)}
 
     specs = {
         _argument_name(i): tf.TensorSpec(tensor.shape, tensor.dtype, name=_argument_name(i))
-        for i, tensor in enumerate(model.inputs)
+        for i, tensor in enumerate(model.tensors)
     }
-    return tf.function(function, autograph=False).get_concrete_function(**specs)
+    return tf.function(function, autograph=False).get_concrete_function(**specs), names
 
 
 def _converter(model, concrete, folder):
@@ -91,29 +94,6 @@ def _converter(model, concrete, folder):
 
 def _argument_name(index) -> str:
     return f"place_{index:06d}"
-
-
-def input_names(model: keras.Model) -> list[str]:
-    """The names of the inputs: those of the `keras.Input`s."""
-    return _unique([tensor.name for tensor in model.inputs])
-
-
-def output_names(model: keras.Model) -> list[str]:
-    """The names of the outputs: the keys of a dict, else those of the layers."""
-    structure = graph_of(model).output
-    if isinstance(structure, dict):
-        return sorted(structure)
-    return _unique([operation_of(tensor).name for tensor in model.outputs])
-
-
-def _unique(names):
-    return [f"{n}_{names[:i].count(n)}" if n in names[:i] else n for i, n in enumerate(names)]
-
-
-def call_model(model: keras.Model, inputs: Sequence[np.ndarray]) -> list:
-    """The outputs of a model for a flat list of inputs, in inference mode."""
-    inputs = keras.tree.pack_sequence_as(graph_of(model).input, list(inputs))
-    return keras.tree.flatten(model(inputs, training=False))
 
 
 def _explanation(model, text):
@@ -137,9 +117,8 @@ def _check_builtin(file):
                 )
 
 
-def name_inputs_and_outputs(file: Any, model: keras.Model) -> None:
+def name_inputs_and_outputs(file: Any, inputs: list[str], outputs: list[str]) -> None:
     """Orders the inputs and outputs as the model does, names them and writes the signature."""
-    inputs, outputs = input_names(model), output_names(model)
     graph, signature = file.subgraphs[0], schema().SignatureDefT()
     if file.signatureDefs:  # a file converted through a folder; others have the model's order
         graph.inputs = _indices_by_name(file.signatureDefs[0].inputs)

@@ -2,16 +2,18 @@
 
 import itertools
 from functools import partial, singledispatch
+from typing import Any
 
 import keras
 import numpy as np
 
 from tfcompress.export.lower import large_kernels as large
 from tfcompress.export.lower.circulant import LEAST_KERNEL_SIZE, CirculantOperations
-from tfcompress.graph.nodes import graph_of, nodes_of
-from tfcompress.graph.paths import is_graph
+from tfcompress.graph.copy import copied
+from tfcompress.graph.nodes import calls_its_graph, graph_of, nodes_of, renew_shapes
+from tfcompress.graph.paths import is_graph, walk
 from tfcompress.graph.private_keras import layers_in
-from tfcompress.graph.rebuild import rebuild
+from tfcompress.graph.replace import replace_in_place
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.shared.circulant import CirculantDense
 from tfcompress.layers.shared.tile_hashed import TileHashedDense
@@ -63,38 +65,42 @@ def tiles_pay(layer: keras.layers.Layer, store: Store) -> bool:
 
 
 def lower(model: keras.Model, store: Store | None = None, thinned: bool = False) -> keras.Model:
-    """A new model of ordinary float32 layers with batch normalizations folded into them.
+    """A copy of ordinary float32 layers with batch normalizations folded into them.
 
     Each kernel in the file is then the kernel of a layer up to a factor per output channel. A
-    normalization stays where the layer before it has an activation, other readers or several uses.
+    normalization stays where the layer before it has an activation, other readers or several uses,
+    and where no graph shows which layer that is: the converter folds it there.
 
     Args:
+        model: of any kind.
         store: `"fast"` or `"small"`, for the layers that have forms of both kinds; None makes
             ordinary layers of them, which a full-integer file can hold.
         thinned: whether large kernels stay out of the new model, see `large_kernels`.
     """
-    count = itertools.count()
-
-    def lowered_layer(layer):
+    count, chains = itertools.count(), {}
+    for layer, _ in walk(model).values():
         lowered = partial(lower_layer, layer, store)
-        return large.thin_layer(layer, lowered, count) if thinned else lowered()
-
-    lowered = rebuild(model, lowered_layer)
+        chain = large.thin_layer(layer, lowered, count) if thinned else lowered()
+        if chain:
+            chains[layer] = chain
+    lowered = with_chains(model, chains)
     # The converter would keep casts to half precision around each of these layers.
     for layer in layers_in(lowered):
         if layer.compute_dtype in ("float16", "bfloat16"):
             layer.dtype_policy = "float32"
     pairs = _foldable_pairs(lowered)
-    norms = {id(norm) for _, norm in pairs.values()}
+    folded = {layer: _folded(layer, norm) for layer, norm in pairs}
+    folded |= {norm: _FoldedNormalization(name=norm.name) for _, norm in pairs}
+    if folded:
+        replace_in_place(lowered, folded)
+    return lowered
 
-    def replace(layer):
-        if id(layer) in pairs:
-            return [_folded(*pairs[id(layer)])]
-        if id(layer) in norms:
-            return [_FoldedNormalization(name=layer.name)]
-        return [layer] if large.is_thin(layer) else None
 
-    return rebuild(lowered, replace) if pairs else lowered
+def with_chains(model: Any, chains: dict) -> Any:
+    """A copy of a model in which chains of layers stand in the places of layers."""
+    new = copied(model, chains)
+    renew_shapes(new, {id(part) for chain in chains.values() for part in chain})
+    return new
 
 
 class _FoldedNormalization(keras.layers.Layer):
@@ -104,8 +110,8 @@ class _FoldedNormalization(keras.layers.Layer):
         return inputs
 
 
-def _foldable_pairs(model) -> dict:
-    """`{id of a layer: (layer, the batch normalization behind it)}`."""
+def _foldable_pairs(model) -> list[tuple]:
+    """Pairs of a layer and the batch normalization behind it."""
     nodes, uses = _nodes_at_any_depth(model), {}
     for node in nodes:
         uses[id(node.operation)] = uses.get(id(node.operation), 0) + 1
@@ -113,30 +119,25 @@ def _foldable_pairs(model) -> dict:
     for node in nodes:
         for tensor in node.input_tensors:
             readers.setdefault(id(tensor), []).append(node.operation)
-    pairs = {}
+    pairs = []
     for node in nodes:
         layer, (output, *_) = node.operation, node.outputs
         norm, *others = readers.get(id(output), [None])
         once = not others and uses[id(layer)] == uses.get(id(norm)) == 1
         if once and _can_fold(layer, norm) and id(output) not in _output_ids(model):
-            pairs[id(layer)] = (layer, norm)
+            pairs.append((layer, norm))
     return pairs
 
 
 def _nodes_at_any_depth(model) -> list:
-    """The nodes of a graph and of the models nested in it, each model once."""
-    nodes = nodes_of(graph_of(model))
+    """The nodes of a graph and of the models nested in it that run as graphs, each model once."""
+    nodes = nodes_of(graph_of(model)) if calls_its_graph(model) else []
     nested = {id(n.operation): n.operation for n in nodes if is_graph(n.operation)}
     return nodes + [node for inner in nested.values() for node in _nodes_at_any_depth(inner)]
 
 
 def _output_ids(model) -> set[int]:
-    return {id(tensor) for tensor in model.outputs} | {
-        id(tensor)
-        for layer in layers_in(model, include_self=False)
-        if is_graph(layer)
-        for tensor in layer.outputs
-    }
+    return {id(tensor) for layer in layers_in(model) if is_graph(layer) for tensor in layer.outputs}
 
 
 def _can_fold(layer, norm) -> bool:

@@ -1,0 +1,178 @@
+"""A model as it is exported: what it takes, what it gives, and the names of both."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.graph.nodes import calls_its_graph, graph_of, operation_of
+from tfcompress.graph.paths import is_graph
+from tfcompress.utils.types import Sample
+
+OUTPUT = "output"  # the name of an output that has no other
+NOT_INPUTS = ("self", "training", "mask")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model and the inputs of its call.
+
+    Attributes:
+        model: a `keras.Model` of any kind.
+        inputs: a `keras.KerasTensor` for each input, in the structure of the first argument of
+            `call`; or a dict `{name of an argument: structure}`.
+        by_name: whether `inputs` is such a dict.
+    """
+
+    model: keras.Model
+    inputs: Any
+    by_name: bool = False
+
+    @property
+    def tensors(self) -> list:
+        """The inputs as a flat list."""
+        return keras.tree.flatten(self.inputs)
+
+    def of(self, model: keras.Model) -> "Exported":
+        """Another model that is called in the same way."""
+        return replace(self, model=model)
+
+    def call(self, arrays: Sequence[np.ndarray]) -> Any:
+        """The outputs for a flat list of inputs, in inference mode and in their own structure."""
+        inputs = keras.tree.pack_sequence_as(self.inputs, list(arrays))
+        if self.by_name:
+            return self.model(**inputs, training=False)
+        return self.model(inputs, training=False)
+
+    def outputs(self, arrays: Sequence[np.ndarray]) -> list:
+        """The outputs for a flat list of inputs as a flat list."""
+        return flat_outputs(self.call(arrays))
+
+    def input_names(self) -> list[str]:
+        """The names of the inputs: of the `keras.Input`s, keys of a dict, or arguments of `call`.
+
+        A list of inputs without names is numbered.
+        """
+        first = next(iter(_arguments(self.model)), "inputs")
+        lead = () if self.by_name or isinstance(self.inputs, dict) else (first,)
+        named = is_graph(self.model)
+        return _different(
+            tensor.name if named or _has_own_name(tensor) else _joined((*lead, *path))
+            for path, tensor in keras.tree.flatten_with_path(self.inputs)
+        )
+
+    def output_names(self, outputs: Any) -> list[str]:
+        """The names of the outputs: keys of a dict, the layers of a graph, or `"output"`.
+
+        Args:
+            outputs: what `call` gave, in its structure.
+        """
+        if isinstance(outputs, dict):
+            lead = ()
+        elif calls_its_graph(self.model):
+            graph = graph_of(self.model)
+            return _different(operation_of(tensor).name for tensor in graph.outputs)
+        else:
+            lead = (OUTPUT,)
+        paths = keras.tree.flatten_with_path(outputs)
+        return _different(_joined((*lead, *path)) for path, y in paths if y is not None)
+
+
+def exported(model: keras.Model, check: Sample = None, signature: Any = None) -> Exported:
+    """Finds out how a model is called.
+
+    Args:
+        model: a built `keras.Model` of any kind.
+        check: sample inputs, by which the call of a subclassed model is known.
+        signature: the inputs, as objects with a `shape` and a `dtype` (a `keras.InputSpec`,
+            `keras.KerasTensor` or `tf.TensorSpec`) in the structure of the model's inputs; None
+            takes them from the graph of the model, from `check`, or from the shapes that the model
+            was built for.
+
+    Raises:
+        ValueError: none of these tells.
+    """
+    if signature is not None:
+        return _named_or_not(model, keras.tree.map_structure(_from_spec, signature))
+    if is_graph(model):
+        if not model.built or not model.inputs:
+            raise ValueError(
+                f"Model '{model.name}' has no inputs yet. Begin it with a `keras.Input`, or build "
+                "it."
+            )
+        return Exported(model, graph_of(model).input)
+    if check is not None:
+        return _named_or_not(model, keras.tree.map_structure(_from_sample, check))
+    return _from_build(model)
+
+
+def flat_outputs(outputs: Any) -> list:
+    """The tensors of a structure of outputs; None in it is no output."""
+    return [y for y in keras.tree.flatten(outputs) if y is not None]
+
+
+def _named_or_not(model, inputs):
+    """`inputs` is a dict of arguments if `call` has several, and one for each key."""
+    names = _arguments(model)
+    by_name = isinstance(inputs, dict) and len(names) > 1 and set(inputs) <= set(names)
+    return Exported(model, inputs, by_name)
+
+
+def _arguments(model) -> list[str]:
+    """The names of the arguments of `call` that can be inputs."""
+    parameters = inspect.signature(model.call).parameters.values()
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p.name for p in parameters if p.kind in plain and p.name not in NOT_INPUTS]
+
+
+def _from_spec(spec):
+    shape, dtype = getattr(spec, "shape", None), getattr(spec, "dtype", None)
+    if shape is None:
+        raise ValueError(
+            "Expected in `input_signature` objects with a shape and a dtype, such as "
+            f"`keras.InputSpec(shape=(None, 8), dtype='int32')`. Received: {spec!r}"
+        )
+    dtype = keras.backend.standardize_dtype(dtype or keras.config.floatx())
+    return keras.KerasTensor(tuple(shape), dtype, name=getattr(spec, "name", None))
+
+
+def _from_sample(sample):
+    array = np.asarray(sample)
+    floating = "float" in array.dtype.name  # bfloat16 is no floating dtype to NumPy
+    dtype = "float32" if floating else array.dtype.newbyteorder("=").name
+    if array.ndim == 0:
+        raise ValueError(f"`check` must hold arrays of samples. Received: {sample!r}")
+    return keras.KerasTensor((None, *array.shape[1:]), dtype)
+
+
+def _from_build(model):
+    config = model.get_build_config() if model.built else None
+    shapes = (config or {}).get("input_shape") or (config or {}).get("shapes_dict")
+    if not shapes:
+        raise ValueError(
+            f"`{type(model).__name__}` is a subclassed model that was not called yet, so its "
+            "inputs are not known. Give sample inputs as `check`, or `input_signature`."
+        )
+    by_name = "shapes_dict" in config
+    if by_name:
+        shapes = {name.removesuffix("_shape"): shape for name, shape in shapes.items()}
+    inputs = keras.tree.map_shape_structure(
+        lambda shape: keras.KerasTensor((None, *shape[1:]), model.input_dtype), shapes
+    )
+    return Exported(model, inputs, by_name)
+
+
+def _has_own_name(tensor) -> bool:
+    return not tensor.name.startswith("keras_tensor")
+
+
+def _joined(path) -> str:
+    return "_".join(map(str, path))
+
+
+def _different(names) -> list[str]:
+    names = list(names)
+    return [f"{n}_{names[:i].count(n)}" if n in names[:i] else n for i, n in enumerate(names)]
