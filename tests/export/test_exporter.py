@@ -453,7 +453,7 @@ def test_large_kernels_are_put_into_the_file_after_its_conversion(make, activati
     convert = exporter.convert
     monkeypatch.setattr(exporter, "convert", lambda m: converted.append(m) or convert(m))
     blob = to_tflite(model, activations=activations)  # verified
-    (lowered,) = converted
+    (lowered,) = (whole.model for whole in converted)
     assert sum(map(large.is_thin, lowered._flatten_layers())) == 8 + 3 * (make is two_bits)
     assert max(weight.size for weight in map(np.asarray, lowered.weights)) <= 9 * 16
     kernels = [

@@ -10,6 +10,7 @@ import numpy as np
 
 from tfcompress.graph.nodes import calls_its_graph, graph_of, operation_of
 from tfcompress.graph.paths import is_graph
+from tfcompress.graph.private_keras import inputs_structure
 from tfcompress.utils.types import Sample
 
 OUTPUT = "output"  # the name of an output that has no other
@@ -103,7 +104,7 @@ def exported(model: keras.Model, check: Sample = None, signature: Any = None) ->
                 f"Model '{model.name}' has no inputs yet. Begin it with a `keras.Input`, or build "
                 "it."
             )
-        return Exported(model, graph_of(model).input)
+        return Exported(model, inputs_structure(graph_of(model)))
     if check is not None:
         return _named_or_not(model, keras.tree.map_structure(_from_sample, check))
     return _from_build(model)
@@ -121,11 +122,12 @@ def _named_or_not(model, inputs):
     return Exported(model, inputs, by_name)
 
 
-def _arguments(model) -> list[str]:
-    """The names of the arguments of `call` that can be inputs."""
+def _arguments(model, required=False) -> list[str]:
+    """The names of the arguments of `call` that can be inputs, or of those without a default."""
     parameters = inspect.signature(model.call).parameters.values()
     plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [p.name for p in parameters if p.kind in plain and p.name not in NOT_INPUTS]
+    found = [p for p in parameters if p.kind in plain and p.name not in NOT_INPUTS]
+    return [p.name for p in found if not required or p.default is inspect.Parameter.empty]
 
 
 def _from_spec(spec):
@@ -149,14 +151,14 @@ def _from_sample(sample):
 
 
 def _from_build(model):
-    config = model.get_build_config() if model.built else None
-    shapes = (config or {}).get("input_shape") or (config or {}).get("shapes_dict")
-    if not shapes:
+    config = (model.get_build_config() if model.built else None) or {}
+    shapes, by_name = config.get("input_shape"), "shapes_dict" in config
+    shapes = config["shapes_dict"] if by_name else shapes
+    if not shapes or not (by_name or len(_arguments(model, required=True)) <= 1):
         raise ValueError(
-            f"`{type(model).__name__}` is a subclassed model that was not called yet, so its "
-            "inputs are not known. Give sample inputs as `check`, or `input_signature`."
+            f"The inputs of the subclassed model `{type(model).__name__}` are not known: it was "
+            "not called yet, or with several. Give samples as `check`, or `input_signature`."
         )
-    by_name = "shapes_dict" in config
     if by_name:
         shapes = {name.removesuffix("_shape"): shape for name, shape in shapes.items()}
     inputs = keras.tree.map_shape_structure(

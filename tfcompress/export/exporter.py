@@ -1,6 +1,7 @@
 """`to_tflite`: exports a Keras model to a verified .tflite file."""
 
 import os
+from functools import partial
 from typing import Any
 
 import keras
@@ -8,10 +9,11 @@ import numpy as np
 
 from tfcompress.export.convert import full_integer
 from tfcompress.export.convert.column_factors import restore_kernels
-from tfcompress.export.convert.names import name_kernels
+from tfcompress.export.convert.names import drop_names, name_kernels
 from tfcompress.export.convert.static_shapes import make_shapes_static
 from tfcompress.export.convert.stock import convert
 from tfcompress.export.exported import exported
+from tfcompress.export.kernels.choice import choose_form
 from tfcompress.export.kernels.rewrite import apply_forms, calibrate, find_sites
 from tfcompress.export.known_bad import refuse_known_bad, refuse_newer
 from tfcompress.export.lower.large_kernels import put_kernels
@@ -23,11 +25,12 @@ from tfcompress.graph.paths import check_keras_3, walk
 from tfcompress.tflite.reader import read
 from tfcompress.tflite.runtimes import INT2, parse_version
 from tfcompress.tflite.writer import write, write_to
-from tfcompress.utils.types import Activations, Path, Sample, Store
+from tfcompress.utils.types import Activations, Path, Rest, Sample, Store
 from tfcompress.utils.writers import temporary_folder, write_file
 
 ACTIVATIONS = ("int8", "float32", "static_int8")
 STORES = ("fast", "small")
+RESTS = ("float32", "float16", "int8")
 
 
 def to_tflite(
@@ -38,6 +41,7 @@ def to_tflite(
     check: Sample = None,
     min_runtime: str = "2.1.2",
     io: str = "float32",
+    rest: Rest = "float32",
     input_signature: Any = None,
 ) -> bytes:
     """Converts a model to a .tflite file of stock LiteRT operators, its low-bit kernels packed.
@@ -78,6 +82,10 @@ def to_tflite(
             kernels need 2.1.2 and are stored in 4 bits for older ones; float16 kernels of depthwise
             convolutions need 1.4.
         io: the type of inputs and outputs, `"float32"`, or `"int8"` in a `"static_int8"` file.
+        rest: the type of kernels of at least 1024 entries that nobody compressed, so that fewer
+            bytes do not hold them exactly: `"float32"`; `"float16"`; or `"int8"`, with a scale per
+            output channel. These run in int8 arithmetic where that is not slower, and are unpacked
+            when the file is loaded elsewhere. Tables that are looked up get one scale.
         input_signature: the inputs, as objects with a shape and a dtype (`keras.InputSpec`,
             `tf.TensorSpec`), in the structure of the model's inputs or as a dict
             `{argument of call: inputs}`. None takes those of the graph; for a subclassed model
@@ -104,7 +112,7 @@ def to_tflite(
     True
     """
     _check_model(model)
-    runtime = _check_arguments(activations, store, min_runtime, io, check)
+    runtime = _check_arguments(activations, store, min_runtime, io, check, rest)
     _check_path(path)
     whole = exported(model, check, input_signature)
     arrays = sample_arrays(whole, check)
@@ -123,10 +131,11 @@ def to_tflite(
                 file = full_integer.convert_learned(whole.of(lower(model)), batches, io)
             full_integer.store_exact(file, plain, runtime >= INT2)
         else:
-            sites = _write_float32(plain, reference, activations, store, runtime)
+            choose = partial(choose_form, activations=activations, store=store, runtime=runtime)
+            sites = _write_float32(plain, reference, choose, rest)
             if check is not None:
                 sites = calibrate(plain, sites, all_batches(reference, arrays))
-            rounded = {tensor for site in sites for tensor in site.inexact}
+            rounded = {t for site in sites if not site.graph for t in site.inexact}
             file = None
         batches = verify_batches(reference, arrays)
         cases = make_cases(reference, plain, batches, rounded, sites)
@@ -139,25 +148,26 @@ def to_tflite(
     return blob
 
 
-def file_bytes(model: keras.Model, store: Store = "fast") -> int:
+def file_bytes(model: keras.Model, store: Store = "fast", rest: Rest = "float32") -> int:
     """The size of the file with int8 activations; it is neither verified nor written."""
     with temporary_folder() as folder:
         plain = os.path.join(folder, "float32.tflite")
         reference = exported(model).of(full_integer.clip_ranges(model))
-        sites = _write_float32(plain, reference, "int8", store, INT2)
+        choose = partial(choose_form, activations="int8", store=store, runtime=INT2)
+        sites = _write_float32(plain, reference, choose, rest)
         return len(apply_forms(plain, sites))
 
 
-def _write_float32(path, reference, activations, store, runtime) -> list:
+def _write_float32(path, reference, choose, rest) -> list:
     """Writes the float32 file of a model, and finds the kernels that fewer bits hold."""
     for thinned in (True, False):  # whole, if the converter has changed a layer without its kernel
-        lowered = lower(reference.model, store, thinned)
+        lowered = lower(reference.model, choose.keywords["store"], thinned)
         file = convert(reference.of(lowered))
         if put_kernels(file, lowered):
             break
     _write_model(path, _cleaned(file, lowered))
     layers = {path: layer for path, (layer, _) in walk(reference.model).items()}
-    return find_sites(read(path), activations, store, runtime, layers)
+    return find_sites(read(path), choose, layers, rest)
 
 
 def _cleaned(file, lowered):
@@ -165,6 +175,7 @@ def _cleaned(file, lowered):
     name_kernels(file, lowered)
     restore_kernels(file, lowered)
     name_structured_constants(file, lowered)
+    drop_names(file)
     return file
 
 
@@ -189,11 +200,13 @@ def _check_model(model):
                 )
 
 
-def _check_arguments(activations, store, min_runtime, io, check) -> tuple[int, ...]:
+def _check_arguments(activations, store, min_runtime, io, check, rest) -> tuple[int, ...]:
     if activations not in ACTIVATIONS:
         raise ValueError(f"`activations` must be one of {ACTIVATIONS}. Received: {activations!r}")
     if store not in STORES:
         raise ValueError(f"`store` must be one of {STORES}. Received: {store!r}")
+    if rest not in RESTS:
+        raise ValueError(f"`rest` must be one of {RESTS}. Received: {rest!r}")
     if activations == "static_int8" and check is None:
         raise ValueError(
             "`activations='static_int8'` measures its ranges on samples: give `check`."

@@ -20,12 +20,13 @@ from tfcompress.export.exported import Exported
 from tfcompress.export.kernels.rewrite import apply_forms, with_rounded_kernels
 from tfcompress.graph.private_keras import layers_in
 from tfcompress.tflite.reader import read
-from tfcompress.tflite.runner import Probe, Runner, difference
+from tfcompress.tflite.runner import Probe, Runner, difference, with_inner_noise
 from tfcompress.utils.errors import ExportError
 from tfcompress.utils.types import Path
 
 FLOAT_TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 NOISE_MARGIN = 4.0
+LOOP_DRAWS = 4  # of noise inside loops
 SMALLEST_LIMIT = 1e-30  # an output of zeros alone has the limit 0, by which nothing divides
 
 
@@ -53,24 +54,45 @@ def make_cases(
     """
     names = [entry.name.decode() for entry in read(plain).signatureDefs[0].outputs]
     probe = Probe(plain, rounded)
+    noisy = _noisy_loops(plain, sites)
     rounds = any(site.rounds for site in sites)
     coarse = Runner(with_rounded_kernels(plain, sites)) if rounds else None
     # The policy of the coarsest layer: what it rounds, no file can get back.
-    exact = max(FLOAT_TOLERANCE.get(layer.compute_dtype, 1e-4) for layer in layers_in(model.model))
+    share = max(FLOAT_TOLERANCE.get(layer.compute_dtype, 1e-4) for layer in layers_in(model.model))
     cases = []
     for inputs in batches:
         expected = [keras.ops.convert_to_numpy(y) for y in model.outputs(inputs)]
-        limits = [exact * _rms(y) for y in expected]
+        limits = [share * _rms(y) for y in expected]
         worst = _worst_output(probe.run(inputs)[0], Case(inputs, expected, limits))
         if worst:
             raise ExportError(_message(names, worst, "the stock converter's own file"))
-        rounding = probe.deviations(inputs) if probe.tensors else [0.0] * len(expected)
+        exact = probe.run(inputs)[0]
+        rounding = _rounding(probe, noisy, inputs, exact)
         limits = [a + NOISE_MARGIN * b for a, b in zip(limits, rounding, strict=True)]
         if coarse is not None:
-            changes = map(difference, coarse(inputs), probe.run(inputs)[0])
+            changes = map(difference, coarse(inputs), exact)
             limits = [a + b for a, b in zip(limits, changes, strict=True)]
         cases.append(Case(inputs, expected, limits))
     return cases
+
+
+def _noisy_loops(plain, sites) -> list[Runner]:
+    """The float32 file with several draws of noise where forms in loops round activations."""
+    tensors = {}
+    for site in sites:
+        if site.graph and site.inexact:
+            tensors.setdefault(site.graph, set()).update(site.inexact)
+    draws = range(LOOP_DRAWS) if tensors else ()
+    return [Runner(with_inner_noise(plain, tensors, seed)) for seed in draws]
+
+
+def _rounding(probe, noisy, inputs, exact) -> list[float]:
+    """The largest change of each output by noise in the main graph, and by that in loops."""
+    outer = probe.deviations(inputs) if probe.tensors else [0.0] * len(exact)
+    inner = [0.0] * len(exact)
+    for runner in noisy:
+        inner = list(map(max, inner, map(difference, runner(inputs), exact)))
+    return [a + b for a, b in zip(outer, inner, strict=True)]
 
 
 def verify(blob: bytes, cases: list[Case], sites: list, plain: Path) -> None:

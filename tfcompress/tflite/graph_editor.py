@@ -11,7 +11,7 @@ from tfcompress.tflite.writer import LazyBuffer
 # The table of an operator's options, where the schema does not name it like the operator.
 _OPTION_TABLES = {
     **{"REDUCE_MAX": "Reducer", "SUM": "Reducer"},
-    **{"MAXIMUM": "MaximumMinimum", "ROUND": None},
+    **{"MAXIMUM": "MaximumMinimum", "ROUND": None, "EMBEDDING_LOOKUP": None},
 }
 
 
@@ -170,6 +170,11 @@ class Writer:
         output = shape if output is None else output
         inputs = [x, self.constant(np.array(shape, np.int32))]
         return self("RESHAPE", inputs, output, like=like, newShape=shape)
+
+    def cast(self, x: int, type: str) -> int:
+        output = self.graph.tensor(self.graph.shape(x), type)
+        kinds = [self.graph.tensors[index].type for index in (x, output)]
+        return self("CAST", [x], output, inDataType=kinds[0], outDataType=kinds[1])
 
     def constant(self, array: np.ndarray) -> int:
         return self.graph.constant(array)

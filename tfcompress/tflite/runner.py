@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.tflite.graph_editor import Graph
+from tfcompress.tflite.graph_editor import Graph, Writer
 from tfcompress.tflite.reader import read
 from tfcompress.tflite.writer import write_to
 from tfcompress.utils.types import Path
@@ -60,6 +60,39 @@ class Runner:
         self.interpreter.invoke()
         outputs = self.interpreter.get_output_details()
         return [_dequantize(self.interpreter.get_tensor(d["index"]), d) for d in outputs]
+
+
+def with_inner_noise(source: Path | bytes, tensors: dict[int, set[int]], seed: int) -> Any:
+    """A file as a `ModelT` with noise of one int8 step on tensors in the bodies of loops.
+
+    The noise is the same in each turn of a loop: a body takes no further inputs.
+
+    Args:
+        source: the file's bytes or its path.
+        tensors: the tensors that operators get with noise, by the index of the subgraph.
+        seed: of the noise.
+    """
+    file, random = read(source), np.random.default_rng(seed)
+    for index, inner in tensors.items():
+        graph, operators, noisy = Graph(file, index), [], {}
+        for operator in graph.subgraph.operators:
+            for t in inner & set(operator.inputs) - noisy.keys():
+                write = Writer(graph)
+                noisy[t] = _with_noise(write, t, random)
+                operators += write.operators
+            operator.inputs = [noisy.get(t, t) for t in operator.inputs]
+            operators.append(operator)
+        graph.subgraph.operators = operators
+    return file
+
+
+def _with_noise(write, t, random) -> int:
+    shape = write.graph.shape(t)
+    axes, one = write.int32(range(len(shape))), (1,) * len(shape)
+    peak = write("REDUCE_MAX", [write("ABS", [t], shape), axes], one, keepDims=True)
+    steps = random.uniform(-0.5, 0.5, shape[-1:]) / INT8_LEVELS
+    noise = write("MUL", [peak, write.float32(steps)], (*one[:-1], *shape[-1:]))
+    return write("ADD", [t, noise], shape)
 
 
 def _quantize(array, detail):

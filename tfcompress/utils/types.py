@@ -51,6 +51,7 @@ Scope: TypeAlias = Literal["global", "layer"]  # of a share: over all layers, or
 Activations: TypeAlias = Literal["int8", "float32", "static_int8"]  # in a .tflite file
 Target: TypeAlias = Literal["bits", "tflite", "macs", "archive"]  # of a budget
 Store: TypeAlias = Literal["fast", "small"]  # what a .tflite file is written for
+Rest: TypeAlias = Literal["float32", "float16", "int8"]  # of kernels that nobody compressed
 Sample: TypeAlias = Any  # inputs of one call: an array, or a list or dict of them
 
 # As Keras' layers take them: a name, a config, an object.

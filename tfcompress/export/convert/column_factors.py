@@ -12,7 +12,7 @@ import numpy as np
 from tfcompress.export.convert.names import layer_rows
 from tfcompress.export.kernels.integer_grid import find_grid
 from tfcompress.export.kernels.kernel import kernel_rows
-from tfcompress.graph.paths import walk
+from tfcompress.graph.chain import unchained
 from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import operator_name
 
@@ -29,7 +29,7 @@ def restore_kernels(file: Any, lowered: keras.Model) -> None:
         lowered: the model that it was made from.
     """
     graph, operators = Graph(file), []
-    layers = {path: layer for path, (layer, _) in walk(lowered).items() if hasattr(layer, "kernel")}
+    layers = {path: layer for path, layer in unchained(lowered).items() if hasattr(layer, "kernel")}
     named = {tensor.name.decode() for tensor in graph.tensors if tensor.name}
     left = {p: layer for p, layer in layers.items() if f"{p}/kernel" not in named}
     for operator in graph.subgraph.operators:
@@ -43,7 +43,7 @@ def _restore_kernel(graph, operator, layers) -> list:
     values = None if graph.is_lazy(operator.inputs[1]) else graph.values(operator.inputs[1])
     if values is None or values.dtype != np.float32:
         return []
-    folded = kernel_rows(values, PRODUCT)
+    folded = kernel_rows(values, 0)
     for path, layer in layers.items():
         rows = layer_rows(layer) if np.prod(layer.kernel.shape) == folded.size else None
         factors = None if rows is None else column_factors(folded, rows)

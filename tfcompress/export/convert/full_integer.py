@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfcompress.export.convert.stock import convert, name_inputs_and_outputs
 from tfcompress.export.exported import Exported
-from tfcompress.export.kernels.kernel import CHANNEL_AXIS, Kernel, find_kernel, kernel_rows
+from tfcompress.export.kernels.kernel import Kernel, channel_axis, find_kernel, kernel_rows
 from tfcompress.export.lower.lower import with_chains
 from tfcompress.graph.private_keras import layers_in
 from tfcompress.layers.discrete.fake_quant import ClipToRange, FakeQuant
@@ -18,6 +18,7 @@ from tfcompress.tflite.runner import Probe
 from tfcompress.tflite.writer import write
 from tfcompress.utils.types import Path
 
+EXACT = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")  # get their exact kernels
 IO_TYPES = {"float32": tf.float32, "int8": tf.int8}
 
 
@@ -120,7 +121,7 @@ def store_exact(file: Any, plain: Path, int2: bool) -> None:
     graph, kernels = Graph(file), _low_bit_kernels(plain)
     for operator in graph.subgraph.operators:
         code = operator_name(file, operator)
-        if code not in CHANNEL_AXIS or graph.type(operator.inputs[1]) != "INT8":
+        if code not in EXACT or graph.type(operator.inputs[1]) != "INT8":
             continue
         kernel = _matching_kernel(graph, operator, code, kernels)
         if kernel is None:
@@ -145,7 +146,7 @@ def _matching_kernel(graph, operator, code, kernels) -> Kernel | None:
     values = graph.values(operator.inputs[1])
     if values is None:
         return None
-    rows = kernel_rows(values, code)
+    rows = kernel_rows(values, channel_axis(graph, operator))
     scale = np.broadcast_to(weight.quantization.scale, len(rows))[:, None]
     for kernel in kernels:
         same = kernel.code == code and kernel.shape == values.shape

@@ -1,73 +1,133 @@
 """Names the kernels of a .tflite file by the Keras layers that they belong to."""
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfcompress.export.kernels.kernel import CHANNEL_AXIS, kernel_rows
-from tfcompress.graph.paths import walk
+from tfcompress.export.kernels.kernel import channel_axis, kernel_rows, weight_place
+from tfcompress.graph.chain import unchained
+from tfcompress.measure.macs import matrices
 from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import operator_name
 from tfcompress.utils.arrays import to_numpy
 
 TOLERANCE = 5e-3  # more than rounding to 8 bits changes, 1/254
 COMPARED_ROWS = 16  # enough to tell kernels of the same shape apart
+TRANSPOSED = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+BIAS_PLACE = {
+    **{"FULLY_CONNECTED": 2, "CONV_2D": 2, "DEPTHWISE_CONV_2D": 2},
+    **{"CONV_3D": 2, "TRANSPOSE_CONV": 3},
+}
 
 
 def name_kernels(file: Any, model: keras.Model) -> None:
     """Renames each constant kernel to `path/kernel` and its bias to `path/bias`.
 
-    A constant belongs to the layer whose kernel it equals up to a factor per output channel.
-    Kernels that `put_kernels` has added have their names already.
+    A constant belongs to the layer one of whose weights it equals up to a factor per output
+    channel; it gets the name of that weight, which is `kernel` for most layers. Kernels that
+    `put_kernels` has added have their names already.
     """
-    layers = {path: layer for path, (layer, _) in walk(model).items() if hasattr(layer, "kernel")}
-    graph = Graph(file)
-    for operator in graph.subgraph.operators:
-        code = operator_name(file, operator)
-        named = code in CHANNEL_AXIS and graph.is_lazy(operator.inputs[1])
-        rows = None if named else _file_rows(graph, operator, code)
-        path = None if rows is None else _path_of_layer(rows, layers)
-        if path is not None:
-            for index, name in zip(operator.inputs[1:], ("kernel", "bias"), strict=False):
-                if index >= 0:
-                    graph.tensors[index].name = f"{path}/{name}".encode()
+    weights = {
+        f"{path}/{variable.name}": (layer, variable)
+        for path, layer in unchained(model).items()
+        for variable in matrices(layer)
+    }
+    for index in range(len(file.subgraphs)):
+        graph = Graph(file, index)
+        for operator in graph.subgraph.operators or []:
+            _name_kernel(graph, operator, weights)
 
 
-def _path_of_layer(rows, layers) -> str | None:
-    for path, layer in layers.items():
-        if np.prod(layer.kernel.shape) == rows.size:
-            other = layer_rows(layer)  # views as long as that is possible: kernels can be large
-            same = other.shape == rows.shape
-            if same and np.allclose(
-                _scaled_to_peak(rows[:COMPARED_ROWS]),
-                _scaled_to_peak(other[:COMPARED_ROWS]),
-                atol=TOLERANCE,
-            ):
-                return path
+def drop_names(file: Any) -> None:
+    """Takes away the names of activations and integers, which take as many bytes as small kernels.
+
+    Inputs and outputs keep theirs, and so do constants of floats, whose names tell what they are.
+    """
+    for index in range(len(file.subgraphs)):
+        graph = Graph(file, index)
+        ends = {int(i) for i in (*graph.subgraph.inputs, *graph.subgraph.outputs)}
+        for place, tensor in enumerate(graph.tensors):
+            lazy = graph.is_lazy(place)
+            values = None if lazy else graph.values(place)
+            weights = lazy or (values is not None and values.dtype.kind in "fc")
+            if not weights and (index or place not in ends):
+                tensor.name = b""
+
+
+def _name_kernel(graph, operator, weights) -> None:
+    axis, code = channel_axis(graph, operator), operator_name(graph.model, operator)
+    place = weight_place(code)
+    if axis is None or graph.is_lazy(operator.inputs[place]):
+        return
+    rows = _file_rows(graph, operator.inputs[place], axis)
+    name = None if rows is None else _name_of_weight(rows, weights)
+    if name is not None:
+        graph.tensors[operator.inputs[place]].name = name.encode()
+        place = BIAS_PLACE.get(code, len(operator.inputs))
+        if place < len(operator.inputs) and operator.inputs[place] >= 0:
+            bias = f"{name.rpartition('/')[0]}/bias"
+            graph.tensors[operator.inputs[place]].name = bias.encode()
+
+
+def _name_of_weight(rows, weights) -> str | None:
+    for name, (layer, variable) in weights.items():
+        if math.prod(variable.shape) == rows.size:
+            for other in weight_rows(layer, variable):
+                if other.shape == rows.shape and _same(rows, other):
+                    return name
     return None
 
 
-def _file_rows(graph, operator, code):
-    if code not in CHANNEL_AXIS:
+def _same(rows, other) -> bool:
+    scaled = (_scaled_to_peak(some[:COMPARED_ROWS]) for some in (rows, other))
+    return np.allclose(*scaled, atol=TOLERANCE)
+
+
+def _file_rows(graph, index, axis):
+    values, tensor = graph.values(index), graph.tensors[index]
+    if values is None or values.size == 0:
         return None
-    values, tensor = graph.values(operator.inputs[1]), graph.tensors[operator.inputs[1]]
-    if values is None:
-        return None
-    rows = kernel_rows(values, code).astype(np.float32, copy=False)
+    rows = kernel_rows(values, axis).astype(np.float32, copy=False)
     if tensor.quantization is not None and tensor.quantization.scale is not None:
-        rows = rows * np.broadcast_to(tensor.quantization.scale, len(rows))[:, None]
+        scale = tensor.quantization.scale
+        scale = scale if len(scale) == len(rows) else scale[:1]
+        rows = rows * np.broadcast_to(scale, len(rows))[:, None]
     return rows
+
+
+def weight_rows(layer: keras.layers.Layer, variable: keras.Variable) -> Iterator[np.ndarray]:
+    """A weight of a layer as matrices with a row per output channel, as a file may hold it.
+
+    They are views as long as that is possible: kernels can be large.
+    """
+    values = to_numpy(variable)
+    if "depthwise" in variable.name or isinstance(layer, keras.layers.DepthwiseConv2D):
+        yield values.reshape(-1, values.shape[-2] * values.shape[-1]).T
+    elif isinstance(layer, keras.layers.EinsumDense):
+        inputs, kernel = layer.equation.split("->")[0].split(",")
+        kept = [axis for axis, letter in enumerate(kernel.strip()) if letter not in inputs]
+        moved = np.moveaxis(values, kept, range(len(kept)))
+        yield moved.reshape(math.prod(moved.shape[: len(kept)]), -1)
+    elif isinstance(layer, TRANSPOSED):
+        yield kernel_rows(values, -2)
+    else:
+        yield kernel_rows(values, -1)
+        yield values.reshape(len(values), -1)  # a table, or a kernel that was made transposed
 
 
 def layer_rows(layer: keras.layers.Layer) -> np.ndarray:
     """The kernel of a layer as a matrix with a row per output channel."""
-    kernel = to_numpy(layer.kernel)
-    if isinstance(layer, keras.layers.DepthwiseConv2D):
-        return kernel.reshape(-1, kernel.shape[-2] * kernel.shape[-1]).T
-    return np.moveaxis(kernel, -1, 0).reshape(kernel.shape[-1], -1)
+    return next(weight_rows(layer, layer.kernel))
 
 
 def _scaled_to_peak(rows):
-    peak = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
-    return rows / np.where(peak == 0, 1, peak)  # rows of zeros stay zero
+    """Rows divided by their largest entry, with its sign."""
+    peaks = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
+    return rows / np.where(peaks == 0, 1, peaks)

@@ -57,6 +57,7 @@ import numpy as np
 
 from tfcompress.export.kernels import dense_forms as forms
 from tfcompress.export.kernels import sparse_forms as sparse
+from tfcompress.export.kernels import tables
 from tfcompress.export.kernels import unpacked_forms as unpacked
 from tfcompress.export.kernels.kernel import Kernel
 from tfcompress.tflite.graph_editor import Graph
@@ -66,6 +67,7 @@ from tfcompress.utils.types import Store
 LEAST_KERNEL_SIZE = 256  # entries; below 1024 the forms are within 0.05 microseconds of float32
 ROW_BYTES = 12  # a float32 scale and an int64 zero point, as if no other kernel shared these
 IM2COL_CHANNELS = 32  # from here on the product gains more than the GATHER of the taps costs
+UNPACKED = ("TRANSPOSE_CONV", "CONV_3D", "BATCH_MATMUL")
 BLOCK_SHARE = {8: 0.5, 32: 0.12}  # of stored entries, up to which products of blocks are faster
 LEAST_SIZE_FOR_BLOCKS = {8: LEAST_KERNEL_SIZE, 32: 2**20}
 
@@ -92,7 +94,11 @@ def choose_form(
     if kernel.size < LEAST_KERNEL_SIZE:
         return None
     bits = kernel.bits_for(runtime >= INT2)
-    if kernel.shared is not None and activations == "float32":
+    if kernel.code == "GATHER":
+        choices = _table_choices(kernel, bits)
+    elif kernel.code in UNPACKED or graph.subgraph is not graph.model.subgraphs[0]:
+        choices = _plain_choices(kernel, bits, activations)
+    elif kernel.shared is not None and activations == "float32":
         choices = [(unpacked.computed, 32)] if store == "small" and kernel.shared.computed else []
     elif bits >= 16:
         choices = _float_choices(graph, operator, kernel, store, runtime)
@@ -104,6 +110,23 @@ def choose_form(
         choices = [(forms.weight_only, 8)]
     sizes = [_form_bytes(graph, operator, kernel, *choice) for choice in choices]
     return choices[int(np.argmin(sizes))] if min(sizes, default=np.inf) < 4 * kernel.size else None
+
+
+def _table_choices(kernel, bits):
+    """A table in the bits that hold it; one that has one scale for all rows is a little smaller."""
+    if bits >= 16:
+        return [(forms.weight_only, 16)] * (bits == 16)
+    one_scale = [(tables.gathered, 8)] * (bits == 8 and tables.has_one_scale(kernel))
+    return one_scale or [(tables.looked_up, bits)]
+
+
+def _plain_choices(kernel, bits, activations):
+    """The forms that hold in any operator and in the body of a loop."""
+    if bits >= 16:
+        return [(forms.weight_only, 16)] * (bits == 16)
+    if kernel.code == "FULLY_CONNECTED" and activations == "int8":
+        return [(forms.hybrid, bits)]
+    return [(forms.weight_only, 8)]
 
 
 def _float_choices(graph, operator, kernel, store, runtime):
@@ -185,7 +208,7 @@ def _blocks_are_fast(kernel, bits) -> bool:
 
 def _form_bytes(graph, operator, kernel, form, bits) -> float:
     """Bytes of a kernel in a form, with the operators around it."""
-    scales = 0 if bits in (16, 32) else ROW_BYTES * kernel.units
+    scales = 0 if bits in (16, 32) or form is tables.gathered else ROW_BYTES * kernel.units
     if form is unpacked.computed:
         return unpacked.computed_bytes(kernel, bits)
     if form is unpacked.coded:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.export.kernels.kernel import Kernel
+from tfcompress.export.kernels.kernel import Kernel, weight_place
 from tfcompress.tflite.graph_editor import Graph, Writer, per_channel
 from tfcompress.utils.types import Shape
 
@@ -32,12 +32,12 @@ def hybrid(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> list:
 
 def weight_only(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> list:
     """A kernel that is unpacked once when the file is loaded: exact, at float32 speed."""
-    weight = kernel.add_as_is(graph, bits)
+    weight, place = kernel.add_as_is(graph, bits), weight_place(kernel.code)
     if (weight, "float32") in graph.added:  # an operator that shares the kernel has unpacked it
-        operator.inputs[1] = graph.added[weight, "float32"]
+        operator.inputs[place] = graph.added[weight, "float32"]
         return [operator]
     unpacked = graph.tensor(graph.shape(weight))
-    operator.inputs[1] = graph.added[weight, "float32"] = unpacked
+    operator.inputs[place] = graph.added[weight, "float32"] = unpacked
     version = {16: 3, 8: 5, 4: 6}[bits]  # 5: a scale per channel
     return [graph.operator("DEQUANTIZE", [weight], unpacked, version), operator]
 

@@ -7,6 +7,7 @@ import numpy as np
 # How far entries may be from multiples of the scale, relative to the largest entry of the row: a
 # batch normalization's factor was multiplied in, and float32 rounded the products.
 TOLERANCE = 1e-6
+LARGEST = 127
 INTEGER_RANGES = {
     2: (-2, 1),
     4: (-7, 7),
@@ -53,6 +54,19 @@ def find_grid(rows: np.ndarray) -> Grid | None:
     low, high = (int(values.min(initial=0)), int(values.max(initial=0)))
     bits = next(b for b, (least, most) in INTEGER_RANGES.items() if least <= low and high <= most)
     return Grid(values, scale, bits)
+
+
+def rounded_grid(rows: np.ndarray, one_scale: bool = False) -> Grid:
+    """The nearest 8-bit grid of a matrix, with a scale for each row or one for all.
+
+    >>> rounded_grid(np.float32([[1.27, 0.004], [0, 0]])).values.tolist()
+    [[127, 0], [0, 0]]
+    """
+    peaks = np.abs(rows).max(axis=1, initial=0.0)
+    peaks = np.full_like(peaks, peaks.max(initial=0.0)) if one_scale else peaks
+    scale = np.where(peaks == 0, 1, peaks / LARGEST).astype(np.float32)
+    values = np.rint(rows / scale[:, None]).clip(-LARGEST, LARGEST).astype(np.int8)
+    return Grid(values, scale, 8)
 
 
 def _steps_to_peak(row, peak) -> int | None:

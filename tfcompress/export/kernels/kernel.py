@@ -6,13 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.export.kernels.integer_grid import Grid, find_grid
+from tfcompress.export.kernels.integer_grid import Grid, find_grid, rounded_grid
 from tfcompress.export.kernels.shared_values import Shared, find_shared
 from tfcompress.tflite.graph_editor import Graph, per_channel
 from tfcompress.tflite.reader import operator_name
+from tfcompress.utils.types import Rest
 
 MOST_NONZERO = 0.6  # each entry of a sparse kernel takes 4 bytes, and about 2 for its place
-CHANNEL_AXIS = {"FULLY_CONNECTED": 0, "CONV_2D": 0, "DEPTHWISE_CONV_2D": 3}
+LEAST_REST_SIZE = 1024  # entries of a kernel that `rest` rounds, as of the stock converter's int8
+LARGEST_HALF = 65504.0
+# The axis of an operator's kernel that counts its outputs; of a table, the axis of the ids.
+CHANNEL_AXIS = {
+    **{"FULLY_CONNECTED": 0, "CONV_2D": 0, "TRANSPOSE_CONV": 0},
+    **{"DEPTHWISE_CONV_2D": 3, "CONV_3D": 4, "BATCH_MATMUL": -1, "GATHER": 0},
+}
 
 
 @dataclass(frozen=True)
@@ -23,22 +30,33 @@ class Kernel:
         code: the name of the operator.
         tensor: the index of the float32 constant.
         shape: the shape of the constant, in the operator's layout.
-        layer: the path of the Keras layer that it belongs to, or the constant's own name.
+        axis: the axis of it that counts the outputs.
+        name: the name of the constant.
         grid: its integers [o, i] and scales, with a row per output channel, or None.
         half: its values in float16, if there is no grid and float16 holds them exactly.
         values: its values in float32 [o, i], if there is no grid.
         shared: the few numbers that its entries copy, if its layer stores it that way. The grid
             then holds these numbers rounded to int8.
+        rounded: whether the grid or the float16 values differ from the float32 ones.
+        tied: whether it is a table and the kernel of a matrix product.
     """
 
     code: str
     tensor: int
     shape: tuple[int, ...]
-    layer: str
+    axis: int
+    name: str
     grid: Grid | None = field(repr=False)
     half: np.ndarray | None = field(repr=False, default=None)
     values: np.ndarray | None = field(repr=False, default=None)
     shared: Shared | None = field(repr=False, default=None)
+    rounded: bool = False
+    tied: bool = False
+
+    @property
+    def layer(self) -> str:
+        """The path of the Keras layer that it belongs to."""
+        return layer_of(self.name)
 
     @property
     def bits(self) -> int:
@@ -63,7 +81,7 @@ class Kernel:
 
     @property
     def units(self) -> int:
-        return self.shape[CHANNEL_AXIS[self.code]]
+        return self.shape[self.axis]
 
     @property
     def fan_in(self) -> int:
@@ -81,14 +99,21 @@ class Kernel:
         """The distinct integers of the grid, int8, ascending."""
         return np.unique(self.grid.values)
 
+    def decoded(self) -> np.ndarray:
+        """The kernel as it is stored, in float32 and in the operator's own layout."""
+        if self.grid is None:
+            return self.half.astype(np.float32)
+        return self._in_layout(self.grid.decode())
+
+    def _in_layout(self, rows):
+        rest = [size for place, size in enumerate(self.shape) if place != self.axis]
+        return np.moveaxis(rows.reshape(-1, *rest), 0, self.axis)
+
     def add_as_is(self, graph: Graph, bits: int) -> int:
         """Adds the constant of `bits` bits in the operator's own layout."""
         if bits == 16:
             return self._add(graph, self.half, 16, None)
-        axis = CHANNEL_AXIS[self.code]
-        rest = [size for place, size in enumerate(self.shape) if place != axis]
-        values = np.moveaxis(self.grid.values.reshape(-1, *rest), 0, axis)
-        return self._add(graph, values, bits, axis)
+        return self._add(graph, self._in_layout(self.grid.values), bits, self.axis)
 
     def add_as_matrix(self, graph: Graph, bits: int, extra: int = 0) -> int:
         """Adds the constant as [o, i + extra], with zeros in the last columns."""
@@ -97,44 +122,85 @@ class Kernel:
     def _add(self, graph, values, bits, axis):
         key = (self.tensor, bits, values.shape)
         if key not in graph.added:  # operators that share a kernel share the new constant
-            name = f"{self.layer}/kernel"
             if bits == 16:
-                graph.added[key] = graph.constant(values, name)
+                graph.added[key] = graph.constant(values, self.name)
             else:
                 scale = per_channel(self.grid.scale, axis)
-                graph.added[key] = graph.integers(np.ascontiguousarray(values), bits, name, scale)
+                values = np.ascontiguousarray(values)
+                graph.added[key] = graph.integers(values, bits, self.name, scale)
         return graph.added[key]
 
 
-def find_kernel(graph: Graph, operator: Any, layers: dict) -> Kernel | None:
+def layer_of(name: str) -> str:
+    """The path of a layer from the name of its constant: `"block/fc"` of `"block/fc/kernel"`."""
+    return name.rpartition("/")[0] or name
+
+
+def weight_place(code: str) -> int:
+    """Which input of an operator is its kernel."""
+    return 0 if code == "GATHER" else 1
+
+
+def channel_axis(graph: Graph, operator: Any) -> int | None:
+    """The axis of an operator's kernel that counts the outputs, or None if it can have no kernel.
+
+    That of a GATHER is a table of rows, which are looked up.
+    """
+    code, options = operator_name(graph.model, operator), operator.builtinOptions
+    axis = CHANNEL_AXIS.get(code)
+    if axis is None or len(operator.inputs) < 2:
+        return None
+    shape = graph.shape(operator.inputs[weight_place(code)])
+    if code == "GATHER" and (options.axis or options.batchDims or len(shape) != 2):
+        return None
+    if code == "BATCH_MATMUL":
+        axis = len(shape) - (2 if options.adjY else 1)
+    return axis
+
+
+def find_kernel(
+    graph: Graph, operator: Any, layers: dict, rest: Rest = "float32", tied: bool = False
+) -> Kernel | None:
     """The kernel of an operator if it is a float32 constant that fewer bytes hold.
 
-    They hold it exactly, unless its layer has a codebook or a bank of float32 numbers.
+    They hold it exactly, unless its layer has a codebook or a bank of float32 numbers, or `rest`
+    says to round it.
 
     Args:
         layers: `{path: layer}` of the model before it was lowered.
+        rest: the type to which a kernel is rounded that fewer bytes do not hold exactly.
+        tied: whether a table is the kernel of a matrix product, too. Other tables that are rounded
+            get one scale, and not one for each row.
     """
-    code = operator_name(graph.model, operator)
-    if code not in CHANNEL_AXIS or graph.type(operator.inputs[1]) != "FLOAT32":
+    axis, code = channel_axis(graph, operator), operator_name(graph.model, operator)
+    index = None if axis is None else operator.inputs[weight_place(code)]
+    if index is None or graph.type(index) != "FLOAT32":
         return None
-    values = graph.values(operator.inputs[1])
+    values = graph.values(index)
     if values is None or values.size == 0:
         return None
-    layer, rows = graph.name(operator.inputs[1]).removesuffix("/kernel"), kernel_rows(values, code)
-    grid, half, shared = find_grid(rows), None, None
+    rows = kernel_rows(values, axis)
+    known = {"code": code, "tensor": index, "shape": values.shape, "axis": axis}
+    known |= {"name": graph.name(index), "tied": tied}
+    grid, shared = find_grid(rows), None
     if grid is None:
-        shared = find_shared(rows, layers.get(layer))
+        shared = find_shared(rows, layers.get(layer_of(known["name"])))
         grid = None if shared is None else shared.rounded()
-    if grid is None:
-        half = values.astype(np.float16)
-        half = half if np.array_equal(half, values) else None
-        if half is None and np.count_nonzero(values) > MOST_NONZERO * values.size:
-            return None
-    rest = (half, rows, shared) if grid is None else (None, None, shared)
-    return Kernel(code, operator.inputs[1], values.shape, layer, grid, *rest)
+    if grid is not None:
+        return Kernel(**known, grid=grid, shared=shared, rounded=shared is not None)
+    half = values.astype(np.float16)
+    if np.array_equal(half, values):
+        return Kernel(**known, grid=None, half=half, values=rows)
+    large = values.size >= LEAST_REST_SIZE
+    if rest == "int8" and large:
+        return Kernel(**known, grid=rounded_grid(rows, code == "GATHER" and not tied), rounded=True)
+    if rest == "float16" and large and np.abs(values).max() <= LARGEST_HALF:
+        return Kernel(**known, grid=None, half=half, values=rows, rounded=True)
+    sparse = np.count_nonzero(values) <= MOST_NONZERO * values.size
+    return Kernel(**known, grid=None, values=rows) if sparse else None
 
 
-def kernel_rows(values: np.ndarray, code: str) -> np.ndarray:
+def kernel_rows(values: np.ndarray, axis: int) -> np.ndarray:
     """A kernel in an operator's layout as a matrix with a row per output channel."""
-    values = np.moveaxis(values, CHANNEL_AXIS[code], 0)
+    values = np.moveaxis(values, axis, 0)
     return values.reshape(len(values), -1)

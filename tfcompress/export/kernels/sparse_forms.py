@@ -100,7 +100,7 @@ def _in_blocks(rows, size):
 
 def _constant(graph, kernel, bits, values, table):
     quantization = per_channel(kernel.grid.scale) if bits == 8 else None
-    type, name = ("INT8" if bits == 8 else "FLOAT32"), f"{kernel.layer}/kernel"
+    type, name = ("INT8" if bits == 8 else "FLOAT32"), kernel.name
     index = graph.tensor(kernel.shape, type, name, values.tobytes(), quantization)
     graph.tensors[index].sparsity = table
     return index

@@ -122,7 +122,7 @@ def _decode(write, kernel, codes, levels, bits) -> int:
     codes = np.pad(codes, (0, -len(codes) % per_index)).reshape(-1, per_index)
     index = (codes << (bits * np.arange(per_index))).sum(axis=1).astype(np.int16)
     table = _code_table(write, levels, bits, per_index)
-    index = graph.constant(index, f"{kernel.layer}/kernel")
+    index = graph.constant(index, kernel.name)
     entries = write("GATHER", [table, index], (len(codes), per_index), version=2, like=table)
     entries = _first_entries(write, entries, codes.size, kernel.size, like=table)
     return write.reshape(entries, kernel.shape, _kernel_tensor(graph, kernel, 8))
@@ -158,7 +158,7 @@ def _code_table(write, levels, bits, per_index) -> int:
 
 def _variable_handle(write, kernel) -> int:
     handle = write.graph.tensor((1,), "RESOURCE")
-    name = f"{kernel.layer}/kernel"
+    name = kernel.name
     return write("VAR_HANDLE", [], handle, container="", sharedName=name)
 
 
@@ -174,7 +174,7 @@ def _fill_variable(graph, kernel, bits) -> None:
     else:
         codes = _circulant_places(write, layer, kernel.size)
     bank = shared.table if bits == 32 else shared.integers()
-    bank = inner.constant(bank[:count], f"{kernel.layer}/kernel")
+    bank = inner.constant(bank[:count], kernel.name)
     table = _with_negated(write, bank, count)
     if run > 1:
         table = write.reshape(table, (2 * count // run, run), like=bank)
@@ -235,13 +235,6 @@ def _with_negated(write, bank, count) -> int:
     if graph.type(bank) == "FLOAT32":
         negated = write("MUL", [bank, write.float32([-1.0])], shape)
     else:
-        wide, one = _cast(write, bank, shape, "INT32"), write.int32([-1])
-        negated = _cast(write, write("MUL", [wide, one], shape, like=wide), shape, "INT8")
+        wide, one = write.cast(bank, "INT32"), write.int32([-1])
+        negated = write.cast(write("MUL", [wide, one], shape, like=wide), "INT8")
     return write("CONCATENATION", [bank, negated], (2 * count,), like=bank, axis=0)
-
-
-def _cast(write, x, shape, type) -> int:
-    graph = write.graph
-    output = graph.tensor(shape, type)
-    kinds = {"inDataType": graph.tensors[x].type, "outDataType": graph.tensors[output].type}
-    return write("CAST", [x], output, **kinds)

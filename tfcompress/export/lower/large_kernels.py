@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.graph.paths import walk
+from tfcompress.graph.chain import unchained
 from tfcompress.layers.core.ordinary import kernel_of
 from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import operator_name
@@ -135,7 +135,7 @@ def put_kernels(file: Any, lowered: keras.Model) -> bool:
     """
     kernels = {
         layer.large.mark: (path, layer.large)
-        for path, (layer, _) in walk(lowered).items()
+        for path, layer in unchained(lowered).items()
         if is_thin(layer)
     }
     graph, put, whole = Graph(file), {}, {}

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tfcompress.export.lower.circulant import CirculantOperations
-from tfcompress.graph.paths import walk
+from tfcompress.graph.chain import unchained
 from tfcompress.layers.shared.tile_hashed import TileHashedDense
 from tfcompress.tflite.graph_editor import Graph, per_channel
 from tfcompress.utils.arrays import to_numpy
@@ -21,7 +21,7 @@ def name_structured_constants(file: Any, model: keras.Model) -> None:
     The other tensors of these layers lose their names, which would take as many bytes as the
     constants.
     """
-    found = {path: _constants(layer) for path, (layer, _) in walk(model).items()}
+    found = {path: _constants(layer) for path, layer in unchained(model).items()}
     found = {path: arrays for path, arrays in found.items() if arrays}
     if not found:
         return

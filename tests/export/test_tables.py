@@ -1,0 +1,83 @@
+"""Tables whose rows are looked up: 8, 4 and 2 bits, with a scale for each row, exact."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from oracles_export import operators, run
+
+from tfcompress.export import to_tflite
+from tfcompress.layers import QuantizedEmbedding
+from tfcompress.rewriting.swap import swap
+from tfcompress.tflite.stored_tensors import stored_tensors
+
+ROWS, WIDTH = 300, 16
+
+
+def table_of(shape, dtype="int32", **options):
+    inputs = keras.Input(shape, dtype=dtype)
+    model = keras.Model(inputs, layers.Embedding(ROWS, WIDTH, name="table", **options)(inputs))
+    scales = np.random.default_rng(0).uniform(0.01, 10, (ROWS, 1))  # rows of very different size
+    values = np.random.default_rng(1).standard_normal((ROWS, WIDTH)) * scales
+    model.get_layer("table").set_weights([values])
+    return model
+
+
+def close(y, expected):
+    """Equal up to the rounding of each row's scale to float32."""
+    np.testing.assert_allclose(y, expected, rtol=3e-7, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3), (), (None,)], ids=str)
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_a_quantized_table_is_read_exactly_from_its_bits(bits, shape):
+    small = swap(table_of(shape), {"table": QuantizedEmbedding.using(bits=bits)})
+    sizes = [4 if size is None else size for size in shape]
+    ids = np.random.default_rng(2).integers(0, ROWS, (3, *sizes)).astype("int32")
+    blob = to_tflite(small, check=ids)
+    for batch in (ids, ids[:1]):
+        for delegates in (True, False):
+            close(run(blob, [batch], delegates)[0], small(batch))
+    stored = {r.layer: (r.encoding, r.bytes) for r in stored_tensors(blob)}
+    encoding, size = stored["table/embeddings"]
+    assert encoding == f"INT{bits}" and size <= ROWS * WIDTH * bits / 8 + 12
+    assert stored["table/scales"] == ("FLOAT32", 4 * ROWS)
+
+
+def test_ids_of_64_bits():
+    small = swap(table_of((5,), "int64"), {"table": QuantizedEmbedding.using(bits=4)})
+    ids = np.random.default_rng(2).integers(0, ROWS, (3, 5))
+    blob = to_tflite(small, check=ids)
+    close(run(blob, [ids])[0], small(ids))
+
+
+def test_a_width_that_fills_no_whole_bytes_takes_more_bits():
+    inputs = keras.Input((5,), dtype="int32")
+    model = keras.Model(inputs, layers.Embedding(ROWS, 15, name="table")(inputs))
+    small = swap(model, {"table": QuantizedEmbedding.using(bits=4)})
+    ids = np.arange(15, dtype="int32").reshape(3, 5)
+    blob = to_tflite(small, check=ids)
+    close(run(blob, [ids])[0], small(ids))
+    assert {r.layer: r.encoding for r in stored_tensors(blob)}["table/embeddings"] == "INT8"
+
+
+def test_a_rounded_table_has_one_scale():
+    ids = np.arange(15, dtype="int32").reshape(3, 5)
+    model = table_of((5,))
+    blob = to_tflite(model, check=ids, rest="int8")
+    assert operators(blob)[-2:] == ["GATHER", "DEQUANTIZE"]
+    step = np.abs(model.weights[0].numpy()).max() / 127
+    assert np.abs(run(blob, [ids])[0] - model(ids)).max() <= 0.501 * step
+
+
+def test_a_tied_table_is_stored_once():
+    inputs = keras.Input((8,), dtype="int32")
+    table = layers.ReversibleEmbedding(ROWS, 32, name="table")
+    x = layers.Dense(32, name="fc")(table(inputs))
+    model = keras.Model(inputs, table(x, reverse=True))
+    ids = np.random.default_rng(0).integers(0, ROWS, (2, 8)).astype("int32")
+    for rest, width in (("float32", 4), ("int8", 1)):
+        blob = to_tflite(model, check=ids, rest=rest)
+        assert len(blob) < width * ROWS * 32 + 12 * ROWS + 4 * 32 * 32 + 5000
+        (row,) = [r for r in stored_tensors(blob) if r.bytes > 0 and r.shape == (ROWS, 32)][:1]
+        assert row.layer == "table/embeddings"

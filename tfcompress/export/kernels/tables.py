@@ -1,0 +1,75 @@
+"""Forms of tables whose rows are looked up, as those of Embedding layers."""
+
+from typing import Any
+
+import numpy as np
+
+from tfcompress.export.kernels.kernel import Kernel
+from tfcompress.tflite.graph_editor import Graph, Writer, per_channel
+
+LOOKUP_VERSION = {8: 3, 4: 4, 2: 5}  # of EMBEDDING_LOOKUP
+
+
+def looked_up(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> list:
+    """EMBEDDING_LOOKUP of rows of integers, and a scale for each row: exact.
+
+    A quantized table of `n` rows would take `8 n` bytes for zero points too, so the scales are
+    looked up in a table of their own. A table that is also the kernel of a matrix product has these
+    zero points: it is stored once for both.
+    """
+    write = Writer(graph)
+    ids = _vector(write, operator.inputs[1])
+    if kernel.tied:
+        table = kernel.add_as_is(graph, bits)
+        rows = _rows(write, ids, table, LOOKUP_VERSION[bits])
+    else:
+        name = f"{kernel.layer}/scales"
+        table = graph.integers(kernel.grid.values, bits, kernel.name, per_channel(1.0))
+        scales = graph.constant(kernel.grid.scale[:, None], name)
+        rows = _rows(write, ids, table, LOOKUP_VERSION[bits])
+        rows = write("MUL", [rows, _rows(write, ids, scales, 1)], (-1, kernel.shape[1]))
+    _reshape_rows(write, rows, operator)
+    return write.operators
+
+
+def _vector(write, ids) -> int:
+    """The ids as the vector that EMBEDDING_LOOKUP takes."""
+    if write.graph.type(ids) != "INT32":
+        ids = write.cast(ids, "INT32")
+    return write.reshape(ids, (-1,), like=write.int32([0]))
+
+
+def _rows(write, ids, table, version) -> int:
+    width = write.graph.shape(table)[1]
+    return write("EMBEDDING_LOOKUP", [ids, table], (-1, width), version)
+
+
+def _reshape_rows(write, rows, operator) -> None:
+    """Gives the rows the shape of the operator's output."""
+    graph, ids, out = write.graph, operator.inputs[1], operator.outputs[0]
+    if graph.shape(out).count(-1) <= 1:
+        write.reshape(rows, graph.shape(out), out)
+        return
+    width, rank = write.int32(graph.shape(rows)[-1:]), len(graph.shape(ids))
+    integers = graph.tensors[width].type
+    shape = write("SHAPE", [ids], (rank,), like=width, outType=integers)
+    shape = write("CONCATENATION", [shape, width], (rank + 1,), like=width, axis=0)
+    write("RESHAPE", [rows, shape], out)
+
+
+def gathered(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> list:
+    """GATHER of int8 rows that have one scale, and DEQUANTIZE of what was read."""
+    key = (kernel.tensor, "gathered")
+    scale = per_channel(kernel.grid.scale[0])
+    if key not in graph.added:
+        graph.added[key] = graph.integers(kernel.grid.values, 8, kernel.name, scale)
+    operator.inputs[0], out = graph.added[key], operator.outputs[0]
+    read = graph.tensor(graph.shape(out), "INT8", quantization=scale)
+    operator.outputs = [read]
+    graph.set_version(operator, "GATHER", 2)
+    return [operator, graph.operator("DEQUANTIZE", [read], out, 2)]
+
+
+def has_one_scale(kernel: Kernel) -> bool:
+    """Whether all rows of a table have the same scale."""
+    return bool(np.all(kernel.grid.scale == kernel.grid.scale[0]))
