@@ -37,7 +37,9 @@ class Network(keras.Model):
         self.embedding = layers.Embedding(50, 16, name="embedding")
         self.blocks = [Block(16, name=f"block{i}") for i in range(2)]
         conv = layers.Conv1D(24, 3, use_bias=False, name="conv")
-        self.head = keras.Sequential([conv, layers.BatchNormalization(), layers.ReLU()])
+        self.head = keras.Sequential(
+            [conv, layers.BatchNormalization(), layers.ReLU()], name="head"
+        )
         self.out = layers.Dense(64, name="out")
 
     def call(self, ids):
@@ -82,7 +84,7 @@ def test_kernels_inside_composites_are_packed_and_found_by_path(network, bits, e
     blob = to_tflite(small, check=IDS)
     parts = [f"attention/{part}" for part in ("query", "key", "value", "attention_output")]
     paths = [f"block{i}/{part}" for i in range(2) for part in (*parts, "up", "down")]
-    assert encodings(blob) == dict.fromkeys([*paths, "out"], encoding) | {"sequential/conv": "INT8"}
+    assert encodings(blob) == dict.fromkeys([*paths, "out"], encoding) | {"head/conv": "INT8"}
     rows = {row.path: row for row in report(small, tflite=blob).rows}
     assert {rows[path].encodings for path in paths} == {(encoding,)}
     assert rows["embedding"].encodings == (encoding, "FLOAT32")  # integers, and their scales

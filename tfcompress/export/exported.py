@@ -101,7 +101,7 @@ def exported(model: keras.Model, check: Sample = None, signature: Any = None) ->
     if is_graph(model):
         if not model.built or not model.inputs:
             raise ValueError(
-                f"Model '{model.name}' has no inputs yet. Begin it with a `keras.Input`, or build "
+                f"Model {model.name!r} has no inputs yet. Begin it with a `keras.Input`, or build "
                 "it."
             )
         return Exported(model, inputs_structure(graph_of(model)))

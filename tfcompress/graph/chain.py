@@ -66,7 +66,42 @@ def open_chain(chain: Any, models: list[keras.Model]) -> None:
         if any(layer is chain for layer in getattr(model, "_operations", ())):
             rebuild_graph(model)
         if any(layer is chain for layer in getattr(model, "_layers", ())):
-            keras_state.replace_in_list(chain, chain.parts, model)
+            replace_in_list(chain, chain.parts, model)
+
+
+def rebuild_graph(graph: Any) -> None:
+    """Lists the calls of a graph anew, from its inputs and outputs, after calls have changed."""
+    found = map_graph(graph._inputs, graph._outputs)
+    names = ("_nodes", "_nodes_by_depth", "_operations", "_operations_by_depth")
+    for name, value in zip(names, found, strict=True):
+        object.__setattr__(graph, name, value)
+
+
+def replace_call(node: Any, parts: Any) -> None:
+    """Calls layers one after the other in the place of one call of a graph.
+
+    The last output stays the symbolic tensor that it was, for all that refers to it.
+    """
+    for tensor in node.input_tensors:
+        made_by = tensor._keras_history.operation
+        vars(made_by)["_outbound_nodes"] = [n for n in made_by._outbound_nodes if n is not node]
+    x = parts[0](*node.arguments.args, **node.arguments.kwargs)
+    for part in parts[1:]:
+        x = part(x)
+    last = parts[-1]
+    new = last._inbound_nodes[-1]
+    new.outputs = list(node.outputs)
+    new.outputs[0]._keras_history = KerasHistory(last, len(last._inbound_nodes) - 1, 0)
+
+
+def replace_in_list(layer: keras.layers.Layer, parts: Any, owner: Any) -> None:
+    """Puts layers in the place of one in the list of layers that a model tracks."""
+    listed = {id(x): x for x in (owner._layers, owner._tracker.config["layers"][1])}
+    for layers in listed.values():
+        if any(x is layer for x in layers):
+            new = [y for x in layers for y in (parts if x is layer else [x])]
+            list.__setitem__(layers, slice(None), new)
+    keras_state.renew_keys(owner._tracker)
 
 
 def unchained(model: keras.Model) -> dict[str, keras.layers.Layer]:
