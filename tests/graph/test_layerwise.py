@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 
 from tfcompress.graph import layerwise as follow
+from tfcompress.graph.copy import copied
 from tfcompress.graph.intercept import watch_inputs
+from tfcompress.graph.paths import walk
 from tfcompress.graph.rebuild import copy
 
 L = keras.layers
@@ -65,7 +67,7 @@ def test_a_layer_that_is_not_wanted_runs_once_where_nothing_changed():
     counted = []
     layer = model.get_layer("side")
     call = layer.call
-    layer.call = lambda x: counted.append(1) or call(x)
+    layer.call = lambda x, **kwargs: counted.append(1) or call(x, **kwargs)
     x = [np.ones((10, 6), "float32")] * 2
     follow.follow(model, x, [model.get_layer("out")], lambda layer, pairs: None)
     assert len(counted) == 1
@@ -91,3 +93,77 @@ def test_chains_run_in_the_place_of_a_layer():
     np.testing.assert_array_equal(first, same)
     np.testing.assert_allclose(now, chain[0](chain[0](x)), atol=1e-6)
     np.testing.assert_allclose(before, model.layers[0](x), atol=1e-6)
+
+
+class Composite(L.Layer):
+    """Two products of one input, and one of their sum."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.one, self.two = L.Dense(6, name="one"), L.Dense(6, name="two")
+        self.last = [L.Dense(6, name="last"), L.Dense(6, name="idle")]
+
+    def call(self, x):
+        return self.last[0](inputs=keras.ops.tanh(self.one(x) + self.two(x)))
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.parts = [Composite(), Composite()]
+        self.out = L.Dense(2, name="out")
+
+    def call(self, x):
+        for part in self.parts:
+            x = part(x)
+        return self.out(x)
+
+
+def graph_of_composites():
+    x = keras.Input((6,))
+    return keras.Model(
+        x, L.Dense(2, name="out")(Composite()(L.Dense(6, name="in")(Composite()(x))))
+    )
+
+
+def called():
+    model = Subclassed()
+    model(np.ones((1, 6), "float32"))
+    return model
+
+
+@pytest.mark.parametrize("make", [graph_of_composites, called])
+def test_parts_of_composites_change_in_the_order_of_their_calls(make):
+    model = make()
+    changed = copied(model)
+    x = RNG.normal(size=(300, 6)).astype("float32")
+    paths = {id(layer): path for path, (layer, _) in walk(model).items()}
+    others = {path: layer for path, (layer, _) in walk(changed).items()}
+    order = []
+
+    def change(layer, pairs):
+        path = paths[id(layer)]
+        before, now = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        for net, one, array in ((model, layer, before), (changed, others[path], now)):
+            seen = []
+            watch_inputs(net, x, [one], lambda _, array, seen=seen: seen.append(array))
+            np.testing.assert_allclose(array, seen[0], atol=1e-5)
+        order.append(path)
+        others[path].kernel.assign(others[path].kernel.numpy() * 1.5)
+        return [others[path]]
+
+    wanted = [layer for layer, _ in walk(model).values() if type(layer) is L.Dense]
+    follow.follow(model, x, wanted, change)
+    names = [path.rpartition("/")[2] for path in order]
+    inner = ["in"] if make is graph_of_composites else []
+    assert names == ["one", "two", "last", *inner, "one", "two", "last", "out"]
+
+
+def test_parts_with_one_input_are_measured_in_one_run():
+    model, counted = called(), []
+    call = model.parts[0].one.call
+    model.parts[0].one.call = lambda x, **kwargs: counted.append(1) or call(x, **kwargs)
+    wanted = [model.parts[0].one, model.parts[0].two]
+    x = np.ones((10, 6), "float32")
+    follow.follow(model, x, wanted, lambda layer, pairs: list(pairs) and None)
+    assert len(counted) <= 3  # the order of the calls, and the outputs before and now

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from tfcompress.graph.intercept import intercepted, watch_inputs
+from tfcompress.graph.intercept import altered, watch_inputs
 from tfcompress.measure.moments import Moments, can_measure, measure, patches
 from tfcompress.numerics.metric import Diagonal, Kronecker
 
@@ -132,15 +132,34 @@ def test_inputs_are_seen_at_any_depth_and_nothing_stays_behind():
     assert "call" not in vars(shared)
 
 
-def test_an_error_inside_gives_the_layers_back():
-    layer = layers.Dense(2)
+def test_another_thread_may_use_the_model_meanwhile():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2, name="fc")])
+    x = RNG.normal(size=(2, 4)).astype("float32")
+    expected = np.asarray(model(x))
 
-    def fails(layer, call, *args, **kwargs):
-        raise RuntimeError("inside")
+    def doubled(call, x, *args, **kwargs):
+        np.testing.assert_array_equal(model(x), expected)  # the model itself, in the middle of it
+        return 2 * call(x, *args, **kwargs)
 
-    with pytest.raises(RuntimeError, match="inside"), intercepted([layer], fails):
-        layer(np.ones((1, 2)))
-    assert layer(np.ones((1, 2))).shape == (1, 2)
+    changed = altered(model, {model.layers[0]: doubled})
+    np.testing.assert_array_equal(changed(x), 2 * expected)
+    assert changed.layers[0].kernel is model.layers[0].kernel
+    np.testing.assert_array_equal(model(x), expected)
+
+
+def test_an_input_given_by_name_is_seen():
+    class ByName(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.part = layers.BatchNormalization()
+
+        def call(self, x):
+            return self.part(inputs=x)
+
+    model = keras.Sequential([keras.Input((4,)), ByName()])
+    x, seen = RNG.normal(size=(2, 4)).astype("float32"), []
+    watch_inputs(model, x, [model.layers[0].part], lambda _, array: seen.append(array))
+    np.testing.assert_array_equal(seen, [x])
 
 
 class InAGraph(layers.Layer):

@@ -69,6 +69,18 @@ def copied(model: keras.Model, replacements: dict | None = None) -> Any:
     return _Copy(replacements or {}).of(model)
 
 
+def shadow(model: Any) -> tuple[Any, dict[int, Any]]:
+    """A copy of a model or layer whose objects are its own and whose variables are the model's.
+
+    Returns:
+        The copy, and `{id of an object of the model: its copy}`.
+    """
+    making = _Copy({})
+    for variable in model.variables:
+        making.keep(variable, variable)
+    return making.of(model), making.memo
+
+
 class _Copy:
     """One copy in the making.
 

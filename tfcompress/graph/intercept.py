@@ -1,74 +1,90 @@
-"""Watching and replacing layers while a model runs eagerly."""
+"""Watching and changing layers while a model runs eagerly, without touching the model.
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+What runs is a shadow: a copy of the model's objects that shares its variables. So another thread
+may use the model meanwhile.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import keras
 
-Around = Callable[..., object]
+from tfcompress.graph.copy import shadow
+from tfcompress.graph.private_keras import layers_in
+
+# Takes the place of a layer's `call`: `around(call, x, *args, **kwargs)` gives the outputs.
+Around = Callable[..., Any]
 
 
-def watch_inputs(
-    model: keras.Model, x: Any, layers: Iterable[keras.layers.Layer], see: Callable
-) -> None:
-    """Runs a model, in inference mode and eagerly, and shows what goes into some of its layers.
+def altered(operation: Any, arounds: Mapping[keras.layers.Layer, Around]) -> Any:
+    """An operation in which calls of some layers go through functions.
 
     Args:
-        model: a built model of any kind.
-        x: a batch of its inputs.
+        operation: a layer, a model or a bare operation.
+        arounds: `{layer, in the operation or elsewhere: function}`.
+
+    Returns:
+        A shadow of the operation, or the operation itself if it holds none of the layers.
+    """
+    held = layers_in(operation) if isinstance(operation, keras.layers.Layer) else []
+    inside = [layer for layer in arounds if any(layer is one for one in held)]
+    if not inside:
+        return operation
+    new, copy_of = shadow(operation)
+    for layer in inside:
+        copied = copy_of[id(layer)]
+        vars(copied)["call"] = partial(_with_first, arounds[layer], copied.call)
+    return new
+
+
+def _with_first(around, call, *args, **kwargs):
+    """Calls `around` with the input as its first argument, however the layer was called."""
+    if args:
+        return around(call, *args, **kwargs)
+    name = next(iter(kwargs))
+    return around(lambda x, **others: call(**{name: x}, **others), kwargs.pop(name), **kwargs)
+
+
+def watching(model: Any, layers: Iterable[keras.layers.Layer], see: Callable) -> Any:
+    """A model that shows what goes into some of its layers, in eager runs.
+
+    Args:
+        model: a built model or layer of any kind.
         layers: layers of it, at any depth.
         see: called as `see(layer, array)` at each call of one of the layers. A call inside a
             graph (a `tf.function`, a vectorized map) has no array and is passed over.
     """
 
-    def shown(layer, call, *args, **kwargs):
-        array = _array(args[0] if args else next(iter(kwargs.values())))
+    def shown(layer, call, x, *args, **kwargs):
+        array = as_array(x)
         if array is not None:
             see(layer, array)
-        return call(*args, **kwargs)
+        return call(x, *args, **kwargs)
 
-    with intercepted(layers, shown):
-        model(x, training=False)
-
-
-@contextlib.contextmanager
-def intercepted(layers: Iterable[keras.layers.Layer], around: Around) -> Iterator[None]:
-    """While open, a call of one of the layers goes through `around(layer, call, *args)`.
-
-    For eager runs within the `with` block only; the layers are as they were afterwards.
-    """
-
-    def caught(layer, call):
-        return lambda *args, **kwargs: around(layer, call, *args, **kwargs)
-
-    layers = list(layers)
-    try:
-        for layer in layers:
-            vars(layer)["call"] = caught(layer, layer.call)
-        yield
-    finally:
-        for layer in layers:
-            vars(layer).pop("call", None)
+    return altered(model, {layer: partial(shown, layer) for layer in layers})
 
 
-def replaced(chains: Iterable[tuple]) -> Iterator[None]:
-    """While open, eager calls of some layers run chains of others in their place.
+def watch_inputs(model: Any, x: Any, layers: Iterable[keras.layers.Layer], see: Callable) -> None:
+    """Runs a model once, in inference mode, and shows what goes into some layers: `watching`."""
+    watching(model, layers, see)(x, training=False)
 
-    Args:
-        chains: pairs `(layer, list of layers)`.
-    """
-    of = {id(layer): chain for layer, chain in chains}
 
-    def around(layer, call, x, *args, **kwargs):
-        for part in of[id(layer)]:
+def running(chain: list[keras.layers.Layer]) -> Around:
+    """Runs layers one after the other in the place of a layer, in inference mode."""
+
+    def around(call, x, *args, **kwargs):
+        if len(chain) == 1:  # which may take what the layer takes, as `reverse` of an embedding
+            others = {k: v for k, v in kwargs.items() if k not in ("training", "mask")}
+            return chain[0](x, *args, training=False, **others)
+        for part in chain:
             x = part(x, training=False)
         return x
 
-    return intercepted([layer for layer, _ in chains], around)
+    return around
 
 
-def _array(x):
+def as_array(x: Any) -> Any:
     """A tensor as an array; None for one that stands for a value inside a trace."""
     if keras.backend.backend() == "jax":
         from jax.core import Tracer

@@ -83,6 +83,11 @@ def attributes(original: Any) -> dict:
             found["_modules"] = {k: v for k, v in modules if k != "_torch_params"}
     if isinstance(original, keras.Model):
         dropped |= COMPILED
+        names = "_self_unconditional_dependency_names"  # TensorFlow tracks the same once more
+        references = "_self_unconditional_checkpoint_dependencies"
+        if names in found:
+            found[names] = {k: v for k, v in found[names].items() if k not in COMPILED}
+            found[references] = [one for one in found[references] if one.name not in COMPILED]
     if isinstance(original, KerasTensor):
         dropped.add("_keras_history")
     kept = {name: value for name, value in found.items() if name not in dropped}
@@ -192,7 +197,7 @@ def renew_variable_keys(old: Any, new: Any, variables: Iterable[tuple[Any, Any]]
     renewed = {old._var_key(a): new._var_key(b) for a, b in variables}
     indices = new._trainable_variables_indices
     keys = {renewed.get(key, key): index for key, index in indices.items()}
-    dict.clear(indices)
+    dict.clear(inside(indices))
     dict.update(indices, keys)
     excluded = getattr(old, "_exclude_from_weight_decay", None)
     if excluded:

@@ -1,42 +1,45 @@
 """What a model gives on a few inputs when some of its layers are replaced."""
 
 import collections
-import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
-from tfcompress.graph.nodes import graph_of, nodes_of
-from tfcompress.graph.paths import is_graph
-from tfcompress.graph.private_keras import standardized_inputs
+from tfcompress.graph.intercept import Around, altered
+from tfcompress.graph.nodes import calls_its_graph, graph_of, nodes_of
+from tfcompress.graph.private_keras import layers_in, standardized_inputs
 
 
 class Suffix:
-    """A model's outputs on held inputs, computed from the last node that is still the same.
+    """A model's outputs on held inputs, computed from the last call that is still the same.
 
     `advance` goes on in the graph with the layers as they are and holds what later nodes need;
-    `outputs` runs the rest. A nested model is one node.
+    `outputs` runs the rest. A composite layer or a nested model is one node; a model whose `call`
+    is Python code always runs as a whole.
 
     Args:
-        model: a built Sequential or Functional model.
+        model: a built model of any kind.
         batches: list of batches of its inputs.
     """
 
-    def __init__(self, model: keras.Model, batches: Any) -> None:
-        self.graph = graph_of(model)
-        self.nodes = nodes_of(self.graph)
-        self.uses = collections.Counter(id(t) for node in self.nodes for t in node.input_tensors)
-        self.uses.update(map(id, self.graph.outputs))
-        self.position = 0
-        flat = [standardized_inputs(self.graph, x) for x in batches]
-        self.held = [dict(zip(map(id, self.graph.inputs), arrays, strict=True)) for arrays in flat]
+    def __init__(self, model: keras.Model, batches: list) -> None:
+        self.model, self.batches = model, batches
+        self.nodes, self.position = [], 0
+        if calls_its_graph(model):
+            self.graph = graph_of(model)
+            self.nodes = nodes_of(self.graph)
+            uses = (id(t) for node in self.nodes for t in node.input_tensors)
+            self.uses = collections.Counter([*uses, *map(id, self.graph.outputs)])
+            flat = [standardized_inputs(self.graph, x) for x in batches]
+            self.held = [dict(zip(map(id, self.graph.inputs), x, strict=True)) for x in flat]
 
     def advance(self, layer: keras.layers.Layer) -> None:
         """Goes on to the first node that calls a layer, which must not lie behind."""
         for _ in range(self.position, self.place(layer)):
             node = self.nodes[self.position]
             for values in self.held:
-                _run(node, values)
+                _run(node, node.operation, values)
             self.uses.subtract(map(id, node.input_tensors))
             for tensor in node.input_tensors:
                 if self.uses[id(tensor)] <= 0:
@@ -45,33 +48,38 @@ class Suffix:
             self.position += 1
 
     def place(self, layer: keras.layers.Layer) -> int:
-        """The number of the first node that calls a layer."""
-        return next(i for i, node in enumerate(self.nodes) if _calls(node.operation, layer))
+        """The number of the first node that calls a layer; 0 in a model without a graph."""
+        return next((i for i, node in enumerate(self.nodes) if _holds(node.operation, layer)), 0)
 
-    def outputs(self, changed: Any = None) -> list[list]:
+    def outputs(self, arounds: Mapping[keras.layers.Layer, Around] | None = None) -> list[list]:
         """The outputs of each batch.
 
         Args:
-            changed: the context in which the layers that do not lie behind run, such as
-                `moments.replaced`; None: as they are.
+            arounds: what runs in the place of layers that do not lie behind, see `altered`.
         """
+        if not self.nodes:
+            model = altered(self.model, arounds or {})
+            return [keras.tree.flatten(model(x, training=False)) for x in self.batches]
+        left = [(node, altered(node.operation, arounds or {})) for node in self._left()]
         found = []
-        with changed or contextlib.nullcontext():
-            for held in self.held:
-                values = dict(held)
-                for node in self.nodes[self.position :]:
-                    _run(node, values)
-                found.append([values[id(tensor)] for tensor in self.graph.outputs])
+        for held in self.held:
+            values = dict(held)
+            for node, operation in left:
+                _run(node, operation, values)
+            found.append([values[id(tensor)] for tensor in self.graph.outputs])
         return found
 
+    def _left(self):
+        return self.nodes[self.position :]
 
-def _run(node, values):
+
+def _run(node, operation, values):
     args, kwargs = node.arguments.fill_in(values)
-    outputs = keras.tree.flatten(node.operation(*args, **kwargs))
+    outputs = keras.tree.flatten(operation(*args, **kwargs))
     values |= dict(zip(map(id, node.outputs), outputs, strict=True))
 
 
-def _calls(operation, layer):
-    if not is_graph(operation):
-        return operation is layer
-    return any(_calls(node.operation, layer) for node in nodes_of(graph_of(operation)))
+def _holds(operation: Any, layer: keras.layers.Layer) -> bool:
+    if not isinstance(operation, keras.layers.Layer):
+        return False
+    return any(one is layer for one in layers_in(operation))

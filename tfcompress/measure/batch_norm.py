@@ -1,11 +1,12 @@
 """Measures the batch normalization statistics of a changed model again."""
 
 import itertools
+from functools import partial
 
 import keras
 import numpy as np
 
-from tfcompress.graph.intercept import intercepted
+from tfcompress.graph.intercept import altered
 from tfcompress.graph.paths import walk
 from tfcompress.utils.batches import batches as batches_of
 from tfcompress.utils.checks import whole_number
@@ -54,11 +55,12 @@ def recalibrate_batch_norm(model: keras.Model, data: Data, batches: int = 40) ->
         statistics[id(layer)].add(x, mask)
         return call(x, training=False, mask=mask)
 
+    watched = altered(model, {layer: partial(normalize_by_batch, layer) for layer in norms})
+
     steps = itertools.islice(batches_of(data, BATCH_SIZE), batches)
     try:
-        with intercepted(norms, normalize_by_batch):
-            for x, _, _ in progress(steps, "Recalibrating", batches):
-                model(x, training=False)
+        for x, _, _ in progress(steps, "Recalibrating", batches):
+            watched(x, training=False)
     except BaseException:
         for layer_statistics in statistics.values():
             layer_statistics.restore()

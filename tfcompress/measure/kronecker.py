@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from tfcompress.graph.intercept import watch_inputs
+from tfcompress.graph.intercept import watching
 from tfcompress.graph.paths import walk
 from tfcompress.measure.curvature import gauss_newton
 from tfcompress.measure.moments import LARGEST_BLOCK, Moments, can_measure
@@ -61,8 +61,9 @@ def kronecker(
         check_repeats(data, 2)
     layers = {path: layer for path, (layer, _) in walk(model).items() if can_measure(layer)}
     moments = {id(layer): Moments(layer, block) for layer in layers.values()}
+    watched = watching(model, layers.values(), lambda layer, x: moments[id(layer)].add(x))
     for x, _, _ in progress(batches(data, batch_size), "Measuring inputs"):
-        watch_inputs(model, x, layers.values(), lambda layer, x: moments[id(layer)].add(x))
+        watched(x, training=False)
     metrics = {
         path: moments[id(layer)].metric()
         for path, layer in layers.items()

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from tfcompress import layers as forms
-from tfcompress.graph.intercept import replaced
+from tfcompress.graph.intercept import running
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.nodes import input_shapes
 from tfcompress.graph.paths import walk
@@ -67,7 +67,7 @@ def measured_options(
         found[targets[id(layer)][0]] = [*row, Option(UNCHANGED, None, count([layer]))]
 
     def rise(layer, chain):
-        return max(loss.of_outputs(suffix.outputs(replaced([(layer, chain)]))) - loss.base, 0.0)
+        return max(loss.of_outputs(suffix.outputs({layer: running(chain)})) - loss.base, 0.0)
 
     layers = [layer for layer, _ in walk(model).values() if id(layer) in targets]
     follow(model, fit_inputs, layers, change, "Trying forms")

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.graph.intercept import intercepted
+from tfcompress.graph.chain import Chain
+from tfcompress.graph.intercept import running
 from tfcompress.graph.paths import name_of, walk
 from tfcompress.graph.rebuild import check_graph, copy
 from tfcompress.graph.suffix import Suffix
@@ -199,8 +200,7 @@ def _damage_factors(model, plan, loss):
     chains = {}
     for path, option in plan.chosen.items():
         if option.maker is not None and option.measured > HARMLESS_RISE * plan.predicted:
-            folder = path.removesuffix(name_of(path))
-            chains[path] = [now[folder + name][0] for name in option.parts]
+            chains[path] = _chain_at(path, option, now)
     for path in sorted(chains, key=lambda path: suffix.place(chains[path][0])):
         suffix.advance(chains[path][0])
         restored = suffix.outputs(_put_back(chains[path], before[path][0]))
@@ -210,17 +210,29 @@ def _damage_factors(model, plan, loss):
     return factors
 
 
+def _chain_at(path, option, layers):
+    """The layers that stand for one, in a graph by their names, elsewhere in one `Chain`."""
+    if path in layers and isinstance(layers[path][0], Chain):
+        return [layers[path][0]]
+    folder = path.removesuffix(name_of(path))
+    return [layers[folder + name][0] for name in option.parts]
+
+
 def _put_back(chain, layer):
-    """While open, the layer runs in place of a chain: on the first one's input, for the last."""
+    """Functions by which a layer runs in place of a chain: on the first one's input, for the last.
+
+    See `graph.intercept.altered`.
+    """
     arrived = []
 
-    def around(part, call, x, *args, **kwargs):
-        if part is chain[0]:
-            arrived.append(x)
-        outputs = call(x, *args, **kwargs)
-        return layer(arrived.pop(), training=False) if part is chain[-1] else outputs
+    def first(call, x, *args, **kwargs):
+        arrived.append(x)
+        return call(x, *args, **kwargs)
 
-    return intercepted(dict.fromkeys([chain[0], chain[-1]]), around)
+    def last(call, x, *args, **kwargs):
+        return layer(arrived.pop(), training=False)
+
+    return {chain[0]: running([layer])} if len(chain) == 1 else {chain[0]: first, chain[-1]: last}
 
 
 def _check_target(target):

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress import score as scores_of
-from tfcompress.graph.intercept import watch_inputs
+from tfcompress.graph.intercept import watching
 from tfcompress.graph.paths import walk
 from tfcompress.measure.moments import Moments, can_measure
 from tfcompress.pruning.channel_removal import output_axis
@@ -86,8 +86,9 @@ def rank_by_readers(model: keras.Model, channels: Any, groups: Any, data: Data |
     if unknown:
         raise ValueError(f'score="obs" cannot measure the inputs of {unknown}. Use another score.')
     moments = {id(layer): Moments(layer) for layer in readers}
+    watched = watching(model, readers, lambda layer, x: moments[id(layer)].add(x))
     for x, _, _ in progress(batches(data, BATCH_SIZE), "Measuring inputs"):
-        watch_inputs(model, x, readers, lambda layer, x: moments[id(layer)].add(x))
+        watched(x, training=False)
     orders = []
     for numbers in progress(groups, "Ranking channels", len(groups)):
         blocks = [

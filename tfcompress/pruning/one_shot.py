@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress import score as scores_of
-from tfcompress.graph.intercept import watch_inputs
+from tfcompress.graph.intercept import watching
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.paths import walk
 from tfcompress.graph.rebuild import copy
@@ -133,8 +133,9 @@ def _is_ordinary(layer):
 def _global_sparsities(model, layers, data, sparsity):
     """The share of zeros of each layer, for `scope="global"`."""
     moments = {id(layer): Moments(layer) for layer in layers.values()}
+    watched = watching(model, layers.values(), lambda layer, x: moments[id(layer)].add(x))
     for x, _, _ in progress(batches(data, BATCH_SIZE), "Measuring inputs"):
-        watch_inputs(model, x, layers.values(), lambda layer, x: moments[id(layer)].add(x))
+        watched(x, training=False)
     metrics = [moments[id(layer)].metric() for layer in layers.values()]
     kernels = [ops.convert_to_numpy(layer.kernel) for layer in layers.values()]
     return dict(zip(layers, shares(kernels, metrics, sparsity), strict=True))
