@@ -29,6 +29,7 @@ from tfcompress.pruning.channels import prune_channels
 from tfcompress.pruning.one_shot import prune
 from tfcompress.reporting.benchmark import bench
 from tfcompress.reporting.model_report import report
+from tfcompress.rewriting.opening import opened
 from tfcompress.rewriting.swap import swap, to_ordinary
 
 __version__ = "0.1.0"
@@ -74,6 +75,7 @@ __all__ = [
     "layers",
     "metric",
     "models",
+    "opened",
     "optimizers",
     "plan",
     "project",

@@ -267,7 +267,7 @@ def test_paths_of_second_kernels_nested_and_shared_layers():
         expected[place] = np.mean(((ends[0] - ends[1]) / 2e-2) ** 2, 0).sum()
     np.testing.assert_allclose(found["shared"], expected, rtol=1e-3)
     lstm = keras.Sequential([keras.Input((4, 2)), layers.LSTM(3, name="lstm")])
-    expected = ["lstm/lstm_cell", "lstm/lstm_cell/recurrent_kernel"]
+    expected = ["lstm/lstm_cell/kernel", "lstm/lstm_cell/recurrent_kernel"]
     assert list(kernels(lstm)) == expected
     frozen = dense()
     frozen.trainable = False

@@ -19,6 +19,8 @@ class Chain(keras.layers.Layer):
         parts: layers, of one input and one output each.
     """
 
+    saves_its_parts = True  # in its own config
+
     def __init__(self, parts: list[keras.layers.Layer], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.parts = list(parts)

@@ -195,7 +195,7 @@ def renew_variable_keys(old: Any, new: Any, variables: Iterable[tuple[Any, Any]]
         return
     vars(new).pop("_exclude_from_weight_decay_cache", None)
     renewed = {old._var_key(a): new._var_key(b) for a, b in variables}
-    indices = new._trainable_variables_indices
+    indices = inside(new._trainable_variables_indices)  # TensorFlow wraps it
     keys = {renewed.get(key, key): index for key, index in indices.items()}
     dict.clear(inside(indices))
     dict.update(indices, keys)

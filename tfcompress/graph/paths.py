@@ -9,7 +9,9 @@ import keras
 from tfcompress.graph.private_keras import Functional, layers_in
 
 
-def walk(model: keras.Model) -> dict[str, tuple[keras.layers.Layer, keras.layers.Layer]]:
+def walk(
+    model: keras.Model, instead: dict | None = None
+) -> dict[str, tuple[keras.layers.Layer, keras.layers.Layer]]:
     """Lists the layers of a model at any depth.
 
     A path is the names of the layers from the model down, joined by `/`: `"conv"`, `"block/conv"`
@@ -18,6 +20,7 @@ def walk(model: keras.Model) -> dict[str, tuple[keras.layers.Layer, keras.layers
 
     Args:
         model: a `keras.Model`, of any kind.
+        instead: `{layer: another layer}`; the other one is listed in the place of the layer.
 
     Returns:
         A dict `{path: (layer, owner)}` in the order of the model's graph. `owner` is the model or
@@ -37,12 +40,13 @@ def walk(model: keras.Model) -> dict[str, tuple[keras.layers.Layer, keras.layers
     """
     check_keras_3(model)
     found = {}
-    _collect(model, "", found, seen=set())
+    _collect(model, "", found, set(), {id(old): new for old, new in (instead or {}).items()})
     return found
 
 
-def _collect(owner, prefix, found, seen):
+def _collect(owner, prefix, found, seen, instead):
     for layer in parts(owner):
+        layer = instead.get(id(layer), layer)
         if id(layer) in seen or isinstance(layer, keras.layers.InputLayer):
             continue
         seen.add(id(layer))
@@ -51,7 +55,7 @@ def _collect(owner, prefix, found, seen):
             path += "'"
         if not isinstance(layer, keras.Model):
             found[path] = (layer, owner)
-        _collect(layer, path + "/", found, seen)
+        _collect(layer, path + "/", found, seen, instead)
 
 
 def parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:

@@ -142,11 +142,13 @@ def can_measure(layer: keras.layers.Layer) -> bool:
         return _contracted(layer) > 0
     if _is_embedding(layer):
         return True
-    if hasattr(layer, "output_padding") or hasattr(layer, "pointwise_initializer"):
+    if hasattr(layer, "recurrent_initializer") or hasattr(layer, "output_padding"):
+        return False
+    if hasattr(layer, "pointwise_initializer"):
         return False
     if hasattr(layer, "kernel_size"):
         return hasattr(layer, "strides")
-    return hasattr(layer, "units") and not hasattr(layer, "recurrent_initializer")
+    return hasattr(layer, "units")
 
 
 def check_measurable(layer: keras.layers.Layer) -> None:

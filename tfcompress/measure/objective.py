@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.graph.paths import walk
-from tfcompress.graph.private_keras import compiled_loss, mask_of
+from tfcompress.graph.private_keras import compiled_loss, layers_in, mask_of
 from tfcompress.measure.loss_term import Term
 from tfcompress.utils.batches import batches
 from tfcompress.utils.progress import progress
@@ -24,7 +24,8 @@ def kernels(model: keras.Model) -> dict[str, keras.Variable]:
     """The kernels and embeddings of a model by path, those of frozen layers included.
 
     A layer's `kernel` (or `embeddings`) has the path of the layer. Any other kernel has its name
-    appended: `"lstm/lstm_cell"` and `"lstm/lstm_cell/recurrent_kernel"`, `"conv/pointwise_kernel"`.
+    appended: `"lstm/lstm_cell/kernel"` and `"lstm/lstm_cell/recurrent_kernel"`,
+    `"conv/pointwise_kernel"`; these are also the paths of the parts that `tfcompress.opened` makes.
     Compressed layers, whose kernel is computed and not stored, are not listed.
 
     Raises:
@@ -32,13 +33,15 @@ def kernels(model: keras.Model) -> dict[str, keras.Variable]:
     """
     found, seen = {}, set()
     for path, (layer, _) in walk(model).items():
-        for name in KERNEL_NAMES:
-            variable = getattr(layer, name, None)
-            if not isinstance(variable, keras.Variable) or id(variable) in seen:
+        of_parts = {id(v) for part in layers_in(layer, include_self=False) for v in part.weights}
+        own = {name: getattr(layer, name, None) for name in KERNEL_NAMES}
+        for name, variable in own.items():
+            if not isinstance(variable, keras.Variable) or id(variable) in seen | of_parts:
                 continue
             if keras.backend.is_float_dtype(variable.dtype):
                 seen.add(id(variable))
-                found[path if name in KERNEL_NAMES[:2] else f"{path}/{name}"] = variable
+                alone = name in KERNEL_NAMES[:2] and own["recurrent_kernel"] is None
+                found[path if alone else f"{path}/{name}"] = variable
     if not found:
         raise ValueError(
             "The model has no kernels to take the curvature of; if it is not built yet, call it on "

@@ -44,7 +44,7 @@ def measured_options(
         candidates: see `planner.plan`.
         reasons: a list, to which is added why a maker cannot take a layer.
     """
-    targets, _ = match(model, {_has_kernel: lambda layer: layer})
+    targets, _ = match(walk(model), {_has_kernel: lambda layer: layer})
     shapes, suffix, found = input_shapes(model), Suffix(model, loss.inputs), {}
 
     def change(layer, pairs):

@@ -2,9 +2,7 @@
 
 from typing import NamedTuple
 
-import keras
-
-from tfcompress.graph.paths import named, near, walk
+from tfcompress.graph.paths import named, near
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.maker import Maker
 from tfcompress.utils.types import Rules
@@ -18,8 +16,10 @@ class Target(NamedTuple):
     by_name: bool  # whether the rule names this very layer, so that a refusal is an error
 
 
-def match(model: keras.Model, rules: Rules) -> tuple[dict[int, Target], dict[str, str]]:
+def match(layers: dict[str, tuple], rules: Rules) -> tuple[dict[int, Target], dict[str, str]]:
     """Finds the maker of each layer; of several rules for a layer the first one counts.
+
+    `layers` are those of a model, as `walk` lists them.
 
     A rule whose key means a composite layer (an attention, a recurrent layer) is applied to
     each part of it that the maker takes.
@@ -29,7 +29,6 @@ def match(model: keras.Model, rules: Rules) -> tuple[dict[int, Target], dict[str
         left: `{path: reason}` of composite layers that a pattern matched and whose parts no maker
             takes.
     """
-    layers = walk(model)
     targets, left, taken = {}, {}, set()
     for key, maker in rules.items():
         maker = _as_maker(key, maker)

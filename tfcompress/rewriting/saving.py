@@ -16,6 +16,7 @@ from tfcompress.graph.private_keras import (
     class_config,
     default_like,
     has_graph_config,
+    layers_in,
     register_under,
 )
 from tfcompress.graph.replace import replace_in_place
@@ -40,7 +41,7 @@ def _mark(owner, placed, known) -> bool:
         known[id(owner)] = False  # a part that holds its owner
         below = [id(part) in placed or _mark(part, placed, known) for _, part in held_layers(owner)]
         known[id(owner)] = any(below) or isinstance(owner, Swapped)
-        if known[id(owner)] and not has_graph_config(owner):
+        if known[id(owner)] and not _saves_its_parts(owner):
             before = vars(owner).get("_replaced_parts", ())
             found = [
                 address
@@ -50,6 +51,26 @@ def _mark(owner, placed, known) -> bool:
             owner.__class__ = swapped_class(type(owner))
             object.__setattr__(owner, "_replaced_parts", tuple(found))
     return known[id(owner)]
+
+
+def _saves_its_parts(owner):
+    return has_graph_config(owner) or getattr(owner, "saves_its_parts", False)
+
+
+def unmark_owners(model: Any, restored: set[int]) -> None:
+    """Takes from owners what `mark_owners` gave them for parts that again are those of their class.
+
+    Args:
+        model: changed in place.
+        restored: ids of these parts.
+    """
+    for owner in layers_in(model):
+        if isinstance(owner, Swapped):
+            there = dict(addresses(owner, owner._replaced_parts))
+            kept = tuple(a for a in owner._replaced_parts if id(there[a]) not in restored)
+            object.__setattr__(owner, "_replaced_parts", kept)
+            if not kept:
+                owner.__class__ = owner._plain
 
 
 def swapped_class(kind: type) -> type:

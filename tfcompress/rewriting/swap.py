@@ -9,10 +9,11 @@ import keras
 
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.paths import check_keras_3, walk
+from tfcompress.graph.steps import step_by_step
 from tfcompress.layers.core.base import CompressedLayer, kernel_bits
 from tfcompress.layers.core.maker import Maker
 from tfcompress.measure.moments import Moments
-from tfcompress.rewriting.matching import match
+from tfcompress.rewriting.opening import close, open_for
 from tfcompress.rewriting.replace import with_replacements
 from tfcompress.utils.types import Curvature, Data, Rules
 
@@ -85,8 +86,25 @@ def swapped(
     inplace: bool = False,
 ) -> keras.Model:
     """`swap`; `moments(layer)` makes what measures the inputs of a layer."""
-    targets, left = match(model, rules)
-    made = {}
+    opening = open_for(model, rules, inplace)
+    try:
+        with step_by_step(opening.model):
+            chains = _made(opening, curvature, data, moments)
+    except BaseException:
+        if inplace:
+            close(model, opening.closed)
+        raise
+    new = with_replacements(opening.model, chains, inplace or bool(opening.closed))
+    if opening.left:
+        reasons = "\n".join(f"- {path}: {reason}" for path, reason in opening.left.items())
+        number = len(opening.left)
+        warnings.warn(f"{number} matching layers stay as they are:\n{reasons}", stacklevel=3)
+    return new
+
+
+def _made(opening, curvature, data, moments) -> dict:
+    """The chains that stand in the places of layers, `{layer: chain}`."""
+    model, targets, left, made = opening.model, opening.targets, opening.left, {}
 
     def make(layer, pairs=None):
         path, maker, by_name = targets[id(layer)]
@@ -107,23 +125,22 @@ def swapped(
     for layer in layers:
         if data is None or not layer.built:
             make(layer)
-    chains = {layer: made[id(layer)] for layer in layers if made.get(id(layer))}
-    new = with_replacements(model, chains, inplace)
-    if left:
-        reasons = "\n".join(f"- {path}: {reason}" for path, reason in left.items())
-        warnings.warn(f"{len(left)} matching layers stay as they are:\n{reasons}", stacklevel=2)
-    return new
+    return {layer: made[id(layer)] for layer in layers if made.get(id(layer))}
 
 
 def to_ordinary(model: keras.Model) -> keras.Model:
     """Makes a new model of plain Keras layers that computes the same function.
 
     Each compressed layer becomes a chain of ordinary layers, in place; the last one keeps the name.
-    Further swaps can then be made on the parts ("low rank, then 8 bits").
+    Further swaps can then be made on the parts ("low rank, then 8 bits"). Recurrent cells and
+    separable convolutions that a swap had opened are Keras' own again, except those of which a part
+    became several layers.
     """
     check_keras_3(model)
     layers = [layer for layer, _ in walk(model).values() if isinstance(layer, CompressedLayer)]
-    return with_replacements(model, {layer: layer.to_ordinary() for layer in layers})
+    new = with_replacements(model, {layer: layer.to_ordinary() for layer in layers})
+    close(new)
+    return new
 
 
 def _measured(moments, pairs) -> dict:

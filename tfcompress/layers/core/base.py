@@ -53,8 +53,8 @@ class CompressedLayer(keras.layers.Layer):
     Args:
         activation, use_bias, activity_regularizer: as in Keras' own layers.
         bias_initializer, bias_regularizer, bias_constraint: the same.
-        kernel_regularizer: a penalty on `kernel`, however that is stored. It makes the layer
-            compute its whole kernel in every step.
+        kernel_regularizer: a penalty on `kernel`, however that is stored, unless the layer is
+            frozen. It makes the layer compute its whole kernel in every step.
         **kwargs: `name`, `dtype`, `trainable`.
 
     A fresh kernel has the variance of Glorot, Bengio, "Understanding the difficulty of training
@@ -91,8 +91,6 @@ class CompressedLayer(keras.layers.Layer):
         self.bias = None
         self.parts = {}
 
-    # What a method writes.
-
     def build_kernel(self, shape: tuple[int, ...]) -> None:
         """Adds the variables of a kernel of this shape (layout of the ordinary layer)."""
         raise TypeError(f"{type(self).__name__} must define `build_kernel`.")
@@ -121,8 +119,6 @@ class CompressedLayer(keras.layers.Layer):
         self._check_stored(stored, self.parts)
         for name, variable in self.parts.items():
             variable.assign(stored[name])
-
-    # What a method may write.
 
     @classmethod
     def resolve(
@@ -161,8 +157,6 @@ class CompressedLayer(keras.layers.Layer):
     def prunable(self) -> list:
         """The variables that a pruner may zero."""
         return []
-
-    # What every layer gets.
 
     @classmethod
     def from_layer(
@@ -221,6 +215,9 @@ class CompressedLayer(keras.layers.Layer):
     def build(self, input_shape: InputShape) -> None:
         shape = self.kernel_shape(input_shape)
         self.build_kernel(shape)
+        if self.kernel_regularizer is not None:
+            # Of a variable, and not by `add_loss`, which cannot leave a loop over time steps.
+            next(v for v in self.parts.values() if v.trainable).regularizer = self.penalty
         if self.use_bias:
             self.bias = self.add_weight(
                 name="bias",
@@ -234,11 +231,13 @@ class CompressedLayer(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         outputs = self.apply_kernel(inputs, training)
-        if self.kernel_regularizer is not None:
-            self.add_loss(self.kernel_regularizer(self.kernel))
         if self.bias is not None:
             outputs = ops.add(outputs, ops.cast(self.bias, outputs.dtype))
         return self.activation(outputs)
+
+    def penalty(self, _: Any = None) -> Tensor:
+        """What `kernel_regularizer` says of the kernel."""
+        return self.kernel_regularizer(self.kernel)
 
     def pack(self) -> dict[str, Packed]:
         """The stored arrays as bytes; `tfcompress.numerics.codecs.unpack` is the exact inverse."""

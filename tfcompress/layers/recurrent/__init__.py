@@ -1,0 +1,1 @@
+"""Recurrent cells whose products are layers."""

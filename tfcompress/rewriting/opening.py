@@ -1,0 +1,97 @@
+"""Layers of several kernels opened: each kernel becomes a layer that can be named and replaced."""
+
+from typing import NamedTuple
+
+import keras
+
+from tfcompress.graph.paths import check_keras_3, walk
+from tfcompress.layers.core.opened import OpenedLayer
+from tfcompress.layers.recurrent.cells import OpenedGRUCell, OpenedLSTMCell, OpenedSimpleRNNCell
+from tfcompress.layers.recurrent.conv_lstm import OpenedConvLSTMCell
+from tfcompress.rewriting.matching import Target, match
+from tfcompress.rewriting.replace import with_replacements
+from tfcompress.rewriting.saving import unmark_owners
+from tfcompress.utils.types import Rules
+
+OPENED = {
+    cls.closed_class: cls
+    for cls in (OpenedLSTMCell, OpenedGRUCell, OpenedSimpleRNNCell, OpenedConvLSTMCell)
+}
+
+
+class Opening(NamedTuple):
+    """A model in which layers were opened for the sake of rules."""
+
+    model: keras.Model
+    targets: dict[int, Target]  # as `match` gives them
+    left: dict[str, str]
+    closed: dict  # {opened layer: [the one that it stands for]}
+
+
+def openings(model: keras.Model) -> dict[keras.layers.Layer, OpenedLayer]:
+    """The opened forms of those layers of a model that have one, `{layer: opened layer}`.
+
+    The model is not changed.
+    """
+    return {
+        layer: OPENED[type(layer)].from_layer(layer)
+        for layer, _ in walk(model).values()
+        if type(layer) in OPENED and layer.built
+    }
+
+
+def opened(model: keras.Model) -> keras.Model:
+    """Makes a copy of a model in which each kernel is that of a layer with a path of its own.
+
+    Recurrent cells (LSTM, GRU, simple, convolutional LSTM, in any layer that runs them) become
+    products and pointwise arithmetic, and separable convolutions two convolutions. `swap` does
+    this by itself where a rule asks for it; pruning, curvature and plans see what is open.
+
+    Returns:
+        The copy, which computes the same. `to_ordinary` closes it again.
+
+    Example:
+
+    >>> import keras, tfcompress as tfc
+    >>> model = keras.Sequential([keras.Input((9, 4)), keras.layers.LSTM(8, name="lstm")])
+    >>> list(tfc.walk(tfc.opened(model)))[2:]
+    ['lstm/lstm_cell/kernel', 'lstm/lstm_cell/recurrent_kernel']
+    """
+    check_keras_3(model)
+    return with_replacements(model, {old: [new] for old, new in openings(model).items()})
+
+
+def open_for(model: keras.Model, rules: Rules, inplace: bool) -> Opening:
+    """Opens those layers of a model whose parts rules concern, in a copy or in the model itself."""
+    forms = openings(model)
+    layers = walk(model, forms)
+    targets, left = match(layers, rules)
+    chains = {
+        old: [new]
+        for old, new in forms.items()
+        if any(id(part) in targets for part in new.parts_by_name.values())
+    }
+    if chains:
+        model = with_replacements(model, chains, inplace)
+    now = walk(model)
+    targets = {
+        id(now[path][0]): targets[id(layer)]
+        for path, (layer, _) in layers.items()
+        if id(layer) in targets
+    }
+    return Opening(model, targets, left, {new: [old] for old, (new,) in chains.items()})
+
+
+def close(model: keras.Model, chains: dict | None = None) -> None:
+    """Puts Keras' own layers in the places of opened ones, in the model itself.
+
+    Args:
+        model: changed in place.
+        chains: `{opened layer: [Keras' own]}`; None: for each whose parts are all ordinary.
+    """
+    if chains is None:
+        opened_ones = (one for one, _ in walk(model).values() if isinstance(one, OpenedLayer))
+        chains = {one: [one.closed()] for one in opened_ones}
+        chains = {one: chain for one, chain in chains.items() if chain[0] is not None}
+    with_replacements(model, chains, inplace=True)
+    unmark_owners(model, {id(closed) for (closed,) in chains.values()})
