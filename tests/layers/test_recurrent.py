@@ -6,7 +6,6 @@ import pytest
 
 import tfcompress as tfc
 from tfcompress.graph.intercept import watch_inputs
-from tfcompress.graph.steps import step_by_step
 
 kinds = keras.layers
 small = tfc.layers
@@ -202,8 +201,7 @@ def test_each_step_of_a_product_is_seen():
     model = tfc.opened(around(CELLS["lstm"]()))
     products = [tfc.walk(model)[f"r/lstm_cell/{name}kernel"][0] for name in ("", "recurrent_")]
     seen = {id(product): [] for product in products}
-    with step_by_step(model):
-        watch_inputs(model, sequences(), products, lambda layer, x: seen[id(layer)].append(x))
+    watch_inputs(model, sequences(), products, lambda layer, x: seen[id(layer)].append(x))
     fed, kept = seen.values()
     np.testing.assert_array_equal(np.stack(fed, 1), sequences())
     assert len(kept) == 9 and not kept[0].any() and kept[1].any()
@@ -218,3 +216,18 @@ def test_mixed_precision():
     assert_same(model, tfc.opened(model), x, exact=True)
     swapped = tfc.swap(model, {"r": small.QuantizedDense.using()})
     np.testing.assert_allclose(swapped(x), model(x), atol=0.03)
+
+
+def test_both_products_are_fitted_to_what_they_see_at_all_steps():
+    model, x = around(CELLS["lstm"](return_sequences=True)), sequences()
+    x = np.repeat(x, 8, 0) @ np.random.default_rng(3).standard_normal((5, 5)).astype("float32")
+    x[:, :, 0] = 3 * x[:, :, 1]  # inputs that are much alike, so that errors can cancel
+    rules = {"r": small.QuantizedDense.using(bits=3)}
+    plain, fitted = tfc.swap(model, rules), tfc.swap(model, rules, data=x)
+    assert classes(fitted)[-2:] == [small.QuantizedDense] * 2
+    errors = [np.mean(np.square(np.array(one(x)) - model(x))) for one in (plain, fitted)]
+    assert errors[1] < 0.8 * errors[0]
+    recurrent = {"recurrent_kernel": small.QuantizedDense.using(bits=2)}
+    plain, fitted = tfc.swap(model, recurrent), tfc.swap(model, recurrent, data=x)
+    errors = [np.mean(np.square(np.array(one(x)) - model(x))) for one in (plain, fitted)]
+    assert errors[1] < 0.8 * errors[0]

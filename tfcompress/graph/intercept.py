@@ -35,7 +35,22 @@ def altered(operation: Any, arounds: Mapping[keras.layers.Layer, Around]) -> Any
     for layer in inside:
         copied = copy_of[id(layer)]
         vars(copied)["call"] = partial(_with_first, arounds[layer], copied.call)
+    _run_step_by_step(new, [copy_of[id(layer)] for layer in inside])
     return new
+
+
+def _run_step_by_step(operation, layers):
+    """Lets recurrent layers that hold one of some layers call their cell once for each step.
+
+    Otherwise a loop is traced once (JAX), or one fused operation makes all steps (cuDNN).
+    """
+    for owner in layers_in(operation):
+        if isinstance(owner, keras.layers.RNN):
+            held = layers_in(owner)
+            if any(layer is one for layer in layers for one in held):
+                owner.unroll = True
+                if hasattr(owner, "use_cudnn"):
+                    owner.use_cudnn = False
 
 
 def _with_first(around, call, *args, **kwargs):

@@ -5,7 +5,6 @@ import numpy as np
 
 from tfcompress.graph.intercept import watching
 from tfcompress.graph.paths import walk
-from tfcompress.graph.steps import step_by_step
 from tfcompress.measure.curvature import gauss_newton
 from tfcompress.measure.moments import LARGEST_BLOCK, Moments, can_measure
 from tfcompress.numerics.metric import Diagonal, Kronecker

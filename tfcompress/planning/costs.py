@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tfcompress import layers as forms
-from tfcompress.layers.core.base import kernel_bits
+from tfcompress.layers.core.ordinary import kernel_bits
 from tfcompress.measure.macs import layer_macs, matrices
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import Store

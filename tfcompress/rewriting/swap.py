@@ -9,9 +9,9 @@ import keras
 
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.paths import check_keras_3, walk
-from tfcompress.graph.steps import step_by_step
-from tfcompress.layers.core.base import CompressedLayer, kernel_bits
+from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.maker import Maker
+from tfcompress.layers.core.ordinary import kernel_bits
 from tfcompress.measure.moments import Moments
 from tfcompress.rewriting.opening import close, open_for
 from tfcompress.rewriting.replace import with_replacements
@@ -88,8 +88,7 @@ def swapped(
     """`swap`; `moments(layer)` makes what measures the inputs of a layer."""
     opening = open_for(model, rules, inplace)
     try:
-        with step_by_step(opening.model):
-            chains = _made(opening, curvature, data, moments)
+        chains = _made(opening, curvature, data, moments)
     except BaseException:
         if inplace:
             close(model, opening.closed)

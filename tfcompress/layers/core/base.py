@@ -20,7 +20,13 @@ from keras import ops
 
 from tfcompress.layers.core.arguments import PlainArguments
 from tfcompress.layers.core.maker import Maker
-from tfcompress.layers.core.ordinary import COMMON, glorot_variance, kernel_of, positions
+from tfcompress.layers.core.ordinary import (
+    COMMON,
+    common_config,
+    glorot_variance,
+    kernel_of,
+    positions,
+)
 from tfcompress.layers.core.refusal import refuse
 from tfcompress.numerics.codecs import Packed, pack
 from tfcompress.utils.arrays import to_numpy
@@ -282,15 +288,7 @@ class CompressedLayer(keras.layers.Layer):
 
     def get_config(self) -> Config:
         config = super().get_config()
-        common = {
-            "activation": keras.activations.serialize(self.activation),
-            "use_bias": self.use_bias,
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
-            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
-            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
-        }
+        common = common_config(self)
         config |= {name: common[name] for name in self.common}
         return config | self.own_arguments() | self.method_options()
 
@@ -299,10 +297,3 @@ class CompressedLayer(keras.layers.Layer):
             raise ValueError(
                 f"Layer {self.name!r} stores {sorted(expected)}. Received: {sorted(stored)}"
             )
-
-
-def kernel_bits(layer: keras.layers.Layer) -> int:
-    """The stored size of a layer's kernel in bits; that of an ordinary layer is in float32."""
-    if isinstance(layer, CompressedLayer):
-        return layer.bits
-    return 32 * math.prod(kernel_of(layer).shape)

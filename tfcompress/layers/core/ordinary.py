@@ -22,6 +22,25 @@ def kernel_of(layer: keras.layers.Layer) -> keras.Variable:
     return layer.embeddings if isinstance(layer, keras.layers.Embedding) else layer.kernel
 
 
+def kernel_bits(layer: keras.layers.Layer) -> int:
+    """The stored size of a layer's kernel in bits; that of an ordinary layer is in float32."""
+    stored = getattr(layer, "bits", None)  # of a compressed layer
+    return 32 * math.prod(kernel_of(layer).shape) if stored is None else stored
+
+
+def common_config(layer: keras.layers.Layer) -> Config:
+    """The values of the `COMMON` arguments for a config."""
+    return {
+        "activation": keras.activations.serialize(layer.activation),
+        "use_bias": layer.use_bias,
+        "bias_initializer": keras.initializers.serialize(layer.bias_initializer),
+        "kernel_regularizer": keras.regularizers.serialize(layer.kernel_regularizer),
+        "bias_regularizer": keras.regularizers.serialize(layer.bias_regularizer),
+        "bias_constraint": keras.constraints.serialize(layer.bias_constraint),
+        "activity_regularizer": keras.regularizers.serialize(layer.activity_regularizer),
+    }
+
+
 def ordinary_layer(
     layer: keras.layers.Layer,
     arguments: Config,

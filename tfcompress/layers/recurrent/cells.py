@@ -86,7 +86,7 @@ class OpenedGRUCell(DenseCell, keras.layers.GRUCell):
     def ordinary_parts(cls, layer: keras.layers.Layer) -> dict[str, keras.layers.Layer]:
         kernel, inner = layer.kernel, layer.recurrent_kernel
         if layer.reset_after:
-            biases = [None, None] if layer.bias is None else list(ops.unstack(layer.bias))
+            biases = [None, None] if layer.bias is None else [layer.bias[0], layer.bias[1]]
             return {
                 "kernel": dense_product(layer, "kernel", kernel, biases[0]),
                 "recurrent_kernel": dense_product(layer, "recurrent_kernel", inner, biases[1]),

@@ -4,7 +4,6 @@ from typing import Any
 
 import keras
 
-from tfcompress.graph.private_keras import ConvLSTMCell
 from tfcompress.layers.recurrent.products import (
     OpenedCell,
     by_gate,
@@ -13,6 +12,7 @@ from tfcompress.layers.recurrent.products import (
 )
 from tfcompress.utils.types import Config, InputShape, Tensor
 
+ConvLSTMCell = type(keras.layers.ConvLSTM1D(1, 1).cell)  # which Keras does not export
 CONVOLUTIONS = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.Conv3D}
 
 
