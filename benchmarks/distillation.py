@@ -21,7 +21,7 @@ from nets import accuracy, load_or_train
 import tfcompress as tfc
 from tfcompress.datasets import fashion_mnist
 from tfcompress.distillation.teacher import TeacherCache
-from tfcompress.graph.rebuild import copy
+from tfcompress.graph.copy import copied
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -197,10 +197,10 @@ def step_times(teacher, x, y, rounds, batches=60, size=64):
         runs[name] = lambda: model.fit(x, y, batch_size=size, verbose=0, shuffle=False)
 
     def ours(net, hints=()):
-        return tfc.Distiller(student=copy(net), teacher=teacher, hints=hints)
+        return tfc.Distiller(student=copied(net), teacher=teacher, hints=hints)
 
     stored = ours(slim)
-    add("student alone", copy(slim))
+    add("student alone", copied(slim))
     add("Distiller, logits from the cache", stored, stored.cache_teacher(x).x)
     add("Distiller, logits", ours(slim))
     add("keras.distillation, logits", _peer(slim, teacher))
@@ -235,7 +235,7 @@ def _peer(net, teacher, hint=None):
     if hint:
         terms.append(distillation.FeatureDistillation("mse", hint.teacher, hint.student))
     # It freezes the teacher that it is given, so it gets one of its own.
-    return distillation.Distiller(copy(teacher), copy(net), terms)
+    return distillation.Distiller(copied(teacher), copied(net), terms)
 
 
 HEAD = """# Distillation: what the teacher adds

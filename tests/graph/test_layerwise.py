@@ -6,7 +6,6 @@ from tfcompress.graph import layerwise as follow
 from tfcompress.graph.copy import copied
 from tfcompress.graph.intercept import watch_inputs
 from tfcompress.graph.paths import walk
-from tfcompress.graph.rebuild import copy
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -81,7 +80,7 @@ def test_unbuilt_models_are_refused():
 def test_chains_run_in_the_place_of_a_layer():
     model = keras.Sequential([keras.Input((4,)), L.Dense(4, name="a"), L.Dense(2, name="b")])
     x = RNG.normal(size=(8, 4)).astype("float32")
-    chain = [layer for layer in copy(model).layers[:1]] * 2
+    chain = [layer for layer in copied(model).layers[:1]] * 2
     seen = []
 
     def change(layer, pairs):

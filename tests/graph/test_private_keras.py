@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tfcompress.graph import private_keras as private
+from tfcompress.graph import private_saving as saving
 from tfcompress.utils.arrays import to_numpy
 
 
@@ -134,3 +135,76 @@ def test_print_message(capsys):
 def test_compute_output_spec():
     spec = private.compute_output_spec(lambda x: x, private.KerasTensor((2, 3)))
     assert spec.shape == (2, 3)
+
+
+def test_mask_of():
+    masked = keras.layers.Masking()(np.zeros((1, 2, 3), "float32"))
+    assert private.mask_of(masked).shape == (1, 2)
+    assert private.mask_of(keras.ops.ones((1,))) is None
+
+
+def test_calls_are_taken_over():
+    model = functional()
+    old, new = model.get_layer("out"), keras.layers.Dense(2, name="out")
+    private.take_over_calls(old, new)
+    assert private.history_of(model.outputs[0])[0] is new
+    assert private.inbound_nodes(old) == [] and private.inbound_nodes(new)[0].operation is new
+
+
+def test_replace_in():
+    class Owner(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.one = keras.layers.Dense(1)
+            self.more = {"list": [keras.layers.Dense(2)], "tuple": (keras.layers.Dense(3),)}
+
+    owner, new = Owner(), [keras.layers.Dense(4) for _ in range(3)]
+    old = [owner.one, owner.more["list"][0], owner.more["tuple"][0]]
+    private.replace_in(owner, dict(zip(map(id, old), new, strict=True)))
+    assert owner.one is new[0] and owner.more["list"][0] is new[1]
+    assert owner.more["tuple"][0] is new[2]
+    assert private.layers_in(owner, include_self=False) == new
+
+
+def test_forget_compiled():
+    model = functional()
+    model.compile("sgd", "mse")
+    private.forget_compiled(model)
+    assert not model.compiled and getattr(model, "optimizer", None) is None
+    model.compile("sgd", "mse")
+
+
+def test_saved_forms():
+    dense = saving.class_config(keras.layers.Dense, {"units": 2})
+    assert dense["module"] == "keras.layers" and dense["registered_name"] is None
+    own = saving.class_config(WithArguments, {"size": 3})
+    assert own["class_name"] == "WithArguments" and own["module"] == WithArguments.__module__
+    saving.register_under(WithArguments, "package>Other")
+    assert saving.class_config(WithArguments, {})["registered_name"] == "package>Other"
+
+
+class WithArguments(keras.layers.Layer):
+    def __init__(self, size, **kwargs):
+        super().__init__(**kwargs)
+        self.size = size
+
+
+def test_a_default_config_has_the_constructor_s_arguments():
+    class Marked(WithArguments):
+        get_config = saving.default_like(
+            lambda self: WithArguments.get_config(self), WithArguments.get_config
+        )
+
+    assert Marked(3).get_config()["size"] == 3
+
+
+def test_has_graph_config():
+    class Own(keras.Model):
+        def __init__(self, width):
+            x = keras.Input((width,))
+            super().__init__(x, keras.layers.Dense(1)(x))
+
+    assert saving.has_graph_config(functional())
+    assert saving.has_graph_config(keras.Sequential([keras.layers.Dense(1)]))
+    assert not saving.has_graph_config(Own(2))
+    assert not saving.has_graph_config(keras.layers.Dense(1))

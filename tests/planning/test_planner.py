@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import tfcompress as tfc
+from tfcompress.graph.copy import copied
 from tfcompress.graph.intercept import altered
-from tfcompress.graph.rebuild import copy
 from tfcompress.graph.suffix import Suffix
 from tfcompress.measure.held_out_loss import HeldOutLoss, split
 from tfcompress.measure.macs import macs
@@ -152,7 +152,7 @@ def test_without_labels_the_change_of_the_outputs_counts():
     held_out_loss = HeldOutLoss(model, X, None, None, None)
     assert held_out_loss.base == 0
     outputs = model(X).numpy()
-    twice = copy(model)
+    twice = copied(model)
     out = twice.get_layer("out")
     out.set_weights([2 * w for w in out.get_weights()])
     assert held_out_loss(twice) == pytest.approx(np.mean(outputs**2) / np.var(outputs), rel=1e-4)

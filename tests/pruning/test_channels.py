@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tfcompress as tfc
-from tfcompress.graph.rebuild import copy
+from tfcompress.graph.copy import copied
 from tfcompress.pruning.channel_ranking import KernelBlock, eliminate
 from tfcompress.pruning.channel_removal import shrink
 from tfcompress.pruning.channel_ties import Channels
@@ -107,8 +107,8 @@ def test_the_smaller_model_equals_the_masked_one(name):
         small = shrink(model, channels, gone)
         assert small.count_params() < model.count_params()
         x = inputs(model)
-        expected = masked(copy(model), gone, Channels(copy(model)))
-        new = copy(model)
+        expected = masked(copied(model), gone, Channels(copied(model)))
+        new = copied(model)
         expected = masked(new, gone, Channels(new))(x)
         np.testing.assert_allclose(small(x), expected, rtol=1e-4, atol=1e-5)
 
@@ -209,12 +209,14 @@ def test_channels_that_others_can_replace_cost_nothing():
             L.Dense(3, name="b"),
         ]
     )
-    a = RNG.normal(size=(6, 4)).astype("float32")
+    random = np.random.default_rng(0)
+    a = random.normal(size=(6, 4)).astype("float32")
     model.get_layer("a").kernel.assign(np.hstack([a, a]))
-    x = inputs(model, 500)
+    x = random.normal(size=(500, 6)).astype("float32")
     small = tfc.prune_channels(model, 0.5, "obs", x)
     assert sizes(small)["a"] == (6, 4)
-    np.testing.assert_allclose(small(x), model(x), atol=0.03)
+    # The fit is damped by 1% of the inputs' mean square, and so are its weights.
+    assert np.std(small(x) - model(x)) < 0.02 * np.std(model(x))
     plain = tfc.prune_channels(model, 0.5, "random")
     assert np.abs(plain(x) - model(x)).max() > 0.3
 
@@ -222,7 +224,7 @@ def test_channels_that_others_can_replace_cost_nothing():
 def test_fitted_kernels_are_the_least_squares_ones():
     model = randomize(nested())
     x = inputs(model, 300)
-    new = copy(model)
+    new = copied(model)
     channels = Channels(new)
     gone = set(next(iter(channels.groups().values()))[:2])
     before, after = (tfc.walk(m)["out"][0] for m in (model, new))

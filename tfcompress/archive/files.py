@@ -24,8 +24,8 @@ import numpy as np
 from tfcompress.archive import entropy
 from tfcompress.archive.skeleton import compressed, skeleton
 from tfcompress.archive.untrusted import Checker, check_bound, without_training
+from tfcompress.graph.paths import check_keras_3
 from tfcompress.graph.private_keras import initialize
-from tfcompress.graph.rebuild import check_graph
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.errors import ArchiveError
@@ -74,7 +74,7 @@ def save(model: keras.Model, path: Path, half: bool = False) -> int:
     >>> np.array_equal(tfc.archive.load(path).layers[0].kernel, fc.kernel)
     True
     """
-    check_graph(model)
+    check_keras_3(model)
     if not model.built:
         raise ValueError(f"Model {model.name!r} is not built. Call it on data or `build` it first.")
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(model)))

@@ -64,7 +64,10 @@ def renew_shapes(model: keras.Model, changed: set[int]) -> None:
     """
     for graph in reversed(graphs_in(model)):  # inner ones first
         nodes = nodes_of(graph)
-        if any(_differs(node) for node in nodes if id(node.operation) in changed):
+        inputs = [tensor for tensor in graph.inputs if id(operation_of(tensor)) in changed]
+        for tensor in inputs:
+            set_spec(tensor, keras.KerasTensor(operation_of(tensor).batch_shape, tensor.dtype))
+        if inputs or any(_differs(node) for node in nodes if id(node.operation) in changed):
             for node in nodes:
                 for tensor, spec in zip(node.outputs, output_specs(node), strict=True):
                     set_spec(tensor, spec)

@@ -3,6 +3,7 @@
 import difflib
 import fnmatch
 from collections.abc import Iterable
+from typing import Any
 
 import keras
 
@@ -116,3 +117,19 @@ def check_keras_3(model: keras.Model) -> None:
         )
     if not isinstance(model, keras.Model):
         raise TypeError(f"Expected a `keras.Model`. Received: {model!r} of type {type(model)}")
+
+
+def check_graph(model: Any, work: str) -> None:
+    """Raises unless a Keras 3 model shows its graph.
+
+    Args:
+        model: what was given.
+        work: what needs the graph, for the message.
+    """
+    check_keras_3(model)
+    if not is_graph(model):
+        raise ValueError(
+            f"{work} needs the graph of the model, and `{type(model).__name__}` is a subclassed "
+            "model, whose layers are called from Python code. Expected a Sequential or Functional "
+            f"model, as `keras.Model(inputs, outputs)` makes it. Received: {model!r}"
+        )

@@ -12,15 +12,14 @@ import keras
 from keras.src.backend import KerasTensor, compute_output_spec
 from keras.src.backend.common import global_state
 from keras.src.losses.losses import LossFunctionWrapper
-from keras.src.models.functional import Functional, functional_like_constructor
+from keras.src.models.functional import Functional
 from keras.src.models.model import Trainer
 from keras.src.ops.node import KerasHistory
-from keras.src.saving.object_registration import GLOBAL_CUSTOM_NAMES, get_registered_name
-from keras.src.saving.serialization_lib import SafeModeScope, serialize_with_public_class
+from keras.src.saving.serialization_lib import SafeModeScope
 from keras.src.utils.io_utils import print_msg
 
-from tfcompress.graph.keras_state import inside
-from tfcompress.utils.types import Config, Initializer, Loss, Tensor
+from tfcompress.graph.keras_state import COMPILED, inside
+from tfcompress.utils.types import Initializer, Loss, Tensor
 
 # Attributes in which Keras keeps lists of its own beside a layer's parts.
 BOOKKEEPING = {
@@ -200,39 +199,6 @@ def print_message(text: str) -> None:
     print_msg(text)
 
 
-def class_config(kind: type, config: Config) -> dict:
-    """The saved form of an object of a class, with this config.
-
-    Keras' own classes are named by their public module, others by their registered name. Relies on
-    `serialize_with_public_class` and `get_registered_name`.
-    """
-    public = serialize_with_public_class(kind, config)
-    return public or {
-        "module": kind.__module__,
-        "class_name": kind.__name__,
-        "config": config,
-        "registered_name": get_registered_name(kind),
-    }
-
-
-def register_under(kind: type, name: str) -> None:
-    """Objects of a class are saved under a name that another class reads.
-
-    Relies on the dict `GLOBAL_CUSTOM_NAMES`, by which Keras finds the name of a class.
-    """
-    GLOBAL_CUSTOM_NAMES[kind] = name
-
-
-def default_like(function: Any, other: Any) -> Any:
-    """Marks a method as Keras' own default if `other` is one.
-
-    `Operation.get_config` makes a config of the constructor's arguments for classes whose
-    `get_config` bears this mark. Relies on `_is_default`.
-    """
-    function._is_default = getattr(other, "_is_default", False)
-    return function
-
-
 def replace_in(owner: Any, memo: dict[int, Any] | None) -> None:
     """Lets one object hold the replacements of things in place of these: a layer, list, dict, node.
 
@@ -283,21 +249,11 @@ def take_over_calls(old: Any, new: Any) -> None:
     old._inbound_nodes, old._outbound_nodes = [], []
 
 
-def has_graph_config(model: keras.Model) -> bool:
-    """Whether a model is saved as its graph: any layers in it are in its config.
-
-    Relies on `functional_like_constructor`, by which `Functional.get_config` decides the same.
-    """
-    kind = type(model)
-    if isinstance(model, keras.Sequential):
-        return kind.get_config is keras.Sequential.get_config
-    own = isinstance(model, Functional) and kind.get_config is Functional.get_config
-    return own and functional_like_constructor(kind)
-
-
 def forget_compiled(model: keras.Model) -> None:
     """Takes from a model what `compile` and `fit` left in it.
 
-    Relies on `Trainer.__init__`, which sets just what they change.
+    Relies on `Trainer.__init__`, which sets most of what they change, and on the names of the rest.
     """
+    for name in COMPILED:
+        vars(model).pop(name, None)
     Trainer.__init__(model)

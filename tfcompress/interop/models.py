@@ -6,9 +6,8 @@ from typing import Any
 import keras
 
 from tfcompress.graph.nodes import operation_of
-from tfcompress.graph.paths import is_graph
+from tfcompress.graph.paths import check_graph, is_graph
 from tfcompress.graph.private_keras import functional_of, run_through_graph
-from tfcompress.graph.rebuild import check_graph
 from tfcompress.interop.adapter import adapter_class
 from tfcompress.interop.configs import translate
 from tfcompress.interop.packages import load
@@ -37,7 +36,7 @@ def to_tf_keras(model: keras.Model) -> Any:
         ValueError: a layer cannot cross; the message names it.
         ImportError: tf_keras or tensorflow_model_optimization is missing.
     """
-    check_graph(model)
+    check_graph(model, "Crossing to tf_keras")
     if not model.built or not model.inputs:
         raise ValueError(
             f"Model {model.name!r} has no inputs yet. Begin it with a `keras.Input`, or build it."

@@ -12,8 +12,8 @@ from keras import ops
 from tfcompress.archive import files as archive
 from tfcompress.distillation.distiller import Distiller
 from tfcompress.export import file_bytes
+from tfcompress.graph.copy import copied
 from tfcompress.graph.nodes import graph_of
-from tfcompress.graph.rebuild import copy
 from tfcompress.planning.plan_result import Plan
 from tfcompress.planning.planner import Planner
 from tfcompress.utils.arrays import concatenated, rows
@@ -155,7 +155,7 @@ class Compressor:
 
     def trained(self, plan: Any, rate: float, alpha: float, temperature: float) -> keras.Model:
         """The swapped model after training with the teacher, while the rate falls to 0."""
-        student, epochs = copy(plan.model), self.fine_tune
+        student, epochs = copied(plan.model), self.fine_tune
         x, y = self.train
         if self.loss is None:
             y = None

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tfcompress.export import to_tflite
-from tfcompress.graph.rebuild import check_graph
+from tfcompress.graph.paths import check_keras_3
 from tfcompress.planning.attempts import Compressor
 from tfcompress.planning.plan_result import Plan
 from tfcompress.reporting.model_report import ModelReport, report
@@ -183,7 +183,7 @@ def check_arguments(
     model: keras.Model, budget: float | None, max_drop: float | None, fine_tune: int, teacher: Any
 ) -> None:
     """Raises unless the arguments of `compress` can be used."""
-    check_graph(model)
+    check_keras_3(model)
     if budget is None and max_drop is None:
         raise ValueError("Give a `budget`, a `max_drop`, or both.")
     for name, value in (("budget", budget), ("max_drop", max_drop)):

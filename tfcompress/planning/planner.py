@@ -8,9 +8,9 @@ import keras
 import numpy as np
 
 from tfcompress.graph.chain import Chain
+from tfcompress.graph.copy import copied
 from tfcompress.graph.intercept import running
-from tfcompress.graph.paths import name_of, walk
-from tfcompress.graph.rebuild import check_graph, copy
+from tfcompress.graph.paths import check_keras_3, name_of, walk
 from tfcompress.graph.suffix import Suffix
 from tfcompress.measure.batch_norm import recalibrate_batch_norm
 from tfcompress.measure.held_out_loss import HeldOutLoss, split
@@ -116,7 +116,7 @@ class Planner:
         candidates: Any = None,
         store: Store = "fast",
     ) -> None:
-        check_graph(model)
+        check_keras_3(model)
         _check_target(target)
         self.model, self.target = model, target
         self.fit_inputs, held_out = split(data)
@@ -173,7 +173,7 @@ class Planner:
         """The plan of the chosen options, with its network swapped, recalibrated and measured."""
         rules = {path: o.maker for path, o in chosen.items() if o.maker is not None}
         data = {"data": self.fit_inputs, "moments": input_moments}
-        new = swapped(self.model, rules, **data) if rules else copy(self.model)
+        new = swapped(self.model, rules, **data) if rules else copied(self.model)
         recalibrate_batch_norm(new, self.fit_inputs)
         return Plan(
             target=self.target,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from tfcompress.graph.paths import check_patterns, named, walk
-from tfcompress.graph.rebuild import check_graph, copy
+from tfcompress.graph.copy import copied
+from tfcompress.graph.paths import check_keras_3, check_patterns, named, walk
 from tfcompress.layers.core.maker import Maker
 from tfcompress.reporting.text import table_text
 from tfcompress.utils.arrays import to_numpy
@@ -155,7 +155,7 @@ def sensitivity(
     """
     from tfcompress.measure.kronecker import kronecker
 
-    check_graph(model)
+    check_keras_3(model)
     check_repeats(data, 2)
     makers = candidates
     if not isinstance(candidates, dict):
@@ -175,7 +175,7 @@ def sensitivity(
                 reasons.append(f"- {path}, {name}: {error}")
     if not fitted:
         raise ValueError("No candidate takes any of the layers:\n" + "\n".join(reasons))
-    changed = copy(model)
+    changed = copied(model)
     changed.compile(loss=loss)
     base, rows = _loss(changed, data), []
     for (path, name), layer in progress(fitted.items(), "Measuring the loss", len(fitted)):

@@ -5,12 +5,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.graph.rebuild import rebuild
+from tfcompress.graph.copy import copied
+from tfcompress.graph.nodes import renew_shapes
+from tfcompress.graph.private_keras import layers_in
 from tfcompress.pruning.channel_ties import DEPTHWISE, TRANSPOSED
 
 
 def shrink(model: keras.Model, channels: Any, gone: Any) -> keras.Model:
-    """A copy of a model without some of its channels.
+    """A copy of a model without some of its channels; its class stays.
 
     Args:
         model: the model.
@@ -21,18 +23,18 @@ def shrink(model: keras.Model, channels: Any, gone: Any) -> keras.Model:
         A new model of ordinary layers with the remaining weights.
     """
 
-    def replace(layer):
+    replacements = {}
+    for layer in layers_in(model):
         key = id(layer)
         inputs = channels.reads.get(key, channels.carries.get(key))
-        if inputs is None:
-            return None
-        rows = channels.kept(inputs, gone)
-        columns = channels.kept(channels.writes[key], gone) if key in channels.writes else None
-        if rows.all() and (columns is None or columns.all()):
-            return None
-        return [_smaller(layer, rows, columns)]
-
-    return rebuild(model, replace)
+        if inputs is not None:
+            rows = channels.kept(inputs, gone)
+            columns = channels.kept(channels.writes[key], gone) if key in channels.writes else None
+            if not (rows.all() and (columns is None or columns.all())):
+                replacements[layer] = _smaller(layer, rows, columns)
+    new = copied(model, replacements)
+    renew_shapes(new, set(map(id, replacements.values())))
+    return new
 
 
 def _smaller(layer, rows, columns):

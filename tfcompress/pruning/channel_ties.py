@@ -12,8 +12,7 @@ import keras
 import numpy as np
 
 from tfcompress.graph.nodes import graph_of, nodes_of, operation_of
-from tfcompress.graph.paths import is_graph
-from tfcompress.graph.rebuild import check_graph
+from tfcompress.graph.paths import check_graph, is_graph
 
 KERAS = keras.layers
 TRANSPOSED = (KERAS.Conv1DTranspose, KERAS.Conv2DTranspose, KERAS.Conv3DTranspose)
@@ -64,7 +63,7 @@ class Channels:
     """
 
     def __init__(self, model: keras.Model) -> None:
-        check_graph(model)
+        check_graph(model, "Removing channels")
         self.reads, self.writes, self.carries, self.layers = {}, {}, {}, {}
         self._parent, self._staying = [], []
         graph = graph_of(model)

@@ -5,9 +5,9 @@ import numpy as np
 from keras import ops
 
 from tfcompress import score as scores_of
+from tfcompress.graph.copy import copied
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.paths import check_patterns, name_of, walk
-from tfcompress.graph.rebuild import copy
 from tfcompress.measure.moments import Moments, can_measure
 from tfcompress.pruning.channel_ranking import rank_by_readers, rank_by_weights
 from tfcompress.pruning.channel_removal import input_axis, shrink
@@ -90,7 +90,7 @@ def prune_channels(
         raise ValueError('score="obs" needs `data`, inputs of the model without labels.')
     whole_number(multiple, "multiple")
     check_repeats(data, 2)
-    new = copy(model)
+    new = copied(model)
     channels = Channels(new)
     groups = _groups(new, channels, layers)
     if score == "obs":

@@ -5,10 +5,10 @@ import numpy as np
 from keras import ops
 
 from tfcompress import score as scores_of
+from tfcompress.graph.copy import copied
 from tfcompress.graph.intercept import watching
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.paths import walk
-from tfcompress.graph.rebuild import copy
 from tfcompress.measure.moments import Moments, can_measure
 from tfcompress.numerics.optimal_brain_surgeon import shares, sparsify
 from tfcompress.pruning.masks import prunable, tighten
@@ -80,7 +80,7 @@ def prune(
     if score == "obs":
         return _optimal_brain_surgeon(model, sparsity, data, layers, scope)
     score = scores_of.get(score)
-    new = copy(model)
+    new = copied(model)
     weights = {path: ops.convert_to_numpy(v) for path, v in prunable(new, layers).items()}
     curvature = {}
     if data is not None and score not in (scores_of.magnitude, scores_of.random):
@@ -100,7 +100,7 @@ def _optimal_brain_surgeon(model, sparsity, data, layers, scope):
     if data is None:
         raise ValueError('score="obs" needs `data`, inputs of the model without labels.')
     check_repeats(data, 2)
-    new = copy(model)
+    new = copied(model)
     found = {path: layer for path, (layer, _) in walk(new).items()}
     paths = list(prunable(new, layers))
     other = [path for path in paths if path not in found or not _is_ordinary(found[path])]

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from tfcompress.graph.addresses import addresses, held_layers
-from tfcompress.graph.private_keras import (
+from tfcompress.graph.private_saving import (
     class_config,
     default_like,
     has_graph_config,

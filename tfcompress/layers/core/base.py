@@ -4,9 +4,8 @@ An author of a layer writes `build_kernel`, `kernel`, `fit_kernel` and, where wh
 simply the layer's own variables, `stored` and `restore`. Four words recur:
 
 - A method is a way to store a kernel, such as `BinaryKernel`.
-- A form is the ordinary layer that a compressed one stands for, with its shapes and its linear
-  map, such as `CompressedDense`. A layer joins both:
-  `class BinaryDense(BinaryKernel, CompressedDense)`.
+- A form is the ordinary layer that a compressed one stands for, with its shapes and its linear map,
+  such as `CompressedDense`. A layer joins both: `class BinaryDense(BinaryKernel, CompressedDense)`.
 - A part is one of the variables in which a method keeps the kernel.
 - A maker is a layer class with its options, which makes a compressed layer of an ordinary one.
 """
