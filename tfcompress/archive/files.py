@@ -27,7 +27,7 @@ from tfcompress.archive.untrusted import Checker, check_bound, without_training
 from tfcompress.graph.paths import check_keras_3
 from tfcompress.graph.private_keras import initialize
 from tfcompress.utils.arrays import to_numpy
-from tfcompress.utils.checks import whole_number
+from tfcompress.utils.checks import check_ending, whole_number
 from tfcompress.utils.errors import ArchiveError
 from tfcompress.utils.plain import plain, plain_lines
 from tfcompress.utils.types import Path
@@ -74,6 +74,7 @@ def save(model: keras.Model, path: Path, half: bool = False) -> int:
     >>> np.array_equal(tfc.archive.load(path).layers[0].kernel, fc.kernel)
     True
     """
+    check_ending(path, ".tfc")
     check_keras_3(model)
     if not model.built:
         raise ValueError(f"Model {model.name!r} is not built. Call it on data or `build` it first.")

@@ -79,6 +79,7 @@ class Prune(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.schedule = check_schedule(schedule)
+        _check_sparsities(schedule)
         self.score = _check_score(score, data)
         self.data = data
         self.layers = check_patterns(layers)
@@ -209,6 +210,16 @@ class Prune(keras.callbacks.Callback):
             for v in (variable, averages.get(id(variable))):
                 if v is not None:
                     v.assign(ops.where(self._masks[path], ops.convert_to_tensor(v), 0))
+
+
+def _check_sparsities(schedule):
+    """Raises for a schedule of ours that leaves [0, 1), before any training."""
+    names = ("value", "start", "end")
+    given = [getattr(schedule, name) for name in names if hasattr(schedule, name)]
+    for value in [*given, *dict(getattr(schedule, "values", {})).values()]:
+        if not 0 <= value < 1:
+            meant = f" Did you mean {value / 100:g}?" if 1 < value < 100 else ""
+            raise ValueError(f"A sparsity lies in [0, 1).{meant} Received: {schedule!r}")
 
 
 def _check_score(score, data):

@@ -64,6 +64,8 @@ def report(
         made = reports.report(load_model(model), before, tflite)
         if points is not None and html is None:
             raise ValueError("`--points` are for the page that `--html` writes.")
+        if html is not None and html.suffix not in (".html", ".htm"):
+            raise ValueError(f"Expected a page named .html. Received: {html}")
         if html is not None:
             made.to_html(html, None if points is None else read_points(points))
         print(made.to_json() if json else made)
@@ -108,6 +110,7 @@ def compress(
         from tfcompress.cli.data import load_data
         from tfcompress.cli.files import load_model, read_budget, save_compressed
         from tfcompress.planning.compression import compress as run
+        from tfcompress.utils.checks import check_budget, check_store
 
         if output.suffix not in TARGETS:
             raise ValueError(
@@ -115,6 +118,9 @@ def compress(
             )
         if not output.parent.is_dir():
             raise ValueError(f"There is no such folder: {output.parent}")
+        check_store(store)
+        if budget is not None:
+            check_budget(read_budget(budget))
         loaded = load_model(model, compile=loss is None)
         made = run(
             loaded,
@@ -151,6 +157,8 @@ def export(
         from tfcompress.cli.files import load_model, print_file
         from tfcompress.export import to_tflite
 
+        if output.suffix != ".tflite":
+            raise ValueError(f"Expected an output named .tflite. Received: {output}")
         options = {"activations": activations, "store": store, "min_runtime": min_runtime}
         blob = to_tflite(load_model(model), output, **options)
         print_file(output, len(blob), json)

@@ -12,6 +12,7 @@ from keras import ops
 from tfcompress.distillation.losses import to_logits
 from tfcompress.graph.features import Tapped, output_activations
 from tfcompress.utils.batches import batches
+from tfcompress.utils.checks import whole_number
 from tfcompress.utils.progress import progress
 from tfcompress.utils.types import Data, Path, Tensor
 from tfcompress.utils.writers import replacing
@@ -72,7 +73,8 @@ class TeacherCache(keras.utils.PyDataset):
         super().__init__()
         self.x, self.y, self.sample_weight = x, y, sample_weight
         self.batch_size, self.shuffle = batch_size, shuffle
-        self._random = np.random.default_rng(seed)
+        whole_number(batch_size, "batch_size")
+        self._random = np.random.default_rng(whole_number(seed, "seed", least=0))
         self._order = np.arange(len(x["teacher"][0]))
         self.on_epoch_end()
 

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfcompress.export.convert import full_integer
 from tfcompress.export.convert.column_factors import restore_kernels
@@ -21,15 +20,16 @@ from tfcompress.export.lower.lower import lower
 from tfcompress.export.lower.structured_constants import name_structured_constants
 from tfcompress.export.samples import all_batches, sample_arrays, verify_batches
 from tfcompress.export.verify import make_cases, verify
+from tfcompress.graph.finite import check_finite_weights
 from tfcompress.graph.paths import check_keras_3, walk
 from tfcompress.tflite.reader import read
 from tfcompress.tflite.runtimes import INT2, parse_version
 from tfcompress.tflite.writer import write, write_to
+from tfcompress.utils.checks import check_ending, check_store
 from tfcompress.utils.types import Activations, Path, Rest, Sample, Store
 from tfcompress.utils.writers import temporary_folder, write_file
 
 ACTIVATIONS = ("int8", "float32", "static_int8")
-STORES = ("fast", "small")
 RESTS = ("float32", "float16", "int8")
 
 
@@ -191,20 +191,13 @@ def _check_model(model):
             "Export needs the TensorFlow backend of Keras. Save the model, and export it in a "
             f"process with KERAS_BACKEND=tensorflow. Received: {keras.backend.backend()!r}"
         )
-    for path, (layer, _) in walk(model).items():
-        for variable in layer.weights:
-            values = keras.ops.convert_to_numpy(variable)
-            if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-                raise ValueError(
-                    f"Weight {variable.name!r} of layer {path!r} holds NaN or infinite values."
-                )
+    check_finite_weights(model)
 
 
 def _check_arguments(activations, store, min_runtime, io, check, rest) -> tuple[int, ...]:
     if activations not in ACTIVATIONS:
         raise ValueError(f"`activations` must be one of {ACTIVATIONS}. Received: {activations!r}")
-    if store not in STORES:
-        raise ValueError(f"`store` must be one of {STORES}. Received: {store!r}")
+    check_store(store)
     if rest not in RESTS:
         raise ValueError(f"`rest` must be one of {RESTS}. Received: {rest!r}")
     if activations == "static_int8" and check is None:
@@ -220,5 +213,8 @@ def _check_arguments(activations, store, min_runtime, io, check, rest) -> tuple[
 
 
 def _check_path(path):
-    if path is not None and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+    if path is None:
+        return
+    check_ending(path, ".tflite")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
         raise ValueError(f"The folder of `path` does not exist. Received: {os.fspath(path)!r}")

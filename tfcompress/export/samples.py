@@ -26,12 +26,15 @@ def sample_arrays(model: Exported, check: Sample) -> list[np.ndarray]:
         return [_random_samples(tensor) for tensor in model.tensors]
     shapes = [tuple(tensor.shape) for tensor in model.tensors]
     arrays = [np.asarray(array) for array in keras.tree.flatten(check)]
+    arrays = [array.astype(array.dtype.newbyteorder("="), copy=False) for array in arrays]
     fits = len(arrays) == len(shapes) and all(map(_fits, arrays, shapes))
     if not fits or len({len(array) for array in arrays}) != 1 or len(arrays[0]) == 0:
         raise ValueError(
             f"`check` must hold samples for the inputs of shapes {shapes}. "
             f"Received: shapes {[array.shape for array in arrays]}"
         )
+    if not all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
+        raise ValueError("The samples in `check` hold NaN or infinite values.")
     return arrays
 
 

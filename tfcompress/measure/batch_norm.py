@@ -6,6 +6,7 @@ from functools import partial
 import keras
 import numpy as np
 
+from tfcompress.graph.finite import check_finite_weights
 from tfcompress.graph.intercept import altered
 from tfcompress.graph.paths import walk
 from tfcompress.utils.batches import batches as batches_of
@@ -44,6 +45,7 @@ def recalibrate_batch_norm(model: keras.Model, data: Data, batches: int = 40) ->
     [2.0, 2.0]
     """
     whole_number(batches, "batches")
+    check_finite_weights(model)
     norms = [
         layer
         for layer, _ in walk(model).values()

@@ -63,6 +63,8 @@ class HeldOutLoss:
             from tfcompress.measure.objective import Objective
 
             self.objective = Objective(model, loss)
+            for labels, _ in self.labels:
+                self.objective.check_labels(labels)
         outputs = Suffix(model, self.inputs).outputs()
         if self.objective is None:
             self.before = _joined(outputs)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from tfcompress.graph.finite import check_finite_weights
 from tfcompress.graph.intercept import watching
 from tfcompress.graph.paths import walk
 from tfcompress.measure.curvature import gauss_newton
@@ -59,6 +60,7 @@ def kronecker(
     """
     if loss is not None:
         check_repeats(data, 2)
+    check_finite_weights(model)
     layers = {path: layer for path, (layer, _) in walk(model).items() if can_measure(layer)}
     moments = {id(layer): Moments(layer, block) for layer in layers.values()}
     watched = watching(model, layers.values(), lambda layer, x: moments[id(layer)].add(x))

@@ -10,10 +10,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.graph.features import output_activations
+from tfcompress.graph.finite import check_finite_weights
 from tfcompress.graph.paths import walk
 from tfcompress.graph.private_keras import compiled_loss, layers_in, mask_of
+from tfcompress.measure.label_checks import check_classes, warn_of_probabilities
 from tfcompress.measure.loss_term import Term
 from tfcompress.utils.batches import batches
+from tfcompress.utils.checks import check_integer
 from tfcompress.utils.progress import progress
 from tfcompress.utils.types import Data, Loss, Tensor
 
@@ -71,6 +75,7 @@ class Objective:
                 "The curvature of a loss is taken with TensorFlow. Set KERAS_BACKEND=tensorflow. "
                 f"Received: the backend {keras.backend.backend()!r}"
             )
+        check_finite_weights(model)
         self.kernels = kernels(model)
         self.model = model
         self.variables = [variable.value for variable in self.kernels.values()]
@@ -81,6 +86,16 @@ class Objective:
             None if one is None else Term(one, 1.0 if weight is None else weight)
             for one, weight in zip(self._spread(loss), self._spread(weights), strict=True)
         ]
+        for term, activation in zip(self.terms, output_activations(model) or [], strict=False):
+            if term is not None:
+                warn_of_probabilities(term.loss, activation)
+
+    def check_labels(self, y: Tensor) -> None:
+        """Raises `ValueError` for labels that are no classes of the outputs."""
+        outputs = keras.tree.flatten(getattr(self.model, "outputs", None) or [])
+        for term, labels, output in zip(self.terms, keras.tree.flatten(y), outputs, strict=False):
+            if term is not None and labels is not None:
+                check_classes(term.loss, labels, output.shape[-1])
 
     def loss(self, x: Tensor, y: Tensor, weights: Tensor) -> Any:
         """The loss summed over the examples of a batch."""
@@ -120,6 +135,7 @@ class Objective:
             steps: batches `(x, y, weights)`.
             seed: seed from which each batch gets its key.
         """
+        check_integer(seed, "seed")
         sums = [tf.Variable(tf.zeros(v.shape, "float32")) for v in self.variables]
 
         def add(x, y, weights, key):
@@ -128,6 +144,7 @@ class Objective:
 
         count, graph = 0, None
         for step, batch in enumerate(progress(steps, "Measuring curvature")):
+            self.check_labels(batch[1])
             batch = keras.tree.map_structure(_tensor, batch)
             key = tf.constant([1000 * seed, step])
             if graph is None:  # one trace for batches of all sizes
@@ -183,6 +200,7 @@ def mean_loss(model: keras.Model, data: Data, loss: Loss = None, batch_size: int
     """
     objective, total, count = Objective(model, loss), 0.0, 0
     for x, y, weights in batches(data, batch_size):
+        objective.check_labels(y)
         total += float(objective.loss(x, y, weights))
         count += len(keras.tree.flatten(x)[0])
     return total / count

@@ -8,11 +8,12 @@ import keras
 import numpy as np
 
 from tfcompress.export import to_tflite
+from tfcompress.graph.finite import check_finite_weights
 from tfcompress.graph.paths import check_keras_3
 from tfcompress.planning.attempts import Compressor
 from tfcompress.planning.plan_result import Plan
 from tfcompress.reporting.model_report import ModelReport, report
-from tfcompress.utils.checks import check_number, is_whole
+from tfcompress.utils.checks import check_budget, check_number, is_whole
 from tfcompress.utils.types import Data, Loss, Path, Store, Target
 
 CHECKED_EXAMPLES = 32  # that the file is verified with
@@ -184,13 +185,13 @@ def check_arguments(
 ) -> None:
     """Raises unless the arguments of `compress` can be used."""
     check_keras_3(model)
+    check_finite_weights(model)
     if budget is None and max_drop is None:
         raise ValueError("Give a `budget`, a `max_drop`, or both.")
-    for name, value in (("budget", budget), ("max_drop", max_drop)):
-        if value is not None:
-            check_number(value, name)
-    if budget is not None and not 0 < budget < float("inf"):
-        raise ValueError(f"Expected `budget` > 0. Received: {budget!r}")
+    if budget is not None:
+        check_budget(budget)
+    if max_drop is not None:
+        check_number(max_drop, "max_drop")
     if max_drop is not None and not max_drop >= 0:
         raise ValueError(f"Expected `max_drop` >= 0. Received: {max_drop!r}")
     if not is_whole(fine_tune, least=0) and not callable(fine_tune):

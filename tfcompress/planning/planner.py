@@ -1,6 +1,5 @@
 """Spreads one budget over a whole network: chooses the form of each layer."""
 
-import math
 from functools import partial
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from tfcompress.graph.chain import Chain
 from tfcompress.graph.copy import copied
+from tfcompress.graph.finite import check_finite_weights
 from tfcompress.graph.intercept import running
 from tfcompress.graph.paths import check_keras_3, name_of, walk
 from tfcompress.graph.suffix import Suffix
@@ -25,7 +25,7 @@ from tfcompress.planning.options import (
 )
 from tfcompress.planning.plan_result import Option, Plan, tables
 from tfcompress.rewriting.swap import swapped
-from tfcompress.utils.checks import check_number
+from tfcompress.utils.checks import check_budget, check_store
 from tfcompress.utils.types import Data, Loss, Store, Target
 
 LEAST_GAIN = 0.1  # share of the damage that another choice must save to be carried out
@@ -91,7 +91,7 @@ def plan(
     >>> found.cost <= 0.15 * found.float_cost
     True
     """
-    _check_budget(budget)
+    check_budget(budget)
     return Planner(model, data, target, loss, candidates, store).plan(budget)
 
 
@@ -117,7 +117,9 @@ class Planner:
         store: Store = "fast",
     ) -> None:
         check_keras_3(model)
+        check_finite_weights(model)
         _check_target(target)
+        check_store(store)
         self.model, self.target = model, target
         self.fit_inputs, held_out = split(data)
         self.loss = HeldOutLoss(model, *held_out, loss)
@@ -238,9 +240,3 @@ def _put_back(chain, layer):
 def _check_target(target):
     if target not in TARGETS:
         raise ValueError(f"Expected `target` to be one of {TARGETS}. Received: {target!r}")
-
-
-def _check_budget(budget):
-    check_number(budget, "budget")
-    if not 0 < budget < math.inf:
-        raise ValueError(f"Expected `budget` > 0. Received: {budget!r}")

@@ -6,6 +6,7 @@ from keras import ops
 
 from tfcompress import score as scores_of
 from tfcompress.graph.copy import copied
+from tfcompress.graph.finite import check_finite_weights
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.paths import check_patterns, name_of, walk
 from tfcompress.measure.moments import Moments, can_measure
@@ -84,6 +85,7 @@ def prune_channels(
     "DepGraph: Towards Any Structural Pruning", 2023 (channels that are tied).
     """
     check_sparsity(amount)
+    check_finite_weights(model)
     if scope not in ("layer", "global"):
         raise ValueError(f"Expected scope 'layer' or 'global'. Received: scope={scope!r}")
     if score == "obs" and data is None:

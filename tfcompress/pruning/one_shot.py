@@ -6,6 +6,7 @@ from keras import ops
 
 from tfcompress import score as scores_of
 from tfcompress.graph.copy import copied
+from tfcompress.graph.finite import check_finite_weights
 from tfcompress.graph.intercept import watching
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.paths import walk
@@ -75,6 +76,7 @@ def prune(
     Derivatives for Network Pruning: Optimal Brain Surgeon", 1993.
     """
     check_sparsity(sparsity)
+    check_finite_weights(model)
     if scope not in ("layer", "global"):
         raise ValueError(f"Expected scope 'layer' or 'global'. Received: scope={scope!r}")
     if score == "obs":

@@ -23,6 +23,7 @@ from tfcompress.reporting.layer_row import (
 from tfcompress.reporting.text import text
 from tfcompress.tflite.reader import load
 from tfcompress.tflite.runtimes import min_runtime
+from tfcompress.utils.checks import check_ending
 from tfcompress.utils.types import Path
 from tfcompress.utils.writers import write_file
 
@@ -93,8 +94,10 @@ class ModelReport:
             points: dict `{name: (bytes, accuracy)}` of models to plot, or None.
 
         Raises:
+            ValueError: the path has the ending of another format.
             WriteError: the file cannot be written.
         """
+        check_ending(path, ".html")
         write_file(path, page(self, points))
 
     def print(self, print_fn: Callable[[str], None] = print) -> None:

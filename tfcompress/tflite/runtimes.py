@@ -3,7 +3,7 @@
 from tfcompress.tflite.reader import operator_name, read, type_name
 from tfcompress.utils.types import Path
 
-OLDEST = (1, 2, 0)
+OLDEST, NEWEST = (1, 2, 0), (2, 3, 0)  # that were tried
 HALF_DEPTHWISE, SYMMETRIC, INT2, HALF_SPARSE = (1, 4, 0), (2, 0, 3), (2, 1, 2), (2, 2, 0)
 LAST_WITHOUT_INT2 = 13  # version of FULLY_CONNECTED
 
@@ -71,6 +71,11 @@ def parse_version(version: str) -> tuple[int, ...]:
     except (AttributeError, ValueError):
         numbers = ()
     numbers += (0,) * (len(OLDEST) - len(numbers)) if numbers else ()
+    if numbers[:1] > NEWEST[:1]:
+        raise ValueError(
+            f"`min_runtime` is newer than LiteRT itself, {'.'.join(map(str, NEWEST))}. "
+            f"Received: {version!r}"
+        )
     if numbers < OLDEST:
         raise ValueError(
             "`min_runtime` must be a LiteRT version of at least '1.2', such as '2.1.2'. "

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.utils.arrays import rows
+from tfcompress.utils.arrays import rows, to_numpy
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.types import Data
 
@@ -31,7 +31,7 @@ def check_repeats(data: Data, times: int) -> None:
 
 
 def batches(data: Data, size: int, class_weight: dict[int, float] | None = None) -> Iterator[Any]:
-    """Batches `(x, y, sample_weight)` of at most `size` examples.
+    """Batches `(x, y, sample_weight)` of at most `size` examples, checked.
 
     Args:
         data: inputs alone (an array, or a list or dict of arrays), a tuple `(x, y)` or
@@ -39,6 +39,10 @@ def batches(data: Data, size: int, class_weight: dict[int, float] | None = None)
             batches. Larger batches are cut.
         size: examples per batch.
         class_weight: dict `{class: weight}`, as in `fit`.
+
+    Raises:
+        ValueError: the inputs, labels and weights are no arrays, differ in length, or hold NaN or
+            infinite values.
     """
     whole_number(size, "batch_size")
     empty = True
@@ -47,10 +51,12 @@ def batches(data: Data, size: int, class_weight: dict[int, float] | None = None)
         if class_weight is not None:
             weights = _class_weights(y, weights, class_weight)
         whole = keras.tree.map_structure(_array, (x, y, weights))
-        count = len(keras.tree.flatten(whole[0])[0])
+        count = _count(whole)
         for start in range(0, count, size):
             empty = False
-            yield rows(whole, slice(start, start + size))
+            batch = rows(whole, slice(start, start + size))
+            _check_finite(batch)
+            yield batch
     if empty:
         raise ValueError("`data` holds no examples. A generator can be used only once.")
 
@@ -68,7 +74,45 @@ def _raw_batches(data):
 
 
 def _array(value):
-    return value if value is None or hasattr(value, "shape") else np.asarray(value)
+    if value is None or (not isinstance(value, np.ndarray) and hasattr(value, "shape")):
+        return value
+    array = np.asarray(value)
+    if array.dtype.kind == "O" or not array.ndim:
+        raise ValueError(
+            "Expected `data` to hold arrays whose first axis counts the examples. A list or tuple "
+            "stands for several of them: give `np.array(...)` in place of a list of numbers. "
+            f"Received: {value!r:.80}"
+        )
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _count(batch) -> int:
+    """The number of examples, the same in all arrays."""
+    names = ("inputs", "labels", "sample weights")
+    sizes = {
+        name: sorted({len(array) for array in keras.tree.flatten(part) if array is not None})
+        for name, part in zip(names, batch, strict=True)
+    }
+    found = {size for some in sizes.values() for size in some}
+    if len(found) != 1 or not sizes["inputs"]:
+        raise ValueError(
+            "Expected `data` to hold inputs, labels and weights for the same examples. Received: "
+            + ", ".join(f"{name} of {some} examples" for name, some in sizes.items() if some)
+        )
+    return found.pop()
+
+
+def _check_finite(batch) -> None:
+    for name, part in zip(("inputs", "labels", "sample weights"), batch, strict=True):
+        for array in keras.tree.flatten(part):
+            if array is None or not keras.backend.is_float_dtype(_dtype(array)):
+                continue
+            if not np.isfinite(to_numpy(array)).all():
+                raise ValueError(f"The {name} in `data` hold NaN or infinite values.")
+
+
+def _dtype(array) -> str:
+    return keras.backend.standardize_dtype(array.dtype) if hasattr(array, "dtype") else "object"
 
 
 def _class_weights(y, weights, class_weight):

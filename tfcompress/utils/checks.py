@@ -1,7 +1,14 @@
 """Checks of arguments: each raises with what was expected and what was received."""
 
+import math
 import numbers
+import os
 from typing import Any
+
+STORES = ("fast", "small")  # what a .tflite file is written for
+FORMATS = {".csv", ".gguf", ".h5", ".hdf5", ".html", ".jpg", ".json", ".keras", ".mlmodel", ".npy"}
+FORMATS |= {".npz", ".onnx", ".pb", ".pdf", ".png", ".pt", ".pth", ".safetensors", ".svg", ".tfc"}
+FORMATS |= {".tflite", ".txt", ".zip"}
 
 
 def is_whole(value: Any, least: int = 1) -> bool:
@@ -65,3 +72,43 @@ def check_sparsity(sparsity: float, name: str = "sparsity") -> None:
     check_number(sparsity, name)
     if not 0 <= sparsity < 1:
         raise ValueError(f"Expected `{name}` in [0, 1). Received: {name}={sparsity!r}")
+
+
+def check_integer(value: Any, name: str) -> int:
+    """The value as an `int` of either sign; raises `ValueError` for what is no whole number."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    raise ValueError(f"Expected `{name}` to be a whole number. Received: {value!r}")
+
+
+def check_budget(budget: Any) -> None:
+    """Raises unless a budget is a share in (0, 1] or a number of bytes or MACs.
+
+    >>> check_budget(10)
+    Traceback (most recent call last):
+    ...
+    ValueError: `budget=10` means 10 bytes (or MACs). Did you mean 10%? That is `budget=0.1`
+    """
+    check_number(budget, "budget")
+    if not 0 < budget < math.inf:
+        raise ValueError(f"Expected `budget` > 0. Received: {budget!r}")
+    if 1 < budget <= 100:
+        raise ValueError(
+            f"`budget={budget:g}` means {budget:g} bytes (or MACs). Did you mean {budget:g}%? That "
+            f"is `budget={budget / 100:g}`"
+        )
+
+
+def check_ending(path: Any, *endings: str, name: str = "path") -> None:
+    """Raises `ValueError` for a path with the ending of some other format."""
+    ending = os.path.splitext(os.fspath(path))[1].lower()
+    if ending in FORMATS and ending not in endings:
+        raise ValueError(
+            f"Expected `{name}` to end in {' or '.join(endings)}. Received: {os.fspath(path)!r}"
+        )
+
+
+def check_store(store: Any) -> None:
+    """Raises `ValueError` unless a file is stored for speed or for size."""
+    if store not in STORES:
+        raise ValueError(f"`store` must be one of {STORES}. Received: {store!r}")

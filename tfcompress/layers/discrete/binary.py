@@ -18,6 +18,7 @@ from tfcompress.layers.core.ordinary import glorot_variance
 from tfcompress.layers.discrete.latent import GridKernel, fit_grid
 from tfcompress.numerics.metric import as_metric
 from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.checks import check_integer
 from tfcompress.utils.types import Config, Metric, Shape, Size, Tensor
 
 
@@ -101,6 +102,8 @@ class BinaryKernel(GridKernel):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        if seed is not None:
+            check_integer(seed, "seed")
         self.use_scale, self.stochastic, self.seed = bool(scale), bool(stochastic), seed
         if self.stochastic:
             self.seed_generator = keras.random.SeedGenerator(seed)

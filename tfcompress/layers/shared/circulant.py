@@ -16,7 +16,7 @@ from tfcompress.layers.core.ordinary import glorot_variance
 from tfcompress.layers.shared.circular_convolution import circular
 from tfcompress.layers.shared.fitting import fit_shared
 from tfcompress.numerics.hashing import random_signs
-from tfcompress.utils.checks import positive_int
+from tfcompress.utils.checks import check_integer, positive_int
 from tfcompress.utils.types import InputShape, Metric, Shape, Size, Tensor
 
 # What `FFT_FROM_WEIGHTS` comes from: the time of a training step (Adam, batch 128, one thread of an
@@ -57,7 +57,7 @@ class CirculantKernel(CompressedLayer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.block = None if block is None else positive_int(block, "block")
-        self.signs, self.seed = bool(signs), int(seed)
+        self.signs, self.seed = bool(signs), check_integer(seed, "seed")
 
     @classmethod
     def using(cls, **options: Unpack[CirculantOptions]) -> Maker:

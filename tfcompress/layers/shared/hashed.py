@@ -19,7 +19,7 @@ from tfcompress.layers.core.ordinary import glorot_variance
 from tfcompress.layers.shared.fitting import fit_shared
 from tfcompress.layers.shared.lookup import HashIndex, gather
 from tfcompress.numerics.hashing import signed_codes
-from tfcompress.utils.checks import is_number, positive_int
+from tfcompress.utils.checks import check_integer, is_number, positive_int
 from tfcompress.utils.types import Metric, Shape, Size, Tensor
 
 
@@ -95,7 +95,7 @@ class HashedKernel(CompressedLayer):
                 "`buckets` must be whole runs of `blocks` weights. Received: "
                 f"buckets={buckets}, blocks={blocks}"
             )
-        self.seed = int(seed)
+        self.seed = check_integer(seed, "seed")
 
     @classmethod
     def using(cls, **options: Unpack[HashedOptions]) -> Maker:

@@ -14,7 +14,7 @@ from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.core.ordinary import glorot_variance
 from tfcompress.layers.shared.fitting import fit_shared
 from tfcompress.numerics.hashing import signed_codes
-from tfcompress.utils.checks import positive_int
+from tfcompress.utils.checks import check_integer, positive_int
 from tfcompress.utils.types import InputShape, Metric, Shape, Tensor
 
 
@@ -78,7 +78,7 @@ class TileHashedDense(CompressedDense):
     ) -> None:
         super().__init__(units, **kwargs)
         self.tile, self.tiles = positive_int(tile, "tile"), positive_int(tiles, "tiles")
-        self.seed = int(seed)
+        self.seed = check_integer(seed, "seed")
 
     @classmethod
     def using(cls, **options: Unpack[TileHashedOptions]) -> Maker:

@@ -1,0 +1,45 @@
+"""Labels and outputs that do not go together: classes out of range, probabilities for logits."""
+
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.types import Tensor
+
+SPARSE = (keras.losses.sparse_categorical_crossentropy,)
+
+
+def check_classes(loss: Any, labels: Tensor, classes: int | None) -> None:
+    """Raises `ValueError` for a label that is no class of an output.
+
+    Args:
+        loss: a Keras loss object; only a sparse cross-entropy has such labels.
+        labels: of a batch.
+        classes: how many the output has.
+    """
+    if getattr(loss, "fn", None) not in SPARSE or classes is None:
+        return
+    values = to_numpy(labels)
+    ignored = getattr(loss, "_fn_kwargs", {}).get("ignore_class")
+    if ignored is not None:
+        values = values[values != ignored]
+    wrong = values[(values < 0) | (values >= classes)]
+    if wrong.size:
+        raise ValueError(
+            f"Expected labels from 0 to {classes - 1} for an output of {classes} classes. "
+            f"Received: {np.unique(wrong)[:5].tolist()} in `data`"
+        )
+
+
+def warn_of_probabilities(loss: Any, activation: Any) -> None:
+    """Warns if a loss takes probabilities, of softmax or sigmoid, for logits."""
+    name = getattr(activation, "__name__", None)
+    if getattr(loss, "_fn_kwargs", {}).get("from_logits") and name in ("softmax", "sigmoid"):
+        warnings.warn(
+            f"The model ends in {name} and its loss has `from_logits=True`: it is applied twice. "
+            "Compile with `from_logits=False`, or take the activation off the last layer.",
+            stacklevel=3,
+        )
