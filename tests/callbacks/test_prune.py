@@ -491,7 +491,7 @@ def test_factors_and_banks_of_compressed_layers_are_pruned():
 def test_bad_data_of_the_curvature():
     with pytest.raises(ValueError, match="needs the curvature"):
         run(compiled(), Prune(Constant(0.5), score.block("obd", (1, 8))))
-    with pytest.raises(ValueError, match="holds NaN"):
+    with pytest.raises(ValueError, match="hold NaN"):
         run(compiled(), Prune(Constant(0.5), "obd", data=(X * np.nan, Y)))
 
 
