@@ -12,11 +12,11 @@ from typing import Any
 import keras
 
 from tfcompress.graph.addresses import addresses, held_layers
+from tfcompress.graph.private_keras import layers_in
 from tfcompress.graph.private_saving import (
     class_config,
     default_like,
     has_graph_config,
-    layers_in,
     register_under,
 )
 from tfcompress.graph.replace import replace_in_place
