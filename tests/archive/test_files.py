@@ -164,7 +164,7 @@ def test_what_cannot_be_made_again_is_not_saved(tmp_path):
     words = keras.layers.StringLookup(vocabulary=["a", "b"])
     code = keras.layers.Lambda(lambda x: x)
     for model, message in (
-        (Own(), "subclassed model"),
+        (Own(), "not built"),
         (keras.Sequential([keras.layers.Dense(2)]), "not built"),
         (keras.Sequential([keras.Input((2,)), code]), "Lambda is refused"),
         (keras.Sequential([keras.Input((2,), dtype="string"), words]), "StringLookup is refused"),

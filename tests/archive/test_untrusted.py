@@ -190,3 +190,32 @@ def test_the_memory_of_a_sound_file_stays_below_its_bound(tmp_path):
     with pytest.raises(tfc.archive.ArchiveError, match="declares 134217984 bytes"):
         tfc.archive.load(path, max_bytes=(128 << 20) + 255)
     tfc.archive.load(path, max_bytes=(128 << 20) + 256)
+
+
+@keras.saving.register_keras_serializable("strangers")
+class Net(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = keras.layers.Dense(8, name="first")
+        self.last = keras.layers.Dense(2, name="last")
+
+    def call(self, x):
+        return self.last(self.first(x))
+
+
+def test_replaced_parts_come_back_and_a_strangers_class_needs_the_callers_word(tmp_path):
+    i = keras.Input((6, 4))
+    recurrent = keras.Model(i, keras.layers.LSTM(8, name="l")(i))
+    own = Net()
+    own(np.ones((1, 4), "float32"))
+    for model, rules, shape, allow in (
+        (recurrent, {"l": tfc.layers.TernaryDense}, (2, 6, 4), ()),
+        (own, {"first": tfc.layers.TernaryDense}, (2, 4), ["strangers>Net"]),
+    ):
+        small = tfc.swap(model, rules)
+        tfc.archive.save(small, tmp_path / "a.tfc")
+        back = tfc.archive.load(tmp_path / "a.tfc", allow=allow)
+        x = np.random.default_rng(0).random(shape, "float32")
+        np.testing.assert_array_equal(back(x), small(x))
+    with pytest.raises(tfc.archive.ArchiveError, match="'strangers>Net' is registered here"):
+        tfc.archive.load(tmp_path / "a.tfc")

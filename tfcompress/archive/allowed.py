@@ -60,3 +60,4 @@ LISTING = {"ArraySplit": "indices_or_sections", "Split": "indices_or_sections", 
 LONGEST_LIST = 1024  # outputs that these make: each is an object of its own
 
 OURS = ("tfcompress.layers.", "tfcompress.rewriting.", "tfcompress.graph.")  # modules of layers
+SWAPPED = "tfcompress>Swapped"  # holds a plain entry and entries of its replaced parts

@@ -23,7 +23,7 @@ def skeleton(config: Config, max_bytes: int) -> keras.Model:
     Raises:
         ValueError: it would be larger. Keras raises its own errors on what is no sound config.
     """
-    with variables_without_values() as made:
+    with variables_without_values():
         model = keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)
     if not isinstance(model, keras.Model):
         raise ValueError(f"it holds no model but {type(model).__name__}")
@@ -32,7 +32,7 @@ def skeleton(config: Config, max_bytes: int) -> keras.Model:
         if not layer.built and type(layer).build is not keras.layers.Layer.build:
             raise ValueError(f"its layer {layer.name!r} is not built, so that its size is unknown")
     derived = (layer.derived_bytes for _, layer in compressed(model))
-    check_bound(sum(map(_bytes, made)) + sum(derived), max_bytes)
+    check_bound(sum(map(_bytes, model.variables)) + sum(derived), max_bytes)
     return model
 
 
