@@ -116,7 +116,7 @@ class Checker:
     def _registered(self, name):
         made = keras.saving.get_registered_object(name)
         ours = isinstance(made, type) and issubclass(made, keras.layers.Layer)
-        ours = ours and made.__module__.startswith(allowed.OURS) or name == allowed.SWAPPED
+        ours = (ours and made.__module__.startswith(allowed.OURS)) or name == allowed.SWAPPED
         if not ours and not self._is_trusted(name):
             raise ValueError(
                 f"{name!r} is registered here, but may run any code: a file may name it only "

@@ -20,8 +20,8 @@ from tfcompress.export.lower.lower import lower
 from tfcompress.export.lower.structured_constants import name_structured_constants
 from tfcompress.export.samples import all_batches, sample_arrays, verify_batches
 from tfcompress.export.verify import make_cases, verify
-from tfcompress.graph.finite import check_finite_weights
 from tfcompress.graph.paths import check_keras_3, walk
+from tfcompress.graph.sound import check_finite_weights
 from tfcompress.tflite.reader import read
 from tfcompress.tflite.runtimes import INT2, parse_version
 from tfcompress.tflite.writer import write, write_to

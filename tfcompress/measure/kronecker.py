@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 
-from tfcompress.graph.finite import check_finite_weights
 from tfcompress.graph.intercept import watching
 from tfcompress.graph.paths import walk
+from tfcompress.graph.sound import check_finite_weights
 from tfcompress.measure.curvature import gauss_newton
 from tfcompress.measure.moments import LARGEST_BLOCK, Moments, can_measure
 from tfcompress.numerics.metric import Diagonal, Kronecker

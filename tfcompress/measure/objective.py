@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.graph.features import output_activations
-from tfcompress.graph.finite import check_finite_weights
 from tfcompress.graph.paths import walk
 from tfcompress.graph.private_keras import compiled_loss, layers_in, mask_of
+from tfcompress.graph.sound import check_finite_weights
 from tfcompress.measure.label_checks import check_classes, warn_of_probabilities
 from tfcompress.measure.loss_term import Term
 from tfcompress.utils.batches import batches

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 
 from tfcompress.export import to_tflite
-from tfcompress.graph.finite import check_finite_weights
 from tfcompress.graph.paths import check_keras_3
+from tfcompress.graph.sound import check_finite_weights
 from tfcompress.planning.attempts import Compressor
 from tfcompress.planning.plan_result import Plan
 from tfcompress.reporting.model_report import ModelReport, report

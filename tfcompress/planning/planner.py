@@ -8,9 +8,9 @@ import numpy as np
 
 from tfcompress.graph.chain import Chain
 from tfcompress.graph.copy import copied
-from tfcompress.graph.finite import check_finite_weights
 from tfcompress.graph.intercept import running
 from tfcompress.graph.paths import check_keras_3, name_of, walk
+from tfcompress.graph.sound import check_finite_weights
 from tfcompress.graph.suffix import Suffix
 from tfcompress.measure.batch_norm import recalibrate_batch_norm
 from tfcompress.measure.held_out_loss import HeldOutLoss, split

@@ -6,9 +6,9 @@ from keras import ops
 
 from tfcompress import score as scores_of
 from tfcompress.graph.copy import copied
-from tfcompress.graph.finite import check_finite_weights
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.paths import check_patterns, name_of, walk
+from tfcompress.graph.sound import check_finite_weights
 from tfcompress.measure.moments import Moments, can_measure
 from tfcompress.pruning.channel_ranking import rank_by_readers, rank_by_weights
 from tfcompress.pruning.channel_removal import input_axis, shrink

@@ -6,10 +6,10 @@ from keras import ops
 
 from tfcompress import score as scores_of
 from tfcompress.graph.copy import copied
-from tfcompress.graph.finite import check_finite_weights
 from tfcompress.graph.intercept import watching
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.paths import walk
+from tfcompress.graph.sound import check_finite_weights
 from tfcompress.measure.moments import Moments, can_measure
 from tfcompress.numerics.optimal_brain_surgeon import shares, sparsify
 from tfcompress.pruning.masks import prunable, tighten
