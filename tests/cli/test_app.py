@@ -106,6 +106,15 @@ def test_export_tells_the_size_and_options_reach_it(files, tmp_path):
     assert size < (files / "net.tflite").stat().st_size
 
 
+def test_export_rounds_what_nobody_compressed(files, tmp_path):
+    sizes = []
+    for bits in ("32", "16", "8"):
+        done = run("export", files / "net.keras", "-o", tmp_path / "a.tflite", "--bits", bits)
+        assert done.exit_code == 0, done.output
+        sizes.append((tmp_path / "a.tflite").stat().st_size)
+    assert sizes == sorted(set(sizes), reverse=True)
+
+
 def test_bench_compares_files(files):
     done = run("bench", files / "net.tflite", files / "small.tflite", "--json")
     assert done.exit_code == 0, done.output
@@ -127,6 +136,7 @@ def test_bench_compares_files(files):
         (["report", "net.keras", "--tflite", "nowhere.tflite"], "No such file"),
         (["export", "net.keras", "-o", "missing/net.tflite"], "folder"),
         (["export", "net.keras", "-o", "a.tflite", "--store", "tiny"], "Received: 'tiny'"),
+        (["export", "net.keras", "-o", "a.tflite", "--bits", "4"], "must be 32, 16 or 8"),
         (["report", "broken.tfc"], "no archive"),
         (["archive", "net.keras", "-o", "a.zip"], "Expected an output named"),
         (["archive", "net.keras", "-o", "missing/a.tfc"], "no such folder"),

@@ -21,6 +21,7 @@ Model = Annotated[
     Path, typer.Argument(help="A Keras model: .keras, .h5 of older versions, or a .tfc archive.")
 ]
 TARGETS = {".tflite": "tflite", ".tfc": "archive", ".keras": "bits"}  # of `compress`, by output
+RESTS = {32: "float32", 16: "float16", 8: "int8"}  # of `export`, by bits
 Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
 
 
@@ -147,6 +148,7 @@ def export(
     store: Annotated[
         str, typer.Option(help="fast, or small: fewest bytes, perhaps slower.")
     ] = "fast",
+    bits: Annotated[int, typer.Option(help="Of kernels that nobody compressed: 32, 16 or 8.")] = 32,
     min_runtime: Annotated[
         str, typer.Option(help="The oldest LiteRT that must run the file, at least 1.2.")
     ] = "2.1.2",
@@ -159,7 +161,10 @@ def export(
 
         if output.suffix != ".tflite":
             raise ValueError(f"Expected an output named .tflite. Received: {output}")
+        if bits not in RESTS:
+            raise ValueError(f"`--bits` must be 32, 16 or 8. Received: {bits}")
         options = {"activations": activations, "store": store, "min_runtime": min_runtime}
+        options["rest"] = RESTS[bits]
         blob = to_tflite(load_model(model), output, **options)
         print_file(output, len(blob), json)
 

@@ -177,7 +177,7 @@ class Compressor:
     def size(self, model: keras.Model, cost: Any) -> int:
         """The size of a model in the unit of the target; `cost` is the cost of its plan."""
         if self.target == "tflite":
-            return file_bytes(model, self.store)
+            return file_bytes(model, self.store, rest="int8")
         if self.target == "archive":
             with temporary_folder() as folder:
                 return archive.save(model, os.path.join(folder, "model"), half=True)

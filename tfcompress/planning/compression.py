@@ -73,7 +73,8 @@ def compress(
     1. The forms that each layer could take are measured, and a knapsack chooses (see `plan`).
     2. The layers are swapped, and the batch normalization statistics are measured again.
     3. All weights are trained, with the original model as the teacher (`Distiller`).
-    4. The model is scored on the validation data, exported and verified.
+    4. The model is scored on the validation data, exported and verified. The file holds kernels
+       that no form takes, and large ones that stay in float32, in int8: `to_tflite(rest="int8")`.
 
     With `max_drop`, steps 2 to 4 are repeated for up to six budgets: bisection finds the smallest
     one whose score is high enough.
@@ -167,7 +168,7 @@ def _smallest_within(compressor, budget, max_drop):
 def finish(compressor: Any, attempt: Any, path: Path | None) -> Compressed:
     """Exports and verifies the model of an attempt."""
     check = keras.tree.map_structure(lambda a: a[:CHECKED_EXAMPLES], compressor.calibration)
-    blob = to_tflite(attempt.model, path, store=compressor.store, check=check)
+    blob = to_tflite(attempt.model, path, store=compressor.store, check=check, rest="int8")
     return Compressed(
         model=attempt.model,
         tflite=blob,
