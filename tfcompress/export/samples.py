@@ -1,5 +1,6 @@
 """The sample inputs on which a file is verified and its ranges are measured."""
 
+import math
 from typing import Any
 
 import keras
@@ -9,18 +10,20 @@ from tfcompress.export.exported import Exported
 from tfcompress.utils.types import Sample
 
 FREE_BATCH_SIZE = 3  # beside a batch of 1, where the model leaves the batch size free
-MEASURED_BATCH_SIZE = 32  # of the batches on which ranges are measured
+BATCH_SIZE = 32  # of all other batches
+MOST_SAMPLES, LEAST_SAMPLES, MOST_BATCHES = 1000, 32, 100  # of `check` on which a file is verified
+MOST_PRODUCTS = 4e9  # of samples and weights, by which large models are verified on fewer samples
 
 
 def sample_arrays(model: Exported, check: Sample) -> list[np.ndarray]:
-    """One array of samples for each input of a model.
+    """One array of samples for each input of a model, in the input's own type.
 
     Args:
         check: arrays in the structure of the model's inputs, or None for random ones.
 
     Raises:
-        ValueError: `check` does not fit the model, or is None and a size other than the batch is
-            unknown.
+        ValueError: `check` does not fit the model or holds NaN or infinite numbers; or it is None
+            and a size other than the batch is unknown.
     """
     if check is None:
         return [_random_samples(tensor) for tensor in model.tensors]
@@ -33,12 +36,37 @@ def sample_arrays(model: Exported, check: Sample) -> list[np.ndarray]:
             f"`check` must hold samples for the inputs of shapes {shapes}. "
             f"Received: shapes {[array.shape for array in arrays]}"
         )
-    if not all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
-        raise ValueError("The samples in `check` hold NaN or infinite values.")
-    return arrays
+    names = model.input_names()
+    return [_cast(*entry) for entry in zip(arrays, model.tensors, names, strict=True)]
 
 
-def verify_batches(model: Exported, arrays: Any) -> list[list[np.ndarray]]:
+def _cast(array, tensor, name) -> np.ndarray:
+    """Samples in the type and the byte order of an input.
+
+    Raises:
+        ValueError: that changes them, or they are not finite.
+    """
+    if tensor.dtype == "string":
+        return array
+    numbers = array.dtype.kind in "fiub" or array.dtype.name == "bfloat16"
+    with np.errstate(over="ignore", invalid="ignore"):
+        new = array.astype(tensor.dtype) if numbers else array
+    whole = new.dtype.kind in "fV" or np.array_equal(new, array)
+    if not numbers or not whole:
+        raise ValueError(
+            f"Expected `check` to hold samples of type {tensor.dtype} for input {name!r}. "
+            f"Received: {array.dtype} with other numbers"
+        )
+    finite = np.isfinite(new.astype(np.float32)).reshape(len(new), -1).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"Expected finite numbers of type {tensor.dtype} in `check`. Received: sample "
+            f"{int(np.argmin(finite))} of input {name!r} holds NaN or infinite values"
+        )
+    return new
+
+
+def first_batches(model: Exported, arrays: Any) -> list[list[np.ndarray]]:
     """A batch of one sample and a batch of a few, or one batch of the size that the model fixes."""
     size = _fixed_size(model)
     return [_take(arrays, 0, count) for count in ([1, FREE_BATCH_SIZE] if size is None else [size])]
@@ -46,8 +74,24 @@ def verify_batches(model: Exported, arrays: Any) -> list[list[np.ndarray]]:
 
 def all_batches(model: Exported, arrays: Any) -> list[list[np.ndarray]]:
     """All samples, in batches of a size that the model accepts."""
-    size = _fixed_size(model) or MEASURED_BATCH_SIZE
+    size = _fixed_size(model) or max(min(BATCH_SIZE, len(arrays[0])), 1)
     return [_take(arrays, start, size) for start in range(0, len(arrays[0]), size)]
+
+
+def other_batches(model: Exported, arrays: Any, count: int) -> list[list[np.ndarray]]:
+    """The first `count` samples without those of `first_batches`."""
+    start = _fixed_size(model) or FREE_BATCH_SIZE
+    return all_batches(model, [array[start:count] for array in arrays])
+
+
+def verified_samples(model: Exported, arrays: Any) -> int:
+    """The number of samples on which a file is verified.
+
+    All of them, up to `MOST_SAMPLES`; fewer where the model is large or fixes a small batch.
+    """
+    weights = max(sum(math.prod(v.shape) for v in model.model.weights), 1)
+    most = max(min(MOST_SAMPLES, int(MOST_PRODUCTS / weights)), LEAST_SAMPLES)
+    return min(len(arrays[0]), most, MOST_BATCHES * (_fixed_size(model) or BATCH_SIZE))
 
 
 def _take(arrays, start, size):

@@ -10,6 +10,7 @@ The limit for the largest difference of an output is
   (`tflite.runner.Probe`).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,41 +40,66 @@ class Case:
     limits: list
 
 
-def make_cases(
-    model: Exported, plain: Path, batches: list, rounded: Any, sites: list
-) -> list[Case]:
-    """Computes the model's outputs for each batch, and how much those of a file may differ.
+class TFLiteFile(bytes):
+    """The bytes of a file, and how it was verified.
+
+    Attributes:
+        samples: the number of samples on which it was compared with the model.
+        differences: the largest difference of each output by its name, in units of the root mean
+            square of the model's output.
+    """
+
+    samples: int
+    differences: dict[str, float]
+
+
+class Limits:
+    """How much the outputs of a file may differ from those of the model.
 
     Args:
+        model: the model.
         plain: the path of the float32 file.
         rounded: the tensors of the float32 file that the file to verify rounds to int8.
         sites: the operators that are rewritten.
-
-    Raises:
-        ExportError: the float32 file itself differs from the model.
     """
-    names = [entry.name.decode() for entry in read(plain).signatureDefs[0].outputs]
-    probe = Probe(plain, rounded)
-    noisy = _noisy_loops(plain, sites)
-    rounds = any(site.rounds for site in sites)
-    coarse = Runner(with_rounded_kernels(plain, sites)) if rounds else None
-    # The policy of the coarsest layer: what it rounds, no file can get back.
-    share = max(FLOAT_TOLERANCE.get(layer.compute_dtype, 1e-4) for layer in layers_in(model.model))
-    cases = []
-    for inputs in batches:
-        expected = [keras.ops.convert_to_numpy(y) for y in model.outputs(inputs)]
-        limits = [share * _rms(y) for y in expected]
-        worst = _worst_output(probe.run(inputs)[0], Case(inputs, expected, limits))
+
+    def __init__(self, model: Exported, plain: Path, rounded: Any, sites: list) -> None:
+        self.model, self.plain, self.sites = model, plain, sites
+        self.names = [entry.name.decode() for entry in read(plain).signatureDefs[0].outputs]
+        self.probe, self.noisy = Probe(plain, rounded), _noisy_loops(plain, sites)
+        rounds = any(site.rounds for site in sites)
+        self.coarse = Runner(with_rounded_kernels(plain, sites)) if rounds else None
+        # The policy of the coarsest layer: what it rounds, no file can get back.
+        layers = layers_in(model.model)
+        self.share = max(FLOAT_TOLERANCE.get(layer.compute_dtype, 1e-4) for layer in layers)
+
+    def case(self, inputs: list) -> Case:
+        """The limits for one batch.
+
+        Raises:
+            ExportError: the float32 file itself differs from the model.
+        """
+        case = self.exact_case(inputs)
+        exact = self.probe.run(inputs)[0]
+        worst = _worst_output(exact, case)
         if worst:
-            raise ExportError(_message(names, worst, "the stock converter's own file"))
-        exact = probe.run(inputs)[0]
-        rounding = _rounding(probe, noisy, inputs, exact)
-        limits = [a + NOISE_MARGIN * b for a, b in zip(limits, rounding, strict=True)]
-        if coarse is not None:
-            changes = map(difference, coarse(inputs), exact)
+            raise ExportError(_message(self.names, worst, "the stock converter's own file"))
+        rounding = _rounding(self.probe, self.noisy, inputs, exact)
+        limits = [a + NOISE_MARGIN * b for a, b in zip(case.limits, rounding, strict=True)]
+        if self.coarse is not None:
+            changes = map(difference, self.coarse(inputs), exact)
             limits = [a + b for a, b in zip(limits, changes, strict=True)]
-        cases.append(Case(inputs, expected, limits))
-    return cases
+        return Case(inputs, case.expected, limits)
+
+    def of_rounding(self, case: Case) -> list[float]:
+        """The part of a case's limits that rounding has."""
+        pairs = zip(case.limits, case.expected, strict=True)
+        return [limit - self.share * _rms(y) for limit, y in pairs]
+
+    def exact_case(self, inputs: list) -> Case:
+        """The limits of a file that rounds nothing, for one batch."""
+        expected = [keras.ops.convert_to_numpy(y) for y in self.model.outputs(inputs)]
+        return Case(inputs, expected, [self.share * _rms(y) for y in expected])
 
 
 def _noisy_loops(plain, sites) -> list[Runner]:
@@ -95,21 +121,76 @@ def _rounding(probe, noisy, inputs, exact) -> list[float]:
     return [a + b for a, b in zip(outer, inner, strict=True)]
 
 
-def verify(blob: bytes, cases: list[Case], sites: list, plain: Path) -> None:
-    """Runs a file on all cases with the default delegates, and on the first one without delegates.
+def verify(
+    blob: bytes, limits: Limits, first: list, others: Iterable, most: float | None = None
+) -> dict[str, float]:
+    """Runs a file on batches with the default delegates, and on the first one without delegates.
+
+    What rounding costs is measured on the first batches, and on others only where the file differs
+    by more than it did there.
+
+    Args:
+        blob: the file.
+        limits: how much it may differ.
+        first: batches of one sample and of a few.
+        others: batches of the other samples.
+        most: a limit for the root mean square of all differences of an output, as a share of the
+            output's; None for none.
+
+    Returns:
+        The largest difference of each output, in units of the root mean square of the model's.
 
     Raises:
         ExportError: an output differs by more than its limit. The message gives both numbers and
             names the layer.
     """
+    runner, cases = Runner(blob), [limits.case(inputs) for inputs in first]
     # Without delegates all operators run in the builtin kernels, as where XNNPACK is missing.
-    for case, delegates in [*((case, True) for case in cases), (cases[0], False)]:
-        worst = _worst_output(Runner(blob, delegates)(case.inputs), case)
-        if worst:
-            layer = _worst_layer(plain, sites, case, delegates)
-            where = "the default resolver" if delegates else "the resolver without delegates"
-            names = [entry.name.decode() for entry in read(blob).signatureDefs[0].outputs]
-            raise ExportError(_message(names, worst, f"the file under {where}", layer))
+    _compare(blob, limits, cases[0], Runner(blob, delegates=False), delegates=False)
+    checked = [(_compare(blob, limits, case, runner), case.expected) for case in cases]
+    known = list(map(max, zip(*map(limits.of_rounding, cases), strict=True)))
+    for inputs in others:
+        case = limits.exact_case(inputs)
+        outputs = runner(inputs)
+        within = [a + b for a, b in zip(case.limits, known, strict=True)]
+        if _worst_output(outputs, Case(inputs, case.expected, within)):
+            _compare(blob, limits, limits.case(inputs), runner)
+        checked.append((outputs, case.expected))
+    _refuse_unlike(limits.names, checked, most)
+    return _differences(limits.names, checked)
+
+
+def _compare(blob, limits, case, runner, delegates=True) -> list:
+    """The outputs of a file for a case, within its limits."""
+    outputs = runner(case.inputs)
+    worst = _worst_output(outputs, case)
+    if worst:
+        layer = _worst_layer(limits.plain, limits.sites, case, delegates)
+        where = "the default resolver" if delegates else "the resolver without delegates"
+        raise ExportError(_message(limits.names, worst, f"the file under {where}", layer))
+    return outputs
+
+
+def _differences(names, checked) -> dict[str, float]:
+    found = {}
+    for place, name in enumerate(names):
+        largest = max(difference(y[place], e[place]) for y, e in checked)
+        size = _rms(np.concatenate([np.ravel(e[place]) for _, e in checked]))
+        found[name] = largest / max(size, SMALLEST_LIMIT)
+    return found
+
+
+def _refuse_unlike(names, checked, most) -> None:
+    for place, name in enumerate(names if most else ()):
+        expected = np.concatenate([np.ravel(e[place]) for _, e in checked]).astype(np.float64)
+        off = np.concatenate([np.ravel(y[place]) for y, _ in checked]) - expected
+        if _rms(off) > most * _rms(expected):
+            share = _rms(off) / max(_rms(expected), SMALLEST_LIMIT)
+            raise ExportError(
+                f"Output {name!r} of the file is off by {share:.0%} of its root mean square: int8 "
+                "numbers with one scale do not hold the activations. No file was written. Bring "
+                "inputs and layers to one size (a normalization), or use `activations='int8'`."
+            )
 
 
 def _worst_layer(plain, sites, case, delegates) -> str | None:

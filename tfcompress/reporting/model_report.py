@@ -38,12 +38,18 @@ class FileFacts:
             faster); None without a baseline.
         min_runtime: the oldest LiteRT that is known to run it correctly (see
             `tfcompress.tflite.runtimes`).
+        samples: the number of samples on which `to_tflite` verified it; None where it was read from
+            a path or another converter made it.
+        largest_difference: the largest difference from the model's outputs on them, in units of an
+            output's root mean square.
     """
 
     bytes: int
     gzip_bytes: int
     latency_ratio: float | None
     min_runtime: str
+    samples: int | None = None
+    largest_difference: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +185,8 @@ def _with_file(made, model, baseline, tflite):
         gzip_bytes=len(gzip.compress(blob, 9)),
         latency_ratio=_latency_ratio(baseline, blob),
         min_runtime=min_runtime(blob),
+        samples=getattr(tflite, "samples", None),
+        largest_difference=max(getattr(tflite, "differences", {}).values(), default=None),
     )
     return dataclasses.replace(made, rows=tuple(rows), file=facts)
 

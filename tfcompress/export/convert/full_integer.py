@@ -1,11 +1,13 @@
 """Full-integer files: int8 activations with fixed ranges, and exact low-bit kernels."""
 
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress.export.convert.ranges import measure_ranges, normalized_later
 from tfcompress.export.convert.stock import convert, name_inputs_and_outputs
 from tfcompress.export.exported import Exported
 from tfcompress.export.kernels.kernel import Kernel, channel_axis, find_kernel, kernel_rows
@@ -14,30 +16,12 @@ from tfcompress.graph.private_keras import layers_in
 from tfcompress.layers.discrete.fake_quant import ClipToRange, FakeQuant
 from tfcompress.tflite.graph_editor import Graph, per_channel
 from tfcompress.tflite.reader import operator_name, read, schema
-from tfcompress.tflite.runner import Probe
 from tfcompress.tflite.writer import write
+from tfcompress.utils.errors import ExportError
 from tfcompress.utils.types import Path
 
 EXACT = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")  # get their exact kernels
 IO_TYPES = {"float32": tf.float32, "int8": tf.int8}
-
-
-def convert_static(model: Exported, batches: list, io: str) -> Any:
-    """The full-integer file of the stock converter, a `ModelT`.
-
-    Args:
-        batches: lists of arrays, one for each input, on which the ranges are measured.
-        io: `"float32"` or `"int8"`, the type of the inputs and outputs.
-    """
-
-    return convert(
-        model,
-        optimizations=[tf.lite.Optimize.DEFAULT],
-        representative_dataset=lambda: iter(batches),
-        target_spec=tf.lite.TargetSpec(supported_ops=[tf.lite.OpsSet.TFLITE_BUILTINS_INT8]),
-        inference_input_type=IO_TYPES[io],
-        inference_output_type=IO_TYPES[io],
-    )
 
 
 def clip_ranges(model: keras.Model) -> Any:
@@ -50,27 +34,50 @@ def clip_ranges(model: keras.Model) -> Any:
     return with_chains(model, clips) if clips else model
 
 
-def convert_learned(model: Exported, batches: list, io: str) -> Any:
-    """Does what `convert_static` does, with the ranges of `FakeQuant` layers; others are measured.
+def convert_static(model: Exported, batches: list, io: str) -> Any:
+    """A full-integer file, a `ModelT`, with the ranges of `FakeQuant` layers; others are measured.
 
-    The stock converter measures either all ranges of a model or none. Here its last steps are done
-    with other ranges: they are written into the float32 file, which is then quantized.
+    The stock converter's calibrator ends the process on loops and on some numbers. So the ranges
+    are measured here and written into the float32 file, and the converter only quantizes it. The
+    bodies of loops have no ranges and stay in float32.
+
+    Args:
+        batches: lists of arrays, one for each input, on which the ranges are measured.
+        io: `"float32"` or `"int8"`, the type of the inputs and outputs.
+
+    Raises:
+        ExportError: an int8 input cannot hold columns of such different sizes; or the converter
+            does not quantize the model.
     """
-    from tensorflow.lite.python.convert import mlir_quantize
-
     file = convert(model)
     outputs = [entry.name.decode() for entry in file.signatureDefs[0].outputs]
     _move_ranges_to_tensors(file)
-    blob = write(file)  # takes unused tensors out, so indices hold from here on
-    tensors = file.subgraphs[0].tensors
-    for index, measured in _measured(blob, batches).items():
-        if not _has_range(tensors[index]):
-            _set_range(tensors[index], *measured)
-    types = {"input_data_type": IO_TYPES[io], "output_data_type": IO_TYPES[io]}
-    file = read(mlir_quantize(write(file), **types))
+    graph = Graph(read(write(file)))  # without unused tensors, so indices hold from here on
+    measured = measure_ranges(write(graph.model), batches)
+    before = normalized_later(graph, measured)
+    if before and io == "int8":
+        raise ExportError(
+            "An input that is normalized has columns of too different sizes for int8 numbers with "
+            "one scale. Use `io='float32'`, or normalize before."
+        )
+    for index in measured.keys() - before:
+        if not _has_range(graph.tensors[index]):
+            _set_range(graph.tensors[index], *measured[index])
+    file = _quantized(graph.model, io)
     file.signatureDefs = []  # the next line keeps the order of inputs and outputs then
     name_inputs_and_outputs(file, model.input_names(), outputs)
     return file
+
+
+def _quantized(file, io):
+    from tensorflow.lite.python.convert import mlir_quantize
+
+    types = {"input_data_type": IO_TYPES[io], "output_data_type": IO_TYPES[io]}
+    try:
+        return read(mlir_quantize(write(file), **types))
+    except Exception as error:  # the converter raises its own and plain ones
+        text = str(error).strip()[-400:]
+        raise ExportError(f"The stock converter cannot quantize the model: {text}") from error
 
 
 def _move_ranges_to_tensors(file) -> None:
@@ -101,16 +108,6 @@ def _has_range(tensor) -> bool:
     return tensor.quantization is not None and tensor.quantization.min is not None
 
 
-def _measured(blob, batches) -> dict:
-    """The range of each float32 activation of a file."""
-    probe, found = Probe(blob, rounded_activations(blob)), {}
-    for inputs in batches:
-        for tensor, values in probe.run(inputs)[1].items():
-            low, high = found.get(tensor, (0.0, 0.0))
-            found[tensor] = (min(low, float(values.min())), max(high, float(values.max())))
-    return found
-
-
 def store_exact(file: Any, plain: Path, int2: bool) -> None:
     """Puts the exact integers of each low-bit kernel in place of the converter's rounded ones.
 
@@ -126,6 +123,7 @@ def store_exact(file: Any, plain: Path, int2: bool) -> None:
         kernel = _matching_kernel(graph, operator, code, kernels)
         if kernel is None:
             continue
+        kernel = _with_scales_of_zeros(kernel, graph.tensors[operator.inputs[1]])
         bits = kernel.bits_for(int2) if code == "FULLY_CONNECTED" else 8
         operator.inputs[1] = kernel.add_as_is(graph, bits)
         version = {2: 14, 4: 10, 8: 4}[bits] if code == "FULLY_CONNECTED" else 3
@@ -155,6 +153,17 @@ def _matching_kernel(graph, operator, code, kernels) -> Kernel | None:
     return None
 
 
+def _with_scales_of_zeros(kernel, tensor) -> Kernel:
+    """The kernel with the converter's scales for rows of zeros: the delegate refuses a scale of 1.
+
+    The delegate wants the scales of input and kernel together to be like that of the output.
+    """
+    used = kernel.grid.values.any(axis=1)
+    given = np.broadcast_to(tensor.quantization.scale, len(used))
+    scale = np.where(used, kernel.grid.scale, given).astype(np.float32)
+    return replace(kernel, grid=replace(kernel.grid, scale=scale))
+
+
 def _rescaled_bias(graph, operator, kernel) -> int:
     """The bias in units of the input scale times the new kernel scales."""
     old = graph.tensors[operator.inputs[2]]
@@ -162,27 +171,3 @@ def _rescaled_bias(graph, operator, kernel) -> int:
     values = graph.values(operator.inputs[2]) * np.float64(old.quantization.scale)
     values = np.rint(values / unit).astype(np.int32)
     return graph.constant(values, f"{kernel.layer}/bias", per_channel(unit))
-
-
-def rounded_activations(plain: Path, model: keras.Model | None = None) -> dict[int, float]:
-    """The float32 activations of a file, all of which a full-integer file rounds.
-
-    Each has the step of its learned range if `model` has a `FakeQuant` for it, or 0. The range can
-    be much wider than the values after a short training.
-    """
-    graph = Graph(read(plain))
-    steps = dict.fromkeys(map(int, graph.subgraph.inputs), 0.0)
-    layers = [] if model is None else layers_in(model)
-    learned = {
-        np.float32(end): (layer.high - layer.low) / 255
-        for layer in layers
-        if isinstance(layer, FakeQuant)
-        for end in (layer.low, layer.high)
-        if end
-    }
-    for operator in graph.subgraph.operators:
-        constants = [graph.values(i) for i in operator.inputs if i >= 0]
-        ends = [c.item() for c in constants if c is not None and c.size == 1]  # of a clip
-        step = max((learned.get(np.float32(end), 0.0) for end in ends), default=0.0)
-        steps.update((int(index), step) for index in operator.outputs)
-    return {index: s for index, s in steps.items() if graph.type(index) == "FLOAT32"}

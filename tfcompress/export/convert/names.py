@@ -54,11 +54,16 @@ def drop_names(file: Any) -> None:
         graph = Graph(file, index)
         ends = {int(i) for i in (*graph.subgraph.inputs, *graph.subgraph.outputs)}
         for place, tensor in enumerate(graph.tensors):
-            lazy = graph.is_lazy(place)
-            values = None if lazy else graph.values(place)
-            weights = lazy or (values is not None and values.dtype.kind in "fc")
-            if not weights and (index or place not in ends):
+            if not _holds_weights(graph, place) and (index or place not in ends):
                 tensor.name = b""
+
+
+def _holds_weights(graph, index) -> bool:
+    if graph.is_lazy(index):
+        return True
+    values, table = graph.values(index), graph.tensors[index].quantization
+    scaled = table is not None and table.scale is not None
+    return values is not None and (scaled or values.dtype.kind in "fc")
 
 
 def _name_kernel(graph, operator, weights) -> None:
@@ -86,8 +91,10 @@ def _name_of_weight(rows, weights) -> str | None:
 
 
 def _same(rows, other) -> bool:
-    scaled = (_scaled_to_peak(some[:COMPARED_ROWS]) for some in (rows, other))
-    return np.allclose(*scaled, atol=TOLERANCE)
+    """Whether the first rows are equal up to a factor for each."""
+    rows, other = (_scaled_to_peak(some[:COMPARED_ROWS]) for some in (rows, other))
+    signs = np.where((rows * other).sum(axis=1, keepdims=True) < 0, -1, 1)
+    return np.allclose(rows * signs, other, atol=TOLERANCE)
 
 
 def _file_rows(graph, index, axis):
@@ -108,7 +115,8 @@ def weight_rows(layer: keras.layers.Layer, variable: keras.Variable) -> Iterator
     They are views as long as that is possible: kernels can be large.
     """
     values = to_numpy(variable)
-    if "depthwise" in variable.name or isinstance(layer, keras.layers.DepthwiseConv2D):
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    if depthwise or variable is getattr(layer, "depthwise_kernel", None):
         yield values.reshape(-1, values.shape[-2] * values.shape[-1]).T
     elif isinstance(layer, keras.layers.EinsumDense):
         inputs, kernel = layer.equation.split("->")[0].split(",")
@@ -128,6 +136,5 @@ def layer_rows(layer: keras.layers.Layer) -> np.ndarray:
 
 
 def _scaled_to_peak(rows):
-    """Rows divided by their largest entry, with its sign."""
-    peaks = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
-    return rows / np.where(peaks == 0, 1, peaks)
+    peak = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
+    return rows / np.where(peak == 0, 1, peak)  # rows of zeros stay zero

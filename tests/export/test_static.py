@@ -1,0 +1,150 @@
+"""Full-integer files: loops, odd samples, kernels of zeros, columns of very different sizes."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from oracles_export import operators, run
+
+from tfcompress.export import ExportError, to_tflite
+from tfcompress.tflite.reader import read, type_name
+from tfcompress.tflite.stored_tensors import stored_tensors
+
+
+def rms(y, expected):
+    expected = np.asarray(expected, np.float64)
+    return float(np.sqrt(np.mean((y - expected) ** 2) / np.mean(expected**2)))
+
+
+def static(model, x, **options):
+    return to_tflite(model, check=x, activations="static_int8", **options)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
+def test_a_recurrent_layer_is_exported_with_its_loop_in_hybrid_arithmetic(kind):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((12, 40), batch_size=1)
+    x = layers.Bidirectional(getattr(layers, kind)(32))(inputs)
+    model = keras.Model(inputs, layers.Dense(40)(x))
+    x = normal(3, 12, 40)
+    blob = static(model, x)
+    for sample in x:
+        for delegates in (True, False):
+            assert rms(run(blob, [sample[None]], delegates)[0], model(sample[None])) < 0.05
+    kernels = [r for r in stored_tensors(blob) if "kernel" in r.layer]
+    assert len(kernels) == 5 and {r.encoding for r in kernels} == {"INT8"}
+
+
+def mixed_columns(rows=128):
+    small, large = normal(rows, 3), 50_000 + 800 * normal(rows, 3, seed=1)
+    return np.concatenate([small, large], axis=1)
+
+
+def test_columns_of_very_different_sizes_are_quantized_behind_their_normalization():
+    x = mixed_columns()
+    norm = layers.Normalization()
+    norm.adapt(x)
+    model = keras.Sequential([keras.Input((6,)), norm, layers.Dense(64, "relu"), layers.Dense(4)])
+    blob = static(model, x)
+    codes = operators(blob)
+    assert codes[:3] == ["SUB", "MUL", "QUANTIZE"]
+    assert rms(run(blob, [x])[0], model(x)) < 0.03
+    with pytest.raises(ExportError, match="normalized has columns of too different sizes"):
+        static(model, x, io="int8")
+
+
+def test_columns_of_one_size_are_quantized_at_the_input():
+    x = normal(64, 6) * 10 + 3
+    norm = layers.Normalization()
+    norm.adapt(x)
+    model = keras.Sequential([keras.Input((6,)), norm, layers.Dense(64, "relu")])
+    assert operators(static(model, x))[0] == "QUANTIZE"
+
+
+def test_columns_that_nothing_normalizes_are_refused():
+    x = mixed_columns()
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(8, use_bias=False, name="fc")])
+    kernel = normal(6, 8)
+    kernel[3:] = 0  # all information lies in the small columns
+    model.get_layer("fc").kernel.assign(kernel)
+    with pytest.raises(ExportError, match=r"Output 'fc' .* root mean square"):
+        static(model, x)
+
+
+@pytest.mark.parametrize("zeros", ["dense", "conv", "one channel"])
+def test_kernels_of_zeros(zeros):
+    keras.utils.set_random_seed(0)
+    zero = {"kernel_initializer": "zeros"}
+    if zeros == "conv":
+        depthwise = layers.DepthwiseConv2D(3, depthwise_initializer="zeros")
+        parts = [layers.Conv2D(24, 3, activation="relu", **zero), depthwise, layers.Flatten()]
+        model = keras.Sequential([keras.Input((8, 8, 3)), *parts, layers.Dense(4)])
+        x = normal(20, 8, 8, 3)
+    else:
+        first = layers.Dense(24, "relu", **(zero if zeros == "dense" else {}))
+        model = keras.Sequential([keras.Input((16,)), first, layers.Dense(4)])
+        x = normal(20, 16)
+        if zeros == "one channel":
+            first.kernel.assign(first.kernel.numpy() * (np.arange(24) != 3))
+    blob = static(model, x)
+    expected = model(x).numpy()
+    for delegates in (True, False):
+        y = run(blob, [x], delegates)[0]
+        assert np.abs(y - expected).max() <= 0.05 * np.abs(expected).max()
+
+
+SAMPLES = {
+    "float64": lambda x: x.astype("float64"),
+    "float16": lambda x: x.astype("float16"),
+    "integers": lambda x: np.rint(4 * x).astype("int32"),
+    "bytes": lambda x: np.rint(40 + x).astype("uint8"),
+    "other byte order": lambda x: x.astype(">f4"),
+    "other byte order of integers": lambda x: np.rint(4 * x).astype(">i2"),
+    "every second": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+    "tiny": lambda x: np.full_like(x, 1e-45),
+    "huge": lambda x: x * np.float32(1e30),
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_samples_of_every_type(kind):
+    model = keras.Sequential([keras.Input((16,)), layers.Dense(24, "relu"), layers.Dense(4)])
+    x = SAMPLES[kind](normal(20, 16))
+    blob = static(model, x)
+    assert (
+        type_name(read(blob).subgraphs[0].tensors[read(blob).subgraphs[0].inputs[0]]) == "FLOAT32"
+    )
+    plain = np.asarray(x, np.float32)
+    expected = model(plain).numpy()
+    assert np.abs(run(blob, [plain])[0] - expected).max() <= 0.1 * np.abs(expected).max() + 1e-6
+
+
+def test_bfloat16_samples():
+    import ml_dtypes
+
+    model = keras.Sequential([keras.Input((16,)), layers.Dense(4)])
+    x = normal(20, 16).astype(ml_dtypes.bfloat16)
+    assert rms(run(static(model, x), [x.astype("float32")])[0], model(x.astype("float32"))) < 0.03
+
+
+@pytest.mark.parametrize("activations", ["int8", "float32", "static_int8"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e300])
+def test_samples_that_are_not_finite_are_refused(activations, value):
+    model = keras.Sequential([keras.Input((16,), name="x"), layers.Dense(4)])
+    x = normal(20, 16).astype("float64")
+    x[13, 2] = value
+    with pytest.raises(ValueError, match="sample 13 of input 'x' holds NaN or infinite"):
+        to_tflite(model, check=x, activations=activations)
+
+
+def test_samples_that_an_input_cannot_hold_are_refused():
+    model = keras.Sequential([keras.Input((3,), dtype="int32", name="ids"), layers.Embedding(9, 4)])
+    for x in (np.full((2, 3), 0.5), np.full((2, 3), 2**40), np.full((2, 3), "a")):
+        with pytest.raises(ValueError, match="of type int32 for input 'ids'"):
+            to_tflite(model, check=x)
+    whole = np.full((2, 3), 4.0)
+    assert to_tflite(model, check=whole).samples == 2
