@@ -59,5 +59,5 @@ def test_a_difference_in_any_sample_is_refused(place):
     x = normal(72, 16).clip(-3, 3)
     to_tflite(model, check=x)
     x[place, 5] = 6.0
-    with pytest.raises(ExportError, match="Output 'fickle' .* differs from the Keras model by 1"):
+    with pytest.raises(ExportError, match=r"Output 'fickle' .* differs from the Keras model by 1"):
         to_tflite(model, check=x)
