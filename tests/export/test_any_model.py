@@ -189,6 +189,9 @@ def test_arguments_by_keyword_in_a_graph():
     small = swap(
         model, {"mha/*": QuantizedEinsumDense.using(bits=4), "fc": QuantizedDense.using(bits=2)}
     )
-    kinds = encodings(to_tflite(small))
+    blob = to_tflite(small)
+    rows = {row.path: row for row in report(small, tflite=blob).rows}
+    assert rows["fc"].macs == 8 * 32 * 32 and rows["fc"].encodings == ("INT2",)
+    kinds = encodings(blob)
     assert kinds.pop("fc") == "INT2" and kinds.pop("out") == "FLOAT32"
     assert set(kinds.values()) == {"INT4"} and len(kinds) == 4

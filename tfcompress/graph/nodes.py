@@ -97,10 +97,11 @@ def input_shapes(model: keras.Model) -> dict[int, list]:
 
     def watch(operation):
         def apply(*args, **kwargs):
+            first = args[0] if args else next(iter(kwargs.values()))
             if is_graph(operation):
-                return run(operation, args[0])
+                return run(operation, first)
             if isinstance(operation, keras.layers.Layer):
-                shape = keras.tree.map_structure(lambda x: tuple(x.shape), args[0])
+                shape = keras.tree.map_structure(lambda x: tuple(x.shape), first)
                 shapes.setdefault(id(operation), []).append(shape)
             return operation.compute_output_spec(*args, **kwargs)
 
