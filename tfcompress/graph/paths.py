@@ -89,7 +89,7 @@ def check_patterns(layers: str | Iterable[str]) -> list[str]:
     )
 
 
-def near(key: str, paths: Iterable[str]) -> str:
+def near_names(key: str, paths: Iterable[str]) -> str:
     """For an error message: the paths and names near to a key, or else all paths."""
     listed = dict.fromkeys([*paths, *map(name_of, paths)])
     close = difflib.get_close_matches(key, listed, cutoff=0.4) if isinstance(key, str) else []

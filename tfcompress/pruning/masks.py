@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.graph.paths import check_patterns, named, near, walk
+from tfcompress.graph.paths import check_patterns, named, near_names, walk
 from tfcompress.numerics.selection import lowest
 from tfcompress.utils.types import Layers, Scope
 
@@ -71,7 +71,7 @@ def select(model: keras.Model, layers: Layers) -> dict[str, keras.layers.Layer]:
         matches = named(pattern, listed)
         if not matches:
             raise ValueError(
-                f"`layers` matches no layer. Received: {pattern!r}. {near(pattern, listed)}"
+                f"`layers` matches no layer. Received: {pattern!r}. {near_names(pattern, listed)}"
             )
         reasons = {path: _why_not(listed[path]) for path in matches}
         if not _is_glob(pattern):

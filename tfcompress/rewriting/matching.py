@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from tfcompress.graph.paths import named, near
+from tfcompress.graph.paths import named, near_names
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.maker import Maker
 from tfcompress.utils.types import Rules
@@ -34,7 +34,7 @@ def match(layers: dict[str, tuple], rules: Rules) -> tuple[dict[int, Target], di
         maker = _as_maker(key, maker)
         by_name, paths = _matching(key, layers)
         if not paths:
-            raise ValueError(f"Rule {key!r} matches no layer. {near(key, layers)}")
+            raise ValueError(f"Rule {key!r} matches no layer. {near_names(key, layers)}")
         for path in paths:
             meant = _meant(path, maker, layers)
             if not meant and by_name:
