@@ -123,9 +123,40 @@ def other_cases():
     }
 
 
-def embedding(maker, **options):
+OTHER_CONVOLUTIONS = {
+    "Conv3D": (keras.layers.Conv3D(4, 3, padding="same", strides=2), (2, 5, 6, 4, 3)),
+    "DepthwiseConv1D": (keras.layers.DepthwiseConv1D(3, depth_multiplier=2), (2, 9, 6)),
+    "DepthwiseConv2D": (keras.layers.DepthwiseConv2D(3, strides=2), (2, 9, 8, 6)),
+    "Conv1DTranspose": (
+        keras.layers.Conv1DTranspose(6, 4, strides=2, output_padding=1),
+        (2, 7, 5),
+    ),
+    "Conv2DTranspose": (
+        keras.layers.Conv2DTranspose(6, (2, 3), strides=2, padding="same", activation="relu"),
+        (2, 7, 6, 5),
+    ),
+    "Conv3DTranspose": (keras.layers.Conv3DTranspose(4, 2, strides=2), (2, 3, 4, 3, 3)),
+}
+METHODS = {
+    "Binary": {},
+    "Ternary": {},
+    "Quantized": {"bits": 4},
+    "Float16": {},
+    "Codebook": {"size": 7},
+}
+
+
+def other_convolutions():
+    return {
+        f"{form}-{method}": case(plain, getattr(layers, method + form).using(**options), *shape)
+        for form, (plain, shape) in OTHER_CONVOLUTIONS.items()
+        for method, options in METHODS.items()
+    }
+
+
+def embedding(maker, kind=keras.layers.Embedding, **options):
     def make():
-        layer = keras.layers.Embedding(11, 8, name="words", **options)
+        layer = kind(11, 8, name="words", **options)
         layer.build((4, 5))
         return layer, maker, np.random.default_rng(0).integers(0, 11, (4, 5))
 
@@ -137,7 +168,25 @@ CASES |= {
     "embedding-quantized-8": embedding(layers.QuantizedEmbedding.using()),
     "embedding-quantized-4": embedding(layers.QuantizedEmbedding.using(bits=4), mask_zero=True),
     "embedding-float16": embedding(layers.Float16Embedding.using()),
+    "embedding-codebook": embedding(layers.CodebookEmbedding.using(size=7), mask_zero=True),
+    "embedding-hashed": embedding(layers.HashedEmbedding.using(ratio=4)),
+    "embedding-low-rank": embedding(layers.LowRankEmbedding.using(rank=2), mask_zero=True),
+    "einsum-codebook": case(
+        keras.layers.EinsumDense("abc,cde->abde", (7, 3, 5), bias_axes="e", name="heads"),
+        layers.CodebookEinsumDense.using(),
+        *(3, 7, 6),
+    ),
 }
+REVERSIBLE = {
+    f"reversible-{method}": embedding(
+        getattr(layers, f"{method}ReversibleEmbedding").using(),
+        keras.layers.ReversibleEmbedding,
+        logit_soft_cap=3.0,
+    )
+    for method in ("Quantized", "Float16", "Codebook")
+}
+EXPORTED = dict(CASES)
+CASES |= REVERSIBLE | other_convolutions()
 
 
 @pytest.mark.parametrize("check", checks.LAYER_CHECKS, ids=lambda check: check.__name__)
@@ -153,9 +202,35 @@ def test_reload_in_a_fresh_process():
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="LiteRT converts from TensorFlow"
 )
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EXPORTED)
 def test_export(name):
     checks.check_export(*CASES[name]())
+
+
+@pytest.mark.parametrize("name", REVERSIBLE)
+def test_the_way_back_of_a_reversible_embedding(name):
+    plain, maker, _ = REVERSIBLE[name]()
+    layer, x = maker(plain), np.random.default_rng(0).standard_normal((4, 5, 8)).astype("float32")
+    plain.set_weights([keras.ops.convert_to_numpy(layer.embeddings)])
+    np.testing.assert_array_equal(layer(x, reverse=True), plain(x, reverse=True))
+
+
+@pytest.mark.parametrize("method", ["Binary", "Ternary", "Quantized"])
+@pytest.mark.parametrize("zeros", [slice(None), slice(0, 1)], ids=["all", "one output"])
+def test_zeros_train(method, zeros):
+    dense = keras.layers.Dense(4, kernel_initializer=keras.initializers.GlorotUniform(0))
+    dense.build((None, 6))
+    kernel = np.copy(dense.kernel)
+    kernel[:, zeros] = 0
+    dense.kernel.assign(kernel)
+    layer = getattr(layers, f"{method}Dense").from_layer(dense)
+    assert np.abs(layer.kernel)[:, zeros].max() < 1e-5
+    x = np.random.default_rng(0).standard_normal((64, 6)).astype("float32")
+    model = keras.Sequential([keras.Input((6,)), layer])
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    target = x @ np.random.default_rng(1).standard_normal((6, 4)).astype("float32")
+    model.fit(x, target, epochs=40, verbose=0)
+    assert np.abs(layer.kernel)[:, 0].max() > 0.1
 
 
 def test_a_check_sees_a_broken_layer():

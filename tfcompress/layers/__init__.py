@@ -68,3 +68,62 @@ __all__ = [
     "TuckerConv2D",
     "rounding",
 ]
+from tfcompress.layers.discrete.other_forms import BinaryConv1DTranspose as BinaryConv1DTranspose
+from tfcompress.layers.discrete.other_forms import BinaryConv2DTranspose as BinaryConv2DTranspose
+from tfcompress.layers.discrete.other_forms import BinaryConv3D as BinaryConv3D
+from tfcompress.layers.discrete.other_forms import BinaryConv3DTranspose as BinaryConv3DTranspose
+from tfcompress.layers.discrete.other_forms import BinaryDepthwiseConv1D as BinaryDepthwiseConv1D
+from tfcompress.layers.discrete.other_forms import BinaryDepthwiseConv2D as BinaryDepthwiseConv2D
+from tfcompress.layers.discrete.other_forms import Float16Conv1DTranspose as Float16Conv1DTranspose
+from tfcompress.layers.discrete.other_forms import Float16Conv2DTranspose as Float16Conv2DTranspose
+from tfcompress.layers.discrete.other_forms import Float16Conv3D as Float16Conv3D
+from tfcompress.layers.discrete.other_forms import Float16Conv3DTranspose as Float16Conv3DTranspose
+from tfcompress.layers.discrete.other_forms import Float16DepthwiseConv1D as Float16DepthwiseConv1D
+from tfcompress.layers.discrete.other_forms import (
+    Float16ReversibleEmbedding as Float16ReversibleEmbedding,
+)
+from tfcompress.layers.discrete.other_forms import (
+    QuantizedConv1DTranspose as QuantizedConv1DTranspose,
+)
+from tfcompress.layers.discrete.other_forms import (
+    QuantizedConv2DTranspose as QuantizedConv2DTranspose,
+)
+from tfcompress.layers.discrete.other_forms import QuantizedConv3D as QuantizedConv3D
+from tfcompress.layers.discrete.other_forms import (
+    QuantizedConv3DTranspose as QuantizedConv3DTranspose,
+)
+from tfcompress.layers.discrete.other_forms import (
+    QuantizedDepthwiseConv1D as QuantizedDepthwiseConv1D,
+)
+from tfcompress.layers.discrete.other_forms import (
+    QuantizedReversibleEmbedding as QuantizedReversibleEmbedding,
+)
+from tfcompress.layers.discrete.other_forms import TernaryConv1DTranspose as TernaryConv1DTranspose
+from tfcompress.layers.discrete.other_forms import TernaryConv2DTranspose as TernaryConv2DTranspose
+from tfcompress.layers.discrete.other_forms import TernaryConv3D as TernaryConv3D
+from tfcompress.layers.discrete.other_forms import TernaryConv3DTranspose as TernaryConv3DTranspose
+from tfcompress.layers.discrete.other_forms import TernaryDepthwiseConv1D as TernaryDepthwiseConv1D
+from tfcompress.layers.discrete.other_forms import TernaryDepthwiseConv2D as TernaryDepthwiseConv2D
+from tfcompress.layers.factorized.low_rank_embedding import LowRankEmbedding as LowRankEmbedding
+from tfcompress.layers.shared.codebook_forms import (
+    CodebookConv1DTranspose as CodebookConv1DTranspose,
+)
+from tfcompress.layers.shared.codebook_forms import (
+    CodebookConv2DTranspose as CodebookConv2DTranspose,
+)
+from tfcompress.layers.shared.codebook_forms import CodebookConv3D as CodebookConv3D
+from tfcompress.layers.shared.codebook_forms import (
+    CodebookConv3DTranspose as CodebookConv3DTranspose,
+)
+from tfcompress.layers.shared.codebook_forms import (
+    CodebookDepthwiseConv1D as CodebookDepthwiseConv1D,
+)
+from tfcompress.layers.shared.codebook_forms import (
+    CodebookDepthwiseConv2D as CodebookDepthwiseConv2D,
+)
+from tfcompress.layers.shared.codebook_forms import CodebookEinsumDense as CodebookEinsumDense
+from tfcompress.layers.shared.codebook_forms import CodebookEmbedding as CodebookEmbedding
+from tfcompress.layers.shared.codebook_forms import (
+    CodebookReversibleEmbedding as CodebookReversibleEmbedding,
+)
+from tfcompress.layers.shared.hashed_embedding import HashedEmbedding as HashedEmbedding

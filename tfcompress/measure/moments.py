@@ -34,7 +34,9 @@ def measure(
 
     Args:
         layer: `Dense`, `Conv1D/2D/3D` (grouped too), `DepthwiseConv1D/2D`, `EinsumDense`,
-            `Embedding`, or a compressed form of these.
+            `Embedding`, `Conv1D/2D/3DTranspose`, or a compressed form of these. The fan-in of a
+            transposed convolution is `(*space, i)`, in this order; at the border those outputs
+            count too that its padding cuts off.
         inputs: an array of the layer's inputs, `(b, ...)`, or an iterator of such arrays.
         g: scale for each output, `(out,)`, or None for ones.
         block: the largest block of `A`; of a larger fan-in only the blocks on the diagonal are
@@ -83,6 +85,8 @@ class Moments:
         """Adds inputs of the layer, `(b, ...)`, and what they were before the change."""
         x = np.asarray(x)
         if _is_embedding(self.layer):
+            if hasattr(self.layer, "reverse_dtype") and x.dtype.kind == "f":
+                return  # vectors that a reversible embedding turns back into logits
             ids = x.astype("int64").reshape(-1)
             counted = np.bincount(ids, minlength=self.layer.input_dim).astype("float64")
             self.sums = counted if self.sums is None else self.sums + counted
@@ -120,7 +124,9 @@ class Moments:
         if _is_embedding(self.layer) or np.ndim(self.drift) == 0:
             return kernel
         metric = self.metric()
-        return kernel + metric.solve(metric.join(self.drift / self.count, kernel.shape))
+        rows = _fan_in_first(self.layer, kernel)
+        rows = rows + metric.solve(metric.join(self.drift / self.count, rows.shape))
+        return _fan_in_first(self.layer, rows)
 
     def _add_rows(self, rows):
         cuts = [slice(i, i + self.block) for i in range(0, rows.shape[2], self.block)]
@@ -133,6 +139,7 @@ class Moments:
 
     def _kernel(self, rows):
         kernel = np.asarray(keras.ops.convert_to_numpy(self.layer.kernel), "float32")
+        kernel = _fan_in_first(self.layer, kernel)
         return kernel.reshape(rows.shape[2], len(rows), -1).transpose(1, 0, 2)  # (G, n, m)
 
 
@@ -153,9 +160,9 @@ def can_measure(layer: keras.layers.Layer) -> bool:
 
 def check_measurable(layer: keras.layers.Layer) -> None:
     """Raises unless `measure` takes this kind of layer."""
-    if not can_measure(layer):
+    if not can_measure(layer) and not _is_transposed(layer):
         raise ValueError(
-            "Expected a Dense layer, a convolution (depthwise and grouped too), an EinsumDense "
+            "Expected a Dense layer, a convolution of any kind but a separable one, an EinsumDense "
             "that sums the last axes of its input with the first of its kernel, or an Embedding. "
             f"Received: {layer} of type {type(layer).__name__}"
         )
@@ -201,18 +208,26 @@ def _windows(layer, x):
     """The window of a convolution at each position: a view `(b, positions, taps, channels)`."""
     dilation = _per_axis(getattr(layer, "dilation_rate", 1), len(layer.kernel_size))
     strides = _per_axis(layer.strides, len(layer.kernel_size))
+    if _is_transposed(layer):  # a convolution of inputs with zeros between them, all outputs wanted
+        spread = np.zeros((len(x), *_spread(x.shape, strides), x.shape[-1]), x.dtype)
+        spread[(slice(None), *(slice(None, None, s) for s in strides))] = x
+        x, strides = spread, (1,) * len(strides)
     reach = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, dilation, strict=True)]
     axes = range(1, 1 + len(reach))
     pad = [(0, 0)] * x.ndim
     for axis, size, stride in zip(axes, reach, strides, strict=True):
-        if layer.padding == "same":
+        if layer.padding == "same" and not _is_transposed(layer):
             total = max((-(-x.shape[axis] // stride) - 1) * stride + size - x.shape[axis], 0)
             pad[axis] = (total // 2, total - total // 2)
+        elif _is_transposed(layer):
+            pad[axis] = (size - 1, size - 1)
         elif layer.padding == "causal":
             pad[axis] = (size - 1, 0)
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, pad), reach, tuple(axes))
     steps = (slice(None), *(slice(None, None, s) for s in strides), slice(None))
     windows = windows[(*steps, *(slice(None, None, d) for d in dilation))]
+    if _is_transposed(layer):  # whose kernel runs the other way
+        windows = np.flip(windows, tuple(range(windows.ndim - len(axes), windows.ndim)))
     return np.moveaxis(windows, len(axes) + 1, -1)
 
 
@@ -223,6 +238,19 @@ def _contracted(layer):
     summed = "".join(letter for letter in inputs if letter in kernel)
     plain = inputs.endswith(summed) and kernel.startswith(summed) and not set(summed) & set(output)
     return len(summed) if plain else 0
+
+
+def _is_transposed(layer):
+    return hasattr(layer, "output_padding")
+
+
+def _spread(shape, strides):
+    return ((n - 1) * s + 1 for n, s in zip(shape[1:-1], strides, strict=True))
+
+
+def _fan_in_first(layer, kernel):
+    """A kernel with its outputs last; that of a transposed convolution has them last but one."""
+    return np.swapaxes(kernel, -1, -2) if _is_transposed(layer) else kernel
 
 
 def _is_embedding(layer):

@@ -3,8 +3,9 @@
 import math
 
 import keras
+import numpy as np
 
-from tfcompress.utils.types import Config, InputShape, Tensor
+from tfcompress.utils.types import Config, InputShape, Shape, Tensor
 
 COMMON = (
     "activation",
@@ -64,6 +65,23 @@ def ordinary_layer(
     if last and new.use_bias:
         new.bias.assign(layer.bias)
     return new
+
+
+def to_rows(w: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """A kernel as a matrix with a column for each index along these axes, those of its outputs."""
+    columns = math.prod(w.shape[axis] for axis in axes)
+    return w.transpose(_rows_first(w.ndim, axes)).reshape(-1, columns)
+
+
+def from_rows(rows: np.ndarray, shape: Shape, axes: tuple[int, ...]) -> np.ndarray:
+    """The inverse of `to_rows`."""
+    order = _rows_first(len(shape), axes)
+    return rows.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
+
+
+def _rows_first(ndim, axes):
+    axes = [axis % ndim for axis in axes]
+    return [axis for axis in range(ndim) if axis not in axes] + axes
 
 
 def glorot_variance(shape: tuple[int, ...]) -> float:

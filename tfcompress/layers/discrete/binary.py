@@ -14,12 +14,13 @@ from tfcompress.layers.core.dense_and_conv import (
     CompressedDense,
 )
 from tfcompress.layers.core.maker import Maker
-from tfcompress.layers.core.ordinary import glorot_variance
 from tfcompress.layers.discrete.latent import GridKernel, fit_grid
-from tfcompress.numerics.metric import as_metric
+from tfcompress.numerics.metric import Diagonal, as_metric
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.checks import check_integer
 from tfcompress.utils.types import Config, Metric, Shape, Size, Tensor
+
+LEAST_SCALE = 1e-6  # of an output, in units of H
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -116,7 +117,7 @@ class BinaryKernel(GridKernel):
         return {"scale": self.use_scale, "stochastic": self.stochastic, "seed": self.seed}
 
     def build_kernel(self, shape: Shape) -> None:
-        self.limit = math.sqrt(0.75 * glorot_variance(shape))
+        self.limit = math.sqrt(0.75 * self.variance(shape))
         self.latent = self.add_part(
             "latent",
             shape,
@@ -125,7 +126,7 @@ class BinaryKernel(GridKernel):
         )
         self.scale = self.add_part(
             "scale",
-            shape[-1:] if self.use_scale else (),
+            self.scale_shape(shape) if self.use_scale else (),
             keras.initializers.Constant(self.limit),
             trainable=self.use_scale,
         )
@@ -175,26 +176,33 @@ class BinaryKernel(GridKernel):
 
     def _fit_mean(self, w):
         """Sets latents whose mean draw is the kernel; a fixed scale clips its largest weights."""
-        peak = np.max(np.abs(w), tuple(range(w.ndim - 1)))
-        scale = np.where(peak > 0, peak, 1) if self.use_scale else self.limit
+        peak = np.max(np.abs(self.to_rows(w)), 0)
+        scale = self.limit
+        if self.use_scale:
+            scale = np.where(peak > 0, peak, 1).reshape(self.scale.shape)
         self.scale.assign(scale)
         self.latent.assign(np.clip(w / scale, -1, 1) * self.limit)
 
     def _fit_signs(self, w, metric):
-        d = as_metric(metric, w.shape).diagonal(w.shape)
-        axes = tuple(range(w.ndim - 1))
-        total = np.sum(d, axes)
-        scale = np.sum(d * np.abs(w), axes) / np.where(total > 0, total, 1)
+        rows, metric = self.to_rows(w), as_metric(metric, w.shape)
+        if isinstance(metric, Diagonal):
+            metric = Diagonal(self.to_rows(metric.d))
+        d = metric.diagonal(rows.shape)
+        total = np.sum(d, 0)
+        scale = np.sum(d * np.abs(rows), 0) / np.where(total > 0, total, 1)
         # An output whose curvature is 0 throughout counts its weights the same.
-        scale = np.where(total > 0, scale, np.mean(np.abs(w), axes))
+        scale = np.where(total > 0, scale, np.mean(np.abs(rows), 0))
         signs, scale = fit_grid(
-            w,
+            rows,
             lambda u: np.where(u >= 0, 1, -1),
             scale if self.use_scale else self.limit,
             metric,
             refit=self.use_scale,
         )
-        return signs, scale if self.use_scale else self.limit
+        # With a scale of 0 no gradient would ever reach an output whose weights are all 0.
+        scale = np.where(scale == 0, LEAST_SCALE * self.limit, scale)
+        scale = scale.reshape(self.scale_shape(w.shape)) if self.use_scale else self.limit
+        return self.from_rows(signs, w.shape), scale
 
     def set_latent(self, w: Tensor, grid: Tensor, scale: Tensor) -> None:
         # Away from zero, so that the sign is the wanted one where compensation has turned it.

@@ -14,12 +14,10 @@ from tfcompress.layers.core.dense_and_conv import (
     CompressedConv2D,
     CompressedDense,
 )
-from tfcompress.layers.core.depthwise_einsum_embedding import (
-    CompressedDepthwiseConv2D,
-    CompressedEinsumDense,
-    CompressedEmbedding,
-)
+from tfcompress.layers.core.einsum import CompressedEinsumDense
+from tfcompress.layers.core.embedding import CompressedEmbedding
 from tfcompress.layers.core.maker import Maker
+from tfcompress.layers.core.other_convolutions import CompressedDepthwiseConv2D
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import Metric, Shape, Tensor
 

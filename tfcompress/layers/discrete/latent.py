@@ -1,6 +1,5 @@
 """What binary, ternary and m-bit kernels share: latent weights, a scale, and codes on a grid."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ from keras import ops
 
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.dense_and_conv import CompressedDense
+from tfcompress.layers.core.ordinary import from_rows, to_rows
 from tfcompress.numerics.compensated_rounding import compensate
 from tfcompress.numerics.metric import Kronecker, as_metric
 from tfcompress.utils.arrays import to_numpy
@@ -75,21 +75,13 @@ class GridKernel(CompressedLayer):
         axes = [axis % len(shape) for axis in self.scale_axes]
         return tuple(n if i in axes else 1 for i, n in enumerate(shape))[min(axes) :]
 
-    def to_rows(self, w: Tensor) -> np.ndarray:
+    def to_rows(self, w: np.ndarray) -> np.ndarray:
         """The kernel as a matrix with a column for each scale."""
-        order = self._rows_first(w.ndim)
-        columns = math.prod(w.shape[axis] for axis in self.scale_axes)
-        return w.transpose(order).reshape(-1, columns)
+        return to_rows(w, self.scale_axes)
 
     def from_rows(self, rows: np.ndarray, shape: Shape) -> np.ndarray:
         """The inverse of `to_rows`."""
-        order = self._rows_first(len(shape))
-        rows = rows.reshape([shape[axis] for axis in order])
-        return rows.transpose(np.argsort(order))
-
-    def _rows_first(self, ndim):
-        axes = [axis % ndim for axis in self.scale_axes]
-        return [axis for axis in range(ndim) if axis not in axes] + axes
+        return from_rows(rows, shape, self.scale_axes)
 
 
 def straight_through(kernel: Tensor, latent: Tensor) -> Tensor:

@@ -19,12 +19,10 @@ from tfcompress.layers.core.dense_and_conv import (
     CompressedConv2D,
     CompressedDense,
 )
-from tfcompress.layers.core.depthwise_einsum_embedding import (
-    CompressedDepthwiseConv2D,
-    CompressedEinsumDense,
-    CompressedEmbedding,
-)
+from tfcompress.layers.core.einsum import CompressedEinsumDense
+from tfcompress.layers.core.embedding import CompressedEmbedding
 from tfcompress.layers.core.maker import Maker
+from tfcompress.layers.core.other_convolutions import CompressedDepthwiseConv2D
 from tfcompress.layers.discrete.latent import GridKernel, fit_grid
 from tfcompress.numerics.metric import Diagonal, as_metric
 from tfcompress.utils.checks import whole_number
@@ -106,10 +104,13 @@ class QuantizedKernel(GridKernel):
         self.latent = self.add_part(
             "latent", shape, keras.initializers.RandomUniform(-limit, limit)
         )
-        scale = limit / (self.count + 0.5) if self.levels == "linear" else limit
         self.scale = self.add_part(
-            "scale", self.scale_shape(shape), keras.initializers.Constant(scale)
+            "scale", self.scale_shape(shape), keras.initializers.Constant(self._fresh_scale(shape))
         )
+
+    def _fresh_scale(self, shape):
+        limit = math.sqrt(3 * self.variance(shape))
+        return limit / (self.count + 0.5) if self.levels == "linear" else limit
 
     def grid(self, latent: Tensor, scale: Tensor) -> Tensor:
         unit = ops.where(ops.equal(scale, 0), ops.ones_like(scale), scale)
@@ -142,7 +143,8 @@ class QuantizedKernel(GridKernel):
         d = np.where(np.any(d > 0, 0), d, 1)  # an output that no data showed, as a rare word
         scale = self._search_scale(rows, d)
         grid, scale = fit_grid(rows, self._nearest, scale, metric)
-        scale = scale.reshape(self.scale.shape)
+        # With a scale of 0 no gradient would ever reach an output whose weights are all 0.
+        scale = np.where(scale == 0, self._fresh_scale(w.shape), scale).reshape(self.scale.shape)
         self.scale.assign(scale)
         self.set_latent(w, self.from_rows(grid, w.shape), scale)
 

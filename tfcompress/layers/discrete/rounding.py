@@ -6,6 +6,7 @@ import numpy as np
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.discrete import float16 as half
+from tfcompress.layers.discrete import other_forms as others
 from tfcompress.layers.discrete import quantized
 from tfcompress.utils.checks import is_whole
 from tfcompress.utils.types import Metric
@@ -15,17 +16,29 @@ FAMILIES = {
         half.Float16Dense,
         half.Float16Conv1D,
         half.Float16Conv2D,
+        others.Float16Conv3D,
+        others.Float16Conv1DTranspose,
+        others.Float16Conv2DTranspose,
+        others.Float16Conv3DTranspose,
+        others.Float16DepthwiseConv1D,
         half.Float16DepthwiseConv2D,
         half.Float16EinsumDense,
         half.Float16Embedding,
+        others.Float16ReversibleEmbedding,
     ),
     quantized.QuantizedKernel: (
         quantized.QuantizedDense,
         quantized.QuantizedConv1D,
         quantized.QuantizedConv2D,
+        others.QuantizedConv3D,
+        others.QuantizedConv1DTranspose,
+        others.QuantizedConv2DTranspose,
+        others.QuantizedConv3DTranspose,
+        others.QuantizedDepthwiseConv1D,
         quantized.QuantizedDepthwiseConv2D,
         quantized.QuantizedEinsumDense,
         quantized.QuantizedEmbedding,
+        others.QuantizedReversibleEmbedding,
     ),
 }
 
@@ -45,13 +58,16 @@ class FamilyMaker(Maker):
     def member(self, layer: keras.layers.Layer) -> type[CompressedLayer] | None:
         """The class for a layer, or None."""
         family = FAMILIES[self.layer_class]
-        return next((cls for cls in family if cls.ordinary is type(layer)), None)
+        if isinstance(layer, CompressedLayer):
+            return None
+        return next((cls for cls in family if cls.takes(layer)), None)
 
 
 def rounding(bits: int = 8) -> dict:
     """The rules for `tfcompress.swap` that round each kernel of a network to 16, 8 or fewer bits.
 
-    They apply to Dense, EinsumDense, Embedding, Conv1D, Conv2D and DepthwiseConv2D layers. The
+    They apply to Dense, EinsumDense, Embedding and tied ReversibleEmbedding layers, to convolutions
+    (also transposed, depthwise and separable ones), and to the products of recurrent cells. The
     first rule that matches a layer wins, so put rules for single layers before them:
     `{"stem": None, **rounding(4)}`.
 

@@ -1,6 +1,6 @@
 """Weights -a, 0 and a: the smallest case of m bits per weight."""
 
-from typing import Unpack
+from typing import Any, Unpack
 
 import keras
 
@@ -37,6 +37,9 @@ class TernaryKernel(QuantizedKernel):
 
     options = ()
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, bits=2, **kwargs)
+
     @classmethod
     def using(cls, **options: Unpack[NoOptions]) -> Maker:
         return super().using(**options)
@@ -51,7 +54,7 @@ class TernaryDense(TernaryKernel, CompressedDense):
     __doc__ = "Dense with ternary weights. " + TernaryKernel.__doc__
 
     def __init__(self, units: int, **kwargs: Unpack[LayerArguments]) -> None:
-        super().__init__(units, bits=2, **kwargs)
+        super().__init__(units, **kwargs)
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -66,7 +69,7 @@ class TernaryConv1D(TernaryKernel, CompressedConv1D):
         padding: str = "valid",
         **kwargs: Unpack[ConvArguments],
     ) -> None:
-        super().__init__(filters, kernel_size, strides, padding, bits=2, **kwargs)
+        super().__init__(filters, kernel_size, strides, padding, **kwargs)
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -81,4 +84,4 @@ class TernaryConv2D(TernaryKernel, CompressedConv2D):
         padding: str = "valid",
         **kwargs: Unpack[ConvArguments],
     ) -> None:
-        super().__init__(filters, kernel_size, strides, padding, bits=2, **kwargs)
+        super().__init__(filters, kernel_size, strides, padding, **kwargs)

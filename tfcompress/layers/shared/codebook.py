@@ -15,7 +15,7 @@ from tfcompress.layers.core.dense_and_conv import (
     CompressedDense,
 )
 from tfcompress.layers.core.maker import Maker
-from tfcompress.layers.core.ordinary import glorot_variance
+from tfcompress.layers.core.ordinary import from_rows, to_rows
 from tfcompress.layers.shared.lookup import gather
 from tfcompress.numerics.compensated_rounding import compensate
 from tfcompress.numerics.k_means import k_means, nearest
@@ -85,7 +85,7 @@ class CodebookKernel(CompressedLayer):
         return super().using(**options)
 
     def build_kernel(self, shape: Shape) -> None:
-        limit = math.sqrt(3 * glorot_variance(shape))
+        limit = math.sqrt(3 * self.variance(shape))
         spread = np.linspace(-limit, limit, self.size - 1, dtype="float32")
         self.add_part("centroids", spread.shape, lambda shape, dtype: ops.cast(spread, dtype))
         self.add_part("indices", shape, self._random_indices, dtype="uint8", trainable=False)
@@ -103,8 +103,10 @@ class CodebookKernel(CompressedLayer):
         return gather(self.codebook, ops.cast(self.parts["indices"], "int32"))
 
     def fit_kernel(self, w: np.ndarray, metric: Metric = None) -> None:
-        metric = as_metric(metric, w.shape)
-        w = np.asarray(w, "float64")
+        metric, shape = as_metric(metric, w.shape), w.shape
+        w = to_rows(np.asarray(w, "float64"), self.scale_axes)
+        if isinstance(metric, Diagonal):
+            metric = Diagonal(to_rows(metric.d, self.scale_axes))
         d = metric.diagonal(w.shape)
         if self.sparsity and isinstance(metric, Diagonal):
             gone = lowest((d * w**2).ravel(), round(self.sparsity * w.size))
@@ -116,7 +118,8 @@ class CodebookKernel(CompressedLayer):
         indices = np.where(w == 0, 0, nearest(codebook, w))
         if not isinstance(metric, Diagonal):
             indices, codebook = fit_compensated(w, indices, codebook, metric)
-        self.restore({"indices": indices.astype("uint8"), "codebook": codebook})
+        indices = from_rows(indices.astype("uint8"), shape, self.scale_axes)
+        self.restore({"indices": indices, "codebook": codebook})
 
     def stored(self) -> dict[str, np.ndarray]:
         return {

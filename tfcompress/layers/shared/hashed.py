@@ -15,7 +15,6 @@ from tfcompress.layers.core.dense_and_conv import (
     CompressedDense,
 )
 from tfcompress.layers.core.maker import Maker
-from tfcompress.layers.core.ordinary import glorot_variance
 from tfcompress.layers.shared.fitting import fit_shared
 from tfcompress.layers.shared.lookup import HashIndex, gather
 from tfcompress.numerics.hashing import signed_codes
@@ -107,7 +106,7 @@ class HashedKernel(CompressedLayer):
         self.buckets = self.buckets or self.blocks * whole_runs
         self._shape = (shape[-1], *shape[:-1])  # outputs first, so that a run stays within one
         self._made_index = None
-        limit = math.sqrt(3 * glorot_variance(shape))
+        limit = math.sqrt(3 * self.variance(shape))
         self.add_part("bank", (self.buckets,), keras.initializers.RandomUniform(-limit, limit))
 
     @property

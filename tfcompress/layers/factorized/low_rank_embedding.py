@@ -1,0 +1,37 @@
+"""An embedding as a narrow table and a matrix."""
+
+import keras
+
+from tfcompress.layers.core.embedding import CompressedEmbedding
+from tfcompress.layers.core.ordinary import positions
+from tfcompress.layers.factorized.low_rank import LowRankKernel
+from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.types import InputShape
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class LowRankEmbedding(LowRankKernel, CompressedEmbedding):
+    __doc__ = "Embedding as a table of r columns and a matrix. " + LowRankKernel.__doc__
+
+    def macs_at(self, input_shape: InputShape, rank: int) -> int:
+        """Multiply-accumulates per sample: the row of each id is multiplied by the matrix."""
+        return positions(input_shape[1:]) * rank * self.output_dim
+
+    def to_ordinary(self) -> list[keras.layers.Layer]:
+        u, v = (to_numpy(part) for part in self.parts.values())
+        state = {"dtype": self.dtype_policy, "trainable": self.trainable}
+        table = keras.layers.Embedding(
+            self.input_dim, u.shape[1], mask_zero=self.mask_zero, name=f"{self.name}_in", **state
+        )
+        table.build((None,))
+        table.embeddings.assign(u)
+        last = keras.layers.Dense(
+            self.output_dim,
+            use_bias=False,
+            activity_regularizer=self.activity_regularizer,
+            name=self.name,
+            **state,
+        )
+        last.build((None, u.shape[1]))
+        last.kernel.assign(v)
+        return [table, last]
