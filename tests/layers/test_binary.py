@@ -100,7 +100,9 @@ def test_dead_outputs_and_inputs():
             layer = built(cls(3), None, 6)
             layer.fit_kernel(w, metric)
             kernel = keras.ops.convert_to_numpy(layer.kernel)
-            assert np.all(np.isfinite(kernel)) and not np.any(kernel[:, 0])
+            assert np.all(np.isfinite(kernel))
+            # A binary output has no zeros: it keeps a scale that is next to none.
+            assert np.abs(kernel[:, 0]).max() <= (1e-6 if cls is tfc.layers.BinaryDense else 0)
             layer.restore(layer.stored())
             np.testing.assert_array_equal(kernel, keras.ops.convert_to_numpy(layer.kernel))
 

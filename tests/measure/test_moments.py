@@ -185,7 +185,6 @@ def test_each_step_is_seen_and_a_call_without_values_is_passed_over():
 
 def test_what_cannot_be_measured_says_so():
     for layer in (
-        layers.Conv2DTranspose(3, 3),
         layers.SeparableConv2D(3, 3),
         layers.LSTM(3),
         layers.ReLU(),
@@ -197,6 +196,27 @@ def test_what_cannot_be_measured_says_so():
             measure(layer, IMAGE)
     with pytest.raises(ValueError, match="no inputs"):
         measure(layers.Dense(2), [])
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.Conv1DTranspose(3, 4, strides=2, use_bias=False),
+        layers.Conv2DTranspose(3, (2, 3), strides=(1, 2), use_bias=False),
+        layers.Conv2DTranspose(3, 2, dilation_rate=2, use_bias=False),
+        layers.Conv3DTranspose(2, 2, use_bias=False),
+    ],
+    ids=["strided", "two strides", "dilated", "3d"],
+)
+def test_the_moments_of_a_transposed_convolution_give_its_outputs(layer):
+    space = len(layer.kernel_size)
+    x = np.random.default_rng(0).standard_normal((3, *(5, 4, 3)[:space], 2)).astype("float32")
+    outputs = np.array(layer(x), "float64")
+    kernel = np.swapaxes(np.array(layer.kernel), -1, -2).reshape(-1, layer.filters)
+    form = measure(layer, x).blocks[0][0]
+    expected = np.einsum("io,ij,jo->o", kernel, form, kernel)
+    positions = tuple(range(outputs.ndim - 1))
+    np.testing.assert_allclose(np.mean(outputs**2, positions), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["conv1d grouped", "conv2d same", "conv3d", "depthwise2d"])

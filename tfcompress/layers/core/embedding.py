@@ -108,9 +108,8 @@ class CompressedReversibleEmbedding(CompressedEmbedding):
         return super().compute_mask(inputs) if ids else None
 
     def compute_output_spec(self, inputs: Tensor, reverse: bool = False, **_: Any) -> Any:
-        shape = (
-            (*inputs.shape[:-1], self.input_dim) if reverse else (*inputs.shape, self.output_dim)
-        )
+        *lead, last = inputs.shape
+        shape = (*lead, self.input_dim) if reverse else (*lead, last, self.output_dim)
         return keras.KerasTensor(shape, self.compute_dtype)
 
 
