@@ -77,7 +77,8 @@ def _array(value):
     if value is None or (not isinstance(value, np.ndarray) and hasattr(value, "shape")):
         return value
     array = np.asarray(value)
-    if array.dtype.kind == "O" or not array.ndim:
+    ragged = array.dtype.kind == "O" and not isinstance(value, np.ndarray)
+    if ragged or not array.ndim:
         raise ValueError(
             "Expected `data` to hold arrays whose first axis counts the examples. A list or tuple "
             "stands for several of them: give `np.array(...)` in place of a list of numbers. "
