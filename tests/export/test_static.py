@@ -137,7 +137,7 @@ def test_samples_that_are_not_finite_are_refused(activations, value):
     model = keras.Sequential([keras.Input((16,), name="x"), layers.Dense(4)])
     x = normal(20, 16).astype("float64")
     x[13, 2] = value
-    with pytest.raises(ValueError, match="sample 13 of input 'x' holds NaN or infinite"):
+    with pytest.raises(ValueError, match=r"`check` hold NaN or infinite .* sample 13 of input 'x'"):
         to_tflite(model, check=x, activations=activations)
 
 

@@ -60,8 +60,8 @@ def _cast(array, tensor, name) -> np.ndarray:
     finite = np.isfinite(new.astype(np.float32)).reshape(len(new), -1).all(axis=1)
     if not finite.all():
         raise ValueError(
-            f"Expected finite numbers of type {tensor.dtype} in `check`. Received: sample "
-            f"{int(np.argmin(finite))} of input {name!r} holds NaN or infinite values"
+            f"The samples in `check` hold NaN or infinite values. Expected finite {tensor.dtype} "
+            f"numbers. Received: sample {int(np.argmin(finite))} of input {name!r}"
         )
     return new
 
