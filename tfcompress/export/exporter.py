@@ -57,15 +57,15 @@ def to_tflite(
     Compressed layers become ordinary ones, and the stock converter makes a float32 file of these.
     Each kernel that 2, 4 or 8 bits hold exactly, up to a scale per output channel, is then stored
     in so many bits; this includes kernels of plain layers, for example those trained with
-    `ProxNewton`. Circulant and tile-hashed layers become transforms and small products, and kernels
-    of many zeros are stored without the zeros. Kernels of transposed convolutions and of recurrent
-    layers stay in float32. At last the file is run and compared with the model, and it is written
-    only if their outputs agree.
+    `ProxNewton`. It includes kernels in attention and other composite layers, in the bodies of
+    loops, and the tables of Embedding layers. Circulant and tile-hashed layers become transforms
+    and small products, and kernels of many zeros are stored without the zeros. At last the file is
+    run and compared with the model, and it is written only if their outputs agree.
 
     A kernel [i, o] takes `i * o * bits / 8 + 4 o` bytes, and `8 o` for zero points, which kernels
-    with the same number of outputs share. Beside the model and the file, the export needs memory
-    for a few copies of the largest kernel, and for LiteRT to run the float32 file, which is kept in
-    the folder for temporary files.
+    with the same number of outputs share; a table of n rows takes `n * o * bits / 8 + 4 n`. Beside
+    the model and the file, the export needs memory for a few copies of the largest kernel, and for
+    LiteRT to run the float32 file, which is kept in the folder for temporary files.
 
     Args:
         model: a built `keras.Model` of any kind. Inputs and outputs keep their names: those of
