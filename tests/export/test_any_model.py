@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 from oracles_export import encodings, error, run
 
@@ -170,6 +171,48 @@ def test_what_is_not_known_is_asked_for():
         to_tflite(Network())
     with pytest.raises(ValueError, match=r"InputSpec.*Received: 3"):
         to_tflite(Network(), input_signature=3)
+
+
+class Svd(layers.Layer):
+    def call(self, x):
+        return tf.linalg.svd(x, compute_uv=False)
+
+
+class Branch(layers.Layer):
+    def call(self, x):
+        return x if float(tf.reduce_sum(x)) > 0 else -x
+
+
+class Around(layers.Layer):
+    def __init__(self, inner, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = inner
+
+    def call(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize(
+    "inner, message",
+    [
+        (Svd(name="bad"), "tf.Svd of layer 'block/bad'"),
+        (layers.LSTM(4, name="bad"), "of layer 'block/bad'. A recurrent layer needs a known batch"),
+        (Branch(name="bad"), r"cannot be traced into a graph: [^\x1b]*Branch.call"),
+    ],
+    ids=["operator", "loop", "Python"],
+)
+def test_what_cannot_be_converted_is_named(inner, message):
+    block, x = Around(inner, name="block"), np.ones((2, 5, 5), "float32")
+
+    class Whole(keras.Model):
+        def call(self, x):
+            return block(x)
+
+    model = Whole()
+    model.block = block
+    model(x)
+    with pytest.raises(ExportError, match=message):
+        to_tflite(model, check=x)
 
 
 def test_a_signature_fixes_the_batch_of_a_graph():

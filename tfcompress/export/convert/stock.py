@@ -2,13 +2,13 @@
 
 import math
 import re
-import warnings
 from typing import Any
 
 import tensorflow as tf
 from absl import logging
 
 from tfcompress.export.exported import Exported, flat_outputs
+from tfcompress.graph.paths import walk
 from tfcompress.tflite.reader import operator_name, read, schema
 from tfcompress.utils.errors import ExportError
 from tfcompress.utils.writers import temporary_folder
@@ -17,39 +17,41 @@ SIGNATURE = "serving_default"
 LARGEST_IN_MEMORY = 2**26  # bytes of weights that the converter gets without files
 
 
-def convert(model: Exported, **settings: Any) -> Any:
+def convert(model: Exported) -> Any:
     """Converts a model with the stock converter and gives its inputs and outputs their names.
 
     Args:
         model: a model of ordinary layers.
-        **settings: attributes of `tf.lite.TFLiteConverter`.
 
     Returns:
         The file as a `ModelT`, see `tfcompress.tflite.reader.read`.
 
     Raises:
-        ExportError: the model needs an operator that is not a builtin one.
+        ExportError: the model cannot be traced, or needs an operator that is not a builtin one. The
+            message names the layer.
     """
-    concrete, outputs = _concrete_function(model)
-    file = read(_convert(model, concrete, settings))
+    try:
+        concrete, outputs = _concrete_function(model)
+    except Exception as error:  # of any kind, from the code of a layer
+        text = re.sub(r"\x1b\[\d*m", "", str(error))  # Keras makes parts of it bold
+        raise ExportError(
+            f"The calls of model {model.model.name!r} cannot be traced into a graph: {text}"
+        ) from error
+    file = read(_convert(model.model, concrete))
     _check_builtin(file)
     name_inputs_and_outputs(file, model.input_names(), outputs)
     return file
 
 
-def _convert(model, concrete, settings) -> bytes:
+def _convert(model, concrete) -> bytes:
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     # The folder is made outside `try`: that it cannot be made is no fault of the model.
-    with temporary_folder() as folder, warnings.catch_warnings():
+    with temporary_folder() as folder:
         try:
-            warnings.simplefilter("ignore")  # about statistics that the samples give
-            converter = _converter(model.model, concrete, folder)
-            for name, value in settings.items():
-                setattr(converter, name, value)
-            return converter.convert()
+            return _converter(model, concrete, folder).convert()
         except Exception as error:  # the converter raises its own and plain ones
-            raise ExportError(_explanation(model.model, str(error))) from error
+            raise ExportError(_explanation(model, concrete, str(error))) from error
         finally:
             logging.set_verbosity(verbosity)
 
@@ -96,15 +98,41 @@ def _argument_name(index) -> str:
     return f"place_{index:06d}"
 
 
-def _explanation(model, text):
+def _explanation(model, concrete, text) -> str:
     operators = sorted(set(re.findall(r"'(tf\.\w+)' op", text)))
     reason = f"it stopped with: {text.strip()[-400:]}"
+    layer = _layer_with(model, concrete, {name.removeprefix("tf.") for name in operators})
     advice = "Replace the layer that needs it."
     if operators:
         reason = f"no builtin LiteRT operator does {', '.join(operators)}"
+        reason += f" of layer {layer!r}" if layer else ""
     if "TensorList" in text:
-        advice = "A recurrent layer needs a known batch size: `keras.Input(shape, batch_size=1)`."
+        advice = (
+            "A recurrent layer needs a known batch size: `keras.Input(shape, batch_size=1)`, or "
+            "`input_signature`."
+        )
     return f"The stock converter cannot convert model {model.name!r}: {reason}. {advice}"
+
+
+def _layer_with(model, concrete, kinds) -> str | None:
+    """The path of the first layer that calls a TensorFlow operation of one of these kinds.
+
+    The name of an operation holds those of the layers around it: `"model_1/block_1/fc_2/Svd"`.
+    """
+    definition = concrete.graph.as_graph_def()
+    bodies = [definition.node, *(function.node_def for function in definition.library.function)]
+    for node in (node for nodes in bodies for node in nodes if node.op in kinds):
+        around = [re.sub(r"_\d+$", "", part) for part in node.name.split("/")[:-1]]
+        inside = [path for path in walk(model) if _in_order(path.split("/"), around)]
+        if inside:
+            return max(inside, key=len)
+    return None
+
+
+def _in_order(names, around) -> bool:
+    """Whether names, without the numbers at their ends, come in a list in this order."""
+    rest = iter(around)
+    return all(re.sub(r"_\d+$", "", name) in rest for name in names)
 
 
 def _check_builtin(file):
