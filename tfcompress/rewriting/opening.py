@@ -6,6 +6,7 @@ import keras
 
 from tfcompress.graph.paths import check_keras_3, walk
 from tfcompress.layers.core.opened import OpenedLayer
+from tfcompress.layers.factorized.separable import OpenedSeparableConv1D, OpenedSeparableConv2D
 from tfcompress.layers.recurrent.cells import OpenedGRUCell, OpenedLSTMCell, OpenedSimpleRNNCell
 from tfcompress.layers.recurrent.conv_lstm import OpenedConvLSTMCell
 from tfcompress.rewriting.matching import Target, match
@@ -15,7 +16,14 @@ from tfcompress.utils.types import Rules
 
 OPENED = {
     cls.closed_class: cls
-    for cls in (OpenedLSTMCell, OpenedGRUCell, OpenedSimpleRNNCell, OpenedConvLSTMCell)
+    for cls in (
+        OpenedLSTMCell,
+        OpenedGRUCell,
+        OpenedSimpleRNNCell,
+        OpenedConvLSTMCell,
+        OpenedSeparableConv1D,
+        OpenedSeparableConv2D,
+    )
 }
 
 
