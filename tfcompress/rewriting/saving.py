@@ -142,4 +142,6 @@ class Swapped:
                 "when the file was written."
             )
         parts = {a: keras.saving.deserialize_keras_object(c) for a, c in configs.items()}
-        replace_in_place(self, {there[address]: part for address, part in parts.items()})
+        # Keras reads an object that two owners share once, so that it may be in its place already.
+        new = {there[a]: part for a, part in parts.items() if there[a] is not part}
+        replace_in_place(self, new)
