@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from tfcompress.graph.paths import is_graph
-from tfcompress.graph.private_keras import BOOKKEEPING
+from tfcompress.graph.private_keras import BOOKKEEPING, OF_TENSORFLOW
 
 
 def held_layers(owner: Any) -> Iterator[tuple[str, keras.layers.Layer]]:
@@ -17,7 +17,7 @@ def held_layers(owner: Any) -> Iterator[tuple[str, keras.layers.Layer]]:
     """
     seen = set()
     for name in sorted(vars(owner)):
-        if name not in BOOKKEEPING and not name.startswith("_self_"):  # of TensorFlow
+        if name not in BOOKKEEPING and not name.startswith(OF_TENSORFLOW):
             yield from _in_value(vars(owner)[name], name, seen)
     if is_graph(owner):
         yield from _in_value(owner.layers, "layers", seen)

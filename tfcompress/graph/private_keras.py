@@ -38,6 +38,15 @@ BOOKKEEPING = {
     "_tracker",
 }
 
+# The beginnings of the names under which TensorFlow keeps its own attributes of a tracked object.
+OF_TENSORFLOW = (
+    "_self_name_based",
+    "_self_saveable",
+    "_self_setattr",
+    "_self_unconditional",
+    "_self_update",
+)
+
 __all__ = ["Functional", "KerasTensor", "LossFunctionWrapper", "compute_output_spec"]
 
 
@@ -211,7 +220,7 @@ def replace_in(owner: Any, memo: dict[int, Any] | None) -> None:
         memo: `{id(old): new}`.
     """
     for name, value in list(vars(owner).items()):
-        if not name.startswith("_self_"):  # TensorFlow's own
+        if not name.startswith(OF_TENSORFLOW):
             vars(owner)[name] = _replaced(value, memo)
     tracker = vars(owner).get("_tracker")
     if tracker is not None:
