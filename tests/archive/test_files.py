@@ -327,3 +327,59 @@ def test_mutated_json_is_refused_or_sound(path, data):
         archive.load(path.parent / "mutated.tfc", max_bytes=1 << 20)
     except ArchiveError:
         return
+
+
+@keras.saving.register_keras_serializable("test_files")
+class Pair(keras.layers.Layer):
+    """A composite layer, whose parts Keras names anew each time."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.parts_of_it = [keras.layers.Dense(units), keras.layers.Dense(4)]
+        self.inner = keras.layers.MultiHeadAttention(2, 4)
+
+    def build(self, shape):
+        self.parts_of_it[0].build(shape)
+        self.parts_of_it[1].build((*shape[:-1], self.units))
+        self.inner.build(shape, shape)
+        self.built = True
+
+    def call(self, x):
+        x = x + self.inner(x, x)
+        return self.parts_of_it[1](self.parts_of_it[0](x))
+
+    def get_config(self):
+        return super().get_config() | {"units": self.units}
+
+
+def test_parts_of_composite_layers_come_back(tmp_path):
+    x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
+    model = keras.Sequential([keras.Input((3, 4)), Pair(6), Pair(5)])
+    small = tfc.swap(model, tfc.layers.rounding(4))
+    archive.save(small, tmp_path / "a.tfc")
+    again = archive.load(tmp_path / "a.tfc", allow=["test_files>Pair"])
+    np.testing.assert_array_equal(again(x), small(x))
+    with pytest.raises(ArchiveError, match="Pair"):
+        archive.load(tmp_path / "a.tfc")
+
+
+def test_what_could_not_be_read_back_is_not_written(tmp_path):
+    class Forgetful(Pair):
+        def get_config(self):
+            return super().get_config() | {"units": 3}
+
+    keras.saving.register_keras_serializable("test_files")(Forgetful)
+    model = keras.Sequential([keras.Input((3, 4)), Forgetful(6)])
+    with pytest.raises(ValueError, match="its config makes other layers or weights"):
+        archive.save(model, tmp_path / "a.tfc")
+    assert not os.listdir(tmp_path)
+
+
+def test_state_that_is_no_weight_is_made_again(tmp_path):
+    x = np.random.default_rng(0).normal(50, 20, (64, 3)).astype("float32")
+    norm = keras.layers.Normalization()
+    norm.adapt(x)
+    model = keras.Sequential([keras.Input((3,)), norm, keras.layers.Dense(2)])
+    archive.save(model, tmp_path / "a.tfc")
+    np.testing.assert_array_equal(archive.load(tmp_path / "a.tfc")(x), model(x))

@@ -22,10 +22,11 @@ import keras
 import numpy as np
 
 from tfcompress.archive import entropy
+from tfcompress.archive.readable import check_readable, weights_beside
 from tfcompress.archive.skeleton import compressed, skeleton
 from tfcompress.archive.untrusted import Checker, check_bound, without_training
-from tfcompress.graph.paths import check_keras_3
-from tfcompress.graph.private_keras import initialize
+from tfcompress.graph.paths import check_keras_3, name_of
+from tfcompress.graph.private_keras import initialize, layers_in
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.checks import check_ending, whole_number
 from tfcompress.utils.errors import ArchiveError
@@ -51,7 +52,8 @@ def save(model: keras.Model, path: Path, half: bool = False) -> int:
     Cost: `n H` bits for `n` entries of entropy `H`; each array has a model of its own.
 
     Args:
-        model: a built Sequential or Functional model of registered layers, without `Lambda`.
+        model: a built model of any kind that Keras can make again from its config, without
+            `Lambda`.
         path: of the file; it is replaced only once the new one is complete.
         half: whether float32 arrays are first rounded to float16 (those with entries beyond its
             range, or all below its normal numbers, are not). `load` gives the rounded model.
@@ -84,6 +86,7 @@ def save(model: keras.Model, path: Path, half: bool = False) -> int:
         Checker(trusted=None).check(config)
     except ValueError as error:
         raise ValueError(f"Model {model.name!r} cannot be archived: {error}.") from error
+    check_readable(model, config)
     with replacing(path) as file:
         return _write(file, model, config, half)
 
@@ -153,7 +156,7 @@ def _write(file, model, config, half):
         path: {name: record(np.asarray(array)) for name, array in layer.stored().items()}
         for path, layer in compressed(model)
     }
-    weights = [record(to_numpy(variable)) for variable in _weights(model)]
+    weights = [record(to_numpy(variable)) for variable in weights_beside(model)]
     text = json.dumps({"config": config, "stored": stored, "weights": weights})
     if len(text) > LARGEST_HEADER:
         raise ValueError(f"The config of model {model.name!r} is too large: {len(text)} bytes")
@@ -171,19 +174,20 @@ def _read(file, max_bytes, trusted):
     config = without_training(config)
     Checker(trusted).check(config)
     model = skeleton(config, max_bytes)
-    layers = dict(compressed(model))
-    if set(layers) != set(stored):
+    # By their own names: Keras may have given the layers around them other names this time.
+    layers = [layer for _, layer in compressed(model)]
+    if [layer.name for layer in layers] != list(map(name_of, stored)):
         raise ArchiveError("its arrays are not those of its layers")
 
     def array(record):
         return entropy.decode(record, (file.read(size) for size, _ in record[2]))
 
-    for path, parts in stored.items():
-        for part in layers[path].parts.values():
+    for layer, parts in zip(layers, stored.values(), strict=True):
+        for part in layer.parts.values():
             initialize(part, keras.initializers.Zeros())  # never one that the file names
-        _check_shapes(layers[path], parts)
-        layers[path].restore({name: array(record) for name, record in parts.items()})
-    for variable, record in zip(_weights(model), weights, strict=True):
+        _check_shapes(layer, parts)
+        layer.restore({name: array(record) for name, record in parts.items()})
+    for variable, record in zip(weights_beside(model), weights, strict=True):
         if tuple(record[1]) != tuple(variable.shape):
             raise ArchiveError(
                 f"{plain(variable.path)} has shape {variable.shape}, not {record[1]}"
@@ -191,6 +195,9 @@ def _read(file, max_bytes, trusted):
         _set(variable, array(record))
     for variable in _states(model):
         initialize(variable)
+    for layer in layers_in(model):
+        if hasattr(layer, "finalize_state"):  # as of Normalization: what it computes from weights
+            layer.finalize_state()
     return model
 
 
@@ -250,12 +257,6 @@ def _check_shapes(layer, parts):
     expected = sorted(array.shape for array in layer.stored().values())
     if sorted(tuple(shape) for _, shape, _ in parts.values()) != expected:
         raise ArchiveError(f"the arrays of layer {layer.name!r} do not have shapes {expected}")
-
-
-def _weights(model) -> list:
-    """The variables that are not kept by `stored()`."""
-    parts = {id(v) for _, layer in compressed(model) for v in layer.parts.values()}
-    return [v for v in model.weights if id(v) not in parts]
 
 
 def _states(model) -> list:

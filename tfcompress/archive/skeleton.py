@@ -8,7 +8,8 @@ import keras
 from tfcompress.archive.entropy import dtype_of
 from tfcompress.archive.untrusted import check_bound
 from tfcompress.graph.paths import walk
-from tfcompress.graph.private_keras import Functional, layers_in, variables_without_values
+from tfcompress.graph.private_keras import layers_in, variables_without_values
+from tfcompress.graph.private_saving import has_graph_config
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.utils.types import Config
 
@@ -38,7 +39,7 @@ def skeleton(config: Config, max_bytes: int) -> keras.Model:
 
 def _check_used(config, model):
     """Raises if the config of a Functional model has layers that its outputs do not need."""
-    if not isinstance(model, Functional):
+    if not has_graph_config(model) or isinstance(model, keras.Sequential):
         return
     operations = {operation.name: operation for operation in model.operations}
     for entry in config["layers"]:
