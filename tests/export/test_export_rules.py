@@ -166,7 +166,7 @@ def test_the_lowest_integers_are_refused_and_seen(monkeypatch):
 def test_the_lowest_integer_of_a_table_is_seen(make, monkeypatch):
     monkeypatch.setattr(shared, "LARGEST_INTEGER", 128)
     monkeypatch.setattr(exporter, "verify", lambda *_: None)
-    monkeypatch.setattr(exporter, "make_cases", lambda *_: None)
+    monkeypatch.setattr(exporter, "Limits", lambda *_: None)
     assert broken_rules(to_tflite(make(), store="small")) == {"lowest integer"}
 
 
