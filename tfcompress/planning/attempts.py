@@ -18,7 +18,7 @@ from tfcompress.planning.plan_result import Plan
 from tfcompress.planning.planner import Planner
 from tfcompress.utils.arrays import concatenated, rows
 from tfcompress.utils.batches import batches
-from tfcompress.utils.types import Data, Loss, Store, Target
+from tfcompress.utils.types import Data, Loss, Rest, Store, Target
 from tfcompress.utils.writers import temporary_folder
 
 BATCH_SIZE = 128
@@ -89,7 +89,7 @@ class Compressor:
         self.calibration = examples[0]
         given = examples[0] if self.loss is None else examples
         self.planner = Planner(model, given, target, self.loss, store=store)
-        self.float_size = self.size(model, self.planner.float_cost)
+        self.float_size = self.size(model, self.planner.float_cost, "float32")
         smallest = self.planner.smallest()
         self.smallest_size = self.size(smallest.model, smallest.cost)
         self.before = self.score(model)
@@ -174,10 +174,16 @@ class Compressor:
         learner.fit(x, y, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
         return student
 
-    def size(self, model: keras.Model, cost: Any) -> int:
-        """The size of a model in the unit of the target; `cost` is the cost of its plan."""
+    def size(self, model: keras.Model, cost: Any, rest: Rest = "int8") -> int:
+        """The size of a model in the unit of the target.
+
+        Args:
+            model: the model.
+            cost: the cost of its plan.
+            rest: the type of kernels in a file that no form has taken.
+        """
         if self.target == "tflite":
-            return file_bytes(model, self.store, rest="int8")
+            return file_bytes(model, self.store, rest)
         if self.target == "archive":
             with temporary_folder() as folder:
                 return archive.save(model, os.path.join(folder, "model"), half=True)
