@@ -4,6 +4,7 @@ import pytest
 
 from tfcompress.layers import BinaryConv2D, HashedDense
 from tfcompress.measure.macs import layer_macs, macs
+from tfcompress.rewriting.opening import opened
 
 L = keras.layers
 
@@ -72,7 +73,11 @@ def test_uses_nesting_and_unknown_sizes():
     assert found["shared"] == 2 * 5 * 16
     assert found["block/conv"] == 5 * 4 * 2  # the size comes from outside the block
     assert found["words"] == found["join"] == found["lstm"] == 0
-    assert found["lstm/lstm_cell"] is None
+    assert found["lstm/lstm_cell"] == 5 * (5 * 12 + 3 * 12)  # at each of five steps
+    parts = macs(opened(model))
+    assert parts["lstm/lstm_cell"] == 0
+    assert parts["lstm/lstm_cell/kernel"] == 5 * 5 * 12
+    assert parts["lstm/lstm_cell/recurrent_kernel"] == 5 * 3 * 12
     before = len(shared._inbound_nodes)
     macs(model)
     assert len(shared._inbound_nodes) == before

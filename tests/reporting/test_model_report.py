@@ -199,7 +199,11 @@ def test_nested_shared_recurrent_and_embedding_layers():
     assert rows["words"].macs == 0
     assert rows["block/fc"].macs == 2 * 6 * 64
     assert rows["lstm/lstm_cell"].kernel_shape == ((8, 16), (4, 16))
-    assert rows["lstm/lstm_cell"].macs is made.macs is None
+    assert rows["lstm/lstm_cell"].macs == 6 * (8 * 16 + 4 * 16)  # six steps
+    assert made.macs == rows["block/fc"].macs + rows["lstm/lstm_cell"].macs
+    any_length = keras.Sequential([keras.Input((None, 8)), L.LSTM(4, name="lstm")])
+    made = report(any_length)
+    assert rows_of(made)["lstm/lstm_cell"].macs is made.macs is None
     assert "unknown" in str(made)
 
 

@@ -18,6 +18,7 @@ CONVOLUTIONS = (
     keras.layers.SeparableConv1D,
     keras.layers.SeparableConv2D,
 )
+CELLS = (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell)
 TRANSPOSED = (
     keras.layers.Conv1DTranspose,
     keras.layers.Conv2DTranspose,
@@ -37,9 +38,9 @@ def macs(model: keras.Model) -> dict[str, int | None]:
         model: a built `keras.Model`.
 
     Returns:
-        `{path: MACs}` of all layers. The number is None where it cannot be told: the size of the
-        input is unknown, or the layer is of another kind and has a matrix of weights (a recurrent
-        layer).
+        `{path: MACs}` of all layers. What a recurrent layer runs counts once for each step. The
+        number is None where it cannot be told: the size of the input is unknown, or the layer is
+        of another kind and has a matrix of weights.
 
     Example:
 
@@ -48,12 +49,25 @@ def macs(model: keras.Model) -> dict[str, int | None]:
     {'conv': 15552}
     """
     uses = input_shapes(model) if is_graph(model) else {}
-    found = {}
+    found, steps = {}, {}
     for path, (layer, _) in walk(model).items():
-        shapes = uses.get(id(layer)) or [(layer.get_build_config() or {}).get("input_shape")]
+        shapes = uses.get(id(layer)) or [_built_for(layer)]
+        if isinstance(layer, keras.layers.RNN):
+            length = shapes[0] and keras.tree.flatten(shapes[0])[1]  # of (batch, steps, ...)
+            steps |= {id(part): length for part in layers_in(layer, include_self=False)}
         costs = [layer_macs(layer, shape) for shape in shapes]
+        costs = [cost and _times(cost, steps.get(id(layer), 1)) for cost in costs]
         found[path] = None if None in costs else sum(costs)
     return found
+
+
+def _built_for(layer):
+    config = layer.get_build_config() or {}
+    return config.get("input_shape") or config.get("sequences_shape")
+
+
+def _times(cost, steps):
+    return None if steps is None else cost * steps
 
 
 def layer_macs(layer: keras.layers.Layer, input_shape: InputShape) -> int | None:
@@ -66,6 +80,8 @@ def layer_macs(layer: keras.layers.Layer, input_shape: InputShape) -> int | None
             return layer.macs(input_shape)
         if isinstance(layer, keras.layers.Dense):
             return math.prod(input_shape[1:-1]) * math.prod(layer.kernel.shape)
+        if isinstance(layer, CELLS):
+            return math.prod(layer.kernel.shape) + math.prod(layer.recurrent_kernel.shape)
         if isinstance(layer, keras.layers.EinsumDense):
             return math.prod(input_shape[1:]) * _einsum_outputs(layer)
         if isinstance(layer, TRANSPOSED):

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tfcompress.graph.paths import check_patterns, named, near_names, walk
+from tfcompress.layers.core.opened import OpenedLayer
 from tfcompress.numerics.selection import lowest
 from tfcompress.utils.types import Layers, Scope
 
@@ -103,6 +104,12 @@ def _why_not(layer) -> str | None:
         return "it is frozen (`trainable=False`)"
     if hasattr(layer, "prunable"):
         return None if layer.prunable else f"{kind} stores nothing that may be zeroed"
+    if isinstance(layer, OpenedLayer):
+        return "its kernels are those of its parts, which have paths of their own"
+    if hasattr(layer, "recurrent_kernel"):
+        return (
+            f"the kernels of {kind} are no layers; prune the model that `tfcompress.opened` makes"
+        )
     if not isinstance(layer, ONE_KERNEL + TWO_KERNELS):
         return f"{kind} has no kernel of a Dense, EinsumDense or convolution layer"
     if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
