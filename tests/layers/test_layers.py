@@ -185,7 +185,6 @@ REVERSIBLE = {
     )
     for method in ("Quantized", "Float16", "Codebook")
 }
-EXPORTED = dict(CASES)
 CASES |= REVERSIBLE | other_convolutions()
 
 
@@ -202,7 +201,7 @@ def test_reload_in_a_fresh_process():
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="LiteRT converts from TensorFlow"
 )
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize("name", CASES)
 def test_export(name):
     checks.check_export(*CASES[name]())
 
