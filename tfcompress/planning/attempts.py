@@ -12,8 +12,7 @@ from keras import ops
 from tfcompress.archive import files as archive
 from tfcompress.distillation.distiller import Distiller
 from tfcompress.export import file_bytes
-from tfcompress.graph.copy import copied
-from tfcompress.graph.nodes import graph_of
+from tfcompress.graph.copy import copied, shadow
 from tfcompress.planning.plan_result import Plan
 from tfcompress.planning.planner import Planner
 from tfcompress.utils.arrays import concatenated, rows
@@ -80,7 +79,8 @@ class Compressor:
             self.train, self.validation = _hold_out(self.train)
         else:
             self.validation = _arrays(self.validation)
-        self.validation = _labelled(model, self.validation)
+        if not self.scores_models():
+            self.validation = _labelled(model, self.validation)
         if self.train[1] is None:
             self.loss = None
         count = len(keras.tree.flatten(self.train[0])[0])
@@ -189,12 +189,15 @@ class Compressor:
                 return archive.save(model, os.path.join(folder, "model"), half=True)
         return cost
 
+    def scores_models(self) -> bool:
+        """Whether the metric is the user's function of a model."""
+        return callable(self.metric) and not isinstance(self.metric, keras.metrics.Metric)
+
     def score(self, model: keras.Model) -> float:
         """The compiled metric, or the user's function, of a model on the validation data."""
-        if callable(self.metric) and not isinstance(self.metric, keras.metrics.Metric):
+        if self.scores_models():
             return float(self.metric(model))
-        graph = graph_of(model)
-        evaluated = keras.Model(graph.input, graph.output)  # `model` keeps its compiled state
+        evaluated, _ = shadow(model)  # `model` keeps its compiled state
         evaluated.compile(loss=_no_loss, metrics=[self.metric])
         results = evaluated.evaluate(
             *self.validation, batch_size=BATCH_SIZE, verbose=0, return_dict=True

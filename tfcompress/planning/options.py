@@ -9,7 +9,7 @@ import keras
 from tfcompress import layers as forms
 from tfcompress.graph.intercept import running
 from tfcompress.graph.layerwise import follow
-from tfcompress.graph.nodes import input_shapes
+from tfcompress.graph.nodes import calls_its_graph, input_shapes
 from tfcompress.graph.paths import walk
 from tfcompress.graph.suffix import Suffix
 from tfcompress.measure.macs import macs, matrices
@@ -45,13 +45,16 @@ def measured_options(
         reasons: a list, to which is added why a maker cannot take a layer.
     """
     targets, _ = match(walk(model), {_has_kernel: lambda layer: layer})
-    shapes, suffix, found = input_shapes(model), Suffix(model, loss.inputs), {}
+    shapes = input_shapes(model) if calls_its_graph(model) else {}
+    suffix, found = Suffix(model, loss.inputs), {}
 
     def change(layer, pairs):
         moments = input_moments(layer)
         for before, _ in pairs:
             moments.add(before)
-        count, estimate = (of(shapes.get(id(layer), [])) for of in counts)
+        # a part of a composite layer counts once, as in `macs`
+        uses = shapes.get(id(layer)) or [(None, *before.shape[1:])]
+        count, estimate = (of(uses) for of in counts)
         suffix.advance(layer)
         forms_of_layer = fitted(
             layer,

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from tfcompress.graph.addresses import addresses, held_layers
-from tfcompress.graph.private_keras import layers_in
+from tfcompress.graph.private_keras import compute_output_spec, layers_in
 from tfcompress.graph.private_saving import (
     class_config,
     default_like,
@@ -89,9 +89,21 @@ def swapped_class(kind: type) -> type:
             "_plain": kind,
             "get_config": default_like(get_config, kind.get_config),
         }
+        if hasattr(kind, "save_to_preset"):
+            names["save_to_preset"] = _no_preset
         _CLASSES[kind] = type(kind.__name__, (Swapped, kind), names)
         register_under(_CLASSES[kind], "tfcompress>Swapped")
     return _CLASSES[kind]
+
+
+def _no_preset(self, preset_dir, *args, **kwargs):
+    """Stands for KerasHub's `save_to_preset`: a preset names one class, which makes all parts."""
+    raise ValueError(
+        f"{self.name!r} cannot be saved as a preset: `from_preset` lets its class "
+        f"{type(self).__name__} make all layers again, and would not make "
+        f"{self._replaced_parts[0]!r} and whatever else was replaced. Use `.save('model.keras')`, "
+        f"which `keras.models.load_model` reads. Received: {preset_dir!r}"
+    )
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -126,7 +138,16 @@ class Swapped:
 
     def build_from_config(self, config: Config) -> None:
         super().build_from_config(config)
-        self.place_parts()
+        there = dict(addresses(self, vars(self).get("_parts_to_place", ())))
+        absent = vars(self).get("_parts_to_place", {}).keys() - there
+        if not absent or all(part.built for part in there.values()):
+            self.place_parts()
+
+    def __call__(self, *args, **kwargs):
+        if "_parts_to_place" in vars(self):  # some parts are made when their owner is called
+            compute_output_spec(super().__call__, *args, **kwargs)
+            self.place_parts()
+        return super().__call__(*args, **kwargs)
 
     def place_parts(self) -> None:
         """Puts the parts of the config in the places of the ordinary ones."""
