@@ -242,3 +242,14 @@ def test_the_kernel_is_adapted_at_the_positions_drawn():
         moments.add(0.5 * IMAGE, IMAGE)
     np.testing.assert_allclose(moments.adapted(), 2 * np.asarray(layer.kernel), atol=0.05)
     assert moments.count == 8 * 3 * 40
+
+
+def test_a_reversible_embedding_is_measured_in_both_directions():
+    table = layers.ReversibleEmbedding(9, 4)
+    ids, moments = np.array([[1, 1, 2]]), Moments(table)
+    table.build()
+    moments.add(ids)
+    moments.add(LINE)
+    counts = np.array([0, 2, 1, 0, 0, 0, 0, 0, 0]) / 3
+    expected = counts[:, None] + (LINE.astype("float64") ** 2).mean((0, 1))
+    np.testing.assert_allclose(moments.metric().d, Diagonal(expected).d)

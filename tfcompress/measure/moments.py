@@ -44,7 +44,8 @@ def measure(
 
     Returns:
         A `Kronecker`. For an `Embedding`, whose inputs are one-hot, `A` is diagonal: the result is
-        the `Diagonal` of the frequencies of the words.
+        the `Diagonal` of the frequencies of the words, and of the mean squares of what a
+        `ReversibleEmbedding` projects.
 
     Raises:
         ValueError: the layer is of another kind, or there are no inputs.
@@ -80,13 +81,15 @@ class Moments:
         self.layer, self.block, self.positions = layer, block, positions
         self.random = np.random.default_rng(0)
         self.sums, self.count, self.drift = None, 0, 0.0
+        self.squares, self.reversed_count = 0.0, 0
 
     def add(self, x: Tensor, before: Any = None) -> None:
         """Adds inputs of the layer, `(b, ...)`, and what they were before the change."""
         x = np.asarray(x)
         if _is_embedding(self.layer):
             if hasattr(self.layer, "reverse_dtype") and x.dtype.kind == "f":
-                return  # vectors that a reversible embedding turns back into logits
+                self._add_reversed(x)
+                return
             ids = x.astype("int64").reshape(-1)
             counted = np.bincount(ids, minlength=self.layer.input_dim).astype("float64")
             self.sums = counted if self.sums is None else self.sums + counted
@@ -103,13 +106,21 @@ class Moments:
                 moved = draw(np.asarray(before)[part], seed=seed) - rows
                 self.drift = self.drift + transposed(rows) @ (moved @ self._kernel(rows))
 
+    def _add_reversed(self, x):
+        """Adds vectors that a reversible embedding turns into logits by the table itself."""
+        if getattr(self.layer, "tie_weights", True):
+            rows = x.reshape(-1, x.shape[-1]).astype("float64")
+            self.squares = self.squares + (rows**2).sum(0)
+            self.reversed_count += len(rows)
+
     def metric(self, g: np.ndarray | None = None) -> Kronecker | Diagonal:
         """The metric, as `measure` returns it."""
         if not self.count:
             raise ValueError(f"There are no inputs to measure the layer {self.layer} on.")
         if _is_embedding(self.layer):
             g = np.ones(self.layer.output_dim) if g is None else g
-            return Diagonal(np.outer(self.sums / self.count, g))
+            reverse = self.squares / max(self.reversed_count, 1)  # each row meets all these inputs
+            return Diagonal(np.outer(self.sums / self.count, g) + reverse)
         return Kronecker([total / self.count for total in self.sums], g)
 
     def adapted(self) -> np.ndarray:

@@ -121,11 +121,29 @@ def _groups(model, channels, layers):
     chosen = {id(layer) for layer in select(model, layers).values()}
     groups = [numbers for keys, numbers in free.items() if set(keys) <= chosen]
     if not groups:
+        reasons = [
+            f"- {path}: {_why_not(layer, channels, free)}"
+            for path, layer in select(model, layers).items()
+        ]
         raise ValueError(
-            "`layers` leaves no channels to remove; layers whose channels are tied must be chosen "
-            f"together. Received: layers={layers!r}"
+            f"There are no channels to remove. Received: layers={layers!r}\n" + "\n".join(reasons)
         )
     return groups
+
+
+def _why_not(layer, channels, free):
+    """Why no channel of a layer can be removed, for a message."""
+    if id(layer) not in channels.writes:
+        return (
+            f"{type(layer).__name__} is no Dense layer or convolution without groups that a graph "
+            "calls (it may be a part of a composite layer)"
+        )
+    if any(id(layer) in keys for keys in free):
+        return "its channels are tied to those of layers that `layers` leaves out"
+    return (
+        "each channel is needed by an output of the model, or by a layer through which channels "
+        "cannot be followed"
+    )
 
 
 def _cheapest(orders, amount, scope, multiple):
