@@ -120,6 +120,10 @@ class Planner:
         check_finite_weights(model)
         _check_target(target)
         check_store(store)
+        if candidates is not None and not isinstance(candidates, dict):
+            raise TypeError(
+                f"Expected `candidates` to be `{{name: list of makers}}`. Received: {candidates!r}"
+            )
         self.model, self.target = model, target
         self.fit_inputs, held_out = split(data)
         self.loss = HeldOutLoss(model, *held_out, loss)

@@ -160,6 +160,12 @@ def sensitivity(
     makers = candidates
     if not isinstance(candidates, dict):
         makers = {repr(maker): maker for maker in candidates}
+    for name, maker in makers.items():
+        if not isinstance(maker, Maker):
+            raise TypeError(
+                "Expected each candidate to be a maker, as `LayerClass.using(...)` gives. "
+                f"Received: {name}: {maker!r}"
+            )
     paths = _paths(model, layers)
     if loss is None:
         loss = getattr(model, "loss", None)
