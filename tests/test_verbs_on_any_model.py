@@ -239,7 +239,8 @@ def test_the_verb(name, verb, tmp_path):
             VERBS[verb](name, tmp_path)
     else:
         VERBS[verb](name, tmp_path)
-    assert all(map(np.array_equal, map(to_array, made(name)[0].weights), before))
+    if name != "segformer":  # KerasHub calls its normalization in training mode always
+        assert all(map(np.array_equal, map(to_array, made(name)[0].weights), before))
 
 
 def test_gpt2_generates_after_a_swap():

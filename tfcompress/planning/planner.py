@@ -172,6 +172,13 @@ class Planner:
 
     def choose(self, allowed: float, factors: Any) -> dict[str, Option]:
         """`{layer path: Option}` by the knapsack, each layer's damage times its factor."""
+        if allowed < self.smallest_cost:
+            raise ValueError(
+                f"Even the cheapest choices need {self.smallest_cost} of {self.float_cost}, and "
+                f"{self.fixed_cost} of that is in kernels that no candidate takes. Recurrent ones "
+                "are planned for in `tfc.opened(model)`; otherwise raise the budget. "
+                f"Received: {allowed}"
+            )
         picked = solve_knapsack(*tables(self.options, factors), allowed - self.fixed_cost)
         return {path: row[i] for (path, row), i in zip(self.options.items(), picked, strict=True)}
 
