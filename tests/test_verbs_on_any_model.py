@@ -226,11 +226,12 @@ FAST |= {("text_blocks", verb) for verb in QUICK}
 SMALL = ("gpt2", "residual_blocks", "transformer", "dilated_convolutions", "bidirectional")
 FAST |= set(random.Random(0).sample([(n, v) for n in SMALL for v in QUICK], 6))
 REFUSED = {}
+ALL = [pytest.mark.slow, pytest.mark.matrix]
 
 
 @pytest.mark.parametrize(
     ("name", "verb"),
-    [pytest.param(*p, marks=[] if p in FAST else pytest.mark.slow, id="-".join(p)) for p in PAIRS],
+    [pytest.param(*p, marks=[] if p in FAST else ALL, id="-".join(p)) for p in PAIRS],
 )
 def test_the_verb(name, verb, tmp_path):
     before = [to_array(w).copy() for w in made(name)[0].weights]

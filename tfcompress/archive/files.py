@@ -173,7 +173,7 @@ def _read(file, max_bytes, trusted):
     _check_records(records, end - file.tell(), max_bytes)
     config = without_training(config)
     Checker(trusted).check(config)
-    model = skeleton(config, max_bytes)
+    model = skeleton(config, max_bytes, bool(trusted))
     # By their own names: Keras may have given the layers around them other names this time.
     layers = [layer for _, layer in compressed(model)]
     if [layer.name for layer in layers] != list(map(name_of, stored)):

@@ -16,7 +16,7 @@ def check_readable(model: keras.Model, config: Config) -> None:
     names = {keras.saving.get_registered_name(kind): kind for kind in own if _is_custom(kind)}
     try:
         with keras.saving.custom_object_scope(names):
-            made = skeleton(config, sys.maxsize)
+            made = skeleton(config, sys.maxsize, bool(names))
     except Exception as error:  # of the constructors of others too
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(

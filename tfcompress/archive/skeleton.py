@@ -14,18 +14,25 @@ from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.utils.types import Config
 
 
-def skeleton(config: Config, max_bytes: int) -> keras.Model:
+def skeleton(config: Config, max_bytes: int, trusted: bool = False) -> keras.Model:
     """The model of a config; its variables have shapes and no values yet.
 
     Args:
         config: what `Checker` has let pass.
         max_bytes: of its variables, and of what its layers derive from them.
+        trusted: whether the caller vouches for classes in it. Their constructors may need variables
+            with values, as that of a model which compiles itself; then they get them.
 
     Raises:
         ValueError: it would be larger. Keras raises its own errors on what is no sound config.
     """
-    with variables_without_values():
-        model = keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)
+    try:
+        with variables_without_values():
+            model = _made_of(config)
+    except ValueError as error:
+        if not trusted or "stateless scope" not in str(error):
+            raise
+        model = _made_of(config)
     if not isinstance(model, keras.Model):
         raise ValueError(f"it holds no model but {type(model).__name__}")
     _check_used(config["config"], model)
@@ -35,6 +42,10 @@ def skeleton(config: Config, max_bytes: int) -> keras.Model:
     derived = (layer.derived_bytes for _, layer in compressed(model))
     check_bound(sum(map(_bytes, model.variables)) + sum(derived), max_bytes)
     return model
+
+
+def _made_of(config):
+    return keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)
 
 
 def _check_used(config, model):

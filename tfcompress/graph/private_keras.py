@@ -196,8 +196,12 @@ def variables_without_values() -> Iterator[list[keras.Variable]]:
 def initialize(variable: keras.Variable, initializer: Initializer | None = None) -> None:
     """Gives a variable without a value the one of an initializer, or of its own.
 
-    Relies on `Variable._initializer` and `_deferred_initialize`.
+    Relies on `Variable._value`, `_initializer` and `_deferred_initialize`.
     """
+    if variable._value is not None:  # made with a value; only a new one is put into it
+        if initializer is not None:
+            variable.assign(initializer(variable.shape, dtype=variable.dtype))
+        return
     if initializer is not None:
         variable._initializer = initializer
     variable._deferred_initialize()
