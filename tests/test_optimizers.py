@@ -10,6 +10,7 @@ import pytest
 from keras import layers
 
 import tfcompress as tfc
+from tfcompress.layers.discrete.binary import Clip
 from tfcompress.optimizers import ProxNewton
 from tfcompress.project import Binary, Codebook, KSparse, Linear, Log, Projection, Ternary
 
@@ -168,9 +169,7 @@ def test_gradients_are_clipped(clip):
 
 
 def test_constraints_act_on_the_latents():
-    model = keras.Sequential(
-        [keras.Input((6,)), layers.Dense(2, kernel_constraint=tfc.layers.binary.Clip(0.1))]
-    )
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(2, kernel_constraint=Clip(0.1))])
     compiled(Binary(), 0.05, model)
     fit(model, 3)
     assert np.abs(latents(model.optimizer)[0]).max() <= np.float32(0.1)

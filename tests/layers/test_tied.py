@@ -21,7 +21,7 @@ def test_a_tied_head_of_keras_hub(tmp_path):
     ids = np.random.default_rng(0).integers(0, 50, (4, 16))
     x = {"token_ids": ids, "padding_mask": np.ones((4, 16), bool)}
     swapped = tfc.swap(model, tfc.layers.rounding(8), data=x)
-    table = tfc.walk(swapped)["gpt2_backbone/token_embedding"][0]
+    table = swapped.backbone.token_embedding
     assert type(table) is tfc.layers.QuantizedReversibleEmbedding
     scale = np.sqrt(np.mean(np.square(model(x))))
     np.testing.assert_allclose(swapped(x), model(x), atol=0.1 * scale)

@@ -219,10 +219,10 @@ def test_schedules_of_the_same_name_stay_apart():
     [
         (lambda: Binary(axis=0), "axis=0"),
         (lambda: Ternary(axis=1), "axis=1"),
-        (lambda: Linear(1), "from 2 to 8.*bits=1"),
+        (lambda: Linear(1), "`bits`.*from 2 to 8.*Received: 1"),
         (lambda: Linear(True), "whole number"),
         (lambda: Log(6), "from 2 to 5"),
-        (lambda: Codebook(1), "size=1"),
+        (lambda: Codebook(1), "`size`.*from 2 to 256.*Received: 1"),
         (lambda: KSparse(0), "share=0"),
         (lambda: KSparse(1.5), "share=1.5"),
         (lambda: Binary()(np.float32(1)), "one axis or more"),

@@ -17,7 +17,7 @@ from tfcompress.layers.core.dense_and_conv import (
 from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.shared.fitting import fit_shared
 from tfcompress.layers.shared.lookup import HashIndex, gather
-from tfcompress.numerics.hashing import signed_codes
+from tfcompress.numerics.hashing import check_codes, signed_codes
 from tfcompress.utils.checks import check_integer, is_number, positive_int
 from tfcompress.utils.types import Metric, Shape, Size, Tensor
 
@@ -106,6 +106,7 @@ class HashedKernel(CompressedLayer):
         self.buckets = self.buckets or self.blocks * whole_runs
         self._shape = (shape[-1], *shape[:-1])  # outputs first, so that a run stays within one
         self._made_index = None
+        check_codes(*self._hashed()[:2])
         limit = math.sqrt(3 * self.variance(shape))
         self.add_part("bank", (self.buckets,), keras.initializers.RandomUniform(-limit, limit))
 
