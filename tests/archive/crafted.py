@@ -64,7 +64,7 @@ def keras_layer(name, config, **more):
     return entry("keras.layers", name, config, [symbolic()], **more)
 
 
-HASHED = {"units": 1 << 28, "buckets": 1, "use_bias": False}
+HASHED = {"units": 1 << 24, "buckets": 1, "use_bias": False}
 CONSTANT = tensor([[[1.0]]])
 LAMBDA = {"function": {"class_name": "__lambda__", "config": {"code": "", "defaults": None}}}
 TERNARY = {"units": 4}
