@@ -143,3 +143,10 @@ def test_pruned_codebooks_are_candidates_for_an_archive(model):
     planner = Compressor(model, TRAIN, "accuracy", 0, None, TEST, "archive", "fast", LOSS).planner
     names = {one.name for row in planner.options.values() for one in row}
     assert any("zeros" in name for name in names)
+
+
+def test_a_label_that_is_no_class_is_refused_wherever_it_stands(model):
+    y = TRAIN[1].copy()
+    y[1] = 4
+    with pytest.raises(ValueError, match=r"labels from 0 to 3 .* Received: \[4\]"):
+        tfc.compress(model, (TRAIN[0], y), 0.2, validation_data=TEST)

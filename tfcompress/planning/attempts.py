@@ -13,6 +13,7 @@ from tfcompress.archive import files as archive
 from tfcompress.distillation.distiller import Distiller
 from tfcompress.export import file_bytes
 from tfcompress.graph.copy import copied, shadow
+from tfcompress.measure.objective import Objective
 from tfcompress.planning.plan_result import Plan
 from tfcompress.planning.planner import Planner
 from tfcompress.utils.arrays import concatenated, rows
@@ -83,6 +84,8 @@ class Compressor:
             self.validation = _labelled(model, self.validation)
         if self.train[1] is None:
             self.loss = None
+        if self.loss is not None:  # of all examples, before any of them is measured
+            Objective(model, self.loss).check_labels(self.train[1])
         count = len(keras.tree.flatten(self.train[0])[0])
         spread = np.linspace(0, count - 1, min(count, CALIBRATION_EXAMPLES)).astype(int)
         examples = rows(self.train, spread)

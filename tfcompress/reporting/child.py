@@ -8,18 +8,19 @@ import json
 import os
 import sys
 import time
+from typing import Any
 
 import numpy as np
 
 LEAST_SECONDS = 2e-4  # of a file in a round; a quicker one runs several times
 
 
-def report_step(number):
+def report_step(number: int) -> None:
     sys.stdout.write(f"at {number}\n")
     sys.stdout.flush()
 
 
-def loaded(path, shapes, threads):
+def loaded(path: str, shapes: Any, threads: int) -> Any:
     """An interpreter that is ready to run; `shapes` are those of its inputs."""
     from ai_edge_litert.interpreter import Interpreter
 
@@ -30,7 +31,7 @@ def loaded(path, shapes, threads):
     return runner
 
 
-def set_random(runner):
+def set_random(runner: Any) -> None:
     random = np.random.default_rng(0)
     for detail in runner.get_input_details():
         shape, dtype = detail["shape"], np.dtype(detail["dtype"])
@@ -41,20 +42,20 @@ def set_random(runner):
         runner.set_tensor(detail["index"], values.astype(dtype))
 
 
-def delegate_nodes(runner, operators):
+def delegate_nodes(runner: Any, operators: int) -> list:
     """The tensors that go into and out of each group of operators that the delegate took over."""
     nodes = runner._get_ops_details()[operators:]
     return [[list(map(int, node["inputs"])), list(map(int, node["outputs"]))] for node in nodes]
 
 
-def seconds_of(runner, repeats):
+def seconds_of(runner: Any, repeats: int) -> float:
     start = time.perf_counter()
     for _ in range(repeats):
         runner.invoke()
     return (time.perf_counter() - start) / repeats
 
 
-def timed(runners, rounds, warmup, seconds):
+def timed(runners: list, rounds: int, warmup: int, seconds: float) -> list[list[float]]:
     """Seconds per run: for each file a list over the rounds."""
     repeats, total = [], 0.0
     for number, runner in enumerate(runners):
