@@ -51,7 +51,8 @@ def functions_of(cls):
 def reachable():
     """All functions that can be called from the public modules, results of theirs included."""
     queue = [getattr(module, name) for module in MODULES for name in names_of(module)]
-    queue += [getattr(tfc.interop.tfmot, name) for name in names_of(tfc.interop.tfmot)]
+    bridges = [getattr(tfc.interop, name) for name in tfc.interop.__all__]
+    queue += [getattr(module, name) for module in bridges for name in names_of(module)]
     found, seen = {}, set()
     while queue:
         thing = queue.pop()

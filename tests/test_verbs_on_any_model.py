@@ -253,8 +253,3 @@ def test_gpt2_generates_after_a_swap():
     assert tokens.shape == (2, 12)
     np.testing.assert_array_equal(tokens[:, :6], x["token_ids"][:, :6])
     assert model.generate_function is None
-
-
-def test_a_preset_of_replaced_layers_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="cannot be saved as a preset"):
-        swapped("gpt2").backbone.save_to_preset(tmp_path / "preset")

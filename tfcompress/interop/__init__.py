@@ -1,5 +1,5 @@
 """Works together with other packages."""
 
-from tfcompress.interop import tfmot
+from tfcompress.interop import keras_hub, tfmot
 
-__all__ = ["tfmot"]
+__all__ = ["keras_hub", "tfmot"]

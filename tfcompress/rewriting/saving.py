@@ -20,6 +20,7 @@ from tfcompress.graph.private_saving import (
     register_under,
 )
 from tfcompress.graph.replace import replace_in_place
+from tfcompress.rewriting.preset_saving import SWAPPED, save_preset
 from tfcompress.utils.types import Config
 
 _CLASSES: dict[type, type] = {}  # a class and its subclass that is `Swapped`
@@ -90,20 +91,25 @@ def swapped_class(kind: type) -> type:
             "get_config": default_like(get_config, kind.get_config),
         }
         if hasattr(kind, "save_to_preset"):
-            names["save_to_preset"] = _no_preset
+            names["save_to_preset"] = save_preset
         _CLASSES[kind] = type(kind.__name__, (Swapped, kind), names)
-        register_under(_CLASSES[kind], "tfcompress>Swapped")
+        register_under(_CLASSES[kind], SWAPPED)
     return _CLASSES[kind]
 
 
-def _no_preset(self, preset_dir, *args, **kwargs):
-    """Stands for KerasHub's `save_to_preset`: a preset names one class, which makes all parts."""
-    raise ValueError(
-        f"{self.name!r} cannot be saved as a preset: `from_preset` lets its class "
-        f"{type(self).__name__} make all layers again, and would not make "
-        f"{self._replaced_parts[0]!r} and whatever else was replaced. Use `.save('model.keras')`, "
-        f"which `keras.models.load_model` reads. Received: {preset_dir!r}"
-    )
+def give_parts(owner: Any, configs: dict[str, Config]) -> None:
+    """Puts layers made from configs in the places of an owner's ordinary parts.
+
+    Args:
+        owner: a layer or model of an ordinary class; parts that it has not made yet, as those of a
+            layer that is not built, are replaced once it has made them.
+        configs: `{address: config}`.
+    """
+    owner.__class__ = swapped_class(type(owner))
+    object.__setattr__(owner, "_replaced_parts", tuple(configs))
+    object.__setattr__(owner, "_parts_to_place", configs)
+    if owner.built:  # as the graph of a Functional model is
+        owner.place_parts()
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -129,11 +135,7 @@ class Swapped:
     def from_config(cls, config: Config) -> Any:
         """The owner with its ordinary parts; `build_from_config` replaces them once they exist."""
         owner = keras.saving.deserialize_keras_object(config["composite"])
-        owner.__class__ = swapped_class(type(owner))
-        object.__setattr__(owner, "_replaced_parts", tuple(config["parts"]))
-        object.__setattr__(owner, "_parts_to_place", config["parts"])
-        if owner.built:  # as the graph of a Functional model is
-            owner.place_parts()
+        give_parts(owner, config["parts"])
         return owner
 
     def build_from_config(self, config: Config) -> None:
@@ -166,3 +168,4 @@ class Swapped:
         # Keras reads an object that two owners share once, so that it may be in its place already.
         new = {there[a]: part for a, part in parts.items() if there[a] is not part}
         replace_in_place(self, new)
+        mark_owners(self, {id(part) for part in parts.values()})
