@@ -15,8 +15,8 @@ ORDER = [
     "graph numerics",
     "optimizers",
     "layers measure metric distillation models",
-    "rewriting pruning archive export interop curvature distill_losses",
-    "callbacks reporting checks",
+    "rewriting pruning archive export curvature distill_losses",
+    "callbacks reporting checks interop",
     "planning",
     "cli",
 ]
