@@ -121,6 +121,7 @@ def test_the_signature_of_tucker_as_help_shows_it():
         "padding",
         "rank",
         "macs",
+        "fit",
         "kwargs",
     ]
 

@@ -1,5 +1,5 @@
 """Works together with other packages."""
 
-from tfcompress.interop import keras_hub, tfmot
+from tfcompress.interop import keras_hub, tensorly, tfmot
 
-__all__ = ["keras_hub", "tfmot"]
+__all__ = ["keras_hub", "tensorly", "tfmot"]

@@ -8,7 +8,12 @@ import numpy as np
 
 from tfcompress.layers.core.arguments import ConvArguments
 from tfcompress.layers.core.maker import Maker
-from tfcompress.layers.factorized.conv_chain import ConvChain, Stage
+from tfcompress.layers.factorized.conv_chain import Stage
+from tfcompress.layers.factorized.decomposed import (
+    DecomposedChain,
+    Decomposition,
+    balanced_cp_factors,
+)
 from tfcompress.numerics.cp import correct, cp, max_cp_rank
 from tfcompress.utils.types import Rank, Shape, Size
 
@@ -19,10 +24,11 @@ class CPOptions(TypedDict, total=False):
     rank: Rank
     macs: float
     ways: int
+    fit: Decomposition
 
 
 @keras.saving.register_keras_serializable("tfcompress")
-class CPConv2D(ConvChain):
+class CPConv2D(DecomposedChain):
     """Conv2D as a 1x1, a depthwise k x k and a 1x1 convolution.
 
         V[h, w, i, o] = sum_r a[h, w, r] b[i, r] c[r, o]
@@ -44,6 +50,9 @@ class CPConv2D(ConvChain):
         ways: 3, or 4 for the paper's decomposition, in which height and width have factors of
             their own: 1x1, k x 1, 1 x k and 1x1 (with strides the two in the middle run as one
             k x k).
+        fit: what decomposes a trained kernel instead: a function of an array `(h w, i, o)` (with
+            `ways=4`: `(h, w, i, o)`) and a rank that returns `(weights, factors)`, such as
+            `tensorly.decomposition.parafac`; see `tfcompress.interop.tensorly`. It is not saved.
         Others: as in `keras.layers.Conv2D`.
 
     Shapes: inputs `(b, h, w, i)`, outputs `(b, h', w', o)`.
@@ -67,7 +76,7 @@ class CPConv2D(ConvChain):
     Compression of Convolutional Neural Network", 2020, for the correction.
     """
 
-    options = ("rank", "macs", "ways")
+    options = ("rank", "macs", "ways", "fit")
     unfoldings = ("i", "hwi")
 
     def __init__(
@@ -80,9 +89,11 @@ class CPConv2D(ConvChain):
         rank: Rank | None = None,
         macs: float | None = None,
         ways: int = 3,
+        fit: Decomposition | None = None,
         **kwargs: Unpack[ConvArguments],
     ) -> None:
-        super().__init__(filters, kernel_size, strides, padding, rank=rank, macs=macs, **kwargs)
+        method = {"rank": rank, "macs": macs, "fit": fit}
+        super().__init__(filters, kernel_size, strides, padding, **method, **kwargs)
         self.ways = ways
         if ways not in (3, 4):
             raise ValueError(f"`ways` must be 3 or 4. Received: ways={ways!r}")
@@ -120,7 +131,11 @@ class CPConv2D(ConvChain):
 
     def decompose(self, w: np.ndarray) -> list[np.ndarray]:
         flat = w if self.ways == 4 else w.reshape(-1, *w.shape[2:])
-        *space, inputs, outputs = correct(flat, cp(flat, self.rank))
+        if self.fit is None:
+            factors = correct(flat, cp(flat, self.rank))
+        else:
+            factors = balanced_cp_factors(self.fit(flat, self.rank), flat.shape, self.rank)
+        *space, inputs, outputs = factors
         if self.ways == 3:
             space = [space[0].reshape(*w.shape[:2], -1)]
         return [*space, inputs, outputs.T]

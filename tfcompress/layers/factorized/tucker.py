@@ -9,7 +9,8 @@ import numpy as np
 
 from tfcompress.layers.core.arguments import ConvArguments
 from tfcompress.layers.core.maker import Maker
-from tfcompress.layers.factorized.conv_chain import ConvChain, Stage
+from tfcompress.layers.factorized.conv_chain import Stage
+from tfcompress.layers.factorized.decomposed import DecomposedChain, Decomposition, tucker_parts
 from tfcompress.layers.factorized.rank import Ranked
 from tfcompress.numerics.low_rank import tucker
 from tfcompress.utils.types import Config, Rank, Shape, Size
@@ -20,10 +21,11 @@ class TuckerOptions(TypedDict, total=False):
 
     rank: Rank | tuple[int, int]
     macs: float
+    fit: Decomposition
 
 
 @keras.saving.register_keras_serializable("tfcompress")
-class TuckerConv2D(ConvChain):
+class TuckerConv2D(DecomposedChain):
     """Conv2D as a 1x1 convolution to p channels, a k x k one to q, and a 1x1 one.
 
         V[h, w, i, o] = sum_pq a[i, p] core[h, w, p, q] b[q, o]
@@ -38,6 +40,9 @@ class TuckerConv2D(ConvChain):
             kernel's parameters, with `p / i = q / o`; or `"auto"` or `"evbmf"`, the channels, each
             chosen as in `LowRankConv2D`. It is saved as the pair.
         macs: instead of `rank`, the share in (0, 1) of the ordinary layer's MACs.
+        fit: what decomposes a trained kernel instead: a function of an array `(h, w, i, o)` and the
+            ranks `(h, w, p, q)` that returns `(core, factors)`, such as
+            `tensorly.decomposition.tucker`; see `tfcompress.interop.tensorly`. It is not saved.
         Others: as in `keras.layers.Conv2D`.
 
     Shapes: inputs `(b, h, w, i)`, outputs `(b, h', w', o)`.
@@ -58,6 +63,7 @@ class TuckerConv2D(ConvChain):
     `rank="evbmf"`.
     """
 
+    options = ("rank", "macs", "fit")
     expression = "ip,hwpq,qo->hwio"
     unfoldings = ("i", "hwi")
 
@@ -70,9 +76,11 @@ class TuckerConv2D(ConvChain):
         *,
         rank: Rank | tuple[int, int] | None = None,
         macs: float | None = None,
+        fit: Decomposition | None = None,
         **kwargs: Unpack[ConvArguments],
     ) -> None:
-        super().__init__(filters, kernel_size, strides, padding, rank=rank, macs=macs, **kwargs)
+        method = {"rank": rank, "macs": macs, "fit": fit}
+        super().__init__(filters, kernel_size, strides, padding, **method, **kwargs)
         if math.prod(self.kernel_size) == 1:
             raise ValueError(
                 "A 1x1 convolution has no core; its kernel is a matrix. Use LowRankConv2D. "
@@ -118,7 +126,11 @@ class TuckerConv2D(ConvChain):
         return {"inputs": (i, p), "core": (h, w, p, q), "outputs": (q, o)}
 
     def decompose(self, w: np.ndarray) -> list[np.ndarray]:
-        inputs, core, outputs = tucker(w, self.rank)
+        if self.fit is None:
+            inputs, core, outputs = tucker(w, self.rank)
+        else:
+            found = self.fit(w, [*w.shape[:2], *self.rank])
+            inputs, core, outputs = tucker_parts(found, w.shape, self.rank)
         return [inputs, core, outputs.T]
 
     def stages(self, parts: list[Any]) -> list[Stage]:

@@ -1,0 +1,132 @@
+"""Recurrent networks on spoken digits, compressed without labels and without training.
+
+    python benchmarks/recurrent_rounding.py --data spoken_digits.npz --nets folder
+
+The data are those of the Free Spoken Digit Dataset (Jackson et al., github.com/Jakobovski/
+free-spoken-digit-dataset) in one file: `audio` int16, `offsets` of the recordings in it, and for
+each recording `digit`, `speaker` and `take`. Float nets are trained there if missing (some minutes
+each). Writes docs/recurrent-benchmark.md.
+"""
+
+import argparse
+import pathlib
+
+import keras
+import numpy as np
+from keras import ops
+
+RATE, FRAME, HOP, BANDS, FRAMES = 8000, 256, 128, 32, 48
+SPEAKER = "theo"  # held out in the second split
+EPOCHS, BATCH = 30, 64
+NETS = ("gru", "lstm")
+
+
+def recordings(path):
+    """The recordings as log-mel frames `(n, FRAMES, BANDS)`, and the columns of the file."""
+    with np.load(path) as file:
+        columns = {name: file[name] for name in ("digit", "speaker", "take")}
+        audio, offsets = file["audio"] / np.float32(2**15), file["offsets"]
+    length = FRAME + HOP * (FRAMES - 1)
+    waves = np.zeros((len(offsets) - 1, length), "float32")
+    for row, start, end in zip(waves, offsets[:-1], offsets[1:], strict=True):
+        heard = audio[start:end][:length]
+        row[length - len(heard) :] = heard  # silence first, so that the last state has heard all
+    return log_mel(waves), columns
+
+
+def log_mel(waves):
+    frames = ops.extract_sequences(waves, FRAME, HOP)  # (b, frames, FRAME)
+    real, imaginary = ops.rfft(frames * np.hanning(FRAME).astype("float32"))
+    power = ops.square(real) + ops.square(imaginary)
+    energy = ops.log(power @ mel_filters() + 1e-4)
+    return (ops.convert_to_numpy(energy) + 6.6) / 3.5  # mean 0, deviation 1
+
+
+def mel_filters():
+    """Triangles equally wide in mels, `(frequencies, BANDS)`."""
+    mel = 2595 * np.log10(1 + np.array([60, RATE / 2]) / 700)
+    edges = 700 * (10 ** (np.linspace(*mel, BANDS + 2) / 2595) - 1)
+    hertz = np.linspace(0, RATE / 2, FRAME // 2 + 1)[:, None]
+    rising = (hertz - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - hertz) / (edges[2:] - edges[1:-1])
+    return np.maximum(0, np.minimum(rising, falling)).astype("float32")
+
+
+def splits(columns):
+    """Which recordings are held out, by split."""
+    return {
+        "takes": columns["take"] < 5,  # as the authors of the data do
+        "speaker": columns["speaker"] == SPEAKER,
+    }
+
+
+def network(kind):
+    inputs = x = keras.Input((FRAMES, BANDS))
+    if kind == "gru":
+        x = keras.layers.GRU(128, return_sequences=True, name="gru_1")(x)
+        x = keras.layers.GRU(128, name="gru_2")(x)
+    else:
+        x = keras.layers.LSTM(128, name="lstm")(x)
+    x = keras.layers.Dropout(0.3)(x)
+    return keras.Model(inputs, keras.layers.Dense(10, name="digits")(x))
+
+
+def load_or_train(kind, split, seed, folder, train):
+    """The float net: from the folder, or trained now (Adam, cosine from 2e-3) and saved there."""
+    path = pathlib.Path(folder, f"{kind}-{split}-{seed}.keras")
+    if path.exists():
+        return keras.saving.load_model(path, compile=False)
+    keras.utils.set_random_seed(seed)
+    model, (x, y) = network(kind), train
+    rate = keras.optimizers.schedules.CosineDecay(2e-3, EPOCHS * -(-len(x) // BATCH))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(rate, clipnorm=1.0), loss)
+    model.fit(Shifted(x, y, seed), epochs=EPOCHS, verbose=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model.save(path)
+    return model
+
+
+class Shifted(keras.utils.PyDataset):
+    """Batches of recordings, each louder or fainter and some frames earlier than recorded."""
+
+    def __init__(self, x, y, seed):
+        super().__init__()
+        self.x, self.y, self.random = x, y, np.random.default_rng(seed)
+        self.order = self.random.permutation(len(x))
+
+    def __len__(self):
+        return -(-len(self.x) // BATCH)
+
+    def __getitem__(self, index):
+        rows = self.order[index * BATCH : (index + 1) * BATCH]
+        x = self.x[rows] + self.random.normal(0, 0.15, (len(rows), 1, BANDS)).astype("float32")
+        for row, shift in zip(x, self.random.integers(0, 6, len(rows)), strict=True):
+            row[:] = np.roll(row, -shift, axis=0)
+            row[FRAMES - shift :] = row[:1]
+        return x, self.y[rows]
+
+    def on_epoch_end(self):
+        self.random.shuffle(self.order)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True, help="spoken_digits.npz")
+    parser.add_argument("--nets", default="benchmarks/float-nets", help="folder of .keras files")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--output", default="docs/recurrent-benchmark.md")
+    arguments = parser.parse_args()
+    x, columns = recordings(arguments.data)
+    for seed in range(arguments.seeds):
+        for kind in NETS:
+            for split, held_out in splits(columns).items():
+                train = x[~held_out], columns["digit"][~held_out]
+                model = load_or_train(kind, split, seed, arguments.nets, train)
+                logits = model.predict(x[held_out], verbose=0)
+                right = np.mean(logits.argmax(-1) == columns["digit"][held_out])
+                print(kind, split, seed, right, flush=True)
+
+
+if __name__ == "__main__":
+    main()
