@@ -15,12 +15,14 @@ import json
 import pathlib
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
+from tfcompress.graph.private_keras import mask_of, with_mask
 from tfcompress.layers.core.ordinary import kernel_of
 from tfcompress.numerics.codecs import unpack
 from tfcompress.utils.arrays import to_numpy
@@ -163,6 +165,27 @@ def check_to_ordinary(
     _close(outputs, layer(inputs), "output of `to_ordinary()`")
 
 
+def check_masking(ordinary: keras.layers.Layer, maker: Callable[..., Any], inputs: Tensor) -> None:
+    """The mask of the output is the ordinary layer's, also after the chain of `to_ordinary`."""
+    layer = maker(ordinary)
+    _equal(layer.supports_masking, ordinary.supports_masking, "`supports_masking`")
+    steps = np.arange(inputs.size // inputs.shape[-1]).reshape(inputs.shape[:-1])
+    masked = inputs if inputs.dtype.kind == "i" else with_mask(inputs, steps % 3 > 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Keras, where a layer ends a mask
+        expected = _mask(ordinary(masked))
+        _equal(_mask(layer(masked)), expected, "the mask of the output")
+        outputs = masked
+        for plain in layer.to_ordinary():
+            outputs = plain(outputs)
+        _equal(_mask(outputs), expected, "the mask of the output of `to_ordinary()`")
+
+
+def _mask(outputs):
+    mask = mask_of(outputs)
+    return None if mask is None else to_numpy(mask).tolist()
+
+
 LAYER_CHECKS = (
     check_identity,
     check_kernel,
@@ -172,6 +195,7 @@ LAYER_CHECKS = (
     check_training,
     check_mixed_precision,
     check_to_ordinary,
+    check_masking,
 )
 
 

@@ -143,6 +143,12 @@ def test_mask_of():
     assert private.mask_of(keras.ops.ones((1,))) is None
 
 
+def test_with_mask():
+    mask = [[True, False]]
+    x = private.with_mask(np.ones((1, 2, 3), "float32"), mask)
+    assert to_numpy(private.mask_of(keras.layers.Dense(1)(x))).tolist() == mask
+
+
 def test_calls_are_taken_over():
     model = functional()
     old, new = model.get_layer("out"), keras.layers.Dense(2, name="out")

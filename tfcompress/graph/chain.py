@@ -24,7 +24,7 @@ class Chain(keras.layers.Layer):
     def __init__(self, parts: list[keras.layers.Layer], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.parts = list(parts)
-        self.supports_masking = True
+        self.supports_masking = all(part.supports_masking for part in parts)
         self.built = all(part.built for part in parts)
 
     def build(self, input_shape: InputShape) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 from keras.src.backend import KerasTensor, compute_output_spec
 from keras.src.backend.common import global_state
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.losses.losses import LossFunctionWrapper
 from keras.src.models.functional import Functional
 from keras.src.models.model import Trainer
@@ -134,8 +135,15 @@ def compiled_loss(model: keras.Model) -> Any:
 
 
 def mask_of(tensor: Tensor) -> Any:
-    """The mask that a layer gave its output, or None. Relies on `_keras_mask`, on any backend."""
-    return getattr(tensor, "_keras_mask", None)
+    """The mask that a layer gave its output, or None. Relies on `get_keras_mask`."""
+    return get_keras_mask(tensor)
+
+
+def with_mask(x: Any, mask: Any) -> Tensor:
+    """An array as a tensor with a mask, as `Masking` gives it. Relies on `set_keras_mask`."""
+    tensor = keras.ops.convert_to_tensor(x)
+    set_keras_mask(tensor, keras.ops.convert_to_tensor(mask))
+    return tensor
 
 
 def compiled_argument(model: keras.Model, name: str) -> Any:

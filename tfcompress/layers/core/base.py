@@ -190,7 +190,9 @@ class CompressedLayer(keras.layers.Layer):
         }
         arguments |= {"name": layer.name, "dtype": layer.dtype_policy}
         if not layer.built:
-            return cls(**arguments, **options, trainable=layer.trainable)
+            new = cls(**arguments, **options, trainable=layer.trainable)
+            new.supports_masking = layer.supports_masking
+            return new
         w = to_numpy(kernel_of(layer)) if kernel is None else np.asarray(kernel)
         if not np.all(np.isfinite(w)):
             raise ValueError(f"The kernel of layer {layer.name!r} holds NaN or infinite values.")
@@ -200,6 +202,7 @@ class CompressedLayer(keras.layers.Layer):
         if new.bias is not None:
             new.bias.assign(layer.bias)
         new.trainable = layer.trainable  # for each variable, so not before they exist
+        new.supports_masking = layer.supports_masking
         return new
 
     @classmethod

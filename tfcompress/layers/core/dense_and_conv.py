@@ -22,6 +22,7 @@ class CompressedDense(CompressedLayer):
     def __init__(self, units: int, **kwargs: Unpack[LayerArguments]) -> None:
         super().__init__(**kwargs)
         self.units = positive_int(units, "units")
+        self.supports_masking = True
 
     def kernel_shape(self, input_shape: InputShape) -> Shape:
         if input_shape[-1] is None:

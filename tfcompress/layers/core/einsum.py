@@ -6,6 +6,7 @@ from typing import ClassVar, Unpack
 import keras
 from keras import ops
 
+from tfcompress.graph.private_keras import variables_without_values
 from tfcompress.layers.core.arguments import EinsumArguments
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.ordinary import COMMON, positions
@@ -64,7 +65,7 @@ class CompressedEinsumDense(CompressedLayer):
         return 2.0 / sum(fans)
 
     def compute_output_shape(self, input_shape: InputShape) -> InputShape:
-        return self.ordinary(self.equation, self.output_shape).compute_output_shape(input_shape)
+        return self._plain(input_shape).compute_output_shape(input_shape)
 
     def multiply(self, x: Tensor, kernel: Tensor) -> Tensor:
         return ops.einsum(self.equation, x, kernel)
@@ -76,9 +77,8 @@ class CompressedEinsumDense(CompressedLayer):
         return positions(input_shape[1:]) * math.prod(n for a, n in sizes if a not in inputs)
 
     def _plain(self, input_shape):
-        """A Keras layer of the same equation, for its shapes."""
-        plain = keras.layers.EinsumDense(
-            self.equation, self.output_shape, bias_axes=self.bias_axes, kernel_initializer="zeros"
-        )
-        plain.build(input_shape)
+        """A Keras layer of the same equation, built for its shapes and without a kernel."""
+        plain = keras.layers.EinsumDense(self.equation, self.output_shape, bias_axes=self.bias_axes)
+        with variables_without_values():
+            plain.build(input_shape)
         return plain
