@@ -139,7 +139,8 @@ def least_squares(
 
     operator = LinearOperator((start.size, start.size), matvec=matvec, dtype=np.float64)
     right = collect(apply(np.asarray(w, np.float64))).ravel()
-    found, _ = cg(operator, right, x0=np.ravel(start).astype(np.float64), rtol=1e-5, maxiter=steps)
+    # To a relative residual of 1e-5, the default under the two names that SciPy has had for it.
+    found, _ = cg(operator, right, x0=np.ravel(start).astype(np.float64), atol=0.0, maxiter=steps)
     return found.reshape(start.shape)
 
 
