@@ -135,9 +135,9 @@ class Moments:
         if _is_embedding(self.layer) or np.ndim(self.drift) == 0:
             return kernel
         metric = self.metric()
-        rows = _fan_in_first(self.layer, kernel)
+        rows = fan_in_first(self.layer, kernel)
         rows = rows + metric.solve(metric.join(self.drift / self.count, rows.shape))
-        return _fan_in_first(self.layer, rows)
+        return fan_in_first(self.layer, rows)
 
     def _add_rows(self, rows):
         cuts = [slice(i, i + self.block) for i in range(0, rows.shape[2], self.block)]
@@ -150,7 +150,7 @@ class Moments:
 
     def _kernel(self, rows):
         kernel = np.asarray(keras.ops.convert_to_numpy(self.layer.kernel), "float32")
-        kernel = _fan_in_first(self.layer, kernel)
+        kernel = fan_in_first(self.layer, kernel)
         return kernel.reshape(rows.shape[2], len(rows), -1).transpose(1, 0, 2)  # (G, n, m)
 
 
@@ -259,7 +259,7 @@ def _spread(shape, strides):
     return ((n - 1) * s + 1 for n, s in zip(shape[1:-1], strides, strict=True))
 
 
-def _fan_in_first(layer, kernel):
+def fan_in_first(layer, kernel):
     """A kernel with its outputs last; that of a transposed convolution has them last but one."""
     return np.swapaxes(kernel, -1, -2) if _is_transposed(layer) else kernel
 

@@ -11,9 +11,10 @@ import numpy as np
 from keras import ops
 
 from tfcompress import score as scores_of
+from tfcompress.graph.attention import by_head, projections
 from tfcompress.graph.intercept import watching
 from tfcompress.graph.paths import walk
-from tfcompress.measure.moments import Moments, can_measure
+from tfcompress.measure.moments import Moments, can_measure, fan_in_first
 from tfcompress.pruning.channel_removal import output_axis
 from tfcompress.utils.batches import batches
 from tfcompress.utils.progress import progress
@@ -49,16 +50,27 @@ def rank_by_weights(
         from tfcompress.measure.curvature import gauss_newton
 
         curvature = gauss_newton(model, data)
-    costs = np.zeros(channels.count)
+    costs, paths = np.zeros(channels.count), {}
+
+    def scored(layer):
+        path = paths[id(layer)]
+        saliency = np.asarray(score(ops.convert_to_numpy(layer.kernel), curvature.get(path)))
+        if not np.isfinite(saliency).all():
+            raise ValueError(f"The score of {path!r} holds NaN or infinite values.")
+        return saliency
+
     for path, (layer, _) in walk(new).items():
-        if id(layer) in channels.writes:
-            saliency = np.asarray(score(ops.convert_to_numpy(layer.kernel), curvature.get(path)))
-            if not np.isfinite(saliency).all():
-                raise ValueError(f"The score of {path!r} holds NaN or infinite values.")
-            axis = saliency.ndim + output_axis(layer)
-            sums = saliency.sum(tuple(a for a in range(saliency.ndim) if a != axis))
-            written = channels.find(channels.writes[id(layer)])
-            np.add.at(costs, written, sums / max(sums.sum(), TINY))  # several may be tied
+        paths[id(layer)] = path
+    for key, numbers in channels.writes.items():
+        saliency = scored(channels.layers[key])
+        axis = saliency.ndim + output_axis(channels.layers[key])
+        sums = saliency.sum(tuple(a for a in range(saliency.ndim) if a != axis))
+        np.add.at(costs, channels.find(numbers), sums / max(sums.sum(), TINY))  # some are tied
+    for key, numbers in channels.heads.items():
+        parts = projections(channels.layers[key])
+        for name, part in parts.items():
+            sums = by_head(channels.layers[key], name, scored(part)).sum(1)
+            costs[numbers] += sums / max(sums.sum(), TINY) / len(parts)
     orders = []
     for numbers in groups:
         order = np.argsort(costs[numbers], kind="stable")
@@ -81,7 +93,7 @@ def rank_by_readers(model: keras.Model, channels: Any, groups: Any, data: Data |
     Returns:
         `(channels, costs)` of each group, both by rising cost.
     """
-    readers = [channels.layers[key] for key in channels.reads]
+    readers = [layer for layer, _ in channels.readers().values()]
     unknown = [layer.name for layer in readers if not can_measure(layer)]
     if unknown:
         raise ValueError(f'score="obs" cannot measure the inputs of {unknown}. Use another score.')
@@ -93,8 +105,8 @@ def rank_by_readers(model: keras.Model, channels: Any, groups: Any, data: Data |
     for numbers in progress(groups, "Ranking channels", len(groups)):
         blocks = [
             block
-            for layer in readers
-            for block in _blocks(layer, moments[id(layer)].metric(), channels, numbers)
+            for layer, inputs in channels.readers().values()
+            for block in _blocks(layer, moments[id(layer)].metric(), channels.find(inputs), numbers)
         ]
         orders.append(eliminate(blocks, numbers))
     return orders
@@ -134,11 +146,11 @@ class KernelBlock:
         return np.linalg.solve(self.inverse[np.ix_(rows, rows)], self.w[rows])
 
 
-def _blocks(layer, metric, channels, numbers):
+def _blocks(layer, metric, inputs, numbers):
     """The blocks of a layer's metric that hold inputs of a group's channels."""
-    w = np.asarray(ops.convert_to_numpy(layer.kernel), "float64")
-    inputs = channels.find(channels.reads[id(layer)])
-    inputs = np.tile(inputs, math.prod(w.shape[:-2]))  # the channel of each row of the kernel
+    w = fan_in_first(layer, np.asarray(ops.convert_to_numpy(layer.kernel), "float64"))
+    taps = 1 if hasattr(layer, "equation") else math.prod(w.shape[:-2])
+    inputs = np.tile(inputs, taps)  # the channel of each row of the kernel
     for rows, A, H in metric.parts():
         of_channel = {c: np.flatnonzero(inputs[rows] == c) for c in numbers}
         if any(map(len, of_channel.values())):

@@ -5,10 +5,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.graph.copy import copied
-from tfcompress.graph.nodes import renew_shapes
+from tfcompress.graph.attention import with_heads
 from tfcompress.graph.private_keras import layers_in
 from tfcompress.pruning.channel_ties import DEPTHWISE, TRANSPOSED
+from tfcompress.rewriting.replace import with_replacements
 
 
 def shrink(model: keras.Model, channels: Any, gone: Any) -> keras.Model:
@@ -31,10 +31,12 @@ def shrink(model: keras.Model, channels: Any, gone: Any) -> keras.Model:
             rows = channels.kept(inputs, gone)
             columns = channels.kept(channels.writes[key], gone) if key in channels.writes else None
             if not (rows.all() and (columns is None or columns.all())):
-                replacements[layer] = _smaller(layer, rows, columns)
-    new = copied(model, replacements)
-    renew_shapes(new, set(map(id, replacements.values())))
-    return new
+                replacements[layer] = [_smaller(layer, rows, columns)]
+        if key in channels.heads:
+            kept = channels.kept(channels.heads[key], gone)
+            if not kept.all():
+                replacements[layer] = [with_heads(layer, kept)]
+    return with_replacements(model, replacements)
 
 
 def _smaller(layer, rows, columns):

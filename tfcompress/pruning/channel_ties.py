@@ -11,8 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.graph.attention import ATTENTION, head_count, projections, why_no_heads
 from tfcompress.graph.nodes import graph_of, nodes_of, operation_of
 from tfcompress.graph.paths import check_graph, is_graph
+from tfcompress.graph.private_keras import layers_in
 
 KERAS = keras.layers
 TRANSPOSED = (KERAS.Conv1DTranspose, KERAS.Conv2DTranspose, KERAS.Conv3DTranspose)
@@ -48,10 +50,11 @@ class Channels:
     The channels are followed through Dense layers, convolutions (transposed and depthwise too),
     batch normalization, activations, pooling, padding, dropout, Flatten, sums, products and
     concatenations, at any depth. The channels of the model's inputs and outputs, and those that any
-    other layer receives, must stay.
+    other layer receives, must stay. The heads of attention layers, at any depth, are channels of
+    their own.
 
     Args:
-        model: a built Sequential or Functional model.
+        model: a built Sequential or Functional model, or one of another kind with attention layers.
 
     Attributes:
         reads: `{id of a layer: the channel number of each of its inputs}`, for the layers of
@@ -60,12 +63,18 @@ class Channels:
         carries: `{id of a layer: the channel number of each of its inputs}`, for the layers of
             `BY_CHANNEL` and the input layers of all graphs.
         layers: `{id: layer}` of all these layers, in the order of the graph.
+        heads: `{id of an attention layer: the number of each of its heads}`.
+        without_heads: `{id of another one: why its heads must stay}`.
     """
 
     def __init__(self, model: keras.Model) -> None:
-        check_graph(model, "Removing channels")
         self.reads, self.writes, self.carries, self.layers = {}, {}, {}, {}
+        self.heads, self.without_heads = {}, {}
         self._parent, self._staying = [], []
+        self._add_heads(model)
+        if self.heads and not is_graph(model):
+            return
+        check_graph(model, "Removing channels")
         graph = graph_of(model)
         for numbers in self._follow(graph, [self._stay(tensor) for tensor in graph.inputs]):
             self._staying.extend(numbers)
@@ -90,11 +99,34 @@ class Channels:
         for number, keys in writers.items():
             if number not in staying:
                 groups.setdefault(tuple(keys), []).append(number)
-        return groups
+        return groups | {(key,): numbers.tolist() for key, numbers in self.heads.items()}
+
+    def readers(self) -> dict[int, tuple[keras.layers.Layer, np.ndarray]]:
+        """Layers that mix channels: `{id: (layer, the channel number of each of its inputs)}`.
+
+        These are the layers of `reads`, and the output projections of attention layers.
+        """
+        found = {key: (self.layers[key], numbers) for key, numbers in self.reads.items()}
+        for key, numbers in self.heads.items():
+            reader = projections(self.layers[key])["attention_output"]
+            each = np.prod(reader.kernel.shape[:2]) // len(numbers)
+            found[id(reader)] = reader, np.repeat(numbers, each)
+        return found
 
     def kept(self, numbers: Any, gone: Any) -> np.ndarray:
         """Which channels are left, as an array of bool, when the channels `gone` are removed."""
         return ~np.isin(self.find(numbers), list(gone))
+
+    def _add_heads(self, model):
+        generates = hasattr(model, "generate")
+        for layer in layers_in(model):
+            if isinstance(layer, ATTENTION):
+                reason = why_no_heads(layer, generates)
+                if reason:
+                    self.without_heads[id(layer)] = reason
+                else:
+                    self.layers[id(layer)] = layer
+                    self.heads[id(layer)] = self._new(head_count(layer))
 
     def _follow(self, graph, arriving):
         """The channels of a graph's outputs, from the channels of its inputs."""
@@ -112,6 +144,9 @@ class Channels:
         kind = type(layer)
         if is_graph(layer):
             return self._follow(graph_of(layer), arrived)
+        if id(layer) in self.heads and len(node.outputs) > 1:
+            self.without_heads[id(layer)] = "the model uses its scores, which have an axis of heads"
+            del self.heads[id(layer)]
         if len(arrived) == 1:
             if kind in KERNELS and _is_plain(layer):
                 return [self._apply_kernel(layer, arrived[0])]

@@ -1,5 +1,7 @@
 """Pruning of whole channels, which removes them: the result is a smaller model."""
 
+import warnings
+
 import keras
 import numpy as np
 from keras import ops
@@ -7,7 +9,7 @@ from keras import ops
 from tfcompress import score as scores_of
 from tfcompress.graph.copy import copied
 from tfcompress.graph.layerwise import follow
-from tfcompress.graph.paths import check_patterns, name_of, walk
+from tfcompress.graph.paths import check_patterns, name_of, named, walk
 from tfcompress.graph.sound import check_finite_weights
 from tfcompress.measure.moments import Moments, can_measure
 from tfcompress.pruning.channel_ranking import rank_by_readers, rank_by_weights
@@ -36,6 +38,11 @@ def prune_channels(
     layers, attention and other layers receive. The result has ordinary layers with the same names
     and fewer filters and units. It trains, saves and exports like any other model.
 
+    Of attention layers (`MultiHeadAttention`, `GroupQueryAttention`), also inside composite layers
+    and subclassed models, whole heads are removed: their queries, keys and values and their part of
+    the output projection; in grouped attention a head of keys and values with its queries. Such a
+    layer inside another must not be asked for its scores, which have an axis of heads.
+
     With `data`, the layers that read the removed channels compensate for them: in the order of the
     graph, each kernel is fitted by least squares, so that with the remaining channels the layer
     comes close to its outputs in the original model. This needs no labels. In a model with batch
@@ -45,25 +52,27 @@ def prune_channels(
     it takes two forward passes, and memory for the inputs and outputs of one layer at a time.
 
     Args:
-        model: a built Sequential or Functional `keras.Model`.
-        amount: the share of the channels to remove, in [0, 1). Each layer keeps one channel.
+        model: a built Sequential or Functional `keras.Model`, or one of another kind that has
+            attention layers: of that the heads alone.
+        amount: the share of the channels, and of the heads of each attention layer, to remove, in
+            [0, 1). Each layer keeps one of them.
         score: how much a channel is worth. `"magnitude"`: the sum of `|w|` over its weights;
             `"obd"`: the sum of `d w^2 / 2`, where the curvature `d` is measured on `data`, with
             labels, by the loss that the model is compiled with; `"random"`: a random number; a
             callable `(w, d)`, where `d` is None without data: the sum of its values. Each sum is
-            divided by the sum of the layer. `"obs"`, Optimal Brain Surgeon on channels: what the
-            layers that read the channel lose when the remaining channels compensate for it, one
-            channel after the other.
+            divided by the sum of the layer; a head gets the mean of its shares of the projections.
+            `"obs"`, Optimal Brain Surgeon on channels: what the layers that read the channel lose
+            when the remaining channels compensate for it, one channel after the other.
         data: inputs (arrays, `tf.data.Dataset`, `PyDataset`); about 2,000 examples are enough.
-        layers: the layers whose output channels may be removed: a name, path or glob, or a list of
-            these.
+        layers: the layers whose output channels or heads may be removed: a name, path or glob, or a
+            list of these.
         scope: `"layer"` removes the same share in each layer (in each set of tied layers),
             `"global"` ranks all channels together.
-        multiple: the number of channels that stay is rounded to a multiple of this number, in
-            layers that have at least so many. Kernels work on 8, 16 or 32 channels at a time, so
-            that odd numbers save less time than MACs: on AVX-512, a small ResNet with (22, 45, 67)
-            of its (32, 64, 96) filters took 0.8 of its time at 0.48 of its MACs, and with
-            (16, 48, 64) filters 0.5 of its time at 0.4 of its MACs.
+        multiple: the number of channels (not of heads) that stay is rounded to a multiple of this
+            number, in layers that have at least so many. Kernels work on 8, 16 or 32 channels at a
+            time, so that odd numbers save less time than MACs: on AVX-512, a small ResNet with
+            (22, 45, 67) of its (32, 64, 96) filters took 0.8 of its time at 0.48 of its MACs, and
+            with (16, 48, 64) filters 0.5 of its time at 0.4 of its MACs.
 
     Returns:
         A new `keras.Model`, not compiled.
@@ -95,11 +104,14 @@ def prune_channels(
     new = copied(model)
     channels = Channels(new)
     groups = _groups(new, channels, layers)
+    _warn_of_heads(new, channels, layers)
     if score == "obs":
         orders = rank_by_readers(new, channels, groups, data)
     else:
         orders = rank_by_weights(model, new, channels, groups, scores_of.get(score), data)
-    gone = _cheapest(orders, amount, scope, multiple)
+    heads = set().union(*map(set, channels.heads.values()))
+    multiples = [1 if heads.issuperset(numbers) else multiple for numbers in groups]
+    gone = _cheapest(orders, amount, scope, multiples)
     if data is not None:
         _compensate(model, new, channels, gone, data)
     return shrink(new, channels, gone)
@@ -109,26 +121,51 @@ def _groups(model, channels, layers):
     """The channels that may be removed, in a list for each set of layers that share them."""
     free = channels.groups()
     may_go = set().union(*free)
+    chosen = {}
     for pattern in check_patterns(layers):
-        chosen = select(model, pattern)
-        staying = [path for path, layer in chosen.items() if id(layer) not in may_go]
+        matching = _select(model, channels, pattern)
+        staying = [path for path, layer in matching.items() if id(layer) not in may_go]
         if pattern in (*staying, *map(name_of, staying)):
             raise ValueError(
                 f"The channels of '{staying[0]}' cannot be removed: each of them is needed by an "
                 "output of the model, or by a layer through which channels cannot be followed. "
                 "Leave the layer out of `layers`."
             )
-    chosen = {id(layer) for layer in select(model, layers).values()}
-    groups = [numbers for keys, numbers in free.items() if set(keys) <= chosen]
+        chosen |= matching
+    ids = set(map(id, chosen.values()))
+    groups = [numbers for keys, numbers in free.items() if set(keys) <= ids]
     if not groups:
-        reasons = [
-            f"- {path}: {_why_not(layer, channels, free)}"
-            for path, layer in select(model, layers).items()
-        ]
+        reasons = [f"- {path}: {_why_not(one, channels, free)}" for path, one in chosen.items()]
         raise ValueError(
             f"There are no channels to remove. Received: layers={layers!r}\n" + "\n".join(reasons)
         )
     return groups
+
+
+def _select(model, channels, pattern):
+    """The layers that a pattern means, by path; attention layers among them."""
+    listed = {path: layer for path, (layer, _) in walk(model).items()}
+    matching = {path: listed[path] for path in named(pattern, listed)}
+    heads = {path: layer for path, layer in matching.items() if id(layer) in channels.heads}
+    for path, layer in matching.items():
+        reason = channels.without_heads.get(id(layer))
+        if reason and pattern in (path, name_of(path)):
+            raise ValueError(f"The heads of {path!r} cannot be removed: {reason}.")
+    return heads if heads and len(heads) == len(matching) else heads | select(model, pattern)
+
+
+def _warn_of_heads(model, channels, layers):
+    """Names the attention layers that patterns match and whose heads stay."""
+    listed = {path: layer for path, (layer, _) in walk(model).items()}
+    lines = [
+        f"- {path}: {channels.without_heads[id(listed[path])]}"
+        for pattern in check_patterns(layers)
+        for path in named(pattern, listed)
+        if id(listed[path]) in channels.without_heads
+    ]
+    if lines:
+        lines = dict.fromkeys(lines)
+        warnings.warn("These attention layers keep all heads:\n" + "\n".join(lines), stacklevel=3)
 
 
 def _why_not(layer, channels, free):
@@ -146,7 +183,7 @@ def _why_not(layer, channels, free):
     )
 
 
-def _cheapest(orders, amount, scope, multiple):
+def _cheapest(orders, amount, scope, multiples):
     """The channels to remove, from `(channels, costs)` of each group, both by rising cost."""
     most = [len(numbers) - 1 for numbers, _ in orders]  # each layer keeps one channel
     counts = [
@@ -159,7 +196,7 @@ def _cheapest(orders, amount, scope, multiple):
         counts = np.bincount(np.repeat(np.arange(len(most)), most)[first], minlength=len(most))
     counts = [
         _round_to_multiple(len(numbers), int(count), multiple)
-        for (numbers, _), count in zip(orders, counts, strict=True)
+        for (numbers, _), count, multiple in zip(orders, counts, multiples, strict=True)
     ]
     return {c for (numbers, _), k in zip(orders, counts, strict=True) for c in numbers[:k]}
 
@@ -173,21 +210,25 @@ def _round_to_multiple(size, gone, multiple):
 
 def _compensate(model, new, channels, gone, data):
     """Fits the kernels of `new`, without the channels `gone`, to the outputs in `model`."""
-    readers = {p: layer for p, (layer, _) in walk(new).items() if id(layer) in channels.reads}
+    of_layer = channels.readers()
+    readers = {p: layer for p, (layer, _) in walk(new).items() if id(layer) in of_layer}
     before = {path: layer for path, (layer, _) in walk(model).items() if path in readers}
     path_of = {id(layer): path for path, layer in before.items()}
 
     def change(old, pairs):
         layer = readers[path_of[id(old)]]
-        kept = channels.kept(channels.reads[id(layer)], gone)
+        kept = channels.kept(of_layer[id(layer)][1], gone)
         kernel = ops.convert_to_numpy(layer.kernel)
+        shape, of_inputs = [1] * kernel.ndim, (len(kept),)
+        if hasattr(layer, "equation"):  # of heads, whose inputs are (..., h, k)
+            shape[:2] = of_inputs = kernel.shape[:2]
+        else:
+            shape[input_axis(layer)] = len(kept)
         if can_measure(layer):
             moments = Moments(layer)
             for x, now in pairs:
-                moments.add(now * kept, x)
+                moments.add(now * kept.reshape(of_inputs), x)
             kernel = moments.adapted()
-        shape = [1] * kernel.ndim
-        shape[input_axis(layer)] = len(kept)
         layer.kernel.assign(kernel * kept.reshape(shape))
         return [layer]
 
