@@ -12,7 +12,7 @@ from oracles_networks import compressed, dense, halves, inputs_of, plain
 from oracles_structured import codebook, hashed, pruned
 
 import tfcompress as tfc
-from tfcompress.export import ExportError, exporter, to_tflite
+from tfcompress.export import ExportError, exporter, passes, to_tflite, verify
 from tfcompress.export.kernels import choice as choose
 from tfcompress.export.kernels import dense_forms as forms
 from tfcompress.export.kernels import integer_grid as grid
@@ -84,9 +84,8 @@ def site_name(site):
 @pytest.mark.parametrize("name", FORMS)
 def test_a_form_keeps_the_rules_and_computes_what_it_must(name, monkeypatch):
     form, found = FORMS[name], []
-    apply = exporter.apply_forms
     monkeypatch.setattr(
-        exporter, "apply_forms", lambda blob, sites: found.extend(sites) or apply(blob, sites)
+        exporter, "Limits", lambda draft: found.extend(draft.sites) or verify.Limits(draft)
     )
     model = form.make()
     blob = form.export(model)
@@ -121,8 +120,7 @@ def test_the_table_holds_every_form():
 
 
 def without_guard(monkeypatch):
-    monkeypatch.setattr(exporter, "refuse_known_bad", lambda file: None)
-    monkeypatch.setattr(exporter, "refuse_newer", lambda *_: None)
+    monkeypatch.setattr(passes, "refuse", lambda draft: None)
 
 
 SYMMETRIC = {

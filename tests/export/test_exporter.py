@@ -18,8 +18,8 @@ from oracles_export import (
     run,
 )
 
-from tfcompress.export import ExportError, exporter, to_tflite, verify
-from tfcompress.export.convert import stock
+from tfcompress.export import ExportError, to_tflite, verify
+from tfcompress.export.convert import float32, stock
 from tfcompress.export.kernels.kernel import Kernel
 from tfcompress.export.lower import large_kernels as large
 from tfcompress.layers import (
@@ -450,8 +450,8 @@ def test_large_kernels_are_put_into_the_file_after_its_conversion(make, activati
     whole = to_tflite(model, activations=activations)
     monkeypatch.setattr(large, "LEAST_LARGE_SIZE", 1)
     converted = []
-    convert = exporter.convert
-    monkeypatch.setattr(exporter, "convert", lambda m: converted.append(m) or convert(m))
+    convert = float32.convert
+    monkeypatch.setattr(float32, "convert", lambda m: converted.append(m) or convert(m))
     blob = to_tflite(model, activations=activations)  # verified
     (lowered,) = (whole.model for whole in converted)
     assert sum(map(large.is_thin, lowered._flatten_layers())) == 8 + 3 * (make is two_bits)
@@ -472,7 +472,7 @@ def test_a_layer_that_the_converter_changed_is_converted_whole(monkeypatch):
     """It multiplies the factors of the outputs into the kernel."""
     monkeypatch.setattr(large, "LEAST_LARGE_SIZE", 1)
     found = []
-    monkeypatch.setattr(exporter, "put_kernels", lambda *a: found.append(put(*a)) or found[-1])
+    monkeypatch.setattr(float32, "put_kernels", lambda *a: found.append(put(*a)) or found[-1])
     put, x = large.put_kernels, keras.Input((8,))
     y = layers.Dense(4)(x) * np.float32([1, 2, 3, 4])
     to_tflite(keras.Model(x, layers.Dense(40)(y)))  # verified

@@ -1,4 +1,4 @@
-"""Export to LiteRT in five steps: lower, convert, rewrite, verify, write."""
+"""Export to LiteRT: lower, convert, a list of passes over one file, verify, write."""
 
 from tfcompress.export.exporter import file_bytes, to_tflite
 from tfcompress.utils.errors import ExportError

@@ -1,24 +1,15 @@
 """`to_tflite`: exports a Keras model to a verified .tflite file."""
 
 import os
-from functools import partial
 from typing import Any
 
 import keras
 
+from tfcompress.export.arguments import check_arguments, check_model, check_path
 from tfcompress.export.convert import full_integer
-from tfcompress.export.convert.column_factors import restore_kernels
-from tfcompress.export.convert.names import drop_names, name_kernels
-from tfcompress.export.convert.ranges import static_noise
-from tfcompress.export.convert.static_shapes import make_shapes_static
-from tfcompress.export.convert.stock import convert
+from tfcompress.export.draft import Draft
 from tfcompress.export.exported import exported
-from tfcompress.export.kernels.choice import choose_form
-from tfcompress.export.kernels.rewrite import apply_forms, calibrate, find_sites
-from tfcompress.export.known_bad import refuse_known_bad, refuse_newer
-from tfcompress.export.lower.large_kernels import put_kernels
-from tfcompress.export.lower.lower import lower
-from tfcompress.export.lower.structured_constants import name_structured_constants
+from tfcompress.export.passes import run_passes
 from tfcompress.export.samples import (
     all_batches,
     first_batches,
@@ -27,18 +18,12 @@ from tfcompress.export.samples import (
     verified_samples,
 )
 from tfcompress.export.verify import Limits, TFLiteFile, verify
-from tfcompress.graph.paths import check_keras_3, walk
-from tfcompress.graph.sound import check_finite_weights
-from tfcompress.tflite.reader import read
-from tfcompress.tflite.runtimes import INT2, parse_version
-from tfcompress.tflite.writer import write, write_to
-from tfcompress.utils.checks import check_ending, check_store
+from tfcompress.tflite.runtimes import INT2
+from tfcompress.tflite.writer import write
 from tfcompress.utils.types import Activations, Path, Rest, Sample, Store
 from tfcompress.utils.writers import temporary_folder, write_file
 
-ACTIVATIONS = ("int8", "float32", "static_int8")
 STATIC_ERROR = 0.5  # root mean square of a full-integer file's error, as a share of the output's
-RESTS = ("float32", "float16", "int8")
 
 
 def to_tflite(
@@ -123,134 +108,39 @@ def to_tflite(
     >>> len(tfc.to_tflite(small)) < len(tfc.to_tflite(model)) / 8
     True
     """
-    _check_model(model)
-    runtime = _check_arguments(activations, store, min_runtime, io, check, rest)
-    _check_path(path)
+    check_model(model)
+    runtime = check_arguments(activations, store, min_runtime, io, check, rest)
+    check_path(path)
     whole = exported(model, check, input_signature)
     arrays = sample_arrays(whole, check)
     # Without the rounding that FakeQuant layers do.
     reference = whole.of(full_integer.clip_ranges(model))
     with temporary_folder() as folder:
-        plain = os.path.join(folder, "float32.tflite")
-        static = activations == "static_int8"
-        if static:
-            blob, rounded, sites = _full_integer(plain, reference, model, arrays, io, runtime)
-        else:
-            choose = partial(choose_form, activations=activations, store=store, runtime=runtime)
-            batches = [] if check is None else all_batches(reference, arrays)
-            blob, rounded, sites = _hybrid(plain, reference, choose, rest, batches)
-        refuse_known_bad(read(blob))
-        refuse_newer(blob, runtime)
-        count = verified_samples(reference, arrays)
-        first, others = first_batches(reference, arrays), other_batches(reference, arrays, count)
-        limits = Limits(reference, plain, rounded, sites)
-        made = TFLiteFile(blob)
-        made.differences = verify(blob, limits, first, others, STATIC_ERROR if static else None)
-        made.samples = count
+        draft = Draft(
+            reference,
+            model,
+            os.path.join(folder, "float32.tflite"),
+            **{"activations": activations, "store": store, "rest": rest, "io": io},
+            runtime=runtime,
+            batches=() if check is None else all_batches(reference, arrays),
+        )
+        run_passes(draft)
+        made = TFLiteFile(write(draft.file))
+        made.samples = verified_samples(reference, arrays)
+        batches = first_batches(reference, arrays), other_batches(reference, arrays, made.samples)
+        made.differences = verify(
+            made, Limits(draft), *batches, STATIC_ERROR if draft.static else None
+        )
     if path is not None:
         write_file(path, made)
     return made
 
 
-def _hybrid(plain, reference, choose, rest, batches) -> tuple:
-    """A file with float32 inputs and outputs, the tensors that it rounds, and its sites."""
-    sites = _write_float32(plain, reference, choose, rest)
-    if batches:
-        sites = calibrate(plain, sites, batches)
-    rounded = {t for site in sites if not site.graph for t in site.inexact}
-    return apply_forms(plain, sites), rounded, sites
-
-
-def _full_integer(plain, reference, model, arrays, io, runtime) -> tuple:
-    """A file with int8 activations, the tensors that it rounds, and the sites in its loops."""
-    lowered = reference.of(lower(reference.model))
-    _write_model(plain, _cleaned(convert(lowered), lowered.model))
-    batches = all_batches(reference, arrays)
-    rounded = static_noise(plain, batches, model)
-    lowered = lowered if reference.model is model else reference.of(lower(model))
-    file = full_integer.convert_static(lowered, batches, io)
-    full_integer.store_exact(file, plain, runtime >= INT2)
-    blob = write(_cleaned(file, lowered.model))
-    return (
-        apply_forms(blob, _in_loops(read(blob), runtime)),
-        rounded,
-        _in_loops(read(plain), runtime),
-    )
-
-
-def _in_loops(file, runtime) -> list:
-    """The kernels in loops, whose activations have no ranges: they compute as in other files."""
-    choose = partial(choose_form, activations="int8", store="fast", runtime=runtime)
-    return [site for site in find_sites(file, choose, {}, "int8") if site.graph]
-
-
 def file_bytes(model: keras.Model, store: Store = "fast", rest: Rest = "float32") -> int:
     """The size of the file with int8 activations; it is neither verified nor written."""
     with temporary_folder() as folder:
-        plain = os.path.join(folder, "float32.tflite")
         reference = exported(model).of(full_integer.clip_ranges(model))
-        choose = partial(choose_form, activations="int8", store=store, runtime=INT2)
-        sites = _write_float32(plain, reference, choose, rest)
-        return len(apply_forms(plain, sites))
-
-
-def _write_float32(path, reference, choose, rest) -> list:
-    """Writes the float32 file of a model, and finds the kernels that fewer bits hold."""
-    for thinned in (True, False):  # whole, if the converter has changed a layer without its kernel
-        lowered = lower(reference.model, choose.keywords["store"], thinned)
-        file = convert(reference.of(lowered))
-        if put_kernels(file, lowered):
-            break
-    _write_model(path, _cleaned(file, lowered))
-    layers = {path: layer for path, (layer, _) in walk(reference.model).items()}
-    return find_sites(read(path), choose, layers, rest)
-
-
-def _cleaned(file, lowered):
-    make_shapes_static(file)
-    name_kernels(file, lowered)
-    restore_kernels(file, lowered)
-    name_structured_constants(file, lowered)
-    drop_names(file)
-    return file
-
-
-def _write_model(path, file):
-    with open(path, "wb") as opened:
-        write_to(opened, file)
-
-
-def _check_model(model):
-    check_keras_3(model)
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "Export needs the TensorFlow backend of Keras. Save the model, and export it in a "
-            f"process with KERAS_BACKEND=tensorflow. Received: {keras.backend.backend()!r}"
-        )
-    check_finite_weights(model)
-
-
-def _check_arguments(activations, store, min_runtime, io, check, rest) -> tuple[int, ...]:
-    if activations not in ACTIVATIONS:
-        raise ValueError(f"`activations` must be one of {ACTIVATIONS}. Received: {activations!r}")
-    check_store(store)
-    if rest not in RESTS:
-        raise ValueError(f"`rest` must be one of {RESTS}. Received: {rest!r}")
-    if activations == "static_int8" and check is None:
-        raise ValueError(
-            "`activations='static_int8'` measures its ranges on samples: give `check`."
-        )
-    if io not in full_integer.IO_TYPES or (io == "int8" and activations != "static_int8"):
-        raise ValueError(
-            "`io` must be 'float32', or 'int8' together with `activations='static_int8'`. "
-            f"Received: io={io!r}, activations={activations!r}"
-        )
-    return parse_version(min_runtime)
-
-
-def _check_path(path):
-    if path is None:
-        return
-    check_ending(path, ".tflite")
-    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-        raise ValueError(f"The folder of `path` does not exist. Received: {os.fspath(path)!r}")
+        path = os.path.join(folder, "float32.tflite")
+        draft = Draft(reference, model, path, store=store, rest=rest, runtime=INT2)
+        run_passes(draft)
+        return len(write(draft.file))

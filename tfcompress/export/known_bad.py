@@ -2,15 +2,21 @@
 
 from typing import Any
 
+from tfcompress.export.draft import Draft
 from tfcompress.export.kernels.sparse_forms import BLOCK_SIZE, MOST_BLOCKS, SPARSE_VERSION
 from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import operator_name, type_name
 from tfcompress.tflite.runtimes import min_runtime, parse_version
 from tfcompress.utils.errors import ExportError
-from tfcompress.utils.types import Path
 
 LOWEST_INTEGER = {"INT8": -127, "INT4": -7}  # of a kernel, by its type
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+
+
+def refuse(draft: Draft) -> None:
+    """Refuses a file that some runtime is known to run wrongly, or that needs a newer one."""
+    refuse_known_bad(draft.file)
+    refuse_newer(draft.file, draft.runtime)
 
 
 def refuse_known_bad(file: Any) -> None:
@@ -40,9 +46,9 @@ def refuse_known_bad(file: Any) -> None:
                 raise ExportError(f"{code} with {reason} gives wrong results. No file was written.")
 
 
-def refuse_newer(source: Path | bytes, runtime: tuple[int, ...]) -> None:
+def refuse_newer(file: Any, runtime: tuple[int, ...]) -> None:
     """Raises `ExportError` if a file needs a newer LiteRT than `runtime`, in numbers."""
-    needed = min_runtime(source)
+    needed = min_runtime(file)
     if parse_version(needed) > runtime:
         asked = ".".join(map(str, runtime))
         raise ExportError(

@@ -12,18 +12,15 @@ The limit for the largest difference of an output is
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
 
-from tfcompress.export.exported import Exported
-from tfcompress.export.kernels.rewrite import apply_forms, with_rounded_kernels
+from tfcompress.export.draft import Draft
+from tfcompress.export.kernels.encode import with_forms, with_rounded_kernels
 from tfcompress.graph.private_keras import layers_in
-from tfcompress.tflite.reader import read
 from tfcompress.tflite.runner import Probe, Runner, difference, with_inner_noise
 from tfcompress.utils.errors import ExportError
-from tfcompress.utils.types import Path
 
 FLOAT_TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 NOISE_MARGIN = 4.0
@@ -57,20 +54,19 @@ class Limits:
     """How much the outputs of a file may differ from those of the model.
 
     Args:
-        model: the model.
-        plain: the path of the float32 file.
-        rounded: the tensors of the float32 file that the file to verify rounds to int8.
-        sites: the operators that are rewritten.
+        draft: the file after all passes.
     """
 
-    def __init__(self, model: Exported, plain: Path, rounded: Any, sites: list) -> None:
-        self.model, self.plain, self.sites = model, plain, sites
-        self.names = [entry.name.decode() for entry in read(plain).signatureDefs[0].outputs]
-        self.probe, self.noisy = Probe(plain, rounded), _noisy_loops(plain, sites)
-        rounds = any(site.rounds for site in sites)
-        self.coarse = Runner(with_rounded_kernels(plain, sites)) if rounds else None
+    def __init__(self, draft: Draft) -> None:
+        self.model, self.float32, self.sites = draft.model, draft.float32, draft.sites
+        self.names = [e.name.decode() for e in self.float32.signatureDefs[0].outputs]
+        # The file on disk is the float32 one, to which nothing has to be added here.
+        self.probe = Probe(self.float32 if draft.rounded else draft.path, draft.rounded)
+        self.noisy = _noisy_loops(self.float32, self.sites)
+        rounds = any(site.rounds for site in self.sites)
+        self.coarse = Runner(with_rounded_kernels(self.float32, self.sites)) if rounds else None
         # The policy of the coarsest layer: what it rounds, no file can get back.
-        layers = layers_in(model.model)
+        layers = layers_in(self.model.model)
         self.share = max(FLOAT_TOLERANCE.get(layer.compute_dtype, 1e-4) for layer in layers)
 
     def case(self, inputs: list) -> Case:
@@ -102,14 +98,14 @@ class Limits:
         return Case(inputs, expected, [self.share * _rms(y) for y in expected])
 
 
-def _noisy_loops(plain, sites) -> list[Runner]:
+def _noisy_loops(file, sites) -> list[Runner]:
     """The float32 file with several draws of noise where forms in loops round activations."""
     tensors = {}
     for site in sites:
         if site.graph and site.inexact:
             tensors.setdefault(site.graph, set()).update(site.inexact)
     draws = range(LOOP_DRAWS) if tensors else ()
-    return [Runner(with_inner_noise(plain, tensors, seed)) for seed in draws]
+    return [Runner(with_inner_noise(file, tensors, seed)) for seed in draws]
 
 
 def _rounding(probe, noisy, inputs, exact) -> list[float]:
@@ -165,7 +161,7 @@ def _compare(blob, limits, case, runner, delegates=True) -> list:
     outputs = runner(case.inputs)
     worst = _worst_output(outputs, case)
     if worst:
-        layer = _worst_layer(limits.plain, limits.sites, case, delegates)
+        layer = _worst_layer(limits, case, delegates)
         where = "the default resolver" if delegates else "the resolver without delegates"
         raise ExportError(_message(limits.names, worst, f"the file under {where}", layer))
     return outputs
@@ -193,13 +189,14 @@ def _refuse_unlike(names, checked, most) -> None:
             )
 
 
-def _worst_layer(plain, sites, case, delegates) -> str | None:
+def _worst_layer(limits, case, delegates) -> str | None:
     """The layer whose kernel makes the largest difference when it alone is rewritten."""
 
     def excess(site):
-        outputs = Runner(apply_forms(plain, [site]), delegates)(case.inputs)
+        outputs = Runner(with_forms(limits.float32, [site]), delegates)(case.inputs)
         return max(map(_excess, outputs, case.expected, case.limits))
 
+    sites = limits.sites
     return max(sites, key=excess).kernel.layer if sites else None
 
 

@@ -5,6 +5,7 @@ A file is read into the object form of its schema (`ai_edge_litert.schema_py_gen
 comes later can trust it.
 """
 
+import copy
 import math
 import mmap
 import os
@@ -102,6 +103,16 @@ def read(source: Path | bytes) -> Any:
             f"export or copy it again. Received: {len(blob)} bytes"
         )
     return model
+
+
+def duplicate(source: Any) -> Any:
+    """A `ModelT` whose graphs may be changed: of a file's bytes or its path, or of a `ModelT`.
+
+    Of the last it is a copy, which shares the bytes of the constants.
+    """
+    if not hasattr(source, "subgraphs"):
+        return read(source)
+    return copy.deepcopy(source, {id(buffer): buffer for buffer in source.buffers})
 
 
 def _what_is_wrong(model) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress.tflite.graph_editor import Graph, Writer
-from tfcompress.tflite.reader import read
+from tfcompress.tflite.reader import duplicate
 from tfcompress.tflite.writer import write_to
 from tfcompress.utils.types import Path
 from tfcompress.utils.writers import temporary_folder
@@ -62,17 +62,17 @@ class Runner:
         return [_dequantize(self.interpreter.get_tensor(d["index"]), d) for d in outputs]
 
 
-def with_inner_noise(source: Path | bytes, tensors: dict[int, set[int]], seed: int) -> Any:
+def with_inner_noise(source: Any, tensors: dict[int, set[int]], seed: int) -> Any:
     """A file as a `ModelT` with noise of one int8 step on tensors in the bodies of loops.
 
     The noise is the same in each turn of a loop: a body takes no further inputs.
 
     Args:
-        source: the file's bytes or its path.
+        source: the file's bytes or its path, or a `ModelT`.
         tensors: the tensors that operators get with noise, by the index of the subgraph.
         seed: of the noise.
     """
-    file, random = read(source), np.random.default_rng(seed)
+    file, random = duplicate(source), np.random.default_rng(seed)
     for index, inner in tensors.items():
         graph, operators, noisy = Graph(file, index), [], {}
         for operator in graph.subgraph.operators:
@@ -120,12 +120,12 @@ class Probe:
     """A float32 file whose inner tensors can be read, and to which noise can be added.
 
     Args:
-        source: the file's bytes or its path.
+        source: the file's bytes or its path, or a `ModelT`.
         tensors: the indices of the float32 tensors to read; a dict maps each of them to the
             smallest step that int8 rounding has there.
     """
 
-    def __init__(self, source: Path | bytes, tensors: Any) -> None:
+    def __init__(self, source: Any, tensors: Any) -> None:
         self.tensors = sorted(tensors)
         self.least_steps = tensors if isinstance(tensors, dict) else {}
         self.runner = Runner(_instrumented(source, self.tensors) if tensors else source)
@@ -161,7 +161,7 @@ class Probe:
 
 def _instrumented(source, tensors):
     """A `ModelT` with an output for each tensor, and an input that is added to it."""
-    file = read(source)
+    file = duplicate(source)
     graph = Graph(file)
     subgraph, file.signatureDefs = graph.subgraph, []
     subgraph.inputs, subgraph.outputs = list(subgraph.inputs), list(subgraph.outputs)

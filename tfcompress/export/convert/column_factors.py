@@ -4,12 +4,10 @@
 the Dense layer has a bias and an activation. If W is a matrix of few levels, `W c` is not.
 """
 
-from typing import Any
-
-import keras
 import numpy as np
 
 from tfcompress.export.convert.names import layer_rows
+from tfcompress.export.draft import Draft
 from tfcompress.export.kernels.integer_grid import find_grid
 from tfcompress.export.kernels.kernel import kernel_rows
 from tfcompress.graph.chain import unchained
@@ -21,19 +19,17 @@ TOLERANCE = 1e-5  # much more than float32 rounding
 MOST_DISTINCT = 0.5  # of the entries: with more distinct values no form takes fewer bytes
 
 
-def restore_kernels(file: Any, lowered: keras.Model) -> None:
+def restore_kernels(draft: Draft) -> None:
     """Gives a matrix product the kernel of its layer and multiplies its input by the factors.
 
-    Args:
-        file: a float32 `ModelT` whose known kernels have their names, see `names.name_kernels`.
-        lowered: the model that it was made from.
+    Kernels that have their names, see `names.name_kernels`, are known already.
     """
-    graph, operators = Graph(file), []
+    graph, operators, lowered = Graph(draft.file), [], draft.lowered
     layers = {path: layer for path, layer in unchained(lowered).items() if hasattr(layer, "kernel")}
     named = {tensor.name.decode() for tensor in graph.tensors if tensor.name}
     left = {p: layer for p, layer in layers.items() if f"{p}/kernel" not in named}
     for operator in graph.subgraph.operators:
-        if operator_name(file, operator) == PRODUCT and left:
+        if operator_name(graph.model, operator) == PRODUCT and left:
             operators += _restore_kernel(graph, operator, left)
         operators.append(operator)
     graph.subgraph.operators = operators

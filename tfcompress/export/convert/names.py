@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import keras
 import numpy as np
 
+from tfcompress.export.draft import Draft
 from tfcompress.export.kernels.kernel import channel_axis, kernel_rows, weight_place
 from tfcompress.graph.chain import unchained
 from tfcompress.measure.macs import matrices
@@ -27,7 +27,7 @@ BIAS_PLACE = {
 }
 
 
-def name_kernels(file: Any, model: keras.Model) -> None:
+def name_kernels(draft: Draft) -> None:
     """Renames each constant kernel to `path/kernel` and its bias to `path/bias`.
 
     A constant belongs to the layer one of whose weights it equals up to a factor per output
@@ -36,22 +36,22 @@ def name_kernels(file: Any, model: keras.Model) -> None:
     """
     weights = {
         f"{path}/{variable.name}": (layer, variable)
-        for path, layer in unchained(model).items()
+        for path, layer in unchained(draft.lowered).items()
         for variable in matrices(layer)
     }
-    for index in range(len(file.subgraphs)):
-        graph = Graph(file, index)
+    for index in range(len(draft.file.subgraphs)):
+        graph = Graph(draft.file, index)
         for operator in graph.subgraph.operators or []:
             _name_kernel(graph, operator, weights)
 
 
-def drop_names(file: Any) -> None:
+def drop_names(draft: Draft) -> None:
     """Takes away the names of activations and integers, which take as many bytes as small kernels.
 
     Inputs and outputs keep theirs, and so do constants of floats, whose names tell what they are.
     """
-    for index in range(len(file.subgraphs)):
-        graph = Graph(file, index)
+    for index in range(len(draft.file.subgraphs)):
+        graph = Graph(draft.file, index)
         ends = {int(i) for i in (*graph.subgraph.inputs, *graph.subgraph.outputs)}
         for place, tensor in enumerate(graph.tensors):
             if not _holds_weights(graph, place) and (index or place not in ends):

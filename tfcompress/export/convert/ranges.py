@@ -1,21 +1,28 @@
 """The ranges of the activations of a float32 file."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 
+from tfcompress.export.draft import Draft
 from tfcompress.graph.private_keras import layers_in
 from tfcompress.layers.discrete.fake_quant import FakeQuant
 from tfcompress.tflite.graph_editor import Graph
-from tfcompress.tflite.reader import operator_name, read
+from tfcompress.tflite.reader import duplicate, operator_name
 from tfcompress.tflite.runner import Probe
-from tfcompress.utils.types import Path
 
 LEVELS = 255  # steps in the range of an int8 number
 LARGEST_LOSS = 4.0  # int8 steps of a normalized input that one step of the input may be
 
 
-def measure_ranges(source: Path | bytes, batches: list) -> dict[int, tuple[float, float]]:
-    """The range of each float32 activation in the main graph of a file, widened to hold zero."""
+def measure_ranges(source: Any, batches: Sequence[list]) -> dict[int, tuple[float, float]]:
+    """The range of each float32 activation in the main graph of a file, widened to hold zero.
+
+    Args:
+        source: the file's bytes, or a `ModelT`.
+    """
     probe, found = Probe(source, rounded_activations(source)), {}
     for inputs in batches:
         for tensor, values in probe.run(inputs)[1].items():
@@ -50,15 +57,16 @@ def normalized_later(graph: Graph, ranges: dict[int, tuple[float, float]]) -> se
     return found
 
 
-def static_noise(plain: Path, batches: list, model: keras.Model) -> dict[int, float]:
-    """The activations of a float32 file that a full-integer file rounds, and their steps there.
+def measure_noise(draft: Draft) -> None:
+    """Measures the ranges of the float32 file, and with them what a full-integer file rounds.
 
-    Those before a normalization are not among them where they stay in float32.
+    Activations before a normalization are not rounded where they stay in float32.
     """
-    learned, measured = rounded_activations(plain, model), measure_ranges(plain, batches)
-    before = normalized_later(Graph(read(plain)), measured)
-    steps = {index: (high - low) / LEVELS for index, (low, high) in measured.items()}
-    return {i: max(learned[i], step) for i, step in steps.items() if i not in before}
+    draft.ranges = measure_ranges(draft.float32, draft.batches)
+    learned = rounded_activations(draft.float32, draft.source)
+    before = normalized_later(Graph(draft.float32), draft.ranges)
+    steps = {index: (high - low) / LEVELS for index, (low, high) in draft.ranges.items()}
+    draft.rounded = {i: max(learned[i], step) for i, step in steps.items() if i not in before}
 
 
 def _scaling(graph, operators, tensor) -> tuple | None:
@@ -78,13 +86,13 @@ def _scaling(graph, operators, tensor) -> tuple | None:
     return int(operator.outputs[0]), values if code == "MUL" else 1 / values
 
 
-def rounded_activations(plain: Path, model: keras.Model | None = None) -> dict[int, float]:
+def rounded_activations(source: Any, model: keras.Model | None = None) -> dict[int, float]:
     """The float32 activations of a file, all of which a full-integer file rounds.
 
     Each has the step of its learned range if `model` has a `FakeQuant` for it, or 0. The range can
     be much wider than the values after a short training.
     """
-    graph = Graph(read(plain))
+    graph = Graph(duplicate(source))
     steps = dict.fromkeys(map(int, graph.subgraph.inputs), 0.0)
     layers = [] if model is None else layers_in(model)
     learned = {

@@ -1,27 +1,26 @@
 """Removes the operators that compute shapes in files with a free batch size."""
 
-from typing import Any
-
 import numpy as np
 
+from tfcompress.export.draft import Draft
 from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import operator_name
 
 
-def make_shapes_static(file: Any) -> None:
+def make_shapes_static(draft: Draft) -> None:
     """Gives each RESHAPE with at most one unknown size a constant shape.
 
     With a free batch size the converter computes the shape of each Flatten from SHAPE,
     STRIDED_SLICE and PACK. These and a RESHAPE to a computed shape stay outside the delegate.
     """
-    graph = Graph(file)
+    graph = Graph(draft.file)
     operators = graph.subgraph.operators
     readers = {}
     for operator in operators:
         for index in operator.inputs:
             readers.setdefault(index, []).append(operator)
     for operator in operators:
-        if operator_name(file, operator) == "RESHAPE" and len(operator.inputs) == 2:
+        if operator_name(draft.file, operator) == "RESHAPE" and len(operator.inputs) == 2:
             shape = _static_shape(graph, operator, readers.get(operator.outputs[0], []))
             if shape is not None and graph.values(operator.inputs[1]) is None:
                 operator.inputs[1] = graph.constant(np.array(shape, np.int32), "shape")

@@ -1,11 +1,10 @@
 """Names the constants of layers that were lowered to operators, and stores signs in 4 bits."""
 
 import re
-from typing import Any
 
-import keras
 import numpy as np
 
+from tfcompress.export.draft import Draft
 from tfcompress.export.lower.circulant import CirculantOperations
 from tfcompress.graph.chain import unchained
 from tfcompress.layers.shared.tile_hashed import TileHashedDense
@@ -15,17 +14,17 @@ from tfcompress.utils.arrays import to_numpy
 LEAST_NAMED_SIZE = 16  # entries of a constant that gets a name
 
 
-def name_structured_constants(file: Any, model: keras.Model) -> None:
+def name_structured_constants(draft: Draft) -> None:
     """Names the constants of lowered layers, and stores signs in 4 bits.
 
     The other tensors of these layers lose their names, which would take as many bytes as the
     constants.
     """
-    found = {path: _constants(layer) for path, layer in unchained(model).items()}
+    found = {path: _constants(layer) for path, layer in unchained(draft.lowered).items()}
     found = {path: arrays for path, arrays in found.items() if arrays}
     if not found:
         return
-    graph = Graph(file)
+    graph = Graph(draft.file)
     _drop_names(graph, {path.split("/")[-1] for path in found})
     for index, tensor in enumerate(graph.tensors):
         values = graph.values(index)

@@ -1,0 +1,93 @@
+"""The operators of a float32 file whose kernels fewer bits hold, with the form of each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfcompress.export.draft import Draft
+from tfcompress.export.kernels import dense_forms as forms
+from tfcompress.export.kernels import sparse_forms as sparse
+from tfcompress.export.kernels import unpacked_forms as unpacked
+from tfcompress.export.kernels.kernel import Kernel, find_kernel
+from tfcompress.export.kernels.tables import gathered, looked_up
+from tfcompress.graph.paths import walk
+from tfcompress.tflite.graph_editor import Graph
+from tfcompress.tflite.reader import operator_name
+from tfcompress.utils.types import Rest
+
+EXACT_FORMS = (forms.digits, forms.weight_only, sparse.densified, looked_up, gathered)
+Choose = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Site:
+    """An operator of the float32 file whose kernel will be stored in fewer bits.
+
+    Attributes:
+        place: the operator's index in its graph.
+        kernel: its kernel.
+        form: the function that rewrites the operator.
+        bits: the bits of an entry of the new constant.
+        inexact: the tensors whose values the form rounds to int8, none for the exact forms.
+        rounds: whether the form rounds the kernel itself.
+        graph: the index of the subgraph, 0 for the main graph; others are bodies of loops.
+    """
+
+    place: int
+    kernel: Kernel = field(repr=False)
+    form: object
+    bits: int
+    inexact: tuple[int, ...]
+    rounds: bool = False
+    graph: int = 0
+
+
+def find_kernels(draft: Draft) -> None:
+    """Finds the kernels that fewer bits hold, and chooses the form of each."""
+    layers = {path: layer for path, (layer, _) in walk(draft.model.model).items()}
+    draft.sites = find_sites(draft.float32, draft.choose, layers, draft.rest)
+
+
+def find_sites(file: Any, choose: Choose, layers: dict, rest: Rest = "float32") -> list[Site]:
+    """The kernels of a file that fewer bits hold, each with its form.
+
+    Args:
+        file: a float32 `ModelT`.
+        choose: `choice.choose_form` with the wishes for the file.
+        layers: `{path: layer}` of the model before it was lowered.
+        rest: the type of kernels that nobody compressed, see `find_kernel`.
+    """
+    products = _products(file)
+    sites = []
+    for index in range(len(file.subgraphs)):
+        graph = Graph(file, index)
+        for place, operator in enumerate(graph.subgraph.operators or []):
+            table = operator_name(file, operator) == "GATHER"
+            tied = table and _buffer(graph, operator.inputs[0]) in products
+            kernel = find_kernel(graph, operator, layers, rest, tied)
+            choice = None if kernel is None else choose(graph, operator, kernel)
+            if choice is None:
+                continue
+            form, bits = choice
+            if form is unpacked.coded:
+                # The sizes of later kernels with these levels do not count the table again.
+                graph.added[unpacked.table_key(kernel.levels(), bits)] = None
+            inexact = () if form in EXACT_FORMS or bits == 32 else (operator.inputs[0],)
+            rounds = kernel.rounded and bits != 32
+            sites.append(Site(place, kernel, form, bits, inexact, rounds, index))
+    return sites
+
+
+def _products(file) -> set[int]:
+    """The buffers of the kernels of matrix products: a tied table is one of these, too."""
+    graphs = [Graph(file, index) for index in range(len(file.subgraphs))]
+    return {
+        _buffer(graph, operator.inputs[1])
+        for graph in graphs
+        for operator in graph.subgraph.operators or []
+        if operator_name(file, operator) == "FULLY_CONNECTED"
+    }
+
+
+def _buffer(graph, index) -> int:
+    return graph.tensors[index].buffer
