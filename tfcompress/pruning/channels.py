@@ -104,7 +104,9 @@ def prune_channels(
     new = copied(model)
     channels = Channels(new)
     groups = _groups(new, channels, layers)
-    _warn_of_heads(new, channels, layers)
+    kept = _reasons_of_heads(new, channels, layers)
+    if kept:
+        warnings.warn("These attention layers keep all heads:\n" + "\n".join(kept), stacklevel=2)
     if score == "obs":
         orders = rank_by_readers(new, channels, groups, data)
     else:
@@ -136,6 +138,7 @@ def _groups(model, channels, layers):
     groups = [numbers for keys, numbers in free.items() if set(keys) <= ids]
     if not groups:
         reasons = [f"- {path}: {_why_not(one, channels, free)}" for path, one in chosen.items()]
+        reasons = _reasons_of_heads(model, channels, layers) + reasons
         raise ValueError(
             f"There are no channels to remove. Received: layers={layers!r}\n" + "\n".join(reasons)
         )
@@ -154,18 +157,15 @@ def _select(model, channels, pattern):
     return heads if heads and len(heads) == len(matching) else heads | select(model, pattern)
 
 
-def _warn_of_heads(model, channels, layers):
-    """Names the attention layers that patterns match and whose heads stay."""
+def _reasons_of_heads(model, channels, layers):
+    """Lines that name the attention layers which patterns match and whose heads stay."""
     listed = {path: layer for path, (layer, _) in walk(model).items()}
-    lines = [
-        f"- {path}: {channels.without_heads[id(listed[path])]}"
-        for pattern in check_patterns(layers)
-        for path in named(pattern, listed)
-        if id(listed[path]) in channels.without_heads
+    return [
+        f"- {path}: {channels.without_heads[id(layer)]}"
+        for path, layer in listed.items()
+        if id(layer) in channels.without_heads
+        and any(path in named(pattern, listed) for pattern in check_patterns(layers))
     ]
-    if lines:
-        lines = dict.fromkeys(lines)
-        warnings.warn("These attention layers keep all heads:\n" + "\n".join(lines), stacklevel=3)
 
 
 def _why_not(layer, channels, free):
