@@ -1,0 +1,132 @@
+"""What a model made again from its configs would lose, a swap keeps."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfcompress as tfc
+
+L = keras.layers
+BITS = tfc.layers.rounding(4)
+
+
+def data(shape=(8, 6, 16)):
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
+
+
+class NoConfig(L.Layer):
+    """Its config cannot make it again: no name, no `**kwargs`, parts without names."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.parts = [L.Dense(units, "relu"), L.Dense(16)]
+
+    def build(self, shape):
+        self.parts[0].build(shape)
+        self.parts[1].build((*shape[:-1], self.parts[0].units))
+
+    def call(self, x):
+        return x + self.parts[1](inputs=self.parts[0](inputs=x))
+
+
+def by_keywords():
+    start = keras.Input((6, 16))
+    x = NoConfig(24)(start)
+    x = L.BatchNormalization(name="norm")(inputs=x)
+    x = x + L.MultiHeadAttention(2, 8, name="attention")(query=x, value=x)
+    return keras.Model(start, L.Dense(3, name="head")(inputs=NoConfig(20)(x)))
+
+
+def test_layers_without_a_config_and_names_keep_both():
+    model = by_keywords()
+    new = tfc.swap(model, BITS)
+    assert list(tfc.walk(new)) == list(tfc.walk(model))
+    kinds = [type(layer) for layer, _ in tfc.walk(new).values()]
+    assert kinds.count(tfc.layers.QuantizedDense) == 5
+    assert kinds.count(tfc.layers.QuantizedEinsumDense) == 4
+    assert [w.path for w in tfc.swap(model, {}).weights] == [w.path for w in model.weights]
+
+
+def test_names_that_keras_gave_are_the_same_for_measures_and_copies():
+    model, x = by_keywords(), data()
+    kernels = {path for path, (layer, _) in tfc.walk(model).items() if hasattr(layer, "kernel")}
+    for found in (
+        tfc.curvature.kronecker(model, x),
+        tfc.curvature.gauss_newton(model, (x, np.zeros((8, 6, 3), "float32")), loss="mse"),
+        tfc.curvature.kronecker(tfc.swap(model, {}), x),
+    ):
+        assert kernels <= set(found)
+    pruned = tfc.prune(model, 0.5, data=x, score="obs")
+    for path in kernels:
+        kernel = np.asarray(tfc.walk(pruned)[path][0].kernel)
+        assert (kernel == 0).mean() == pytest.approx(0.5, abs=0.01)
+    candidates = [tfc.layers.QuantizedDense.using(bits=2)]
+    rows = tfc.sensitivity(
+        model, (x, np.zeros((8, 6, 3), "float32")), candidates=candidates, loss="mse"
+    ).rows
+    dense = {path for path, (layer, _) in tfc.walk(model).items() if type(layer) is L.Dense}
+    assert {row.layer for row in rows} == dense
+
+
+def test_statistics_are_measured_where_a_norm_is_called_by_keyword():
+    model, x = by_keywords(), data()
+    tfc.recalibrate_batch_norm(model, x)
+    seen = model.layers[1](x)
+    mean = np.mean(keras.ops.convert_to_numpy(seen), axis=(0, 1))
+    np.testing.assert_allclose(model.get_layer("norm").moving_mean, mean, atol=1e-5)
+
+
+def test_a_lambda_keeps_the_globals_of_its_function():
+    start = keras.Input((4,))
+    model = keras.Model(start, L.Dense(2)(L.Lambda(lambda x: tf.nn.relu(x) + len(BITS))(start)))
+    new = tfc.swap(model, {})
+    x = data((3, 4))
+    np.testing.assert_array_equal(new(x), model(x))
+    small = tfc.swap(model, BITS, data=x)
+    assert np.isfinite(np.asarray(small(x))).all()
+
+
+def test_frozen_parts_and_free_layers_in_a_frozen_model_stay():
+    inner = keras.Sequential([keras.Input((4,)), L.Dense(4, name="a"), L.Dense(4, name="b")])
+    model = keras.Sequential([keras.Input((4,)), inner, L.Dense(2, name="c")])
+    model.trainable = False
+    inner.get_layer("b").trainable = True
+    inner.get_layer("b").kernel.trainable = True
+    flags = [w.trainable for w in model.weights]
+    assert True in flags and False in flags
+    for new in (tfc.swap(model, {}), tfc.prune(model, 0.5)):
+        assert [w.trainable for w in new.weights] == flags
+    ternary = tfc.swap(model, {"*": tfc.layers.TernaryDense})
+    layers = {path.split("/")[-1]: layer for path, (layer, _) in tfc.walk(ternary).items()}
+    assert [layers[name].trainable for name in "abc"] == [False, True, False]
+
+
+class Scaled(keras.Model):
+    """Its `call` uses the graph, and its step counts."""
+
+    def call(self, x, training=None):
+        return 3 * super().call(x, training=training)
+
+    def train_step(self, data):
+        x, y = data
+        return super().train_step((x, y + 1))
+
+
+@pytest.mark.parametrize("verb", ["swap", "prune", "prune_channels", "to_ordinary"])
+def test_a_call_and_a_step_of_its_own_stay(verb):
+    start = keras.Input((4,))
+    model = Scaled(start, L.Dense(2, name="out")(L.Dense(8, "relu", name="in")(start)))
+    x = data((6, 4))
+    new = {
+        "swap": lambda: tfc.swap(model, {}),
+        "prune": lambda: tfc.prune(model, 0.0001),
+        "prune_channels": lambda: tfc.prune_channels(model, 0.25, scope="layer"),
+        "to_ordinary": lambda: tfc.to_ordinary(tfc.swap(model, {"in": tfc.layers.BinaryDense})),
+    }[verb]()
+    assert isinstance(new, Scaled)
+    plain = new.get_layer("out")(new.get_layer("in")(x))
+    np.testing.assert_allclose(new(x), 3 * np.asarray(plain), rtol=1e-6)
+    new.compile("sgd", "mse")
+    loss = new.fit(x, np.zeros((6, 2)), batch_size=6, verbose=0).history["loss"][0]
+    assert loss == pytest.approx(np.mean((3 * np.asarray(plain) - 1) ** 2), rel=1e-5)
