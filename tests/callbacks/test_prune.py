@@ -317,6 +317,31 @@ def test_a_resumed_fit_goes_on_with_the_same_masks(tmp_path):
     assert share(zeros(model)) == pytest.approx(0.8, abs=1e-3)
 
 
+@pytest.mark.parametrize("score", ["magnitude", "obd", "random"])
+@pytest.mark.parametrize("every, at_once", [(1, 1), (3, 1), (4, 1), (5, 2), (7, 4), (100, 1)])
+def test_a_resumed_fit_is_equal_in_every_bit(tmp_path, score, every, at_once):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    def run(*others):
+        keras.utils.set_random_seed(0)
+        model = compiled(model=dense(), steps_per_execution=at_once)
+        data = (X[:16], Y[:16]) if score == "obd" else None
+        prune = Prune(Polynomial(0.2, 0.8, steps=22), score, data, every=every)
+        arguments = {"batch_size": 16, "shuffle": False, "verbose": 0}
+        model.fit(X, Y, epochs=4, callbacks=[prune, *others], **arguments)
+        return model
+
+    whole = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(keras.callbacks.BackupAndRestore(tmp_path), Stop())
+    resumed = run(keras.callbacks.BackupAndRestore(tmp_path))
+    for a, b in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_second_fit_keeps_the_zeros_of_the_first():
     model = compiled()
     run(model, Prune(Constant(0.5), layers="fc"), epochs=1)

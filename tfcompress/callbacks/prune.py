@@ -113,7 +113,7 @@ class Prune(keras.callbacks.Callback):
             self._masks = {
                 path: _nonzero(path, v) for path, v in prunable(self.model, self.layers).items()
             }
-            self._prune()
+            self._prune(self._last_ranking())
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         steps = self.params.get("steps") or np.inf
@@ -124,7 +124,7 @@ class Prune(keras.callbacks.Callback):
         self._done = done
         self._zero()
         if due or last:
-            self._prune()
+            self._prune(done)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if logs is not None:
@@ -133,7 +133,7 @@ class Prune(keras.callbacks.Callback):
     def on_train_end(self, logs: Logs = None) -> None:
         if self._masks is not None:
             self._zero()
-            self._prune()
+            self._prune(self._done)
 
     def _steps_before(self, epoch):
         """The number of batches in earlier epochs, including a `fit` that this one resumes."""
@@ -141,9 +141,20 @@ class Prune(keras.callbacks.Callback):
             return int(self.model.optimizer.iterations)
         return epoch * (self.params.get("steps") or 0)
 
+    def _last_ranking(self):
+        """The step of the last ranking of a `fit` from the beginning, which this one goes on with.
+
+        The first one here reaches the sparsity of that step: a resumed model has it already.
+        """
+        steps = self.params.get("steps") or max(self._done, 1)
+        at_once = int(self.model.steps_per_execution)
+        due = self._done // self.every * self.every
+        batch = due % steps
+        return due - batch + min(-(-batch // at_once) * at_once, steps)
+
     def _check_targets(self):
         """Tries the schedule at 100 steps, so that a bad one is found before any training."""
-        self._target, self._scored = 0.0, self._done - 1
+        self._target, self._scored = 0.0, -1
         end = self.params["epochs"] * (self.params.get("steps") or 0)
         for step in np.linspace(self._done, max(end, self._done), 101).astype(int):
             self._next_target(int(step), since=int(step) - 1)
@@ -169,12 +180,12 @@ class Prune(keras.callbacks.Callback):
         self._target = target
         return target
 
-    def _prune(self):
+    def _prune(self, step):
         """Raises the sparsity to that of the schedule; removed weights must be zero already."""
-        if self._scored < self._done:
+        if self._scored < step:
             before = self._target
-            target = self._next_target(self._done, self._scored)
-            self._scored = self._done
+            target = self._next_target(step, self._scored)
+            self._scored = step
             masks = self._mask_arrays()
             if target > before:
                 masks = tighten(masks, self._scores(), target, self.scope, self.floor)
