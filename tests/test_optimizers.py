@@ -18,6 +18,7 @@ PROJECTS = [Binary(), Ternary(None), Linear(3), Log(3), Codebook(8), KSparse(0.5
 CHOSEN = (
     "on_the_latents_then and (Ternary or KSparse) or initial_weights and False or accumulated"
     " or decay or constraints or overflows or frozen or sync or reload and Ternary or by_hand"
+    " or each_output and Ternary or single_filter"
 )
 ON_JAX = keras.backend.backend() == "jax"
 x = np.random.default_rng(0).standard_normal((64, 6)).astype("float32")
@@ -114,6 +115,89 @@ def test_the_variables_always_hold_the_projection(project, jit_compile):
     assert np.max(look.seen) <= most
     if isinstance(project, KSparse):
         assert all(np.mean(k == 0) >= 0.5 for k in kernels(model))
+
+
+def outputs(layer, kernel):
+    """A kernel as a matrix with a column for each output of its layer."""
+    if isinstance(layer, layers.EinsumDense):  # i o p
+        return kernel.reshape(len(kernel), -1)
+    if isinstance(layer, layers.Conv2DTranspose):  # h w o i
+        return np.moveaxis(kernel, -2, -1).reshape(-1, kernel.shape[-2])
+    return kernel.reshape(np.prod(kernel.shape[:-2]), -1)  # h w c m
+
+
+@pytest.mark.parametrize("project", [Binary(), Ternary(), Linear(3), Codebook(4)], ids=repr)
+@pytest.mark.parametrize(
+    "layer, shape",
+    [
+        (layers.DepthwiseConv2D(3, name="d"), (8, 8, 6)),
+        (layers.DepthwiseConv1D(5, depth_multiplier=2), (8, 4)),
+        (layers.SeparableConv2D(4, 3, use_bias=False), (8, 8, 6)),
+        (layers.Conv2DTranspose(5, 3), (6, 6, 3)),
+        (layers.EinsumDense("abc,cde->abde", (6, 2, 3)), (6, 7)),
+    ],
+    ids=lambda x: getattr(x, "name", None),
+)
+def test_each_output_has_a_scale_of_its_own(layer, shape, project):
+    """Wherever the outputs lie in the kernel: as if it had them along its last axis."""
+    layer = type(layer).from_config(layer.get_config())
+    model = keras.Sequential([keras.Input(shape), layer, layers.Flatten(), layers.Dense(2)])
+    inputs = np.random.default_rng(0).standard_normal((16, *shape)).astype("float32")
+    model.compile(ProxNewton(1e-3, project, variables=f"*{layer.name}/*kernel"), "mse")
+    model.fit(inputs, np.ones((16, 2)), epochs=2, verbose=0)
+    kernel = layer.weights[0].numpy() if not ON_JAX else np.asarray(layer.weights[0])
+    latent = outputs(layer, latents(model.optimizer)[0])
+    levels = keras.ops.convert_to_numpy(model.optimizer._levels[0])
+    expected = project.nearest(latent, levels)
+    np.testing.assert_allclose(
+        outputs(layer, kernel), keras.ops.convert_to_numpy(expected), rtol=1e-6
+    )
+    if project.axis == -1:
+        assert levels.shape == (1, latent.shape[1])
+        scales = np.abs(outputs(layer, kernel)).max(0)
+        assert len(np.unique(scales)) == latent.shape[1]
+
+
+def test_a_single_filter_has_a_single_scale():
+    model = keras.Sequential([keras.Input((8, 8, 4)), layers.Conv2D(1, 3), layers.Flatten()])
+    model.compile(ProxNewton(1e-3, Binary()), "mse")
+    model.fit(np.ones((4, 8, 8, 4)), np.ones((4, 36)), verbose=0)
+    assert len(np.unique(np.abs(kernels(model)[0]))) == 1
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_model_that_fit_builds(jit_compile):
+    """It learns as one that was built before."""
+    found = []
+    for start in ([keras.Input((6,))], []):
+        keras.utils.set_random_seed(0)
+        stack = [*start, layers.Dense(8, "relu", name="a"), layers.Dense(2, name="b")]
+        model = compiled(model=keras.Sequential(stack), jit_compile=jit_compile)
+        losses = fit(model, 3)["loss"]
+        found.append((losses, *kernels(model), *latents(model.optimizer)))
+    for built, unbuilt in zip(*found, strict=True):
+        np.testing.assert_array_equal(built, unbuilt)
+
+
+@pytest.mark.skipif(ON_JAX, reason="JAX builds the optimizer before the first batch")
+def test_in_eager_mode_no_gradient_is_taken_at_the_float_weights():
+    graph, early, late = compiled(), compiled(), compiled()
+    for model in (early, late):
+        model.set_weights(graph.get_weights())
+        model.compile(model.optimizer, "mse", run_eagerly=True)
+    early.optimizer.build(early.trainable_variables)
+    start = latents(early.optimizer)
+    batch = x[:16], y[:16]
+    with pytest.warns(UserWarning, match="leaves out its first gradient"):
+        late.train_on_batch(*batch)
+    for latent, before in zip(latents(late.optimizer), start, strict=True):
+        np.testing.assert_array_equal(latent, before)
+    for model in (graph, early, late):
+        model.train_on_batch(*batch)
+    states = [latents(model.optimizer) + model.get_weights() for model in (graph, early, late)]
+    for expected, *others in zip(*states, strict=True):
+        for other in others:
+            np.testing.assert_allclose(other, expected, atol=1e-6)
 
 
 def test_the_first_gradient_is_taken_at_the_projection():

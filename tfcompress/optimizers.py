@@ -2,15 +2,22 @@
 
 import contextlib
 import fnmatch
+import warnings
 from collections.abc import Callable
 from typing import Any, Self
 
 import keras
 from keras import ops
 
-from tfcompress.graph.private_keras import trained_by
+from tfcompress.graph.kernels import output_axes, outputs_back, outputs_last
+from tfcompress.graph.private_keras import has_value, trained_by
 from tfcompress.project import Projection
 from tfcompress.utils.types import Config
+
+_FIRST_GRADIENT = (
+    "ProxNewton leaves out its first gradient, which was taken before the weights were projected. "
+    "In eager mode call `optimizer.build(model.trainable_variables)` before the first batch."
+)
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -42,6 +49,10 @@ class ProxNewton(keras.optimizers.Adam):
     Raises:
         TypeError: `project` cannot be called.
         ValueError: `use_ema` is given; or `variables` matches nothing, when it is built.
+
+    In eager mode, in `fit` with TensorFlow or in a loop of your own, call
+    `optimizer.build(model.trainable_variables)` before the first batch: otherwise the gradient of
+    that one is taken before the weights are projected, and is left out, with a warning.
 
     When something else has set the model's weights (`set_weights`, a callback that restores the
     best ones), call `sync`; otherwise the next step goes on from the old latents. Under the policy
@@ -87,7 +98,10 @@ class ProxNewton(keras.optimizers.Adam):
         if not all(isinstance(pattern, str) for pattern in self.patterns):
             raise TypeError(f"Expected `variables` to be a glob or globs. Received: {variables!r}")
         self.weighted = bool(weighted)
-        self._places, self._latents, self._levels = [], [], []
+        self._places, self._axes, self._latents, self._levels = [], [], [], []
+        # For the values of variables that TensorFlow makes while it traces the first step. It runs
+        # another trace, which is made once they have their values.
+        self._waits = False
 
     def build(self, variables: list[keras.Variable]) -> None:
         if self.built:
@@ -98,11 +112,22 @@ class ProxNewton(keras.optimizers.Adam):
                 f"No variable matches {list(self.patterns)}. The trainable variables are: "
                 f"{', '.join(v.path for v in variables)}"
             )
+        self._places = places
         with _outside_graphs():
             super().build(variables)
-            self._places, chosen = places, [variables[i] for i in places]
-            self._latents = [self._add(v, v, "latent") for v in chosen]
-            self._levels = [self._add(self._fit(w), w, "levels") for w in self._fitted()]
+            self._waits = not all(map(has_value, variables))
+            self._start([variables[i] for i in places])
+
+    def _start(self, chosen):
+        """Makes the latents of variables, and projects these."""
+        by_output = isinstance(self.project, Projection) and self.project.axis == -1
+        self._axes = output_axes(chosen) if by_output else [(-1,)] * len(chosen)
+        values = [ops.zeros(v.shape) if self._waits else v for v in chosen]
+        self._latents = [self._add(*pair, "latent") for pair in zip(values, chosen, strict=True)]
+        if isinstance(self.project, Projection):
+            fits = [self._fit(k) for k in range(len(chosen))]
+            self._levels = [self._add(*pair, "levels") for pair in zip(fits, chosen, strict=True)]
+        if not self._waits:
             self._project()
 
     def _takes(self, variable):
@@ -127,7 +152,18 @@ class ProxNewton(keras.optimizers.Adam):
         """Takes a step on the latents in the variables' place, then projects."""
         if trainable_variables is not None:
             trainable_variables = list(trainable_variables)
+            at_once = not self.built and not _in_graph()
             self.build(trainable_variables)
+            if at_once:
+                warnings.warn(_FIRST_GRADIENT, stacklevel=2)
+                return
+        if self._waits:
+            if not all(map(has_value, trained_by(self))):
+                super().apply(grads, trainable_variables)
+                return
+            with _outside_graphs():
+                self._take()
+            self._waits = False
         variables = [trained_by(self)[i] for i in self._places]
         # Adam steps on what it finds in the variables: the latents take their place meanwhile.
         for variable, latent in zip(variables, self._latents, strict=True):
@@ -163,22 +199,25 @@ class ProxNewton(keras.optimizers.Adam):
     def _take(self):
         for place, latent in zip(self._places, self._latents, strict=True):
             latent.assign(trained_by(self)[place])
-        for levels, latent in zip(self._levels, self._fitted(), strict=True):
-            levels.assign(self._fit(latent))
+        for k, levels in enumerate(self._levels):
+            levels.assign(self._fit(k))
         self._project()
 
-    def _fitted(self):
-        """The latents whose projection has levels that are kept from step to step."""
-        return self._latents if isinstance(self.project, Projection) else []
+    def _matrix(self, k):
+        """A latent as the projection takes it, with the outputs along the last axis."""
+        return outputs_last(self._latents[k].value, self._axes[k])
 
-    def _fit(self, latent):
-        return self.project.fit(latent.value, ops.ones_like(latent.value))
+    def _fit(self, k):
+        w = self._matrix(k)
+        return self.project.fit(w, ops.ones_like(w))
 
-    def _curvature(self, place, latent):
+    def _curvature(self, k):
+        """What the projection of a latent is weighted with."""
         if not self.weighted:
-            return ops.ones_like(latent.value)
+            return ops.ones_like(self._matrix(k))
         moments = self._velocity_hats if self.amsgrad else self._velocities
-        return ops.sqrt(moments[place].value) + self.epsilon
+        moment = outputs_last(moments[self._places[k]].value, self._axes[k])
+        return ops.sqrt(moment) + self.epsilon
 
     def _refine(self):
         """One alternation of the levels, in the steps that change the latents.
@@ -197,19 +236,19 @@ class ProxNewton(keras.optimizers.Adam):
             levels.assign(value)
 
     def _refined(self, before):
-        latents = zip(self._places, self._latents, before, strict=True)
         return [
-            self.project.refine(w.value, self._curvature(i, w), levels) for i, w, levels in latents
+            self.project.refine(self._matrix(k), self._curvature(k), levels)
+            for k, levels in enumerate(before)
         ]
 
     def _project(self):
         # Levels that are kept from step to step spare most of the work of fitting them anew.
         for k, (i, w) in enumerate(zip(self._places, self._latents, strict=True)):
             if self._levels:
-                value = self.project.nearest(w.value, self._levels[k].value)
+                value = self.project.nearest(self._matrix(k), self._levels[k].value)
             else:
-                value = self.project(w.value, self._curvature(i, w))
-            trained_by(self)[i].assign(value)
+                value = self.project(self._matrix(k), self._curvature(k))
+            trained_by(self)[i].assign(outputs_back(value, w.shape, self._axes[k]))
 
     def load_own_variables(self, store: Any) -> None:
         super().load_own_variables(store)
@@ -225,6 +264,15 @@ class ProxNewton(keras.optimizers.Adam):
     def from_config(cls, config: Config, custom_objects: dict[str, Any] | None = None) -> Self:
         project = keras.saving.deserialize_keras_object(config["project"], custom_objects)
         return super().from_config(config | {"project": project}, custom_objects)
+
+
+def _in_graph():
+    """Whether TensorFlow traces a graph, whose gradients are computed when it runs."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.executing_eagerly()
 
 
 def _outside_graphs():

@@ -143,6 +143,10 @@ def test_mask_of():
     assert private.mask_of(keras.ops.ones((1,))) is None
 
 
+def test_has_value():
+    assert private.has_value(keras.Variable([1.0]))
+
+
 def test_with_mask():
     mask = [[True, False]]
     x = private.with_mask(np.ones((1, 2, 3), "float32"), mask)

@@ -215,6 +215,20 @@ def initialize(variable: keras.Variable, initializer: Initializer | None = None)
     variable._deferred_initialize()
 
 
+def has_value(variable: keras.Variable) -> bool:
+    """Whether a variable has a value by now.
+
+    One that TensorFlow's `fit` makes while it traces the first step gets it after that trace.
+    Relies on `Variable._value`.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return True
+    import tensorflow as tf
+
+    with tf.init_scope():
+        return bool(variable._value.is_initialized())
+
+
 def print_message(text: str) -> None:
     """Prints a line as `fit` does, to the log where logging is on. Relies on `print_msg`."""
     print_msg(text)

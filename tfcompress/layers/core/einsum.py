@@ -6,6 +6,7 @@ from typing import ClassVar, Unpack
 import keras
 from keras import ops
 
+from tfcompress.graph.kernels import einsum_output_axes
 from tfcompress.graph.private_keras import variables_without_values
 from tfcompress.layers.core.arguments import EinsumArguments
 from tfcompress.layers.core.base import CompressedLayer
@@ -42,7 +43,7 @@ class CompressedEinsumDense(CompressedLayer):
     @property
     def scale_axes(self) -> tuple[int, ...]:
         """The axes of the kernel that are not summed over."""
-        return tuple(i for i, letter in enumerate(self._letters()) if letter not in self._summed())
+        return einsum_output_axes(self.equation)
 
     def _letters(self):
         return self.equation.replace(" ", "").split(",")[1].split("->")[0]
