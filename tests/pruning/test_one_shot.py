@@ -7,6 +7,7 @@ from keras import layers
 from oracles_metric import best_sparse, brain_surgeon, quadratic, refit
 
 from tfcompress import score
+from tfcompress.layers import LowRankDense
 from tfcompress.measure.moments import measure
 from tfcompress.numerics.metric import Kronecker
 from tfcompress.numerics.optimal_brain_surgeon import shares, sparsify
@@ -190,7 +191,8 @@ def test_same_data_same_zeros():
 
 def test_bad_input():
     model = image_net()
-    transposed = keras.Sequential([keras.Input((4, 4, 2)), layers.Conv2DTranspose(3, 2, name="up")])
+    thin = LowRankDense(3, rank=1, name="thin")
+    low_rank = keras.Sequential([keras.Input(X.shape[2:]), thin])
     for call, message in (
         (lambda: prune(model, 1.0), r"\[0, 1\)"),
         (lambda: prune(model, 0.5, scope="all"), "'all'"),
@@ -200,7 +202,7 @@ def test_bad_input():
         (lambda: prune(model, 0.5, score="size"), "'size'"),
         (lambda: prune(model, 0.5, layers="fc"), "matches no layer"),
         (lambda: prune(model, 0.5, iter([X]), score="obs"), "only once"),
-        (lambda: prune(transposed, 0.5, X[:, :4, :4], score="obs"), r"\['up'\]"),
+        (lambda: prune(low_rank, 0.5, X[:, 0], score="obs"), r"\['thin/u', 'thin/v'\]"),
         (lambda: sparsify(np.ones((2, 2)), None, 0.5), "Kronecker"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -23,9 +23,9 @@ class Prune(keras.callbacks.Callback):
     that other callbacks, checkpoints and evaluations see a pruned model. A weight that is zero when
     `fit` begins stays zero, so that a resumed `fit` continues with the same masks.
 
-    The kernels of Dense, EinsumDense and convolution layers and the `prunable` variables of
-    compressed layers are pruned. Biases, normalization, embeddings, recurrent and frozen layers are
-    not. `logs` gets `sparsity`, the share of zeros in the pruned variables.
+    The kernels of Dense, EinsumDense, convolution and recurrent layers and the `prunable` variables
+    of compressed layers are pruned. Biases, normalization, embeddings and frozen layers are not.
+    `logs` gets `sparsity`, the share of zeros in the pruned variables.
 
     Args:
         schedule: function of the step that returns a sparsity in [0, 1) and never falls: a schedule

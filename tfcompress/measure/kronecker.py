@@ -7,7 +7,7 @@ from tfcompress.graph.intercept import watching
 from tfcompress.graph.paths import walk
 from tfcompress.graph.sound import check_finite_weights
 from tfcompress.measure.curvature import gauss_newton
-from tfcompress.measure.moments import LARGEST_BLOCK, Moments, can_measure
+from tfcompress.measure.moments import LARGEST_BLOCK, Moments, can_measure, fan_in_first
 from tfcompress.numerics.metric import Diagonal, Kronecker
 from tfcompress.utils.batches import batches, check_repeats
 from tfcompress.utils.progress import progress
@@ -44,10 +44,11 @@ def kronecker(
         seed, class_weight: as in `gauss_newton`.
 
     Returns:
-        Dict `{path: Kronecker}` of the Dense, Conv1D/2D/3D, depthwise and EinsumDense layers, and
-        `{path: Diagonal}` of the embeddings. Transposed and separable convolutions, recurrent
-        cells, and layers that run only inside a `tf.function` or a vectorized map are left out;
-        with a loss, compressed layers too.
+        Dict `{path: Kronecker}` of the Dense, EinsumDense and convolution layers (transposed,
+        depthwise and 3D ones too), and `{path: Diagonal}` of the embeddings. Separable convolutions
+        and recurrent cells (whose parts are measured in `tfc.opened(model)`) and layers that run
+        only inside a `tf.function` or a vectorized map are left out; with a loss, compressed layers
+        too.
 
     Example:
 
@@ -75,16 +76,19 @@ def kronecker(
         return metrics
     diagonals = gauss_newton(model, data, loss, seed=seed, class_weight=class_weight)
     return {
-        path: _match_trace(metric, diagonals[path])
+        path: _match_trace(metric, diagonals[path], layers[path])
         for path, metric in metrics.items()
         if path in diagonals
     }
 
 
-def _match_trace(metric, d):
+def _match_trace(metric, d, layer):
     """The metric with a scale for each output that gives it the trace of the diagonal `d`."""
     if isinstance(metric, Diagonal):  # of an Embedding: no input has two rows on
         return Diagonal(d)
     trace = sum(np.trace(block, axis1=1, axis2=2) for block in metric.blocks)  # (G,)
-    g = metric.split(d).sum(1) / np.maximum(trace, np.finfo("float32").tiny)[:, None]
+    g = (
+        metric.split(fan_in_first(layer, d)).sum(1)
+        / np.maximum(trace, np.finfo("float32").tiny)[:, None]
+    )
     return Kronecker(metric.blocks, g.reshape(-1), metric.damping)

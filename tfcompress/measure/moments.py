@@ -160,7 +160,7 @@ def can_measure(layer: keras.layers.Layer) -> bool:
         return _contracted(layer) > 0
     if _is_embedding(layer):
         return True
-    if hasattr(layer, "recurrent_initializer") or hasattr(layer, "output_padding"):
+    if hasattr(layer, "recurrent_initializer"):
         return False
     if hasattr(layer, "pointwise_initializer"):
         return False
@@ -171,7 +171,7 @@ def can_measure(layer: keras.layers.Layer) -> bool:
 
 def check_measurable(layer: keras.layers.Layer) -> None:
     """Raises unless `measure` takes this kind of layer."""
-    if not can_measure(layer) and not _is_transposed(layer):
+    if not can_measure(layer):
         raise ValueError(
             "Expected a Dense layer, a convolution of any kind but a separable one, an EinsumDense "
             "that sums the last axes of its input with the first of its kernel, or an Embedding. "
@@ -259,8 +259,12 @@ def _spread(shape, strides):
     return ((n - 1) * s + 1 for n, s in zip(shape[1:-1], strides, strict=True))
 
 
-def fan_in_first(layer, kernel):
-    """A kernel with its outputs last; that of a transposed convolution has them last but one."""
+def fan_in_first(layer: keras.layers.Layer, kernel: np.ndarray) -> np.ndarray:
+    """A kernel with its outputs last; that of a transposed convolution has them last but one.
+
+    It is the layout in which a metric of the layer takes an array like its kernel. The function is
+    its own inverse.
+    """
     return np.swapaxes(kernel, -1, -2) if _is_transposed(layer) else kernel
 
 

@@ -11,6 +11,7 @@ from tfcompress import layers as forms
 from tfcompress.layers.core.maker import Composed, Maker
 from tfcompress.layers.core.ordinary import kernel_of
 from tfcompress.layers.factorized.rank import Ranked
+from tfcompress.measure.moments import fan_in_first
 from tfcompress.numerics.knapsack import frontier
 from tfcompress.numerics.metric import Kronecker
 from tfcompress.utils.arrays import to_numpy
@@ -106,7 +107,7 @@ def fitted(
         reasons: a list, to which is added why a maker cannot take the layer.
     """
     w = np.asarray(to_numpy(kernel_of(layer)), "float64")
-    ordinary, least_damage = count([layer]), _least_damage(metric, w)
+    ordinary, least_damage = count([layer]), _least_damage(metric, fan_in_first(layer, w))
     found, done, lowest = [], set(), np.inf
     by_size = _by_size(layer, candidates, estimate)
     for (size, name, maker, bare), (after, *_) in itertools.pairwise([*by_size, (np.inf,)]):
@@ -149,7 +150,7 @@ def _fit(name, maker, layer, metric, w, count, reasons):
     except ValueError as error:
         reasons.append(f"- {error}")
         return None
-    predicted = metric.quadratic(w - to_numpy(first.kernel))
+    predicted = metric.quadratic(fan_in_first(layer, w - to_numpy(first.kernel)))
     return Fitted(name, maker, count(chain), predicted, None, chain)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from tfcompress.graph.copy import copied
 from tfcompress.graph.paths import check_keras_3, check_patterns, named, walk
 from tfcompress.layers.core.maker import Maker
+from tfcompress.measure.moments import fan_in_first
 from tfcompress.reporting.text import table_text
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.batches import batches, check_repeats
@@ -196,7 +197,8 @@ def _damage(path, name, layer, model, data, base, metric):
     kernel.assign(now)
     increase = _loss(model, data) - base
     kernel.assign(before)
-    predicted = metric.quadratic(np.subtract(before, now, dtype="float64"))
+    change = fan_in_first(layer, np.subtract(before, now, dtype="float64"))
+    predicted = metric.quadratic(change)
     method, share = type(layer).__name__, layer.bits / (32 * now.size)
     return Damage(path, name, method, layer.bits, share, increase, predicted)
 

@@ -14,7 +14,7 @@ from tfcompress import score as scores_of
 from tfcompress.graph.attention import by_head, projections
 from tfcompress.graph.intercept import watching
 from tfcompress.graph.paths import walk
-from tfcompress.measure.moments import Moments, can_measure, fan_in_first
+from tfcompress.measure.moments import Moments, fan_in_first
 from tfcompress.pruning.channel_removal import output_axis
 from tfcompress.utils.batches import batches
 from tfcompress.utils.progress import progress
@@ -94,9 +94,6 @@ def rank_by_readers(model: keras.Model, channels: Any, groups: Any, data: Data |
         `(channels, costs)` of each group, both by rising cost.
     """
     readers = [layer for layer, _ in channels.readers().values()]
-    unknown = [layer.name for layer in readers if not can_measure(layer)]
-    if unknown:
-        raise ValueError(f'score="obs" cannot measure the inputs of {unknown}. Use another score.')
     moments = {id(layer): Moments(layer) for layer in readers}
     watched = watching(model, readers, lambda layer, x: moments[id(layer)].add(x))
     for x, _, _ in progress(batches(data, BATCH_SIZE), "Measuring inputs"):

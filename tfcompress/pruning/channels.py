@@ -11,7 +11,7 @@ from tfcompress.graph.copy import copied
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.paths import check_patterns, name_of, named, walk
 from tfcompress.graph.sound import check_finite_weights
-from tfcompress.measure.moments import Moments, can_measure
+from tfcompress.measure.moments import Moments
 from tfcompress.pruning.channel_ranking import rank_by_readers, rank_by_weights
 from tfcompress.pruning.channel_removal import input_axis, shrink
 from tfcompress.pruning.channel_ties import Channels
@@ -224,11 +224,10 @@ def _compensate(model, new, channels, gone, data):
             shape[:2] = of_inputs = kernel.shape[:2]
         else:
             shape[input_axis(layer)] = len(kept)
-        if can_measure(layer):
-            moments = Moments(layer)
-            for x, now in pairs:
-                moments.add(now * kept.reshape(of_inputs), x)
-            kernel = moments.adapted()
+        moments = Moments(layer)
+        for x, now in pairs:
+            moments.add(now * kept.reshape(of_inputs), x)
+        kernel = moments.adapted()
         layer.kernel.assign(kernel * kept.reshape(shape))
         return [layer]
 

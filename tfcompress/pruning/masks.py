@@ -8,6 +8,7 @@ import numpy as np
 
 from tfcompress.graph.paths import check_patterns, named, near_names, walk
 from tfcompress.layers.core.opened import OpenedLayer
+from tfcompress.layers.recurrent.conv_lstm import ConvLSTMCell
 from tfcompress.numerics.selection import lowest
 from tfcompress.utils.types import Layers, Scope
 
@@ -24,22 +25,30 @@ ONE_KERNEL = (
     keras.layers.DepthwiseConv2D,
 )
 TWO_KERNELS = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+CELLS = (
+    keras.layers.LSTMCell,
+    keras.layers.GRUCell,
+    keras.layers.SimpleRNNCell,
+    ConvLSTMCell,
+)
 
 
 def prunable(model: keras.Model, layers: Layers = "*") -> dict[str, keras.Variable]:
     """The variables of a model that may be pruned, by path.
 
-    These are the kernels of Dense, EinsumDense and all convolution layers at any depth, and the
-    `prunable` variables of compressed layers. Biases, normalization, embeddings, recurrent layers,
-    frozen layers and layers that Keras has quantized are left out.
+    These are the kernels of Dense, EinsumDense and all convolution layers at any depth, both
+    kernels of recurrent cells and of separable convolutions, and the `prunable` variables of
+    compressed layers. Biases, normalization, embeddings, frozen layers and layers that Keras has
+    quantized are left out.
 
     Args:
         model: a built `keras.Model`.
-        layers: a name, path or glob (`"*"`, `"block/*"`), or a list of these.
+        layers: a name, path or glob (`"*"`, `"block/*"`), or a list of these. The name of a layer
+            made of others (an attention, a recurrent layer) means these.
 
     Returns:
         `{path: variable}` in the order of the model; the path of a layer with several prunable
-        variables ends in the variable's name.
+        variables ends in the variable's name: `"lstm/lstm_cell/recurrent_kernel"`.
 
     Raises:
         ValueError: `layers` matches no layer, or names one that has nothing to prune.
@@ -75,12 +84,17 @@ def select(model: keras.Model, layers: Layers) -> dict[str, keras.layers.Layer]:
                 f"`layers` matches no layer. Received: {pattern!r}. {near_names(pattern, listed)}"
             )
         reasons = {path: _why_not(listed[path]) for path in matches}
-        if not _is_glob(pattern):
-            for path, reason in reasons.items():
-                if reason:
-                    raise ValueError(f"Layer {path!r} cannot be pruned: {reason}.")
-        chosen.update(path for path, reason in reasons.items() if not reason)
+        for path, reason in reasons.items():
+            below = [] if _is_glob(pattern) else _parts_of(path, listed)
+            if reason and not below and not _is_glob(pattern):
+                raise ValueError(f"Layer {path!r} cannot be pruned: {reason}.")
+            chosen.update(below if reason else [path])
     return {path: layer for path, layer in listed.items() if path in chosen}
+
+
+def _parts_of(path, listed):
+    """The paths of the prunable parts of a layer made of others."""
+    return [p for p, part in listed.items() if p.startswith(f"{path}/") and not _why_not(part)]
 
 
 def _is_glob(pattern):
@@ -92,6 +106,8 @@ def _variables(layer) -> list[keras.Variable]:
         return list(layer.prunable)
     if isinstance(layer, TWO_KERNELS):
         return [layer.depthwise_kernel, layer.pointwise_kernel]
+    if isinstance(layer, CELLS):
+        return [layer.kernel, layer.recurrent_kernel]
     return [layer.kernel]
 
 
@@ -106,12 +122,8 @@ def _why_not(layer) -> str | None:
         return None if layer.prunable else f"{kind} stores nothing that may be zeroed"
     if isinstance(layer, OpenedLayer):
         return "its kernels are those of its parts, which have paths of their own"
-    if hasattr(layer, "recurrent_kernel"):
-        return (
-            f"the kernels of {kind} are no layers; prune the model that `tfcompress.opened` makes"
-        )
-    if not isinstance(layer, ONE_KERNEL + TWO_KERNELS):
-        return f"{kind} has no kernel of a Dense, EinsumDense or convolution layer"
+    if not isinstance(layer, ONE_KERNEL + TWO_KERNELS + CELLS):
+        return f"{kind} has no kernel of a Dense, EinsumDense, convolution or recurrent layer"
     if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
         return "Keras has quantized it or given it LoRA factors"
     return None

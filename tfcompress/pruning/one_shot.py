@@ -10,9 +10,10 @@ from tfcompress.graph.intercept import watching
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.paths import walk
 from tfcompress.graph.sound import check_finite_weights
-from tfcompress.measure.moments import Moments, can_measure
+from tfcompress.measure.moments import Moments, can_measure, fan_in_first
 from tfcompress.numerics.optimal_brain_surgeon import shares, sparsify
 from tfcompress.pruning.masks import prunable, tighten
+from tfcompress.rewriting.opening import close_like, opened_where
 from tfcompress.utils.batches import batches, check_repeats
 from tfcompress.utils.checks import check_sparsity
 from tfcompress.utils.progress import progress
@@ -49,8 +50,8 @@ def prune(
         score: how much a weight is worth: `"magnitude"`, `|w|`; `"obd"`, `d w^2 / 2`, where the
             curvature `d` is that of the loss that the model is compiled with; `"random"`; a
             callable `(w, d)`, where `d` is None without data; or `"obs"`.
-        layers: a name, path or glob, or a list of these. Biases, normalization, embeddings,
-            recurrent and frozen layers are not pruned.
+        layers: a name, path or glob, or a list of these. Biases, normalization, embeddings and
+            frozen layers are not pruned; of recurrent cells both kernels are.
         scope: `"layer"` removes the same share in each layer, `"global"` ranks the weights of all
             layers together. For `"obs"` they are ranked by the damage relative to that of zeroing
             the whole layer.
@@ -61,8 +62,7 @@ def prune(
     Raises:
         ValueError: an argument is out of range; `layers` matches nothing, or names a layer that
             cannot be pruned; `data` is missing, or is a generator; `"obs"` cannot measure the
-            inputs of a kernel (those of transposed and separable convolutions and of compressed
-            layers).
+            inputs of a kernel (those of compressed layers).
 
     Example:
 
@@ -102,6 +102,7 @@ def _optimal_brain_surgeon(model, sparsity, data, layers, scope):
     if data is None:
         raise ValueError('score="obs" needs `data`, inputs of the model without labels.')
     check_repeats(data, 2)
+    model, closed = opened_where(model, layers), model
     new = copied(model)
     found = {path: layer for path, (layer, _) in walk(new).items()}
     paths = list(prunable(new, layers))
@@ -121,10 +122,13 @@ def _optimal_brain_surgeon(model, sparsity, data, layers, scope):
         moments, path = Moments(layer), path_of[id(layer)]
         for x, now in pairs:
             moments.add(now, x)
-        found[path].kernel.assign(sparsify(moments.adapted(), moments.metric(), sparsities[path]))
+        w = fan_in_first(layer, moments.adapted())
+        w = sparsify(w, moments.metric(), sparsities[path])
+        found[path].kernel.assign(fan_in_first(layer, w))
         return [found[path]]
 
     follow(model, data, [before[path] for path in paths], change, "Pruning layers")
+    close_like(new, closed)
     return new
 
 
@@ -139,5 +143,5 @@ def _global_sparsities(model, layers, data, sparsity):
     for x, _, _ in progress(batches(data, BATCH_SIZE), "Measuring inputs"):
         watched(x, training=False)
     metrics = [moments[id(layer)].metric() for layer in layers.values()]
-    kernels = [ops.convert_to_numpy(layer.kernel) for layer in layers.values()]
+    kernels = [fan_in_first(layer, ops.convert_to_numpy(layer.kernel)) for layer in layers.values()]
     return dict(zip(layers, shares(kernels, metrics, sparsity), strict=True))

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import keras
 
-from tfcompress.graph.paths import check_keras_3, walk
+from tfcompress.graph.paths import check_keras_3, check_patterns, named, walk
 from tfcompress.layers.core.opened import OpenedLayer
 from tfcompress.layers.factorized.separable import OpenedSeparableConv1D, OpenedSeparableConv2D
 from tfcompress.layers.recurrent.cells import OpenedGRUCell, OpenedLSTMCell, OpenedSimpleRNNCell
@@ -12,7 +12,7 @@ from tfcompress.layers.recurrent.conv_lstm import OpenedConvLSTMCell
 from tfcompress.rewriting.matching import Target, match
 from tfcompress.rewriting.replace import with_replacements
 from tfcompress.rewriting.saving import unmark_owners
-from tfcompress.utils.types import Rules
+from tfcompress.utils.types import Layers, Rules
 
 OPENED = {
     cls.closed_class: cls
@@ -88,6 +88,39 @@ def open_for(model: keras.Model, rules: Rules, inplace: bool) -> Opening:
         if id(layer) in targets
     }
     return Opening(model, targets, left, {new: [old] for old, (new,) in chains.items()})
+
+
+def opened_where(model: keras.Model, patterns: Layers) -> keras.Model:
+    """`opened`, of the layers that patterns name or of which they name a part.
+
+    Returns:
+        A copy in which these are opened, or the model itself if there are none.
+    """
+    forms = openings(model)
+    listed = walk(model, forms)
+    named_paths = {path for one in check_patterns(patterns) for path in named(one, listed)}
+    meant = {
+        id(layer)
+        for path, (layer, _) in listed.items()
+        if any(f"{path}/".startswith(f"{above}/") for above in named_paths)
+    }
+    chains = {
+        old: [new]
+        for old, new in forms.items()
+        if any(id(part) in meant for part in new.parts_by_name.values())
+    }
+    return with_replacements(model, chains) if chains else model
+
+
+def close_like(model: keras.Model, other: keras.Model) -> None:
+    """Closes those layers of a model, in itself, that are closed at the same path in another."""
+    now, before = walk(model), walk(other)
+    chains = {
+        layer: [layer.closed()]
+        for path, (layer, _) in now.items()
+        if isinstance(layer, OpenedLayer) and not isinstance(before[path][0], OpenedLayer)
+    }
+    close(model, chains)
 
 
 def close(model: keras.Model, chains: dict | None = None) -> None:
