@@ -89,7 +89,7 @@ def gradient_pass(model, data):
         return tape.gradient(loss, variables)
 
     def run():
-        for x, y, _ in batches(data, 32):
+        for x, y, _ in batches(model, data, 32):
             gradient(x, y)
 
     run()

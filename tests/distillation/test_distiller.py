@@ -44,6 +44,12 @@ def made(student=None, teacher=None, loss=LOSS, optimizer="adam", metrics=("accu
     return distiller
 
 
+def trained(model, loss=LOSS):
+    """A teacher that says what its outputs mean."""
+    model.compile(loss=loss)
+    return model
+
+
 def numpy(x):
     return ops.convert_to_numpy(x)
 
@@ -126,11 +132,104 @@ def test_the_student_runs_once_per_step():  # peer: twice, and its statistics mo
 
 
 def test_labels_are_optional():  # peer: compile without a loss raises
-    distiller = made(loss=None, metrics=None)
+    distiller = made(teacher=trained(net(8, "t")), loss=None, metrics=None)
     losses = distiller.fit(X, epochs=8, verbose=0).history
     assert losses["loss"][-1] < losses["loss"][0]
     assert "task_loss" not in losses
     assert distiller.evaluate(X, verbose=0) == pytest.approx(2 * losses["loss"][-1], rel=0.5)
+
+
+def unlabelled_loss(student, teacher, x):
+    distiller = made(student, teacher, loss=None, metrics=None, alpha=1.0)
+    return step_loss(distiller, x)
+
+
+def test_the_loss_of_the_teacher_tells_what_unlabelled_outputs_mean():
+    x = X[:, 0, :6, 0]
+    s, t = mlp(3), mlp(9)
+    a, b = (m.predict(x, verbose=0) for m in (s, t))
+    squared = pytest.approx(np.mean((a - b) ** 2), rel=1e-5)
+    for loss in ("mse", "mae", keras.losses.Huber(), keras.losses.LogCosh()):
+        assert unlabelled_loss(s, trained(t, loss), x) == squared
+    kl = pytest.approx(np.mean(numpy(distill_losses.softmax_kl(b, a, 2.0))), rel=1e-5)
+    for loss in (LOSS, keras.losses.CategoricalCrossentropy(from_logits=True), "crossentropy"):
+        assert unlabelled_loss(s, trained(t, loss), x) == kl
+    yes_no = pytest.approx(np.mean(numpy(distill_losses.sigmoid_kl(b, a, 2.0))), rel=1e-5)
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    assert unlabelled_loss(s, trained(t, loss), x) == yes_no
+
+
+@pytest.mark.parametrize("loss", [None, lambda y, z: ops.mean(ops.abs(y - z), -1)])
+def test_what_no_loss_tells_is_asked_for(loss):
+    x, teacher = X[:, 0, :6, 0], mlp(9)
+    distiller = made(mlp(3), trained(teacher, loss), loss=None, metrics=None)
+    with pytest.raises(ValueError, match=r"Compile the teacher .*give `soft_loss`"):
+        distiller.fit(x, verbose=0)
+
+
+def test_loss_weights_count_in_both_terms():
+    def double(width):
+        x = layers.Dense(width, name=f"d{width}")(inputs := keras.Input((6,)))
+        return keras.Model(inputs, [layers.Dense(n, name=f"out{n}")(x) for n in (2, 3)])
+
+    x, (s, t) = X[:, 0, :6, 0], (double(3), double(7))
+    (a, b), (c, d) = (m.predict(x, verbose=0) for m in (s, t))
+    soft = np.mean((a - c) ** 2) + 100 * np.mean((b - d) ** 2)
+    task = np.mean(a**2) + 100 * np.mean(b**2)
+    distiller = Distiller(student=s, teacher=t, alpha=0.25)
+    distiller.compile(keras.optimizers.SGD(0.0), ["mse", "mse"], loss_weights=[1.0, 100.0])
+    labels = [np.zeros((48, 2)), np.zeros((48, 3))]
+    loss = distiller.fit(x, labels, batch_size=48, verbose=0).history["loss"][0]
+    assert loss == pytest.approx(0.75 * task + 0.25 * soft, rel=1e-5)
+
+
+def test_a_label_that_is_no_class_is_refused_in_a_sentence():
+    distiller, wrong = made(), np.where(np.arange(48) == 40, 4, Y)
+    for arguments in ({"y": wrong}, {"y": Y, "validation_data": (X, wrong)}):
+        with pytest.raises(ValueError, match=r"Expected labels from 0 to 3 .* Received: \[4\]"):
+            distiller.fit(X, verbose=0, **arguments)
+    with pytest.raises(ValueError, match=r"Expected labels in \[0, 4\).*Received: 4"):
+        distiller.fit(((X[i : i + 8], wrong[i : i + 8]) for i in range(0, 48, 8)), verbose=0)
+    distiller.fit(X, np.where(np.arange(48) % 2, -1, Y), verbose=0)  # -1: not known
+
+
+REPLICAS = """
+import keras, numpy as np, tensorflow as tf
+cpus = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpus[0], 2 * [tf.config.LogicalDeviceConfiguration()])
+from keras import layers
+import tfcompress as tfc
+def net(width):
+    fc = layers.Dense(width, "relu", name="fc", kernel_regularizer="l2")
+    return keras.Sequential([keras.Input((6,)), fc, layers.Dense(3, name="out")])
+x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+y = np.arange(32) % 3
+def logs(strategy):
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        student, teacher = net(4), net(9)
+        hints = [tfc.Hint(student="fc", teacher="fc")]
+        distiller = tfc.Distiller(student=student, teacher=teacher, hints=hints)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        distiller.compile(keras.optimizers.SGD(0.1), loss)
+    found = distiller.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0).history
+    return found, student.get_weights()
+two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+assert two.num_replicas_in_sync == 2
+(one_logs, one), (two_logs, two) = logs(tf.distribute.get_strategy()), logs(two)
+assert set(one_logs) == {"loss", "task_loss", "soft_loss", "hint_loss"}
+for name in one_logs:
+    np.testing.assert_allclose(two_logs[name], one_logs[name], rtol=1e-5, err_msg=name)
+for a, b in zip(one, two):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute")
+def test_two_replicas_train_as_one_does():
+    run = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
 
 
 def test_without_labels_but_with_them_in_validation():
@@ -182,7 +281,8 @@ def test_regularizers_and_added_losses_count():  # peer: drops them
     kernel = plain.get_layer("conv").get_weights()[0]
     assert difference == pytest.approx(0.01 * np.sum(kernel**2), rel=1e-3)
     student = keras.Sequential([keras.Input((6,)), Penalised(), layers.Dense(3)])
-    found = step_loss(made(student, mlp(9), loss=None, metrics=None, alpha=0.0), X[:, 0, :6, 0])
+    teacher = trained(mlp(9))
+    found = step_loss(made(student, teacher, loss=None, metrics=None, alpha=0.0), X[:, 0, :6, 0])
     assert found == pytest.approx(2.0)
 
 
@@ -324,6 +424,7 @@ def test_subclassed_models(end):  # peer: refused for features without saying ho
     x = X[:, 0, :6, 0]
     teacher = Subclassed(9, end)
     teacher(x)
+    teacher.compile(loss=LOSS)
     distiller = made(Subclassed(3), teacher, loss=None, metrics=None)
     losses = distiller.fit(x, epochs=5, verbose=0).history["loss"]
     assert losses[-1] < losses[0]

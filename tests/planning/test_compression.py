@@ -107,10 +107,45 @@ def test_bad_arguments(model, arguments, message):
         tfc.compress(model, TRAIN, **arguments)
 
 
-def test_regression_has_no_classes_to_label_by():
-    model = keras.Sequential([keras.Input((64,)), L.Dense(32), L.Dense(1)])
-    with pytest.raises(ValueError, match="two classes"):
-        tfc.compress(model, TRAIN[0], 0.3)
+def test_regression_is_measured_by_its_loss():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((64,)), L.Dense(32), L.Dense(2)])
+    model.compile("adam", "mse")
+    for data in (TRAIN[0], (TRAIN[0], TRAIN[0][:, :2])):
+        made = tfc.compress(model, data, 0.5, fine_tune=1, target="bits")
+        expected = 0.0
+        if isinstance(data, tuple):
+            held_out = tuple(part[::10] for part in data)
+            expected = model.evaluate(*held_out, verbose=0)
+            now = keras.Model(made.model.inputs, made.model.outputs)
+            now.compile("adam", "mse")
+            assert made.after == pytest.approx(now.evaluate(*held_out, verbose=0), rel=1e-4)
+        assert made.metric == "loss" and made.before == pytest.approx(expected, rel=1e-5)
+        assert made.after > made.before
+
+
+def test_less_of_an_error_is_better():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((64,)), L.Dense(32, "relu"), L.Dense(2)])
+    model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"])
+    model.fit(TRAIN[0], TRAIN[0][:, :2], epochs=5, verbose=0)
+    data = TRAIN[0], TRAIN[0][:, :2]
+    made = tfc.compress(model, data, None, 0.02, fine_tune=1, target="bits")
+    assert made.metric == "mean_absolute_error" and made.after <= made.before + 0.02
+    assert made.size == min(s for _, s, value in made.tried if value <= made.before + 0.02)
+
+
+def test_sample_weights_count_in_training_and_in_the_metric(model):
+    wrong = RNG.random(1000) < 0.5
+    y = np.where(wrong, (TRAIN[1] + 1) % 4, TRAIN[1])
+    data = TRAIN[0], y, (~wrong).astype("float32")
+    arguments = {"fine_tune": 5, "teacher": None, "budget": 0.4}
+    made = tfc.compress(model, data, **arguments, validation_data=TEST)
+    assert made.after > made.before - 0.05
+    held_out = tfc.compress(model, data, **arguments | {"fine_tune": 0})
+    ones = ~wrong[::10]
+    right = model.predict(TRAIN[0][::10], verbose=0).argmax(-1) == y[::10]
+    assert held_out.before == pytest.approx(right[ones].mean())
 
 
 def test_a_search_goes_on_where_it_was_cut_off(model, tmp_path):
@@ -128,7 +163,7 @@ def test_a_search_goes_on_where_it_was_cut_off(model, tmp_path):
 
 
 def test_damage_factors_move_the_budget(model):
-    compressor = Compressor(model, TRAIN, "accuracy", 0, None, TEST, "bits", "fast", LOSS)
+    compressor = Compressor(model, TRAIN, None, 0, None, TEST, "bits", "fast", LOSS)
     paths = list(compressor.planner.options)
     early, late = (
         compressor.planner.plan_for(
@@ -140,7 +175,7 @@ def test_damage_factors_move_the_budget(model):
 
 
 def test_pruned_codebooks_are_candidates_for_an_archive(model):
-    planner = Compressor(model, TRAIN, "accuracy", 0, None, TEST, "archive", "fast", LOSS).planner
+    planner = Compressor(model, TRAIN, None, 0, None, TEST, "archive", "fast", LOSS).planner
     names = {one.name for row in planner.options.values() for one in row}
     assert any("zeros" in name for name in names)
 

@@ -139,7 +139,7 @@ def test_two_steps_are_candidates_and_are_put_back_whole():
     assert chosen["conv"].parts == ("conv_in", "conv")
     new = tfc.swap(model, {path: one.maker for path, one in chosen.items()})
     plan = dataclasses.replace(plan, chosen=chosen, model=new)
-    held_out_loss = HeldOutLoss(model, *split((X, Y))[1], LOSS)
+    held_out_loss = HeldOutLoss(model, *split(model, (X, Y))[1], LOSS)
     assert set(planner._damage_factors(model, plan, held_out_loss)) == set(chosen)
     chain = [new.get_layer(name) for name in ("conv_in", "conv")]
     part = keras.Model(new.inputs, new.get_layer("norm").input)

@@ -1,12 +1,16 @@
 """Checks of the arguments of a `Distiller`."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 
 from tfcompress.distillation.hints import Hint
+from tfcompress.graph.features import output_activations
 from tfcompress.graph.paths import check_keras_3
+from tfcompress.utils.label_checks import check_classes, warn_of_probabilities
+from tfcompress.utils.outputs import per_output
 
 
 def check_arguments(temperature: float, alpha: float, hints: Sequence[Hint]) -> None:
@@ -49,6 +53,40 @@ def check_models(student: keras.Model, teachers: list[keras.Model]) -> None:
                 "The outputs of the student and the teacher must have the same shapes. "
                 f"Received: {shapes[0]} and {shapes[1]}"
             )
+
+
+@contextlib.contextmanager
+def check_labels(distiller: Any, y: Any, validation_data: Any) -> Iterator[None]:
+    """Raises `ValueError` for a label that is no class, before or during what runs inside.
+
+    Args:
+        distiller: a compiled `Distiller`.
+        y: labels in arrays; those in a dataset are seen only as they come.
+        validation_data: as in `fit`.
+    """
+    outputs = getattr(distiller.student, "outputs", None)
+    loss = getattr(distiller, "loss", None)
+    if outputs and loss is not None:
+        losses = per_output(loss, outputs, distiller.output_names)
+        for one, end in zip(losses, output_activations(distiller.student) or [], strict=False):
+            warn_of_probabilities(one, end)
+        pair = isinstance(validation_data, (tuple, list)) and len(validation_data) > 1
+        for labels in (y, validation_data[1] if pair else None):
+            if labels is not None:
+                rows = per_output(labels, outputs, distiller.output_names)
+                for one, part, output in zip(losses, rows, outputs, strict=True):
+                    check_classes(one, part, output.shape[-1], unknown=True)
+    try:
+        yield
+    except Exception as error:
+        if "outside the valid range" not in str(error):
+            raise
+        said = str(error).partition("outside the valid range")
+        start = said[0].rpartition("label value of")[2].split()
+        raise ValueError(
+            f"Expected labels in{said[2].partition('.')[0].removeprefix(' of')}, the classes of "
+            f"the output. Received: {start[0] if start else 'another label'} in the data"
+        ) from error
 
 
 def _same_shapes(shapes, others):

@@ -7,9 +7,9 @@ import keras
 from keras import ops
 
 from tfcompress.distillation import losses
-from tfcompress.distillation.checks import as_list, check_arguments, check_models
+from tfcompress.distillation.checks import as_list, check_arguments, check_labels, check_models
 from tfcompress.distillation.hints import Hint, HintStage, Link, hint_loss
-from tfcompress.distillation.labels import per_output, results_of, weighted_mean, without_unknown
+from tfcompress.distillation.labels import results_of, weighted_mean, without_unknown
 from tfcompress.distillation.teacher import (
     Teacher,
     TeacherCache,
@@ -19,6 +19,8 @@ from tfcompress.distillation.teacher import (
     targets_of,
 )
 from tfcompress.graph.features import Forward, Tapped, output_activations
+from tfcompress.graph.private_keras import compiled_loss, of_all_replicas, of_replica
+from tfcompress.utils.outputs import per_output
 from tfcompress.utils.types import Config, Data, Path, Tensor
 
 
@@ -30,11 +32,14 @@ class Distiller(keras.Model):
     compiled loss on the labels. `soft` compares the student with the teacher: for classes it is
     `T^2 KL(softmax(t / T) || softmax(s / T))` of the logits (a softmax or sigmoid at the end of a
     model is undone), for yes-no outputs the same with Bernoulli distributions, for regression the
-    squared error. The losses of several outputs are added.
+    squared error. What an output means is told by a softmax or sigmoid at its end, else by the
+    compiled loss, else by the loss that the teacher is compiled with; where none of them does,
+    `soft_loss` is asked for. The losses of several outputs are added, times the loss weights.
 
-    Labels are optional: `compile("adam")` and `fit(x)` are enough. If only some examples have a
-    label, the others get the label -1 under a sparse categorical loss and NaN under other losses.
-    Their task loss is zero, and they are left out of `weighted_metrics`, but not of `metrics`.
+    Labels are optional: with a compiled teacher, `compile("adam")` and `fit(x)` are enough. If only
+    some examples have a label, the others get the label -1 under a sparse categorical loss and NaN
+    under other losses. Their task loss is zero, and they are left out of `weighted_metrics`, but
+    not of `metrics`.
     `sample_weight` and `class_weight` apply to each term. `evaluate` needs no teacher: its loss is
     `task` alone, or `soft` if there are no labels. Calls and `predict` give the student's outputs.
 
@@ -57,7 +62,8 @@ class Distiller(keras.Model):
 
     Raises:
         ValueError: an argument is out of range; the outputs of the models do not match; a hint
-            cannot be found, or its shapes cannot be matched.
+            cannot be found, or its shapes cannot be matched; in `fit`: it cannot be told what the
+            outputs mean, or a label is no class.
 
     Example:
 
@@ -65,7 +71,9 @@ class Distiller(keras.Model):
     >>> def net(width):
     ...     layers = [keras.Input((8,)), keras.layers.Dense(width, "relu"), keras.layers.Dense(3)]
     ...     return keras.Sequential(layers)
-    >>> distiller = Distiller(student=net(4), teacher=net(32), temperature=4.0)
+    >>> teacher = net(32)
+    >>> teacher.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    >>> distiller = Distiller(student=net(4), teacher=teacher, temperature=4.0)
     >>> distiller.compile("adam")
     >>> _ = distiller.fit(np.ones((16, 8)), verbose=0)
     >>> distiller.student.predict(np.ones((1, 8)), verbose=0).shape
@@ -129,6 +137,10 @@ class Distiller(keras.Model):
         check_models(self.student, as_list(teacher))
         self._connect([link.for_another_teacher() for link in self._links], teacher)
 
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        with check_labels(self, y, kwargs.get("validation_data")):
+            return super().fit(x, y, *args, **kwargs)
+
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         inputs, _ = split(inputs)
         if training:
@@ -152,19 +164,21 @@ class Distiller(keras.Model):
         if training or not terms:
             targets = self._targets(x, outputs)
             weights = self._per_output(sample_weight, outputs)
-            terms["soft_loss"] = self._soft_loss(targets, outputs, weights)
+            terms["soft_loss"] = of_replica(self._soft_loss(targets, outputs, weights))
+        penalties = [of_replica(ops.sum(loss)) for loss in self.losses]
         if not training:
-            return sum([*terms.values(), *map(ops.sum, self.losses)])
+            return sum([*terms.values(), *penalties])
         if self._links:
             # weights that differ between outputs say nothing about a hint
             weight = None if keras.tree.is_nested(sample_weight) else sample_weight
             features = targets[len(weights) :]
-            terms["hint_loss"] = hint_loss(self._links, features, forward.features, weight)
+            value = hint_loss(self._links, features, forward.features, weight)
+            terms["hint_loss"] = of_replica(value)
         for name, value in terms.items():
-            self._parts[name].update_state(value)
+            self._parts[name].update_state(of_all_replicas(value))
         factors = {"task_loss": 1 - self.alpha, "soft_loss": self.alpha, "hint_loss": 1.0}
         weighted = [factors[name] * value for name, value in terms.items()]
-        return sum([*weighted, *map(ops.sum, self.losses)])
+        return sum([*weighted, *penalties])
 
     def compute_metrics(
         self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None
@@ -215,7 +229,7 @@ class Distiller(keras.Model):
         >>> cache.x["teacher"][0].shape
         (16, 3)
         """
-        return cached(required(self._teacher), data, path, batch_size)
+        return cached(required(self._teacher), self.student, data, path, batch_size)
 
     def fit_hints(
         self, x: Data, optimizer: Any = "adam", **arguments: Any
@@ -281,14 +295,47 @@ class Distiller(keras.Model):
         return targets_of(self._teacher, x, len(keras.tree.flatten(outputs)) + len(self._links))
 
     def _soft_loss(self, targets, outputs, weights):
-        tasks = self._per_output(self.loss, outputs)
-        students = output_activations(self.student) or [None] * len(tasks)
-        teachers = [] if self._teacher is None else self._teacher.activations
-        ends = [(students[i], *(each and each[i] for each in teachers)) for i in range(len(tasks))]
-        values = losses.soft_losses(
-            targets, outputs, ends, tasks, ops.convert_to_tensor(self.temperature), self.soft_loss
-        )
-        return sum(map(weighted_mean, values, weights), 0.0)
+        temperature = ops.convert_to_tensor(self.temperature)
+        students = output_activations(self.student)
+        values, (functions, factors) = [], self.soft_losses(outputs)
+        for i, output in enumerate(keras.tree.flatten(outputs)):
+            logits = losses.to_logits(output, students and students[i])
+            values.append(functions[i](targets[i], logits, temperature))
+        means = map(weighted_mean, values, weights)
+        return sum((factor * mean for factor, mean in zip(factors, means, strict=True)), 0.0)
+
+    def soft_losses(self, outputs: Tensor) -> tuple[list, list[float]]:
+        """The function that compares each output with the teacher's, and its loss weight.
+
+        Args:
+            outputs: of the student.
+
+        Raises:
+            ValueError: it cannot be told what an output means.
+        """
+        tasks, factors = self._tasks(outputs)
+        models = [output_activations(self.student)]
+        models += [] if self._teacher is None else self._teacher.activations
+        functions = []
+        for i, output in enumerate(keras.tree.flatten(outputs)):
+            ends = [each and each[i] for each in models]
+            own = self.soft_loss
+            functions.append(own or losses.loss_for(ends, tasks[i], output.shape[-1]))
+        return functions, factors
+
+    def _tasks(self, outputs):
+        """The losses that may tell what each output means, and the loss weights of the outputs."""
+        models = [self] if self._teacher is None else [self, *self._teacher.models]
+        known = [(model, compiled_loss(model)) for model in models]
+        count = len(keras.tree.flatten(outputs))
+        tasks, factors = [[] for _ in range(count)], None
+        for model, (loss, weights) in [(m, both) for m, both in known if both is not None]:
+            names = getattr(model, "output_names", None)
+            for row, task in zip(tasks, per_output(loss, outputs, names), strict=True):
+                row.append(task)
+            if factors is None:
+                factors = per_output(weights, outputs, names)
+        return tasks, [1.0 if one is None else one for one in factors or [None] * count]
 
     def _without_unknown(self, y, outputs, sample_weight):
         """The arguments of a compiled loss or metric, without the unknown labels."""

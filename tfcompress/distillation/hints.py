@@ -11,7 +11,7 @@ from tfcompress.distillation.labels import weighted_mean
 from tfcompress.distillation.regressor import mismatch, regressor_for
 from tfcompress.distillation.teacher import split
 from tfcompress.graph.features import find
-from tfcompress.graph.private_keras import compute_output_spec
+from tfcompress.graph.private_keras import compute_output_spec, of_replica
 from tfcompress.utils.checks import is_number
 from tfcompress.utils.types import Config, Loss, Tensor
 
@@ -188,7 +188,7 @@ class HintStage(keras.Model):
     ) -> Tensor:
         features = self._targets(x, self._outputs)[len(self._outputs) :]
         value = hint_loss(self._links, features, y_pred, sample_weight)
-        return sum([value, *(ops.sum(loss) for loss in self.losses)])
+        return of_replica(sum([value, *map(ops.sum, self.losses)]))
 
 
 def _compatible(shape, other):

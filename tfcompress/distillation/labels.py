@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfcompress.utils.outputs import per_output
 from tfcompress.utils.types import Loss, Tensor
 
 
@@ -79,38 +80,13 @@ def expand(weight: Tensor, values: Tensor) -> Tensor:
     return weight
 
 
-def per_output(values: Any, outputs: Tensor, names: list[str] | None) -> list:
-    """One entry for each output, in any of the forms that Keras accepts.
-
-    Args:
-        values: losses, labels or weights: one for all outputs, a dict by name, or a structure like
-            that of the outputs.
-        outputs: the outputs of the model.
-        names: the names of the outputs, for outputs that are not a dict.
-
-    Raises:
-        ValueError: there is not one entry for each output.
-    """
-    count = len(keras.tree.flatten(outputs))
-    names = sorted(outputs) if isinstance(outputs, dict) else names
-    if isinstance(values, dict) and names and set(values) <= set(names):
-        values = [values.get(name) for name in names]
-    flat = list(keras.tree.flatten(values))
-    flat = flat * count if len(flat) == 1 else flat
-    if len(flat) != count:
-        raise ValueError(
-            f"Expected one entry for each of the {count} outputs (NaN, or -1 for the number of "
-            f"a class, where a label is unknown). Received: {len(flat)}"
-        )
-    return flat
-
-
 def kind_of(loss: Loss) -> str:
-    """The class of a loss in lower case without underscores: `"meansquarederror"`."""
+    """The name of a loss in lower case without underscores: `"meansquarederror"`."""
     if loss in ("crossentropy", "ce"):  # the shapes of the labels decide which one it is
         return loss
     loss = keras.losses.get(loss)
-    name = type(loss).__name__ if isinstance(loss, keras.losses.Loss) else loss.__name__
+    loss = getattr(loss, "fn", loss)  # the function inside a loss object
+    name = getattr(loss, "__name__", type(loss).__name__)
     return name.lower().replace("_", "")
 
 

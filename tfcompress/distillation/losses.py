@@ -166,22 +166,21 @@ def to_logits(values: Tensor, activation: Any) -> Tensor:
     return values
 
 
-def loss_for(activations: Any, task_loss: Any, classes: Any) -> Callable[..., Tensor]:
+def loss_for(activations: Any, tasks: Any, classes: Any) -> Callable[..., Tensor]:
     """The loss between teacher and student that fits the meaning of an output.
 
     Args:
         activations: of the output in each model; None where it cannot be seen.
-        task_loss: the compiled loss of the output, or None.
+        tasks: losses of the output, each None or as in `compile`; the first one that tells counts.
         classes: size of the output's last axis.
 
     Raises:
         ValueError: the meaning of the output cannot be told, or it differs between the models.
     """
     found = {_BY_ACTIVATION[a] for a in activations if a in _BY_ACTIVATION}
-    if not found and task_loss is not None:
-        found = {loss for loss, kinds in _BY_TASK.items() if kind_of(task_loss) in kinds.split()}
-    if not found and classes != 1 and all(a in _UNBOUNDED for a in activations):
-        found = {softmax_kl}
+    for task in tasks:
+        if not found and task is not None:
+            found = _by_task(task, classes)
     if found == {sigmoid_kl} and None in activations:
         found = set()  # whether these are logits or probabilities cannot be told
     if len(found) == 1:
@@ -189,36 +188,21 @@ def loss_for(activations: Any, task_loss: Any, classes: Any) -> Callable[..., Te
     names = [getattr(a, "__name__", a) for a in activations]
     raise ValueError(
         f"The outputs of teacher and student cannot be compared: an output of size {classes} "
-        f"that ends in {names}, with the loss {task_loss!r}. Give `soft_loss`, a function "
+        f"that ends in {names}, with the losses {tasks!r}. Compile the teacher with the loss that "
+        "it was trained with, or give `soft_loss`, a function "
         "`(teacher, student, temperature) -> value for each example`, such as those of "
         "`tfcompress.distill_losses`."
     )
 
 
-def soft_losses(
-    targets: Any, outputs: Any, activations: Any, tasks: Any, temperature: Tensor, loss: Any = None
-) -> list[Tensor]:
-    """The losses between teacher and student, one for each output, with a value for each example.
-
-    Args:
-        targets: the teacher's logits of each output.
-        outputs: the student's outputs.
-        activations: of each output, in the student and in each teacher; see `loss_for`.
-        tasks: the compiled loss of each output, or None.
-        temperature: T.
-        loss: a function `(teacher, student, temperature)`; None chooses one for each output.
-    """
-    values = []
-    for output, target, ends, task in zip(
-        keras.tree.flatten(outputs), targets, activations, tasks, strict=False
-    ):
-        function = loss_for(ends, task, output.shape[-1]) if loss is None else loss
-        values.append(function(target, to_logits(output, ends[0]), temperature))
-    return values
+def _by_task(task, classes):
+    kind = kind_of(task)
+    if kind in ("crossentropy", "ce"):
+        return {sigmoid_kl if classes == 1 else softmax_kl}
+    return {loss for loss, kinds in _BY_TASK.items() if kind in kinds.split()}
 
 
 _BY_ACTIVATION = {keras.activations.softmax: softmax_kl, keras.activations.sigmoid: sigmoid_kl}
-_UNBOUNDED = (None, keras.activations.linear)
 _BY_TASK = {
     softmax_kl: "categoricalcrossentropy sparsecategoricalcrossentropy"
     " categoricalfocalcrossentropy kldivergence",

@@ -127,12 +127,14 @@ def targets_of(teacher: Teacher | None, x: Tensor, count: int) -> tuple:
     return stored
 
 
-def cached(teacher: Teacher, data: Data, path: Path | None, batch_size: int) -> TeacherCache:
-    """Runs the teacher once over data; see `Distiller.cache_teacher`."""
+def cached(
+    teacher: Teacher, student: keras.Model, data: Data, path: Path | None, batch_size: int
+) -> TeacherCache:
+    """Runs the teacher once over data for a student; see `Distiller.cache_teacher`."""
     given = isinstance(data, (tuple, list, dict)) or hasattr(data, "shape")
     columns = {}
     with contextlib.ExitStack() as files:
-        for batch in progress(batches(data, 256), "Teacher"):
+        for batch in progress(batches(student, data, 256), "Teacher"):
             # A dataset may yield another order next time, so its examples are kept as well.
             rows = (teacher(batch[0]), () if given else batch)
             for index, part in enumerate(keras.tree.flatten(rows)):

@@ -10,7 +10,6 @@ import keras
 from tfcompress.graph.intercept import altered, as_array, running
 from tfcompress.graph.nodes import called_operations, calls_its_graph, graph_of, nodes_of
 from tfcompress.graph.private_keras import layers_in, standardized_inputs
-from tfcompress.graph.sound import check_inputs
 from tfcompress.utils.batches import batches
 from tfcompress.utils.progress import progress
 from tfcompress.utils.types import Data
@@ -44,9 +43,7 @@ def follow(
             runs in its place from now on, or None.
         title: of the progress bar.
     """
-    inputs = [x for x, _, _ in batches(data, BATCH_SIZE)]
-    for x in inputs[:1]:
-        check_inputs(model, x)
+    inputs = [x for x, _, _ in batches(model, data, BATCH_SIZE)]
     run = _Run(model, inputs, wanted, change)
     if not calls_its_graph(model):
         run.operation(model, [_Calls(*[((x,), {"training": False})] * 2) for x in inputs])

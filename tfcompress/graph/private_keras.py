@@ -12,6 +12,7 @@ import keras
 from keras.src.backend import KerasTensor, compute_output_spec
 from keras.src.backend.common import global_state
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+from keras.src.losses.loss import scale_loss_for_distribution, unscale_loss_for_distribution
 from keras.src.losses.losses import LossFunctionWrapper
 from keras.src.models.functional import Functional
 from keras.src.models.model import Trainer
@@ -132,6 +133,20 @@ def compiled_loss(model: keras.Model) -> Any:
     if not getattr(model, "compiled", False) or model._compile_loss is None:
         return None
     return model.loss, model._compile_loss._user_loss_weights
+
+
+def of_replica(loss: Tensor) -> Tensor:
+    """The share of one replica in a loss that is a mean over the examples of all replicas.
+
+    Relies on `scale_loss_for_distribution`: the sum over the replicas is then that mean, as with
+    the losses of Keras.
+    """
+    return scale_loss_for_distribution(loss)
+
+
+def of_all_replicas(share: Tensor) -> Tensor:
+    """What `of_replica` was given. Relies on `unscale_loss_for_distribution`."""
+    return unscale_loss_for_distribution(share)
 
 
 def mask_of(tensor: Tensor) -> Any:

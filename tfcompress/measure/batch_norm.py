@@ -59,7 +59,7 @@ def recalibrate_batch_norm(model: keras.Model, data: Data, batches: int = 40) ->
 
     watched = altered(model, {layer: partial(normalize_by_batch, layer) for layer in norms})
 
-    steps = itertools.islice(batches_of(data, BATCH_SIZE), batches)
+    steps = itertools.islice(batches_of(model, data, BATCH_SIZE), batches)
     try:
         for x, _, _ in progress(steps, "Recalibrating", batches):
             watched(x, training=False)

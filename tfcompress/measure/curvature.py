@@ -81,7 +81,7 @@ def gauss_newton(
             total = tf.add_n(parts)
         return map(tf.square, _gradient(tape, total, objective))
 
-    return objective.mean(squares, passes_over(data, passes, batch_size, class_weight), seed)
+    return objective.mean(squares, passes_over(model, data, passes, batch_size, class_weight), seed)
 
 
 def gauss_newton_exact(
@@ -106,7 +106,7 @@ def gauss_newton_exact(
         )
         return [tf.reduce_sum(part, 0) for part in squared]
 
-    return objective.mean(squares, batches(data, 1, class_weight))
+    return objective.mean(squares, batches(model, data, 1, class_weight))
 
 
 def fisher(
@@ -127,7 +127,7 @@ def fisher(
             total = objective.loss(x, y, weights)
         return map(tf.square, _gradient(tape, total, objective))
 
-    return objective.mean(squares, batches(data, 1, class_weight))
+    return objective.mean(squares, batches(model, data, 1, class_weight))
 
 
 def hutchinson(
@@ -164,7 +164,9 @@ def hutchinson(
             for v, product in zip(signs, _gradient(outer, slopes, objective, signs), strict=True)
         ]
 
-    return objective.mean(products, passes_over(data, passes, batch_size, class_weight), seed)
+    return objective.mean(
+        products, passes_over(model, data, passes, batch_size, class_weight), seed
+    )
 
 
 def exact(
@@ -195,7 +197,7 @@ def exact(
             for slope, v in zip(slopes, objective.variables, strict=True)
         ]
 
-    return objective.mean(diagonal, batches(data, batch_size, class_weight))
+    return objective.mean(diagonal, batches(model, data, batch_size, class_weight))
 
 
 @contextlib.contextmanager

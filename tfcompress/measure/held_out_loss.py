@@ -16,16 +16,17 @@ MOST_UNLABELLED = 64  # the change of the outputs varies far less than a loss
 HELD_OUT_ONE_IN = 8  # at most one example in so many is held out
 
 
-def split(data: Data) -> tuple[Any, ...]:
+def split(model: keras.Model, data: Data) -> tuple[Any, ...]:
     """Inputs to fit on, and examples `(x, y, weights)` to measure on, spread over all of the data.
 
     Args:
+        model: the model that the data are for.
         data: as in `batches`; all of it is held in memory.
 
     Raises:
         ValueError: there are fewer than 8 examples.
     """
-    x, y, weights = concatenated(batches(data, BATCH_SIZE))
+    x, y, weights = concatenated(batches(model, data, BATCH_SIZE))
     count = len(keras.tree.flatten(x)[0])
     size = min(MOST_UNLABELLED if y is None else MOST_LABELLED, count // HELD_OUT_ONE_IN)
     if not size:
@@ -53,7 +54,7 @@ class HeldOutLoss:
     def __init__(
         self, model: keras.Model, x: Tensor, y: Tensor, weights: Tensor, loss: Loss
     ) -> None:
-        given = list(batches((x, y, weights), BATCH_SIZE))
+        given = list(batches(model, (x, y, weights), BATCH_SIZE))
         self.inputs = [x for x, _, _ in given]
         self.labels = [(y, w) for _, y, w in given]
         self.count = len(keras.tree.flatten(x)[0])
@@ -83,9 +84,10 @@ class HeldOutLoss:
                 for now, before in zip(_joined(outputs), self.before, strict=True)
             ]
             return float(np.mean(changes))
+        self.objective.begin()
         parts = zip(outputs, self.labels, strict=True)
         totals = (self.objective.total(self.objective.parts_of(z, *yw)) for z, yw in parts)
-        return sum(map(float, totals)) / self.count
+        return sum(map(float, totals)) / self.objective.divisor(self.count)
 
 
 def _joined(outputs):

@@ -13,6 +13,8 @@ from tfcompress.utils.batches import batches, check_repeats
 from tfcompress.utils.progress import progress
 from tfcompress.utils.types import Data, Loss
 
+COMPILED = "compiled"  # the loss that a model is compiled with
+
 
 def kronecker(
     model: keras.Model,
@@ -37,7 +39,8 @@ def kronecker(
     Args:
         model: a built `keras.Model` of any kind.
         data: as in `gauss_newton`; without a loss, labels are not needed.
-        loss: as in `gauss_newton`; None means no loss, and so `g = 1`.
+        loss: as in `compile`; `"compiled"` takes the compiled one, with its loss weights; None
+            means no loss, and so `g = 1`.
         batch_size: larger batches are cut to this size.
         block: of a layer with a larger fan-in, only blocks of this size on the diagonal of `A` are
             kept.
@@ -65,7 +68,7 @@ def kronecker(
     layers = {path: layer for path, (layer, _) in walk(model).items() if can_measure(layer)}
     moments = {id(layer): Moments(layer, block) for layer in layers.values()}
     watched = watching(model, layers.values(), lambda layer, x: moments[id(layer)].add(x))
-    for x, _, _ in progress(batches(data, batch_size), "Measuring inputs"):
+    for x, _, _ in progress(batches(model, data, batch_size), "Measuring inputs"):
         watched(x, training=False)
     metrics = {
         path: moments[id(layer)].metric()
@@ -74,6 +77,7 @@ def kronecker(
     }
     if loss is None:
         return metrics
+    loss = None if isinstance(loss, str) and loss == COMPILED else loss
     diagonals = gauss_newton(model, data, loss, seed=seed, class_weight=class_weight)
     return {
         path: _match_trace(metric, diagonals[path], layers[path])

@@ -63,7 +63,7 @@ def obd_recursion(
                 d1 = first(x_in) * d1
         return found[::-1]
 
-    return objective.mean(recursion, batches(data, batch_size, class_weight))
+    return objective.mean(recursion, batches(model, data, batch_size, class_weight))
 
 
 def _chain(model):

@@ -4,6 +4,7 @@ Letters: b examples, e entries of an example (time steps, pixels), N = b e, C nu
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -14,13 +15,16 @@ from tfcompress.graph.features import output_activations
 from tfcompress.graph.paths import walk
 from tfcompress.graph.private_keras import compiled_loss, layers_in, mask_of
 from tfcompress.graph.sound import check_finite_weights
-from tfcompress.measure.label_checks import check_classes, warn_of_probabilities
 from tfcompress.measure.loss_term import Term
 from tfcompress.utils.batches import batches
 from tfcompress.utils.checks import check_integer
+from tfcompress.utils.label_checks import check_classes, warn_of_probabilities
+from tfcompress.utils.outputs import per_output
 from tfcompress.utils.progress import progress
 from tfcompress.utils.types import Data, Loss, Tensor
 
+WEIGHTED = "mean_with_sample_weight"  # a reduction
+MEANS = ("sum_over_batch_size", "mean", "none", None)  # of which Keras reports the mean
 KERNEL_NAMES = ("kernel", "embeddings", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel")
 
 
@@ -59,43 +63,60 @@ class Objective:
 
     The loss of an example is the mean over its entries times its sample weight, summed over the
     outputs with their loss weights. The sum over examples divided by their number is what Keras
-    reports as the loss. Penalties of regularizers and of `add_loss` are left out.
+    reports as the loss of one batch that holds all the data. A loss with `reduction="sum"` is not
+    divided, neither by the entries nor by the examples; one with `"mean_with_sample_weight"` is
+    divided by the sum of the weights. Penalties of regularizers and of `add_loss` are left out.
 
     Args:
         model: a built model.
         loss: as in `compile`, or None for the compiled one.
+        compiled: the model whose compiled loss is meant; None for `model` itself.
 
     Raises:
-        ValueError: the backend is not TensorFlow; the model has no kernels or no loss.
+        ValueError: the backend is not TensorFlow; the model has no kernels or no loss; its outputs
+            have losses with different reductions.
     """
 
-    def __init__(self, model: keras.Model, loss: Loss = None) -> None:
+    def __init__(
+        self, model: keras.Model, loss: Loss = None, compiled: keras.Model | None = None
+    ) -> None:
         if keras.backend.backend() != "tensorflow":
             raise ValueError(
                 "The curvature of a loss is taken with TensorFlow. Set KERAS_BACKEND=tensorflow. "
                 f"Received: the backend {keras.backend.backend()!r}"
             )
         check_finite_weights(model)
-        self.kernels = kernels(model)
         self.model = model
-        self.variables = [variable.value for variable in self.kernels.values()]
         weights = None
         if loss is None:
-            loss, weights = _compiled(model)
+            loss, weights = _compiled(compiled or model)
         self.terms = [
             None if one is None else Term(one, 1.0 if weight is None else weight)
             for one, weight in zip(self._spread(loss), self._spread(weights), strict=True)
         ]
+        self.reduction = _reduction([term for term in self.terms if term is not None])
+        self._weighed = tf.Variable(0.0)  # the sum of all weights so far
         for term, activation in zip(self.terms, output_activations(model) or [], strict=False):
             if term is not None:
                 warn_of_probabilities(term.loss, activation)
 
+    @cached_property
+    def kernels(self) -> dict[str, keras.Variable]:
+        """The kernels of the model by path."""
+        return kernels(self.model)
+
+    @cached_property
+    def variables(self) -> list:
+        """What the kernels are held in."""
+        return [variable.value for variable in self.kernels.values()]
+
     def check_labels(self, y: Tensor) -> None:
         """Raises `ValueError` for labels that are no classes of the outputs."""
-        outputs = keras.tree.flatten(getattr(self.model, "outputs", None) or [])
-        for term, labels, output in zip(self.terms, keras.tree.flatten(y), outputs, strict=False):
-            if term is not None and labels is not None:
-                check_classes(term.loss, labels, output.shape[-1])
+        outputs = getattr(self.model, "outputs", None)
+        if outputs and y is not None:
+            for term, labels, output in zip(self.terms, self._spread(y), outputs, strict=True):
+                if term is not None and labels is not None:
+                    check_classes(term.loss, labels, output.shape[-1])
 
     def loss(self, x: Tensor, y: Tensor, weights: Tensor) -> Any:
         """The loss summed over the examples of a batch."""
@@ -104,6 +125,18 @@ class Objective:
     def total(self, parts: Any) -> Any:
         """The loss of what `parts` or `parts_of` yields, summed over the examples of a batch."""
         return tf.add_n([tf.reduce_sum(w * term.values(y, z)) for term, y, z, w in parts])
+
+    def begin(self) -> None:
+        """Starts a sum over examples."""
+        self._weighed.assign(0.0)
+
+    def divisor(self, count: int) -> float:
+        """What the sum over all examples since `begin` is divided by, of `count` examples."""
+        if self.reduction == "sum":
+            return 1.0
+        if self.reduction == WEIGHTED:
+            return max(float(self._weighed), keras.backend.epsilon())
+        return count
 
     def projected(self, x: Tensor, y: Tensor, weights: Tensor, draw: Any) -> Any:
         """`sum u z` for each output `z`, with a constant `u = S r`.
@@ -142,6 +175,7 @@ class Objective:
             for total, part in zip(sums, contribution(x, y, weights, key), strict=True):
                 total.assign_add(tf.reshape(tf.cast(part, "float32"), total.shape))
 
+        self.begin()
         count, graph = 0, None
         for step, batch in enumerate(progress(steps, "Measuring curvature")):
             self.check_labels(batch[1])
@@ -152,7 +186,8 @@ class Objective:
                 graph = tf.function(add, autograph=False).get_concrete_function(*specs, key)
             graph(*batch, key)
             count += int(keras.tree.flatten(batch)[0].shape[0])
-        return {path: s.numpy() / count for path, s in zip(self.kernels, sums, strict=True)}
+        size = self.divisor(count)
+        return {path: s.numpy() / size for path, s in zip(self.kernels, sums, strict=True)}
 
     def parts(self, x: Tensor, y: Tensor, weights: Tensor) -> Any:
         """Yields `(term, labels (N, ...), z (N, C), weight (N,))` for each output with a loss."""
@@ -164,46 +199,51 @@ class Objective:
         for term, z, labels, w in spread:
             if term is None:
                 continue
-            leading = max(len(z.shape) - 1, 1)  # the axes over which entries are counted
-            width = z.shape[-1] if len(z.shape) > 1 else 1
-            table = tf.reshape(tf.cast(z, "float32"), [-1, width])
-            if labels is not None:
-                labels = tf.cast(labels, "float32")  # as Keras does
-                labels = tf.reshape(labels, tf.concat([[-1], tf.shape(labels)[leading:]], 0))
-            w = _entry_weights(w, z, tf.shape(table)[0])
-            yield term, labels, table, w * term.weight
+            of_entries, labels, table = term.entries(labels, z)
+            w = _entry_weights(w, z, tf.shape(table)[0], self.reduction)
+            if self.reduction == WEIGHTED:
+                self._weighed.assign_add(tf.reduce_sum(w))
+            yield of_entries, labels, table, w * term.weight
 
     def _spread(self, value) -> list:
         """One value for each output."""
-        names = self._names()
-        if isinstance(value, dict):
-            return [value.get(name) for name in names]
-        if isinstance(value, (list, tuple)):
-            return list(value)
-        return [value] * len(names)
-
-    def _names(self):
         output = getattr(self.model, "output", None)  # a subclassed model has no graph
-        if isinstance(output, dict):
-            return keras.tree.flatten({name: name for name in output})
-        return getattr(self.model, "output_names", ["output"])
+        if output is None:
+            return list(value) if isinstance(value, (list, tuple)) else [value]
+        return per_output(value, output, getattr(self.model, "output_names", None))
 
 
-def mean_loss(model: keras.Model, data: Data, loss: Loss = None, batch_size: int = 256) -> float:
+def mean_loss(
+    model: keras.Model,
+    data: Data,
+    loss: Loss = None,
+    batch_size: int = 256,
+    compiled: keras.Model | None = None,
+) -> float:
     """Computes the loss of a model on data: the mean over examples, in inference mode.
 
     Args:
         model: a built model.
         data: as in `tfcompress.curvature`.
-        loss: as in `compile`, or None for the compiled one.
+        loss, compiled: as in `Objective`.
         batch_size: larger batches are cut to this size.
     """
-    objective, total, count = Objective(model, loss), 0.0, 0
-    for x, y, weights in batches(data, batch_size):
+    objective, total, count = Objective(model, loss, compiled), 0.0, 0
+    for x, y, weights in batches(model, data, batch_size):
         objective.check_labels(y)
         total += float(objective.loss(x, y, weights))
         count += len(keras.tree.flatten(x)[0])
-    return total / count
+    return total / objective.divisor(count)
+
+
+def _reduction(terms) -> str | None:
+    found = {"sum_over_batch_size" if t.reduction in MEANS else t.reduction for t in terms}
+    if len(found) > 1 or (len(terms) > 1 and found == {WEIGHTED}):
+        raise ValueError(
+            "The losses of several outputs are added with one reduction: give all of them "
+            f"'sum_over_batch_size' or 'sum'. Received: {sorted(found)}"
+        )
+    return found.pop() if found else None
 
 
 def _tensor(value):
@@ -214,15 +254,22 @@ def _any_size(tensor):
     return None if tensor is None else tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
 
 
-def _entry_weights(weights, z, entries):
-    """Sample weights and mask by entry, `(N,)`; those of an unweighted example add up to 1."""
+def _entry_weights(weights, z, entries, reduction):
+    """Sample weights and mask by entry, `(N,)`.
+
+    Where the loss is a mean over entries, those of an unweighted example add up to 1.
+    """
     b = tf.shape(z)[0]
     w = tf.ones([b, 1]) if weights is None else tf.cast(tf.reshape(weights, [b, -1]), "float32")
     w = tf.reshape(tf.repeat(w, entries // tf.size(w), axis=1), [-1])
     mask = mask_of(z)
     if mask is not None:  # as in Keras, the mean is over the entries that the mask keeps
         mask = tf.reshape(tf.cast(mask, "float32"), [-1])
-        w *= mask * tf.math.divide_no_nan(tf.cast(entries, "float32"), tf.reduce_sum(mask))
+        if reduction not in ("sum", WEIGHTED):
+            mask *= tf.math.divide_no_nan(tf.cast(entries, "float32"), tf.reduce_sum(mask))
+        w *= mask
+    if reduction in ("sum", WEIGHTED):
+        return w
     return w * tf.cast(b, "float32") / tf.cast(entries, "float32")
 
 

@@ -1,21 +1,22 @@
 """Plans carried out: the models that `compress` and `search` make at one budget after another."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from tfcompress.archive import files as archive
 from tfcompress.distillation.distiller import Distiller
+from tfcompress.distillation.losses import squared_error
 from tfcompress.export import file_bytes
-from tfcompress.graph.copy import copied, shadow
+from tfcompress.graph.copy import copied
+from tfcompress.graph.private_keras import compiled_loss
 from tfcompress.measure.objective import Objective
 from tfcompress.planning.plan_result import Plan
 from tfcompress.planning.planner import Planner
+from tfcompress.planning.quality import Quality
 from tfcompress.utils.arrays import concatenated, rows
 from tfcompress.utils.batches import batches
 from tfcompress.utils.types import Data, Loss, Rest, Store, Target
@@ -37,7 +38,7 @@ class Attempt:
         plan: the form of each layer.
         model: the compressed model after training.
         size: in the unit of the target.
-        score: of the model on the validation data; more is better.
+        score: of the model on the validation data, see `Quality`.
     """
 
     plan: Plan
@@ -61,7 +62,7 @@ class Compressor:
         self,
         model: keras.Model,
         data: Data,
-        metric: str | Callable[..., Any],
+        metric: Any,
         fine_tune: int,
         teacher: Any,
         validation_data: Data | None,
@@ -70,32 +71,33 @@ class Compressor:
         loss: Loss,
         seed: int = 0,
     ) -> None:
-        self.model, self.metric, self.fine_tune = model, metric, fine_tune
+        self.model, self.fine_tune = model, fine_tune
         self.teacher = model if isinstance(teacher, str) else teacher
-        self.loss = loss if loss is not None or not model.compiled else model.loss
+        self.loss, self.loss_weights = loss, None
+        if loss is None and (compiled := compiled_loss(model)) is not None:
+            self.loss, self.loss_weights = compiled
         self.target, self.store, self.seed = target, store, seed
         self.tried, self.cache = [], None
-        self.train, self.validation = _arrays(data), validation_data
-        if self.validation is None:
-            self.train, self.validation = _hold_out(self.train)
+        self.train = _arrays(model, data)
+        if validation_data is None:
+            self.train, validation = _hold_out(self.train)
         else:
-            self.validation = _arrays(self.validation)
-        if not self.scores_models():
-            self.validation = _labelled(model, self.validation)
-        if self.train[1] is None:
-            self.loss = None
+            validation = _arrays(model, validation_data)
         if self.loss is not None:  # of all examples, before any of them is measured
-            Objective(model, self.loss).check_labels(self.train[1])
+            for _, labels, _ in (self.train, validation):
+                Objective(model, loss).check_labels(labels)
+        self.quality = Quality(model, validation, metric, loss)
         count = len(keras.tree.flatten(self.train[0])[0])
         spread = np.linspace(0, count - 1, min(count, CALIBRATION_EXAMPLES)).astype(int)
         examples = rows(self.train, spread)
         self.calibration = examples[0]
-        given = examples[0] if self.loss is None else examples
-        self.planner = Planner(model, given, target, self.loss, store=store)
+        labelled = self.loss is not None and examples[1] is not None
+        given = examples if labelled else examples[0]
+        self.planner = Planner(model, given, target, loss if labelled else None, store=store)
         self.float_size = self.size(model, self.planner.float_cost, "float32")
         smallest = self.planner.smallest()
         self.smallest_size = self.size(smallest.model, smallest.cost)
-        self.before = self.score(model)
+        self.before = self.quality(model)
 
     def share(self, budget: float) -> float:
         """A budget as a share of what the float32 model takes."""
@@ -124,7 +126,8 @@ class Compressor:
             keras.utils.set_random_seed(self.seed)
             model = plan.model
             if callable(self.fine_tune):
-                self.fine_tune(model, self.teacher, self.train)
+                given = self.train if self.train[2] is not None else self.train[:2]
+                self.fine_tune(model, self.teacher, given)
             elif self.fine_tune:
                 model = self.trained(plan, rate, alpha, temperature)
             size = self.size(model, plan.cost)
@@ -132,9 +135,13 @@ class Compressor:
                 break
             # Training changed how well the weights can be coded, so the next plan aims lower.
             aim = allowed - (size - before)
-        score = self.score(model)
+        score = self.quality(model)
         self.tried.append((size / self.float_size, size, score))
         return Attempt(plan, model, size, score)
+
+    def drop(self, attempt: Attempt) -> float:
+        """By how much an attempt is worse than the model itself."""
+        return self.quality.drop(self.before, attempt.score)
 
     def plan_within(self, allowed: float, factors: Any = None) -> tuple[Plan, int]:
         """A plan whose model, before training, is no larger than allowed, and its size."""
@@ -159,23 +166,31 @@ class Compressor:
     def trained(self, plan: Any, rate: float, alpha: float, temperature: float) -> keras.Model:
         """The swapped model after training with the teacher, while the rate falls to 0."""
         student, epochs = copied(plan.model), self.fine_tune
-        x, y = self.train
+        x, y, weights = self.train
         if self.loss is None:
             y = None
         steps = epochs * -(-len(keras.tree.flatten(x)[0]) // BATCH_SIZE)
         optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
         learner = student
         if self.teacher is not None:
-            teacher = self.teacher
-            learner = Distiller(
-                student=student, teacher=teacher, temperature=temperature, alpha=alpha
-            )
+            learner = self._distiller(student, alpha, temperature)
             if self.cache is None:  # the teacher's outputs are the same at each budget
                 self.cache = learner.cache_teacher((x,) if y is None else (x, y)).x
             x = self.cache
-        learner.compile(optimizer, self.loss)
-        learner.fit(x, y, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
+        learner.compile(optimizer, self.loss, self.loss_weights)
+        learner.fit(x, y, batch_size=BATCH_SIZE, epochs=epochs, verbose=0, sample_weight=weights)
         return student
+
+    def _distiller(self, student, alpha, temperature):
+        """A `Distiller`; by squared error where nothing tells what the outputs mean."""
+        terms = {"temperature": temperature, "alpha": alpha, "teacher": self.teacher}
+        learner = Distiller(student=student, **terms)
+        learner.compile(loss=self.loss, loss_weights=self.loss_weights)
+        try:
+            learner.soft_losses(student(rows(self.calibration, slice(1)), training=False))
+        except ValueError:
+            learner = Distiller(student=student, **terms, soft_loss=squared_error)
+        return learner
 
     def size(self, model: keras.Model, cost: Any, rest: Rest = "int8") -> int:
         """The size of a model in the unit of the target.
@@ -192,33 +207,10 @@ class Compressor:
                 return archive.save(model, os.path.join(folder, "model"), half=True)
         return cost
 
-    def scores_models(self) -> bool:
-        """Whether the metric is the user's function of a model."""
-        return callable(self.metric) and not isinstance(self.metric, keras.metrics.Metric)
 
-    def score(self, model: keras.Model) -> float:
-        """The compiled metric, or the user's function, of a model on the validation data."""
-        if self.scores_models():
-            return float(self.metric(model))
-        evaluated, _ = shadow(model)  # `model` keeps its compiled state
-        evaluated.compile(loss=_no_loss, metrics=[self.metric])
-        results = evaluated.evaluate(
-            *self.validation, batch_size=BATCH_SIZE, verbose=0, return_dict=True
-        )
-        results.pop("loss", None)
-        if len(results) != 1:
-            raise ValueError(f"Expected one metric. Received: {sorted(results)}")
-        return float(next(iter(results.values())))
-
-
-def _arrays(data):
-    """`(x, y)` as arrays in memory; `y` is None if there are no labels."""
-    return tuple(concatenated(batch[:2] for batch in batches(data, 1024)))
-
-
-def _no_loss(y, outputs):
-    """A loss of zero, since Keras does not evaluate a model without a loss."""
-    return ops.zeros(ops.shape(outputs)[:1])
+def _arrays(model, data):
+    """`(x, y, sample_weight)` as arrays in memory; what is not given is None."""
+    return tuple(concatenated(batches(model, data, 1024)))
 
 
 def _hold_out(data):
@@ -227,17 +219,3 @@ def _hold_out(data):
     held_out = np.zeros(count, bool)
     held_out[::HELD_OUT_ONE_IN] = True
     return rows(data, ~held_out), rows(data, held_out)
-
-
-def _labelled(model, data):
-    """The data; if they have no labels, the model's most likely classes are the labels."""
-    x, y = data
-    if y is not None:
-        return x, y
-    outputs = model.predict(x, verbose=0)
-    if keras.tree.is_nested(outputs) or outputs.ndim != 2 or outputs.shape[-1] < 2:
-        raise ValueError(
-            "Without labels the metric is taken against the model's most likely classes, so it "
-            "must have one output of at least two classes. Give labels, or a `metric` function."
-        )
-    return x, outputs.argmax(-1)

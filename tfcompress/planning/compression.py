@@ -1,6 +1,5 @@
 """`compress`: makes a trained model fit a budget, exports it and measures it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +29,8 @@ class Compressed:
         tflite: the content of its .tflite file, which was verified.
         plan: the form of each layer.
         report: the size of each layer, compared with the original model.
-        before, after: the score of the original and the compressed model on the validation data.
+        metric: the name of what is measured.
+        before, after: the metric of the original and the compressed model on the validation data.
         size: in the unit of the target: bytes of the file or of the archive, bits, or MACs.
         tried: `[(budget, size, score)]` of all budgets that were tried, in the order of the trials.
     """
@@ -39,6 +39,7 @@ class Compressed:
     tflite: bytes
     plan: Plan
     report: ModelReport
+    metric: str
     before: float
     after: float
     size: int
@@ -46,10 +47,11 @@ class Compressed:
 
     def __str__(self):
         tried = "".join(
-            f"\nbudget {budget:.4g}: {size:,} {self.plan.target}, metric {score:.4f}"
+            f"\nbudget {budget:.4g}: {size:,} {self.plan.target}, {self.metric} {score:.4f}"
             for budget, size, score in self.tried
         )
-        return f"{self.plan}\n{self.report}\nmetric {self.before:.4f} -> {self.after:.4f}{tried}"
+        change = f"metric: {self.metric} {self.before:.4f} -> {self.after:.4f}"
+        return f"{self.plan}\n{self.report}\n{change}{tried}"
 
 
 def compress(
@@ -57,7 +59,7 @@ def compress(
     data: Data,
     budget: float | None = None,
     max_drop: float | None = None,
-    metric: str | Callable[..., Any] = "accuracy",
+    metric: Any = None,
     *,
     fine_tune: int = 3,
     teacher: keras.Model | str | None = "self",
@@ -81,26 +83,33 @@ def compress(
 
     Args:
         model: a built Sequential or Functional model; it stays as it is.
-        data: `(x, y)`, or inputs `x`, in any form that `fit` takes; all of it is held in memory.
-            Without labels the student learns from the teacher alone, and the labels to validate
-            on are the classes that the original model finds most likely.
+        data: `(x, y)`, `(x, y, sample_weight)` or inputs `x`, in any form that `fit` takes; all of
+            it is held in memory. Without labels the student learns from the teacher alone, and the
+            outputs of the original model are the labels to validate on: its most likely classes,
+            or the outputs themselves where the loss is not one of classes. Sample weights count in
+            training and in each metric.
         budget: a share, in (0, 1], of the size of the float32 model; a number above 1 is in the
             unit of `target`, where `"bits"` also counts bytes.
-        max_drop: by how much the score may fall. If `budget` is given too, it is the smallest
-            budget that is tried.
-        metric: a metric as in `compile(metrics=[...])`, of which more is better; or a function that
-            takes a model and returns a number.
+        max_drop: by how much the metric may get worse. If `budget` is given too, it is the
+            smallest budget that is tried.
+        metric: None takes the first compiled metric of each output and the mean of these; without
+            labels or compiled metrics the accuracy that fits a loss of classes, otherwise the
+            loss. Or a metric as in `compile(metrics=...)`, or `"loss"`; `"min:name"` or
+            `"max:name"` also says which way is better, for those of which Keras does not tell. Or
+            a function that takes a model and returns a number of which more is better.
         fine_tune: number of epochs, of which 0 trains nothing; or a function
-            `(student, teacher, (x, y))` that trains the student in place.
+            `(student, teacher, data)` that trains the student in place, where the data are
+            `(x, y)`, or `(x, y, sample_weight)` if there are weights.
         teacher: `"self"` for the original model, another Keras model, or None to learn from the
             labels alone.
-        validation_data: `(x, y)`, or `x`; None holds out a tenth of `data`.
+        validation_data: like `data`; None holds out a tenth of `data`.
         target: what the budget counts. `"tflite"`: bytes of the file; `"archive"`: bytes of
             `archive.save(half=True)`; `"bits"`: stored bits of the kernels; `"macs"`:
             multiply-accumulates.
         store: how the file stores kernels, see `to_tflite`.
-        loss: the loss on the labels, as in `compile`; None takes the compiled one. Without either,
-            the student learns from the teacher alone.
+        loss: as in `compile`; None takes the compiled one, with its loss weights. Without either,
+            the student learns from the teacher alone, by squared error unless the model ends in a
+            softmax or sigmoid.
         path: where to write the .tflite file; None writes no file.
         seed: passed to `keras.utils.set_random_seed` before each training.
 
@@ -108,8 +117,9 @@ def compress(
         A `Compressed`.
 
     Raises:
-        ValueError: an argument is out of range; no budget that was tried keeps the score within
-            `max_drop`; even the smallest forms exceed the budget.
+        ValueError: an argument is out of range; it is not known what is good, or which way; no
+            budget that was tried keeps the metric within `max_drop`; even the smallest forms exceed
+            the budget.
         ExportError: the model cannot be exported, see `to_tflite`.
 
     Example:
@@ -145,21 +155,21 @@ def _smallest_within(compressor, budget, max_drop):
         low = compressor.share(budget)
     high = max(LARGEST_BUDGET, low)
     attempt = compressor.attempt(low)
-    if compressor.before - attempt.score <= max_drop:
+    if compressor.drop(attempt) <= max_drop:
         return attempt
     best = None
     for _ in range(BISECTIONS):
         middle = float(np.sqrt(low * high))
         attempt = compressor.attempt(middle)
-        if compressor.before - attempt.score <= max_drop:
+        if compressor.drop(attempt) <= max_drop:
             best, high = attempt, middle
         else:
             low = middle
     best = best or compressor.attempt(high)
-    before = compressor.before
-    if before - best.score > max_drop:
+    if compressor.drop(best) > max_drop:
+        name, before = compressor.quality.name, compressor.before
         raise ValueError(
-            f"No budget up to {high:.3g} keeps the score within {max_drop} of {before:.4f}: "
+            f"No budget up to {high:.3g} keeps {name} within {max_drop} of {before:.4f}: "
             f"{best.score:.4f} at {best.size:,}. Give more data or more epochs to `fine_tune`."
         )
     return best
@@ -174,6 +184,7 @@ def finish(compressor: Any, attempt: Any, path: Path | None) -> Compressed:
         tflite=blob,
         plan=attempt.plan,
         report=report(attempt.model, compressor.model, blob),
+        metric=compressor.quality.name,
         before=compressor.before,
         after=attempt.score,
         size=attempt.size,

@@ -1,7 +1,6 @@
 """`search`: tunes how a budget is spread over the layers and how the model is trained."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -25,7 +24,7 @@ def search(
     *,
     storage: Any = None,
     study_name: str = "tfcompress",
-    metric: str | Callable[..., Any] = "accuracy",
+    metric: Any = None,
     fine_tune: int = 3,
     teacher: keras.Model | str | None = "self",
     validation_data: Data | None = None,
@@ -46,7 +45,7 @@ def search(
     Args:
         model, data, budget, metric, fine_tune, teacher, validation_data, target, store, loss, path:
             as in `compress`; `fine_tune` is a number of epochs, at least 1. The best trial is the
-            one with the highest score on the validation data, so evaluate the result on others.
+            one with the best metric on the validation data, so evaluate the result on others.
         trials: number of trials, those in the storage included.
         storage: URL of a database, such as `"sqlite:///search.db"`, from which a search that was
             interrupted continues, and which several processes can share. None keeps the trials in
@@ -108,12 +107,15 @@ def _best_attempt(compressor, budget, trials, storage, study_name):
             study.enqueue_trial({"rate": 1e-3, "alpha": 0.5, "temperature": 2.0, "tilt": 0.0})
         until = optuna.study.MaxTrialsCallback(trials, states=(TrialState.COMPLETE,))
         if len(study.get_trials(states=(TrialState.COMPLETE,))) < trials:
-            study.optimize(
-                lambda trial: _attempt(compressor, budget, trial).score, callbacks=[until]
-            )
+            study.optimize(lambda trial: _score(compressor, budget, trial), callbacks=[until])
         return _attempt(compressor, budget, optuna.trial.FixedTrial(study.best_params))
     finally:
         optuna.logging.set_verbosity(verbosity)
+
+
+def _score(compressor, budget, trial):
+    """What a trial maximizes."""
+    return compressor.quality.sign * _attempt(compressor, budget, trial).score
 
 
 def _attempt(compressor, budget, trial):

@@ -125,7 +125,7 @@ class Planner:
                 f"Expected `candidates` to be `{{name: list of makers}}`. Received: {candidates!r}"
             )
         self.model, self.target = model, target
-        self.fit_inputs, held_out = split(data)
+        self.fit_inputs, held_out = split(model, data)
         self.loss = HeldOutLoss(model, *held_out, loss)
         makers, reasons = candidates or default_candidates(target), []
         count = partial(cost_function, target, store=store)

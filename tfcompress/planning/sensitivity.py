@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import keras
 import numpy as np
 
 from tfcompress.graph.copy import copied
 from tfcompress.graph.paths import check_keras_3, check_patterns, named, walk
+from tfcompress.graph.private_keras import compiled_loss
 from tfcompress.layers.core.maker import Maker
 from tfcompress.measure.moments import fan_in_first
 from tfcompress.reporting.text import table_text
 from tfcompress.utils.arrays import to_numpy
-from tfcompress.utils.batches import batches, check_repeats
+from tfcompress.utils.batches import check_repeats
 from tfcompress.utils.plain import plain, unparsed
 from tfcompress.utils.progress import progress
 from tfcompress.utils.types import Data, Layers, Loss, Path
@@ -154,7 +156,8 @@ def sensitivity(
     >>> [(row.layer, row.bits) for row in found.rows]
     [('fc', 384), ('fc', 768)]
     """
-    from tfcompress.measure.kronecker import kronecker
+    from tfcompress.measure.kronecker import COMPILED, kronecker
+    from tfcompress.measure.objective import mean_loss
 
     check_keras_3(model)
     check_repeats(data, 2)
@@ -168,11 +171,9 @@ def sensitivity(
                 f"Received: {name}: {maker!r}"
             )
     paths = _paths(model, layers)
-    if loss is None:
-        loss = getattr(model, "loss", None)
-    if loss is None:
+    if loss is None and compiled_loss(model) is None:
         raise ValueError("The model is not compiled with a loss: give `loss`, as in `compile`.")
-    metrics = kronecker(model, data, loss)
+    metrics = kronecker(model, data, COMPILED if loss is None else loss)
     fitted, reasons = {}, []
     for path in progress(paths, "Fitting kernels", len(paths)):
         for name, maker in makers.items():
@@ -183,32 +184,24 @@ def sensitivity(
     if not fitted:
         raise ValueError("No candidate takes any of the layers:\n" + "\n".join(reasons))
     changed = copied(model)
-    changed.compile(loss=loss)
-    base, rows = _loss(changed, data), []
+    measure = partial(mean_loss, changed, data, loss, BATCH_SIZE, compiled=model)
+    base, rows = measure(), []
     for (path, name), layer in progress(fitted.items(), "Measuring the loss", len(fitted)):
-        rows.append(_damage(path, name, layer, changed, data, base, metrics[path]))
+        rows.append(_damage(path, name, layer, changed, measure, base, metrics[path]))
     return Sensitivity(base, rows)
 
 
-def _damage(path, name, layer, model, data, base, metric):
+def _damage(path, name, layer, model, measure, base, metric):
     """The `Damage` of a compressed layer's kernel in the place of the original one."""
     kernel = walk(model)[path][0].kernel
     before, now = to_numpy(kernel), to_numpy(layer.kernel)
     kernel.assign(now)
-    increase = _loss(model, data) - base
+    increase = measure() - base
     kernel.assign(before)
     change = fan_in_first(layer, np.subtract(before, now, dtype="float64"))
     predicted = metric.quadratic(change)
     method, share = type(layer).__name__, layer.bits / (32 * now.size)
     return Damage(path, name, method, layer.bits, share, increase, predicted)
-
-
-def _loss(model, data) -> float:
-    """The loss of a compiled model as `evaluate` reports it."""
-    model.reset_metrics()
-    for x, y, weights in batches(data, BATCH_SIZE):
-        logs = model.test_on_batch(x, y, sample_weight=weights, return_dict=True)
-    return float(logs["loss"])
 
 
 def _paths(model, patterns) -> list[str]:

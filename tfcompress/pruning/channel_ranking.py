@@ -96,7 +96,7 @@ def rank_by_readers(model: keras.Model, channels: Any, groups: Any, data: Data |
     readers = [layer for layer, _ in channels.readers().values()]
     moments = {id(layer): Moments(layer) for layer in readers}
     watched = watching(model, readers, lambda layer, x: moments[id(layer)].add(x))
-    for x, _, _ in progress(batches(data, BATCH_SIZE), "Measuring inputs"):
+    for x, _, _ in progress(batches(model, data, BATCH_SIZE), "Measuring inputs"):
         watched(x, training=False)
     orders = []
     for numbers in progress(groups, "Ranking channels", len(groups)):

@@ -140,7 +140,7 @@ def _global_sparsities(model, layers, data, sparsity):
     """The share of zeros of each layer, for `scope="global"`."""
     moments = {id(layer): Moments(layer) for layer in layers.values()}
     watched = watching(model, layers.values(), lambda layer, x: moments[id(layer)].add(x))
-    for x, _, _ in progress(batches(data, BATCH_SIZE), "Measuring inputs"):
+    for x, _, _ in progress(batches(model, data, BATCH_SIZE), "Measuring inputs"):
         watched(x, training=False)
     metrics = [moments[id(layer)].metric() for layer in layers.values()]
     kernels = [fan_in_first(layer, ops.convert_to_numpy(layer.kernel)) for layer in layers.values()]

@@ -1,4 +1,4 @@
-"""Any data that `fit` takes, as batches of `(x, y, sample_weight)`."""
+"""Any data that `fit` takes, with the meaning that `fit` gives them, as `(x, y, sample_weight)`."""
 
 import itertools
 from collections.abc import Iterator
@@ -11,18 +11,27 @@ from tfcompress.utils.arrays import rows, to_numpy
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.types import Data
 
+PARTS = ("inputs", "labels", "sample weights")
+
 
 def passes_over(
-    data: Data, passes: int, size: int, class_weight: dict[int, float] | None = None
+    model: keras.Model,
+    data: Data,
+    passes: int,
+    size: int,
+    class_weight: dict[int, float] | None = None,
 ) -> Iterator[Any]:
     """The batches of several passes over `data`; see `batches`."""
     whole_number(passes, "passes")
     check_repeats(data, passes)
-    return itertools.chain.from_iterable(batches(data, size, class_weight) for _ in range(passes))
+    return itertools.chain.from_iterable(
+        batches(model, data, size, class_weight) for _ in range(passes)
+    )
 
 
 def check_repeats(data: Data, times: int) -> None:
     """Raises if `data` cannot be read so many times."""
+    check_no_function(data)
     if times > 1 and hasattr(data, "__next__"):
         raise ValueError(
             f"`data` is read {times} times, and a generator can be used only once. Give arrays, a "
@@ -30,27 +39,42 @@ def check_repeats(data: Data, times: int) -> None:
         )
 
 
-def batches(data: Data, size: int, class_weight: dict[int, float] | None = None) -> Iterator[Any]:
+def check_no_function(data: Data) -> None:
+    """Raises for a generator function in the place of what it yields."""
+    if callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+        raise ValueError(
+            "Expected data, and `data` is a function that makes them. Call it, or, if they are "
+            "read several times, give `tf.data.Dataset.from_generator(...).batch(32)`. "
+            f"Received: {data!r:.80}"
+        )
+
+
+def batches(
+    model: keras.Model | None, data: Data, size: int, class_weight: dict[int, float] | None = None
+) -> Iterator[Any]:
     """Batches `(x, y, sample_weight)` of at most `size` examples, checked.
 
     Args:
+        model: the model that takes the inputs, whose shapes are compared; None compares nothing.
         data: inputs alone (an array, or a list or dict of arrays), a tuple `(x, y)` or
-            `(x, y, sample_weight)` of such, a `tf.data.Dataset`, a `PyDataset`, or a generator of
-            batches. Larger batches are cut.
+            `(x, y, sample_weight)` of such; or what yields batches of this form, each a tuple or a
+            list: a `tf.data.Dataset`, a `PyDataset`, a generator. Larger batches are cut.
         size: examples per batch.
         class_weight: dict `{class: weight}`, as in `fit`.
 
     Raises:
-        ValueError: the inputs, labels and weights are no arrays, differ in length, or hold NaN or
-            infinite values.
+        ValueError: the inputs, labels and weights are no arrays, differ in length, hold NaN or
+            infinite values, or do not fit the model.
     """
     whole_number(size, "batch_size")
     empty = True
     for batch in _raw_batches(data):
-        x, y, weights, *_ = (*(batch if isinstance(batch, tuple) else (batch,)), None, None)
+        x, y, weights = _parts(batch)
         if class_weight is not None:
             weights = _class_weights(y, weights, class_weight)
         whole = keras.tree.map_structure(_array, (x, y, weights))
+        if empty:
+            check_inputs(model, whole[0])
         count = _count(whole)
         for start in range(0, count, size):
             empty = False
@@ -64,21 +88,40 @@ def batches(data: Data, size: int, class_weight: dict[int, float] | None = None)
 def _raw_batches(data):
     if isinstance(data, (tuple, list, dict)) or hasattr(data, "shape"):
         return [data]
+    check_no_function(data)
     if isinstance(data, keras.utils.PyDataset):
         if data.num_batches is None:
             raise ValueError("`data` never ends. Give a PyDataset with `__len__`.")
-        return (data[index] for index in range(data.num_batches))
-    if hasattr(data, "cardinality") and int(data.cardinality()) == -1:  # a tf.data.Dataset
+        items = (data[index] for index in range(data.num_batches))
+    elif hasattr(data, "cardinality") and int(data.cardinality()) == -1:  # a tf.data.Dataset
         raise ValueError("`data` never ends. Give `data.take(n)`.")
-    return data
+    elif not hasattr(data, "__iter__"):
+        raise ValueError(
+            "Expected `data` that `fit` takes: arrays, a dataset or a generator. "
+            f"Received: {data!r:.80}"
+        )
+    else:
+        items = data
+    # of what yields batches, a list stands for a tuple
+    return (tuple(batch) if isinstance(batch, list) else batch for batch in items)
+
+
+def _parts(batch):
+    parts = batch if isinstance(batch, tuple) else (batch,)
+    if not 1 <= len(parts) <= 3:
+        raise ValueError(
+            "Expected `data` as `x`, `(x, y)` or `(x, y, sample_weight)`. "
+            f"Received: a tuple of {len(parts)}"
+        )
+    return (*parts, None, None)[:3]
 
 
 def _array(value):
-    if value is None or (not isinstance(value, np.ndarray) and hasattr(value, "shape")):
+    if value is None or keras.ops.is_tensor(value):
         return value
     array = np.asarray(value)
     ragged = array.dtype.kind == "O" and not isinstance(value, np.ndarray)
-    if ragged or not array.ndim:
+    if ragged or (not array.ndim and not hasattr(value, "shape")):
         raise ValueError(
             "Expected `data` to hold arrays whose first axis counts the examples. A list or tuple "
             "stands for several of them: give `np.array(...)` in place of a list of numbers. "
@@ -89,10 +132,12 @@ def _array(value):
 
 def _count(batch) -> int:
     """The number of examples, the same in all arrays."""
-    names = ("inputs", "labels", "sample weights")
+    arrays = [[a for a in keras.tree.flatten(part) if a is not None] for part in batch]
+    if any(not len(array.shape) for part in arrays for array in part):
+        raise ValueError(_NOT_BATCHED.format("single numbers"))
     sizes = {
-        name: sorted({len(array) for array in keras.tree.flatten(part) if array is not None})
-        for name, part in zip(names, batch, strict=True)
+        name: sorted({int(array.shape[0]) for array in part})
+        for name, part in zip(PARTS, arrays, strict=True)
     }
     found = {size for some in sizes.values() for size in some}
     if len(found) != 1 or not sizes["inputs"]:
@@ -103,17 +148,59 @@ def _count(batch) -> int:
     return found.pop()
 
 
+_NOT_BATCHED = (
+    "Expected batches of examples, and `data` yields single ones: give `data.batch(32)`. "
+    "Received: {}"
+)
+
+
+def check_inputs(model: keras.Model | None, x: Any) -> None:
+    """Raises `ValueError` for inputs whose shapes are not those of the model's inputs."""
+    inputs = keras.tree.flatten(getattr(model, "inputs", None) or [])
+    given = keras.tree.flatten(x)
+    names = [tensor.name for tensor in inputs]
+    if isinstance(x, dict) and set(names) <= set(x):  # by name, whatever their order
+        given = [x[name] for name in names]
+    expected = [tuple(tensor.shape) for tensor in inputs]
+    received = [tuple(array.shape) for array in given]
+    if not expected or _fit(received, expected):
+        return
+    if _fit([(None, *shape) for shape in received], expected):
+        raise ValueError(_NOT_BATCHED.format(f"inputs of shapes {received}"))
+    pair = " Labels are given in a tuple, `(x, y)`." if isinstance(x, list) else ""
+    raise ValueError(
+        f"Expected inputs of shapes {expected} in `data`, the model's.{pair} Received: {received}"
+    )
+
+
+def _fit(received, expected) -> bool:
+    return len(received) == len(expected) and all(map(_fits, received, expected))
+
+
+def _fits(got, wanted) -> bool:
+    # Keras adds or takes a last axis of size 1 where the rank is off by one.
+    if len(got) == len(wanted) + 1 and got[-1] == 1:
+        got = got[:-1]
+    elif len(got) == len(wanted) - 1 and wanted[-1] == 1:
+        wanted = wanted[:-1]
+    return len(got) == len(wanted) and all(
+        None in (one, other) or one == other for one, other in zip(got[1:], wanted[1:], strict=True)
+    )
+
+
 def _check_finite(batch) -> None:
-    for name, part in zip(("inputs", "labels", "sample weights"), batch, strict=True):
+    for name, part in zip(PARTS, batch, strict=True):
         for array in keras.tree.flatten(part):
-            if array is None or not keras.backend.is_float_dtype(_dtype(array)):
+            if array is None or not _is_float(array):
                 continue
             if not np.isfinite(to_numpy(array)).all():
                 raise ValueError(f"The {name} in `data` hold NaN or infinite values.")
 
 
-def _dtype(array) -> str:
-    return keras.backend.standardize_dtype(array.dtype) if hasattr(array, "dtype") else "object"
+def _is_float(array) -> bool:
+    if isinstance(array, np.ndarray) and array.dtype.kind not in "fV":  # V: bfloat16 and float8
+        return False
+    return keras.backend.is_float_dtype(keras.backend.standardize_dtype(array.dtype))
 
 
 def _class_weights(y, weights, class_weight):

@@ -12,20 +12,25 @@ from tfcompress.utils.types import Tensor
 SPARSE = (keras.losses.sparse_categorical_crossentropy,)
 
 
-def check_classes(loss: Any, labels: Tensor, classes: int | None) -> None:
+def check_classes(loss: Any, labels: Tensor, classes: int | None, unknown: bool = False) -> None:
     """Raises `ValueError` for a label that is no class of an output.
 
     Args:
-        loss: a Keras loss object; only a sparse cross-entropy has such labels.
+        loss: as in `compile`; only a sparse cross-entropy has such labels.
         labels: of a batch.
         classes: how many the output has.
+        unknown: whether a negative label, or NaN, stands for one that is not known.
     """
-    if getattr(loss, "fn", None) not in SPARSE or classes is None:
+    loss = None if loss in ("crossentropy", "ce") else keras.losses.get(loss)
+    axis = getattr(loss, "_fn_kwargs", {}).get("axis", -1)
+    if getattr(loss, "fn", loss) not in SPARSE or classes is None or axis != -1:
         return
     values = to_numpy(labels)
     ignored = getattr(loss, "_fn_kwargs", {}).get("ignore_class")
     if ignored is not None:
         values = values[values != ignored]
+    if unknown:
+        values = values[values >= 0]
     wrong = values[(values < 0) | (values >= classes)]
     if wrong.size:
         raise ValueError(

@@ -1,0 +1,129 @@
+"""The loss that curvature is taken of is the compiled one: axis, reduction, weights, masks."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import tfcompress as tfc
+from tfcompress.measure.objective import mean_loss
+
+R = np.random.default_rng(0)
+X = R.normal(size=(12, 3, 4)).astype("float32")
+WORDS = R.integers(0, 5, (12, 3)).astype("int32")
+W = R.random(12).astype("float32")
+LABELS = R.integers(0, 5, (12, 3))
+HOT = np.eye(5, dtype="float32")[LABELS]
+
+
+def net(transposed=False):
+    parts = [layers.Dense(5, name="fc")] + [layers.Permute((2, 1))] * transposed
+    return keras.Sequential([keras.Input((3, 4)), *parts])
+
+
+def masked():
+    parts = [layers.Embedding(5, 4, mask_zero=True, name="words"), layers.Dense(5, name="fc")]
+    return keras.Sequential([keras.Input((3,), dtype="int32"), *parts])
+
+
+def middle_error(y, z):
+    """A loss with one value for an example, of all its positions together."""
+    return ops.square(ops.mean(y - z, axis=(1, 2)))
+
+
+CLASSES = keras.losses.SparseCategoricalCrossentropy
+CASES = {
+    "mean": (net, X, LABELS, CLASSES(from_logits=True)),
+    "sum": (net, X, LABELS, CLASSES(from_logits=True, reduction="sum")),
+    "by weights": (
+        *(net, X, LABELS),
+        CLASSES(from_logits=True, reduction="mean_with_sample_weight"),
+    ),
+    "axis 1, yes or no": (
+        *(lambda: net(True), X, HOT.transpose(0, 2, 1)),
+        keras.losses.BinaryCrossentropy(from_logits=True, axis=1),
+    ),
+    "axis 1, one-hot": (
+        *(lambda: net(True), X, HOT.transpose(0, 2, 1)),
+        keras.losses.CategoricalCrossentropy(from_logits=True, axis=1),
+    ),
+    "masked sum": (masked, WORDS, HOT, keras.losses.MeanSquaredError(reduction="sum")),
+    "masked": (masked, WORDS, HOT, "mse"),
+    "of whole examples": (net, X, HOT, middle_error),
+    "dice": (net, X, HOT, keras.losses.Dice(axis=(1, 2))),
+    "crossentropy": (lambda: soft(), X[:, 0], LABELS[:, 0], "crossentropy"),
+}
+
+
+def soft():
+    return keras.Sequential([keras.Input((4,)), layers.Dense(5, "softmax", name="fc")])
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_loss_is_what_keras_reports_of_one_batch(case, weighted):
+    make, x, y, loss = CASES[case]
+    model = make()
+    model.compile("sgd", loss)
+    weights = W if "whole" in case or case in ("dice", "crossentropy") else np.stack([W] * 3, 1)
+    data = (x, y, weights) if weighted else (x, y)
+    expected = model.evaluate(x, y, 12, 0, sample_weight=weights if weighted else None)
+    assert mean_loss(model, data, batch_size=12) == pytest.approx(expected, rel=1e-5)
+    if "mask" not in case:  # a mean over a mask is one of the batch, in Keras too
+        assert mean_loss(model, data, batch_size=5) == pytest.approx(expected, rel=1e-5)
+
+
+def second_differences(model, x, y, loss, step=0.02):
+    """The diagonal of the Hessian of the loss of one batch, by the kernel "fc"."""
+    kernel = model.get_layer("fc").kernel
+    w = kernel.numpy().astype("float64")
+
+    def at(values):
+        kernel.assign(values)
+        return float(loss(y, model(x, training=False)))
+
+    middle, found = at(w), np.zeros(w.shape)
+    for place in np.ndindex(w.shape):
+        e = np.zeros(w.shape)
+        e[place] = step
+        found[place] = (at(w + e) - 2 * middle + at(w - e)) / step**2
+    kernel.assign(w)
+    return found
+
+
+@pytest.mark.parametrize(
+    "case", ["sum", "axis 1, yes or no", "axis 1, one-hot", "of whole examples", "dice"]
+)
+def test_curvature_is_that_of_the_loss(case):
+    make, x, y, loss = CASES[case]
+    model = make()
+    by_keras = loss if isinstance(loss, keras.losses.Loss) else lambda *p: ops.mean(loss(*p))
+    expected = second_differences(model, x, y, by_keras)
+    found = tfc.curvature.exact(model, (x, y), loss)["fc"]
+    np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
+    if case != "dice":  # whose Hessian is not the Gauss-Newton matrix of anything positive
+        exact = tfc.curvature.gauss_newton_exact(model, (x, y), loss)["fc"]
+        np.testing.assert_allclose(exact, found, atol=0.001 * np.abs(found).max())
+
+
+def test_a_loss_with_one_value_for_all_examples_is_refused():
+    with pytest.raises(ValueError, match="one value for each example"):
+        tfc.curvature.gauss_newton(net(), (X, HOT), keras.losses.Dice())
+
+
+def test_outputs_whose_losses_are_reduced_in_two_ways_are_refused():
+    start = keras.Input((4,))
+    model = keras.Model(start, [layers.Dense(2)(start), layers.Dense(3)(start)])
+    losses = [keras.losses.MeanSquaredError(reduction=r) for r in ("sum", "sum_over_batch_size")]
+    with pytest.raises(ValueError, match="with one reduction"):
+        tfc.curvature.gauss_newton(model, (X[:, 0], [X[:, 0, :2], X[:, 0, :3]]), losses)
+
+
+def test_sensitivity_is_of_the_weighted_loss():
+    start = keras.Input((4,))
+    heads = [layers.Dense(n, name=name)(start) for name, n in (("a", 3), ("b", 2))]
+    model = keras.Model(start, heads)
+    model.compile("sgd", ["mse", "mse"], loss_weights=[1.0, 100.0])
+    data = (X[:, 0], [HOT[:, 0, :3], HOT[:, 0, :2]])
+    found = tfc.sensitivity(model, data, "*", [tfc.layers.LowRankDense.using(rank=1)])
+    assert found.loss == pytest.approx(model.evaluate(*data, verbose=0)[0], rel=1e-5)
