@@ -28,12 +28,12 @@ class Term:
         self.weight = float(weight)
         self.loss = loss if isinstance(loss, keras.losses.Loss) else LossFunctionWrapper(loss)
         self.reduction = self.loss.reduction
-        config = getattr(self.loss, "_fn_kwargs", {})
-        self.logits = config.get("from_logits", False)
-        self.axis = config.get("axis", -1)
+        self.options = getattr(self.loss, "_fn_kwargs", {})
+        self.logits = self.options.get("from_logits", False)
+        self.axis = self.options.get("axis", -1)
         root = CLOSED_ROOTS.get(getattr(self.loss, "fn", None), Term._general)
         # the closed roots count every entry, an ignored class too
-        self.root_of = Term._general if config.get("ignore_class") is not None else root
+        self.root_of = Term._general if self.options.get("ignore_class") is not None else root
 
     def entries(self, y: Tensor, z: Tensor) -> tuple[Self, Tensor, Tensor]:
         """The term as it is for a table of entries, with their labels and that table `(N, C)`.
@@ -82,7 +82,7 @@ class Term:
         if self.axis == -1 or not isinstance(self.axis, int):
             values = self.loss.call(y, z)
         else:  # its axis is the last one of the table
-            values = self.loss.fn(y, z, **self.loss._fn_kwargs | {"axis": -1})
+            values = self.loss.fn(y, z, **self.options | {"axis": -1})
         if len(values.shape) != 1:
             raise ValueError(
                 "A loss must give one value for each example (or each time step or pixel). "
