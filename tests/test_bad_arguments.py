@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 
 import tfcompress as tfc
 from tfcompress.callbacks import Prune
-from tfcompress.cli.app import app
 from tfcompress.schedules import Constant, Linear, Piecewise, Polynomial
+from tfcompress_cli import app
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 6)).astype("float32")

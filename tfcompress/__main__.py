@@ -1,5 +1,5 @@
 """`python -m tfcompress`."""
 
-from tfcompress.cli.app import app
+from tfcompress_cli import main
 
-app()
+main()

@@ -60,7 +60,7 @@ def _digits(error):
         raise RuntimeError(
             "Fashion-MNIST could not be loaded, and scikit-learn, whose digits could be used "
             "instead, is not installed. Install the Debian package `dataset-fashion-mnist`, or "
-            "connect to the network, or `pip install 'tfcompress[demo]'`. The download failed "
+            "connect to the network, or `pip install scikit-learn`. The download failed "
             f"with: {error}"
         ) from error
     digits = load_digits()

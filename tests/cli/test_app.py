@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 import tfcompress as tfc
 from tfcompress.cli import demo
-from tfcompress.cli.app import app
+from tfcompress_cli import app
 
 
 def run(*arguments):

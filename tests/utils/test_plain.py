@@ -13,11 +13,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import tfcompress as tfc
-from tfcompress.cli.app import app
 from tfcompress.planning.sensitivity import Damage, Sensitivity
 from tfcompress.reporting.benchmark import Benchmark, Timing
 from tfcompress.utils import progress as bars
 from tfcompress.utils.plain import plain, plain_lines
+from tfcompress_cli import app
 
 NASTY = "[bold]fc[/bold] :smile: $x_ \x1b[31m\x07\u202e<b>&"
 SHOWN = r"[bold]fc[/bold] :smile: $x_ \x1b[31m\x07\u202e<b>&"

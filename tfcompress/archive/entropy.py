@@ -161,7 +161,7 @@ def _coder(counts, *compressed):
         from constriction import stream
     except ImportError as error:
         raise ImportError(
-            "Archives need the package constriction: pip install 'tfcompress[archive]'"
+            "Archives need the package constriction: pip install constriction"
         ) from error
     model = stream.model.Categorical(np.asarray(counts, np.float64), perfect=False)
     return stream.stack.AnsCoder(*compressed), model

@@ -1,3 +1,3 @@
-"""The command line."""
+"""What the commands of `tfcompress_cli` run."""
 
-from tfcompress.cli.app import app as app
+from tfcompress_cli import app as app

@@ -53,6 +53,21 @@ def load_data(source: str, model: keras.Model | None = None) -> Any:
     )
 
 
+def load_inputs(source: str, model: keras.Model) -> Any:
+    """The inputs alone of at most 1,000 examples of the data that a text names."""
+    data = load_data(source, model)
+    if isinstance(data, tuple):
+        return keras.tree.map_structure(lambda array: array[:1000], data[0])
+    batches, count = [], 0
+    for batch in data:
+        batches.append(batch[0] if isinstance(batch, tuple) else batch)
+        count += len(keras.tree.flatten(batches[-1])[0])
+        if count >= 1000:
+            break
+    joined = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)
+    return keras.tree.map_structure(lambda array: array[:1000], joined)
+
+
 def _arrays(path):
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -72,8 +87,6 @@ def _arrays(path):
 
 
 def _images(folder, model):
-    import keras
-
     shape = getattr(model, "input_shape", None)
     if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
         raise ValueError(

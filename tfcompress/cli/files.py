@@ -1,28 +1,18 @@
 """The files that the commands read and write: models, budgets and points, results."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from tfcompress.archive import files as archives
+from tfcompress.archive.model_files import load_model as load_model
+from tfcompress.planning.plan_result import Plan
 from tfcompress.utils.plain import plain
+from tfcompress.utils.types import Rest
 from tfcompress.utils.writers import save_model
-
-
-def load_model(path: Path, compile: bool = False) -> keras.Model:
-    """Loads a Keras model from a `.keras`, a legacy `.h5` or a `.tfc` file."""
-    if not path.is_file():
-        raise ValueError(f"There is no such file: {path}")
-    if path.suffix == ".tfc":
-        return archives.load(path)
-    if path.suffix not in (".keras", ".h5", ".hdf5"):
-        raise ValueError(f"Expected a .keras, .h5 or .tfc file. Received: {path}")
-    try:
-        return keras.models.load_model(path, compile=compile)
-    except Exception as error:  # zip, HDF5, JSON and Keras raise their own
-        raise ValueError(f"Keras cannot load {path}: {error}") from error
 
 
 def read_budget(text: str) -> float:
@@ -45,6 +35,41 @@ def read_points(path: Path) -> dict[str, tuple[int, float]]:
     except (ValueError, TypeError, AttributeError) as error:
         message = 'Expected JSON of the form {"name": [bytes, accuracy]}'
         raise ValueError(f"{message} in {path}: {error}") from error
+
+
+def check_output(path: Path, suffixes: Sequence[str] = (".tflite", ".tfc", ".keras")) -> None:
+    """Refuses a file that could not be written, before hours of work and not after them."""
+    if path.suffix not in suffixes:
+        raise ValueError(f"Expected an output named {' or '.join(suffixes)}. Received: {path}")
+    if not path.parent.is_dir():
+        raise ValueError(f"There is no such folder: {path.parent}")
+
+
+def write_model(model: keras.Model, path: Path, as_json: bool, rest: Rest = "float32") -> None:
+    """Writes a model as its file is named, and prints the size.
+
+    Args:
+        model: the model.
+        path: as `check_output` has taken it.
+        as_json: whether JSON is printed.
+        rest: of a `.tflite` file, see `to_tflite`.
+    """
+    if path.suffix == ".tfc":
+        archives.save(model, path)
+    elif path.suffix == ".keras":
+        save_model(model, path)
+    else:
+        from tfcompress.export import to_tflite  # TensorFlow
+
+        to_tflite(model, path, rest=rest)
+    print_file(path, path.stat().st_size, as_json)
+
+
+def print_plan(made: Plan, as_json: bool) -> None:
+    """Prints the result of `plan`."""
+    chosen = {path: option.name for path, option in made.chosen.items()}
+    facts = {"target": made.target, "cost": int(made.cost), "float_cost": int(made.float_cost)}
+    print(json.dumps(facts | {"loss": made.loss, "layers": chosen}) if as_json else made)
 
 
 def save_compressed(made: Any, output: Path, as_json: bool) -> None:

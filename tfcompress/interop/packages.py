@@ -34,7 +34,7 @@ def load() -> SimpleNamespace:
     except ImportError as error:
         raise ImportError(
             "Working with tensorflow_model_optimization needs it and tf_keras: "
-            f'pip install "tfcompress[tfmot]". {error}'
+            f"pip install tensorflow-model-optimization tf-keras. {error}"
         ) from error
     finally:
         os.environ.pop(LEGACY_KERAS, None)  # tfmot sets it

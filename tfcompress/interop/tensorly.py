@@ -135,7 +135,6 @@ def _package() -> ModuleType:
         import tensorly.tucker_tensor
     except ImportError as error:
         raise ImportError(
-            'Decompositions of tensorly need it: pip install "tfcompress[tensorly]", or '
-            f"pip install tensorly. {error}"
+            f"Decompositions of tensorly need it: pip install tensorly. {error}"
         ) from error
     return tensorly

@@ -76,7 +76,7 @@ def search(
     try:
         import optuna  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"{error}. Run `pip install 'tfcompress[search]'`.") from error
+        raise ImportError(f"{error}. A search needs optuna: pip install optuna") from error
     check_arguments(model, budget, None, fine_tune, teacher)
     if callable(fine_tune) or not fine_tune:
         raise ValueError(f"A search needs `fine_tune` epochs, at least 1. Received: {fine_tune!r}")

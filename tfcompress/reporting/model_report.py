@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 import keras
 
+from tfcompress.archive.model_files import model_of
 from tfcompress.graph.paths import walk
 from tfcompress.measure.macs import macs
 from tfcompress.reporting.file_constants import constants_of
@@ -115,16 +116,18 @@ class ModelReport:
 
 
 def report(
-    model: keras.Model, baseline: keras.Model | None = None, tflite: Path | bytes | None = None
+    model: keras.Model | Path,
+    baseline: keras.Model | Path | None = None,
+    tflite: Path | bytes | None = None,
 ) -> ModelReport:
     """Reports the sizes and costs of each layer of a model and of the whole.
 
     The stored bits of a kernel and its bytes in a .tflite file can differ: each has its own column.
 
     Args:
-        model: a built `keras.Model`.
-        baseline: the model that it was made from. Ratios then refer to its kernels, and the
-            latency to its float32 .tflite file, which is made for this.
+        model: a built `keras.Model`, or the path of a `.keras`, `.h5` or `.tfc` file.
+        baseline: the model that it was made from, or its path. Ratios then refer to its kernels,
+            and the latency to its float32 .tflite file, which is made for this.
         tflite: the bytes or the path of the model's .tflite file.
 
     Returns:
@@ -142,6 +145,7 @@ def report(
     >>> row.path, row.bits, row.macs
     ('fc', 1024, 32)
     """
+    model, baseline = model_of(model), model_of(baseline)
     layers = {path: layer for path, (layer, _) in walk(model).items()}
     if not model.built:
         raise ValueError(

@@ -1,28 +1,21 @@
-"""The command line: `tfcompress report | compress | export | archive | bench | demo`.
+"""The commands that show, compress to a budget, convert and time models."""
 
-Nothing of the package is imported above the functions, so that `--help` answers at once.
-"""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from tfcompress_cli.options import Data, Json, Model, Output
+from tfcompress_cli.quiet import errors_as_messages
+
 app = typer.Typer(
     help="Make Keras networks small and fast.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-Model = Annotated[
-    Path, typer.Argument(help="A Keras model: .keras, .h5 of older versions, or a .tfc archive.")
-]
 TARGETS = {".tflite": "tflite", ".tfc": "archive", ".keras": "bits"}  # of `compress`, by output
 RESTS = {32: "float32", 16: "float16", 8: "int8"}  # of `export`, by bits
-Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
 
 
 def print_version(asked: bool) -> None:
@@ -52,7 +45,7 @@ def report(
     html: Annotated[Path | None, typer.Option(help="An HTML page to write, with pictures.")] = None,
     points: Annotated[
         Path | None,
-        typer.Option(help='JSON {"name": [bytes, accuracy]} of models, for the page\'s picture.'),
+        typer.Option(help="For its picture, JSON: by name, bytes and accuracy of each model."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -75,15 +68,8 @@ def report(
 @app.command()
 def compress(
     model: Model,
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", help="The file to write: .tflite, or .tfc (archive), or .keras."
-        ),
-    ],
-    data: Annotated[
-        str, typer.Option(help="An .npz file (x and y), a folder of images, or module:function.")
-    ],
+    output: Output,
+    data: Data,
     budget: Annotated[
         str | None,
         typer.Option(help="Of the output: a share of the float32 size, 10%, or bytes, 80000."),
@@ -109,16 +95,11 @@ def compress(
     """Compress a trained model to a budget, or as far as its accuracy allows."""
     with errors_as_messages():
         from tfcompress.cli.data import load_data
-        from tfcompress.cli.files import load_model, read_budget, save_compressed
+        from tfcompress.cli.files import check_output, load_model, read_budget, save_compressed
         from tfcompress.planning.compression import compress as run
         from tfcompress.utils.checks import check_budget, check_store
 
-        if output.suffix not in TARGETS:
-            raise ValueError(
-                f"Expected an output named .tflite, .tfc or .keras. Received: {output}"
-            )
-        if not output.parent.is_dir():
-            raise ValueError(f"There is no such folder: {output.parent}")
+        check_output(output)
         check_store(store)
         if budget is not None:
             check_budget(read_budget(budget))
@@ -142,8 +123,15 @@ def compress(
 def export(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="The .tflite file to write.")],
+    check: Annotated[
+        str | None,
+        typer.Option(
+            "--check", help="Real samples, to verify the file on: .npz, folder, module:function."
+        ),
+    ] = None,
     activations: Annotated[
-        str, typer.Option(help="How low-bit layers compute: int8 or float32.")
+        str,
+        typer.Option(help="How layers compute: int8, float32, or static_int8 (needs --check)."),
     ] = "int8",
     store: Annotated[
         str, typer.Option(help="fast, or small: fewest bytes, perhaps slower.")
@@ -156,16 +144,18 @@ def export(
 ) -> None:
     """Convert a model to a verified .tflite file."""
     with errors_as_messages():
-        from tfcompress.cli.files import load_model, print_file
+        from tfcompress.cli.data import load_inputs
+        from tfcompress.cli.files import check_output, load_model, print_file
         from tfcompress.export import to_tflite
 
-        if output.suffix != ".tflite":
-            raise ValueError(f"Expected an output named .tflite. Received: {output}")
+        check_output(output, [".tflite"])
         if bits not in RESTS:
             raise ValueError(f"`--bits` must be 32, 16 or 8. Received: {bits}")
         options = {"activations": activations, "store": store, "min_runtime": min_runtime}
         options["rest"] = RESTS[bits]
-        blob = to_tflite(load_model(model), output, **options)
+        loaded = load_model(model)
+        samples = None if check is None else load_inputs(check, loaded)
+        blob = to_tflite(loaded, output, check=samples, **options)
         print_file(output, len(blob), json)
 
 
@@ -181,15 +171,12 @@ def archive(
     """Write a model into one entropy-coded archive, or an archive back into a .keras file."""
     with errors_as_messages():
         from tfcompress.archive import files as archives
-        from tfcompress.cli.files import load_model, print_file
+        from tfcompress.cli.files import check_output, load_model, print_file
         from tfcompress.utils.writers import save_model
 
-        if output.suffix not in (".tfc", ".keras"):
-            raise ValueError(f"Expected an output named .tfc or .keras. Received: {output}")
+        check_output(output, [".tfc", ".keras"])
         if half and output.suffix == ".keras":
             raise ValueError("`--half` is for writing an archive, .tfc.")
-        if not output.parent.is_dir():
-            raise ValueError(f"There is no such folder: {output.parent}")
         loaded = load_model(model)
         if output.suffix == ".tfc":
             archives.save(loaded, output, half=half)
@@ -224,18 +211,3 @@ def demo(
         from tfcompress.cli.demo import demo as run
 
         run(output, quick=quick, seed=seed)
-
-
-@contextmanager
-def errors_as_messages() -> Iterator[None]:
-    """Prints an error as one message and ends with exit code 1, without a traceback."""
-    try:
-        from tfcompress_cli import import_quietly
-
-        import_quietly()
-        yield
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-        from tfcompress.utils.plain import plain_lines
-
-        typer.secho(f"Error: {plain_lines(error)}", err=True, fg="red")
-        raise typer.Exit(1) from None

@@ -1,0 +1,152 @@
+"""The commands of one method each, run in this process."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import tfcompress as tfc
+from tfcompress_cli import app
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def net(seed):
+    keras.utils.set_random_seed(seed)
+    layers = [keras.Input((12,)), keras.layers.Dense(128, "relu"), keras.layers.Dense(3)]
+    model = keras.Sequential(layers)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("methods")
+    random = np.random.default_rng(0)
+    y = random.integers(0, 3, 200)
+    x = (random.normal(size=(200, 12)) + 2 * np.eye(3, 12)[y]).astype("float32")
+    model = net(0)
+    model.fit(x, y, epochs=2, verbose=0)
+    model.save(folder / "net.keras")
+    net(1).save(folder / "other.keras")
+    np.savez(folder / "data.npz", x=x, y=y)
+    return folder
+
+
+@pytest.mark.parametrize("bits", [16, 8, 3])
+def test_quantize_rounds_every_kernel(folder, tmp_path, bits):
+    output = tmp_path / "small.keras"
+    done = run("quantize", folder / "net.keras", "-o", output, "--bits", bits, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {"path": str(output), "bytes": output.stat().st_size}
+    small, model = (keras.models.load_model(p) for p in (output, folder / "net.keras"))
+    kinds = {16: tfc.layers.Float16Dense}.get(bits, tfc.layers.QuantizedDense)
+    assert [type(layer) for layer in small.layers] == [kinds, kinds]
+    x = np.load(folder / "data.npz")["x"]
+    expected = tfc.swap(model, tfc.layers.rounding(bits))
+    np.testing.assert_array_equal(small(x), expected(x))
+
+
+def test_quantize_with_data_fits_the_outputs(folder, tmp_path):
+    x = np.load(folder / "data.npz")["x"]
+    model = keras.models.load_model(folder / "net.keras")
+    errors = []
+    for data in ([], ["--data", folder / "data.npz"]):
+        output = tmp_path / "small.tfc"
+        done = run("quantize", folder / "net.keras", "-o", output, "--bits", 2, *data)
+        assert done.exit_code == 0, done.output
+        errors.append(np.square(np.asarray(tfc.archive.load(output)(x) - model(x))).mean())
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_quantize_to_a_file_of_8_bits(folder, tmp_path):
+    whole = len(tfc.to_tflite(keras.models.load_model(folder / "net.keras")))
+    done = run("quantize", folder / "net.keras", "-o", tmp_path / "small.tflite")
+    assert done.exit_code == 0, done.output
+    assert f"{(tmp_path / 'small.tflite').stat().st_size:,} bytes" in done.stdout
+    assert (tmp_path / "small.tflite").stat().st_size < whole
+
+
+@pytest.mark.parametrize("data", [False, True])
+def test_prune_sets_the_share_to_zero(folder, tmp_path, data):
+    output = tmp_path / "small.keras"
+    options = ["--data", folder / "data.npz"] if data else []
+    done = run("prune", folder / "net.keras", "-o", output, "--sparsity", 0.75, *options)
+    assert done.exit_code == 0, done.output
+    for layer in keras.models.load_model(output).layers:
+        assert (np.asarray(layer.kernel) == 0).mean() == 0.75
+
+
+def test_distill_brings_the_student_to_the_teacher(folder, tmp_path):
+    output = tmp_path / "student.keras"
+    arguments = [folder / "other.keras", "--teacher", folder / "net.keras"]
+    options = ["--data", folder / "data.npz", "--epochs", 20, "--learning-rate", 0.01]
+    done = run("distill", *arguments, *options, "-o", output, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["bytes"] == output.stat().st_size
+    x = np.load(folder / "data.npz")["x"]
+    teacher, before, after = (
+        np.argmax(keras.models.load_model(p)(x), -1)
+        for p in (folder / "net.keras", folder / "other.keras", output)
+    )
+    assert (after == teacher).mean() > max(0.8, (before == teacher).mean())
+
+
+def test_plan_prints_and_writes_what_keeps_the_budget(folder, tmp_path):
+    output = tmp_path / "small.tfc"
+    options = ["--data", folder / "data.npz", "--budget", "40%", "-o", output]
+    done = run("plan", folder / "net.keras", *options)
+    assert done.exit_code == 0, done.output
+    assert "dense" in done.stdout and f"{output.stat().st_size:,} bytes" in done.stdout
+    done = run("plan", folder / "net.keras", *options[:-2], "--json")
+    facts = json.loads(done.stdout)
+    assert facts["cost"] <= 0.4 * facts["float_cost"]
+    assert len(facts["layers"]) == 2
+    small = tfc.archive.load(output)
+    assert (
+        sum(
+            getattr(layer, "bits", 32 * layer.kernel.shape.num_elements()) for layer in small.layers
+        )
+        <= (facts["cost"])
+    )
+
+
+def test_export_with_real_samples(folder, tmp_path):
+    output = tmp_path / "a.tflite"
+    given = ["--check", folder / "data.npz", "--activations", "static_int8"]
+    done = run("export", folder / "net.keras", "-o", output, *given)
+    assert done.exit_code == 0, done.output
+    model = keras.models.load_model(folder / "net.keras")
+    x = np.load(folder / "data.npz")["x"]
+    assert output.read_bytes() == tfc.to_tflite(model, check=x, activations="static_int8")
+    done = run("export", folder / "net.keras", "-o", output, *given[2:])
+    assert done.exit_code == 1 and "check" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["quantize", "net.keras", "-o", "a.tfc", "--bits", 9], "`bits` must be 16, or"),
+        (["quantize", "net.keras", "-o", "a.onnx"], "named .tflite or .tfc or .keras"),
+        (["quantize", "absent.keras", "-o", "a.tfc"], "no such file"),
+        (["quantize", "net.keras", "-o", "absent/a.tfc"], "no such folder"),
+        (["quantize", "net.keras", "-o", "a.tfc", "--data", "x.csv"], "Expected data as an .npz"),
+        (["prune", "net.keras", "-o", "a.tfc", "--sparsity", 1.5], "sparsity"),
+        (["prune", "net.keras", "-o", "a.tfc", "--sparsity", 0.5, "--scope", "model"], "scope"),
+        (["plan", "net.keras", "--data", "data.npz", "--budget", "lots"], "budget such as 10%"),
+        (["plan", "net.keras", "--data", "data.npz", "--budget", "9%", "--target", "ms"], "target"),
+        (["export", "net.keras", "-o", "a.tflite", "--check", "absent.npz"], "absent.npz"),
+    ],
+)
+def test_errors_are_one_message_before_any_file(folder, monkeypatch, arguments, message):
+    monkeypatch.chdir(folder)
+    before = sorted(folder.iterdir())
+    done = run(*arguments)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: ") and message in done.stderr
+    assert "Traceback" not in done.output and isinstance(done.exception, SystemExit)
+    assert sorted(folder.iterdir()) == before

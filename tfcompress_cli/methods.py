@@ -1,0 +1,130 @@
+"""The commands that carry out one method: quantize, prune, distill, plan."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfcompress_cli.app import app
+from tfcompress_cli.options import Data, Json, Model, Output, SomeData
+from tfcompress_cli.quiet import errors_as_messages
+
+
+@app.command()
+def quantize(
+    model: Model,
+    output: Output,
+    bits: Annotated[int, typer.Option(help="Of each weight: 16 (float16), or 8 to 2.")] = 8,
+    data: SomeData = None,
+    json: Json = False,
+) -> None:
+    """Round all kernels; with --data, each to what does least to the outputs of its layer."""
+    with errors_as_messages():
+        from tfcompress.cli.data import load_data
+        from tfcompress.cli.files import check_output, load_model, write_model
+        from tfcompress.layers import rounding
+        from tfcompress.rewriting.swap import swap
+
+        check_output(output)
+        rules = rounding(bits)
+        loaded = load_model(model)
+        seen = None if data is None else load_data(data, loaded)
+        small = swap(loaded, rules, data=seen)
+        write_model(small, output, json, rest="float16" if bits == 16 else "int8")
+
+
+@app.command()
+def prune(
+    model: Model,
+    output: Output,
+    sparsity: Annotated[float, typer.Option(help="The share of the weights to set to zero.")],
+    data: SomeData = None,
+    scope: Annotated[
+        str, typer.Option(help="global: the share of all weights; layer: of each layer.")
+    ] = "layer",
+    json: Json = False,
+) -> None:
+    """Set the smallest weights to zero; with --data, by Optimal Brain Surgeon.
+
+    Zeros make a .tfc archive or a zipped file smaller. To keep them, train on with
+    `tfcompress.callbacks.Prune`.
+    """
+    with errors_as_messages():
+        from tfcompress.cli.data import load_data
+        from tfcompress.cli.files import check_output, load_model, write_model
+        from tfcompress.pruning.one_shot import prune as run
+
+        check_output(output)
+        loaded = load_model(model)
+        seen = None if data is None else load_data(data, loaded)
+        score = "magnitude" if data is None else "obs"
+        small = run(loaded, sparsity, data=seen, score=score, scope=scope)
+        write_model(small, output, json)
+
+
+@app.command()
+def distill(
+    model: Annotated[Path, typer.Argument(help="The student: .keras, .h5 or .tfc.")],
+    teacher: Annotated[Path, typer.Option(help="The teacher: .keras, .h5 or .tfc.")],
+    output: Output,
+    data: Data,
+    epochs: Annotated[int, typer.Option(help="Epochs of training.")] = 3,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 1e-3,
+    json: Json = False,
+) -> None:
+    """Train a student towards a teacher; where the data have labels, on these as well."""
+    with errors_as_messages():
+        import keras
+
+        from tfcompress.cli.data import load_data
+        from tfcompress.cli.files import check_output, load_model, write_model
+        from tfcompress.distillation.distiller import Distiller
+
+        check_output(output)
+        student, guide = load_model(model), load_model(teacher, compile=True)
+        distiller = Distiller(student=student, teacher=guide)
+        distiller.compile(keras.optimizers.Adam(learning_rate))
+        given = load_data(data, student)
+        verbose = 0 if json else "auto"
+        if isinstance(given, tuple):
+            distiller.fit(*given, epochs=epochs, verbose=verbose)
+        else:
+            distiller.fit(given, epochs=epochs, verbose=verbose)
+        write_model(student, output, json)
+
+
+@app.command()
+def plan(
+    model: Model,
+    data: Data,
+    budget: Annotated[str, typer.Option(help="A share of the float32 cost, 10%, or a number.")],
+    target: Annotated[
+        str, typer.Option(help="What the budget counts: bits, tflite, archive or macs.")
+    ] = "bits",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the model too: .tflite, .tfc or .keras."),
+    ] = None,
+    store: Annotated[str, typer.Option(help="fast, or small: of the .tflite file.")] = "fast",
+    json: Json = False,
+) -> None:
+    """Choose a form for each layer under one budget, without training."""
+    with errors_as_messages():
+        from tfcompress.cli.data import load_data
+        from tfcompress.cli.files import (
+            check_output,
+            load_model,
+            print_plan,
+            read_budget,
+            write_model,
+        )
+        from tfcompress.planning.planner import plan as run
+
+        if output is not None:
+            check_output(output)
+        share = read_budget(budget)
+        loaded = load_model(model, compile=True)
+        made = run(loaded, load_data(data, loaded), share, target, store=store)
+        print_plan(made, json)
+        if output is not None:
+            write_model(made.model, output, json)
