@@ -9,6 +9,7 @@ import numpy as np
 
 from tfcompress.export.lower import large_kernels as large
 from tfcompress.export.lower.circulant import LEAST_KERNEL_SIZE, CirculantOperations
+from tfcompress.export.lower.recurrent import use_own_loops
 from tfcompress.graph.copy import copied
 from tfcompress.graph.nodes import calls_its_graph, graph_of, nodes_of, renew_shapes
 from tfcompress.graph.paths import is_graph, walk
@@ -93,6 +94,7 @@ def lower(model: keras.Model, store: Store | None = None, thinned: bool = False)
     folded |= {norm: _FoldedNormalization(name=norm.name) for _, norm in pairs}
     if folded:
         replace_in_place(lowered, folded)
+    use_own_loops(lowered)
     return lowered
 
 
