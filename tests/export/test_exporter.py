@@ -410,8 +410,6 @@ def test_operators_that_stock_litert_lacks_are_named():
     x = keras.Input((8,))
     with pytest.raises(ExportError, match=r"tf\.IRFFT"):
         to_tflite(keras.Model(x, keras.ops.irfft(keras.ops.rfft(x))))
-    with pytest.raises(ExportError, match=r"known batch size"):
-        to_tflite(keras.Sequential([keras.Input((5, 8)), layers.LSTM(4)]))
 
 
 def many_kinds():

@@ -11,6 +11,7 @@ from tfcompress.export.draft import Draft
 from tfcompress.export.kernels.integer_grid import find_grid
 from tfcompress.export.kernels.kernel import kernel_rows
 from tfcompress.graph.chain import unchained
+from tfcompress.measure.macs import matrices
 from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import operator_name
 
@@ -25,7 +26,7 @@ def restore_kernels(draft: Draft) -> None:
     Kernels that have their names, see `names.name_kernels`, are known already.
     """
     graph, operators, lowered = Graph(draft.file), [], draft.lowered
-    layers = {path: layer for path, layer in unchained(lowered).items() if hasattr(layer, "kernel")}
+    layers = {p: layer for p, layer in unchained(lowered).items() if _has_own_kernel(layer)}
     named = {tensor.name.decode() for tensor in graph.tensors if tensor.name}
     left = {p: layer for p, layer in layers.items() if f"{p}/kernel" not in named}
     for operator in graph.subgraph.operators:
@@ -33,6 +34,11 @@ def restore_kernels(draft: Draft) -> None:
             operators += _restore_kernel(graph, operator, left)
         operators.append(operator)
     graph.subgraph.operators = operators
+
+
+def _has_own_kernel(layer) -> bool:
+    """Whether a layer has a kernel, and not only a part of it."""
+    return hasattr(layer, "kernel") and any(v is layer.kernel for v in matrices(layer))
 
 
 def _restore_kernel(graph, operator, layers) -> list:

@@ -83,11 +83,17 @@ def _name_kernel(graph, operator, weights) -> None:
 
 def _name_of_weight(rows, weights) -> str | None:
     for name, (layer, variable) in weights.items():
-        if math.prod(variable.shape) == rows.size:
+        if math.prod(variable.shape) == rows.size or _is_split(layer, variable):
             for other in weight_rows(layer, variable):
                 if other.shape == rows.shape and _same(rows, other):
                     return name
     return None
+
+
+def _is_split(layer, variable) -> bool:
+    """Whether a weight is the kernel of two products: of the gates, and of the candidate."""
+    gru = isinstance(layer, keras.layers.GRUCell) and not layer.reset_after
+    return gru and variable is layer.recurrent_kernel
 
 
 def _same(rows, other) -> bool:
@@ -127,6 +133,8 @@ def weight_rows(layer: keras.layers.Layer, variable: keras.Variable) -> Iterator
         yield kernel_rows(values, -2)
     else:
         yield kernel_rows(values, -1)
+        if _is_split(layer, variable):
+            yield from (values.T[: 2 * layer.units], values.T[2 * layer.units :])
         yield values.reshape(len(values), -1)  # a table, or a kernel that was made transposed
 
 

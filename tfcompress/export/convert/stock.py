@@ -108,8 +108,8 @@ def _explanation(model, concrete, text) -> str:
         reason += f" of layer {layer!r}" if layer else ""
     if "TensorList" in text:
         advice = (
-            "A recurrent layer needs a known batch size: `keras.Input(shape, batch_size=1)`, or "
-            "`input_signature`."
+            "A loop that a layer writes itself needs a known batch size: "
+            "`keras.Input(shape, batch_size=1)`, or `input_signature`."
         )
     return f"The stock converter cannot convert model {model.name!r}: {reason}. {advice}"
 
