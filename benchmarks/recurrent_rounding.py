@@ -29,14 +29,14 @@ METHODS = {
 }
 HEAD = """# Recurrent networks without labels and without training
 
-Written by `python benchmarks/recurrent_rounding.py --data spoken_digits.npz` on the Free Spoken Digit
-Dataset: 3,000 recordings of ten digits by six speakers, as {frames} frames of {bands} log-mel energies.
-Held out are the takes 0 to 4 of each speaker and digit (300 recordings, as the authors do), or all 500
-of one speaker ({speaker}). All kernels of the recurrent layers are compressed, the last Dense layer
-stays float. Points of accuracy lost: "plain", the same form by the weights alone (nearest values,
-magnitude); "measured", on {sequences} training sequences without their labels, mean of {seeds} draws
-of these, and the worst of them. A negative number is a gain. The settings are those of
-`benchmarks/post_training.py`: nothing was chosen on these data. Seconds on a busy machine of 2 cores.
+Written by `python benchmarks/recurrent_rounding.py --data spoken_digits.npz` on the Free Spoken
+Digit Dataset: 3,000 recordings of ten digits by six speakers, as {frames} frames of {bands} log-mel
+energies. Held out are the takes 0 to 4 of each speaker and digit (300 recordings, as the authors
+do), or all 500 of one speaker ({speaker}). All kernels of the recurrent layers are compressed, the
+last Dense layer stays float. Points of accuracy lost: "plain", the same form by the weights alone
+(nearest values, magnitude); "measured", on {sequences} training sequences without their labels,
+mean of {seeds} draws of these, and the worst of them. A negative number is a gain. The settings are
+those of `benchmarks/post_training.py`: nothing was chosen on these data. Seconds on a busy machine.
 
 | net (float accuracy) | method | plain | measured | worst | seconds |
 |---|---|---|---|---|---|

@@ -170,6 +170,7 @@ CASES |= {
     "embedding-float16": embedding(layers.Float16Embedding.using()),
     "embedding-codebook": embedding(layers.CodebookEmbedding.using(size=7), mask_zero=True),
     "embedding-hashed": embedding(layers.HashedEmbedding.using(ratio=4)),
+    "embedding-hashed-runs": embedding(layers.HashedEmbedding.using(ratio=4, blocks=3)),
     "embedding-low-rank": embedding(layers.LowRankEmbedding.using(rank=2), mask_zero=True),
     "einsum-codebook": case(
         keras.layers.EinsumDense("abc,cde->abde", (7, 3, 5), bias_axes="e", name="heads"),
@@ -179,11 +180,17 @@ CASES |= {
 }
 REVERSIBLE = {
     f"reversible-{method}": embedding(
-        getattr(layers, f"{method}ReversibleEmbedding").using(),
+        getattr(layers, f"{method}ReversibleEmbedding").using(**options),
         keras.layers.ReversibleEmbedding,
         logit_soft_cap=3.0,
     )
-    for method in ("Quantized", "Float16", "Codebook")
+    for method, options in {
+        "Quantized": {},
+        "Float16": {},
+        "Codebook": {},
+        "Hashed": {"ratio": 4, "blocks": 2},
+        "LowRank": {"rank": 3},
+    }.items()
 }
 CASES |= REVERSIBLE | other_convolutions()
 
@@ -211,7 +218,21 @@ def test_the_way_back_of_a_reversible_embedding(name):
     plain, maker, _ = REVERSIBLE[name]()
     layer, x = maker(plain), np.random.default_rng(0).standard_normal((4, 5, 8)).astype("float32")
     plain.set_weights([keras.ops.convert_to_numpy(layer.embeddings)])
-    np.testing.assert_array_equal(layer(x, reverse=True), plain(x, reverse=True))
+    np.testing.assert_allclose(layer(x, reverse=True), plain(x, reverse=True), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_a_hashed_table_looks_up_only_the_rows_asked_for(blocks, monkeypatch):
+    layer = layers.HashedEmbedding(11, 8, ratio=4, blocks=blocks, seed=5)
+    ids = np.array([[3, 0], [10, 3]])
+    layer.build((None, 2))
+    table = np.array(layer.kernel)
+
+    def whole(*_):
+        raise AssertionError("the whole table was made")
+
+    monkeypatch.setattr(layers.HashedEmbedding, "rows", whole)
+    np.testing.assert_array_equal(layer(ids), table[ids])
 
 
 @pytest.mark.parametrize("method", ["Binary", "Ternary", "Quantized"])

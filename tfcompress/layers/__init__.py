@@ -105,6 +105,9 @@ from tfcompress.layers.discrete.other_forms import TernaryConv3DTranspose as Ter
 from tfcompress.layers.discrete.other_forms import TernaryDepthwiseConv1D as TernaryDepthwiseConv1D
 from tfcompress.layers.discrete.other_forms import TernaryDepthwiseConv2D as TernaryDepthwiseConv2D
 from tfcompress.layers.factorized.low_rank_embedding import LowRankEmbedding as LowRankEmbedding
+from tfcompress.layers.factorized.low_rank_embedding import (
+    LowRankReversibleEmbedding as LowRankReversibleEmbedding,
+)
 from tfcompress.layers.shared.codebook_forms import (
     CodebookConv1DTranspose as CodebookConv1DTranspose,
 )
@@ -127,3 +130,6 @@ from tfcompress.layers.shared.codebook_forms import (
     CodebookReversibleEmbedding as CodebookReversibleEmbedding,
 )
 from tfcompress.layers.shared.hashed_embedding import HashedEmbedding as HashedEmbedding
+from tfcompress.layers.shared.hashed_embedding import (
+    HashedReversibleEmbedding as HashedReversibleEmbedding,
+)

@@ -98,10 +98,13 @@ class CompressedReversibleEmbedding(CompressedEmbedding):
     def call(self, inputs: Tensor, reverse: bool = False, training: bool | None = None) -> Tensor:
         if not reverse:
             return super().call(inputs, training)
-        kernel, dtype = self.kernel, self.reverse_dtype or self.compute_dtype
-        logits = ops.matmul(ops.cast(inputs, dtype), ops.transpose(ops.cast(kernel, dtype)))
-        cap = self.logit_soft_cap
+        dtype, cap = self.reverse_dtype or self.compute_dtype, self.logit_soft_cap
+        logits = self.multiply_reversed(ops.cast(inputs, dtype), dtype)
         return logits if cap is None else ops.tanh(logits / cap) * cap
+
+    def multiply_reversed(self, x: Tensor, dtype: str) -> Tensor:
+        """The product of vectors and the transposed table."""
+        return ops.matmul(x, ops.transpose(ops.cast(self.kernel, dtype)))
 
     def compute_mask(self, inputs: Tensor, mask: Tensor = None) -> Tensor:
         ids = "int" in keras.backend.standardize_dtype(inputs.dtype)

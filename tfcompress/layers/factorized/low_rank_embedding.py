@@ -1,21 +1,27 @@
-"""An embedding as a narrow table and a matrix."""
+"""Embeddings as a narrow table and a matrix."""
 
 import keras
+from keras import ops
 
-from tfcompress.layers.core.embedding import CompressedEmbedding
+from tfcompress.layers.core.base import CompressedLayer
+from tfcompress.layers.core.embedding import CompressedEmbedding, CompressedReversibleEmbedding
 from tfcompress.layers.core.ordinary import positions
 from tfcompress.layers.factorized.low_rank import LowRankKernel
 from tfcompress.utils.arrays import to_numpy
-from tfcompress.utils.types import InputShape
+from tfcompress.utils.types import InputShape, Tensor
 
 
-@keras.saving.register_keras_serializable("tfcompress")
-class LowRankEmbedding(LowRankKernel, CompressedEmbedding):
-    __doc__ = "Embedding as a table of r columns and a matrix. " + LowRankKernel.__doc__
+class LowRankTable(LowRankKernel):
+    """Only the rows of the narrow table that a batch asks for are multiplied."""
 
     def macs_at(self, input_shape: InputShape, rank: int) -> int:
         """Multiply-accumulates per sample: the row of each id is multiplied by the matrix."""
         return positions(input_shape[1:]) * rank * self.output_dim
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class LowRankEmbedding(LowRankTable, CompressedEmbedding):
+    __doc__ = "Embedding as a table of r columns and a matrix. " + LowRankKernel.__doc__
 
     def to_ordinary(self) -> list[keras.layers.Layer]:
         u, v = (to_numpy(part) for part in self.parts.values())
@@ -35,3 +41,17 @@ class LowRankEmbedding(LowRankKernel, CompressedEmbedding):
         last.build((None, u.shape[1]))
         last.kernel.assign(v)
         return [table, last]
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class LowRankReversibleEmbedding(LowRankTable, CompressedReversibleEmbedding):
+    __doc__ = (
+        "ReversibleEmbedding as a table of r columns and a matrix. In reverse, vectors are "
+        "multiplied by the matrix first. " + LowRankKernel.__doc__
+    )
+
+    to_ordinary = CompressedLayer.to_ordinary  # one layer: it runs in both directions
+
+    def multiply_reversed(self, x: Tensor, dtype: str) -> Tensor:
+        u, v = (ops.cast(part, dtype) for part in self.parts.values())
+        return ops.matmul(ops.matmul(x, ops.transpose(v)), ops.transpose(u))
