@@ -26,6 +26,8 @@ class Chain(keras.layers.Layer):
         self.parts = list(parts)
         self.supports_masking = all(part.supports_masking for part in parts)
         self.built = all(part.built for part in parts)
+        if not any(part.trainable for part in parts):
+            self.trainable = False
 
     def build(self, input_shape: InputShape) -> None:
         for part in self.parts:

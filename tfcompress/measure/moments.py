@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from tfcompress.numerics.metric import Diagonal, Kronecker
+from tfcompress.numerics.what_a_kernel_is import is_discrete, is_pruned
 from tfcompress.utils.arrays import transposed
 from tfcompress.utils.types import Tensor
 
@@ -127,12 +128,15 @@ class Moments:
         """The kernel that on the new inputs comes closest to the outputs before the change.
 
         `w + A^-1 mean x (x_before - x)^T w`, damped: least squares around the kernel itself. If `A`
-        is cut into blocks, each block is solved for the whole difference.
+        is cut into blocks, each block is solved for the whole difference. A kernel with zeros or
+        with few distinct values stays as it is, since least squares would know neither.
         """
         kernel = getattr(self.layer, "embeddings", None)
         kernel = self.layer.kernel if kernel is None else kernel
         kernel = np.asarray(keras.ops.convert_to_numpy(kernel), "float64")
         if _is_embedding(self.layer) or np.ndim(self.drift) == 0:
+            return kernel
+        if is_pruned(kernel) or is_discrete(kernel):
             return kernel
         metric = self.metric()
         rows = fan_in_first(self.layer, kernel)

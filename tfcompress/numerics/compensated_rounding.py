@@ -64,7 +64,8 @@ def compensate(w: np.ndarray, round_row: Callable[..., Any], metric: SecondOrder
         flat = part.swapaxes(0, 1).reshape(len(places), -1)
         plain = round_row(flat, rows.start + places).reshape(part.swapaxes(0, 1).shape)
         plain = plain.swapaxes(0, 1)
-        q = _feed_back(part, round_at, R)
+        kept = (part == 0) & (plain == 0)  # zeros of a pruned kernel, where the form has a zero
+        q = _feed_back(part, round_at, R, kept)
         # q^T A q - 2 q^T A w against the same of plain, in one product
         worse = np.sum((q - plain) * (A @ (q + plain - 2 * part)), 1, keepdims=True) > 0
         out[:, rows.start + places] = np.where(worse, plain, q)
@@ -98,14 +99,17 @@ def _upper(H):
     return R / np.diagonal(R, axis1=1, axis2=2)[:, None, :]
 
 
-def _feed_back(w, round_at, R):
-    """Rounds `w (G, n, m)` down the rows, each absorbing the errors of those before it."""
+def _feed_back(w, round_at, R, kept):
+    """Rounds `w (G, n, m)` down the rows, each absorbing the errors of those before it.
+
+    What is `kept` stays zero.
+    """
     q, e = np.empty_like(w), np.zeros_like(w)
     for start in range(0, w.shape[1], ROWS_AT_A_TIME):
         stop = min(start + ROWS_AT_A_TIME, w.shape[1])
         target = w[:, start:stop] + transposed(R[:, :start, start:stop]) @ e[:, :start]
         for i in range(start, stop):
             from_run = (R[:, None, start:i, i] @ e[:, start:i])[:, 0]
-            q[:, i] = round_at(target[:, i - start] + from_run, i)
+            q[:, i] = np.where(kept[:, i], 0, round_at(target[:, i - start] + from_run, i))
             e[:, i] = w[:, i] - q[:, i]
     return q

@@ -9,6 +9,7 @@ import numpy as np
 
 from tfcompress.numerics.metric import Kronecker
 from tfcompress.numerics.selection import lowest
+from tfcompress.numerics.what_a_kernel_is import is_pruned
 from tfcompress.utils.checks import check_sparsity
 from tfcompress.utils.progress import progress
 from tfcompress.utils.types import SecondOrder
@@ -36,7 +37,8 @@ def sparsify(w: np.ndarray, metric: SecondOrder, sparsity: float) -> np.ndarray:
     Args:
         w: kernel.
         metric: a `Kronecker`. Its output scales are not used: all outputs count the same.
-        sparsity: the share of zeros in the whole kernel; at least one weight stays.
+        sparsity: the share of zeros in the whole kernel; at least one weight stays. Those of a
+            kernel that was pruned before stay, and count.
 
     Returns:
         The sparse kernel, like `w`.
@@ -57,7 +59,7 @@ def sparsify(w: np.ndarray, metric: SecondOrder, sparsity: float) -> np.ndarray:
     w = np.asarray(w)
     blocks = _blocks(w, metric)
     size = sum(block.w.size for block in blocks)
-    count = min(round(sparsity * size), size - 1)
+    count = max(min(round(sparsity * size), size - 1), _pruned(blocks))
     plain = _lowest([block.importance() for block in blocks], count)
     found = [block.zeroed(gone) for block, gone in zip(blocks, plain, strict=True)]
     for zeros in (plain, _alternate(blocks, count)):
@@ -98,7 +100,7 @@ def shares(
         for block in own:
             block.weight = weight
     flat = [block for own in blocks for block in own]
-    count = round(sparsity * sum(block.w.size for block in flat))
+    count = max(round(sparsity * sum(block.w.size for block in flat)), _pruned(flat))
     gone = iter(_alternate(flat, count))
     return [float(np.mean(np.concatenate([next(gone).ravel() for _ in own]))) for own in blocks]
 
@@ -106,13 +108,18 @@ def shares(
 class _Block:
     """Some rows of a kernel `w (G, n, m)` with their `A` and damped `H (G, n, n)`."""
 
-    def __init__(self, w, rows, A, H):
+    def __init__(self, w, rows, A, H, pruned):
         self.w, self.rows, self.A, self.H = w, rows, A, H
+        self.gone = (w == 0) & pruned  # and stays so
         self.weight = 1.0
         self.root = np.sqrt(np.diagonal(H, axis1=1, axis2=2))[:, :, None]  # (G, n, 1)
 
     def importance(self):
-        return self.weight * np.square(self.root * self.w)
+        return self.first(np.square(self.root * self.w))
+
+    def first(self, scores):
+        """Weighted scores, of which those of weights that are gone already are the lowest."""
+        return np.where(self.gone, -1.0, self.weight * scores)
 
     def start(self):
         """Sets both copies up, in coordinates in which `H` has a unit diagonal."""
@@ -162,7 +169,13 @@ def _blocks(w, metric):
     if not isinstance(metric, Kronecker):
         raise ValueError(f"Expected a `Kronecker` metric. Received: {metric!r}")
     parts = metric.split(w)
-    return [_Block(parts[:, rows].astype("float64"), rows, A, H) for rows, A, H in metric.parts()]
+    parts, pruned = parts.astype("float64"), is_pruned(w)
+    return [_Block(parts[:, rows], rows, A, H, pruned) for rows, A, H in metric.parts()]
+
+
+def _pruned(blocks):
+    """How many weights are gone already."""
+    return sum(int(block.gone.sum()) for block in blocks)
 
 
 def _alternate(blocks, count):
@@ -175,8 +188,8 @@ def _alternate(blocks, count):
             block.solve(PULL[0] * growth**step)
         # The cubic schedule: many zeros early, when they cost little, and all of them halfway.
         way = min(1.0, 2 * (step + 1) / ALTERNATIONS)
-        now = round(count * (1 - (1 - way) ** 3))
-        zeros = _lowest([block.weight * np.square(block.gap) for block in blocks], now)
+        now = max(round(count * (1 - (1 - way) ** 3)), _pruned(blocks))
+        zeros = _lowest([block.first(np.square(block.gap)) for block in blocks], now)
         for block, gone in zip(blocks, zeros, strict=True):
             block.project(gone, growth)
     return zeros

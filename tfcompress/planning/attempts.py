@@ -14,6 +14,7 @@ from tfcompress.export import file_bytes
 from tfcompress.graph.copy import copied
 from tfcompress.graph.private_keras import compiled_loss
 from tfcompress.measure.objective import Objective
+from tfcompress.planning.kept import KeepZeros, discrete_kernels_frozen
 from tfcompress.planning.plan_result import Plan
 from tfcompress.planning.planner import Planner
 from tfcompress.planning.quality import Quality
@@ -127,7 +128,9 @@ class Compressor:
             model = plan.model
             if callable(self.fine_tune):
                 given = self.train if self.train[2] is not None else self.train[:2]
-                self.fine_tune(model, self.teacher, given)
+                with discrete_kernels_frozen(self.model, model):
+                    self.fine_tune(model, self.teacher, given)
+                KeepZeros(self.model, model).zero()
             elif self.fine_tune:
                 model = self.trained(plan, rate, alpha, temperature)
             size = self.size(model, plan.cost)
@@ -178,7 +181,11 @@ class Compressor:
                 self.cache = learner.cache_teacher((x,) if y is None else (x, y)).x
             x = self.cache
         learner.compile(optimizer, self.loss, self.loss_weights)
-        learner.fit(x, y, batch_size=BATCH_SIZE, epochs=epochs, verbose=0, sample_weight=weights)
+        given = {"batch_size": BATCH_SIZE, "epochs": epochs, "sample_weight": weights}
+        kept = [KeepZeros(self.model, student)]
+        with discrete_kernels_frozen(self.model, student):
+            if student.trainable_variables:
+                learner.fit(x, y, verbose=0, callbacks=kept, **given)
         return student
 
     def _distiller(self, student, alpha, temperature):

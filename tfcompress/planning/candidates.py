@@ -14,6 +14,7 @@ from tfcompress.layers.factorized.rank import Ranked
 from tfcompress.measure.moments import fan_in_first
 from tfcompress.numerics.knapsack import frontier
 from tfcompress.numerics.metric import Kronecker
+from tfcompress.numerics.what_a_kernel_is import what_is_lost
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import Metric
 
@@ -149,6 +150,10 @@ def _fit(name, maker, layer, metric, w, count, reasons):
         chain = maker.unfolded(first) if isinstance(maker, Composed) else [first]
     except ValueError as error:
         reasons.append(f"- {error}")
+        return None
+    lost = what_is_lost(w, to_numpy(first.kernel))
+    if lost is not None:
+        reasons.append(f"- {layer.name}, {name}: {lost}.")
         return None
     predicted = metric.quadratic(fan_in_first(layer, w - to_numpy(first.kernel)))
     return Fitted(name, maker, count(chain), predicted, None, chain)

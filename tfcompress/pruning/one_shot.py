@@ -90,7 +90,7 @@ def prune(
 
         curvature = gauss_newton(model, data)
     scores = {path: score(w, curvature.get(path)) for path, w in weights.items()}
-    masks = {path: np.ones(w.shape, bool) for path, w in weights.items()}
+    masks = {path: w != 0 for path, w in weights.items()}  # what is pruned already stays so
     masks = tighten(masks, scores, sparsity, scope)
     for path, variable in prunable(new, layers).items():
         variable.assign(np.where(masks[path], weights[path], 0))
