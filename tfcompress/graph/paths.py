@@ -79,6 +79,17 @@ def named(pattern: str, paths: Iterable[str]) -> list[str]:
     ]
 
 
+def named_with_parts(patterns: str | Iterable[str], paths: Iterable[str]) -> list[str]:
+    """The paths that names, paths or globs match, and those of all that lies below them.
+
+    >>> named_with_parts("lst?", ["lstm", "lstm/lstm_cell", "out"])
+    ['lstm', 'lstm/lstm_cell']
+    """
+    paths = list(paths)
+    above = {path for pattern in check_patterns(patterns) for path in named(pattern, paths)}
+    return [path for path in paths if any(f"{path}/".startswith(f"{one}/") for one in above)]
+
+
 def check_patterns(layers: str | Iterable[str]) -> list[str]:
     """`layers`, a pattern or a list of patterns, as a list; raises `TypeError` if it is neither."""
     patterns = [layers] if isinstance(layers, str) else layers

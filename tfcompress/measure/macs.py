@@ -49,16 +49,29 @@ def macs(model: keras.Model) -> dict[str, int | None]:
     {'conv': 15552}
     """
     uses = input_shapes(model) if is_graph(model) else {}
-    found, steps = {}, {}
+    found, steps = {}, steps_of(model, uses)
     for path, (layer, _) in walk(model).items():
         shapes = uses.get(id(layer)) or [_built_for(layer)]
-        if isinstance(layer, keras.layers.RNN):
-            length = shapes[0] and keras.tree.flatten(shapes[0])[1]  # of (batch, steps, ...)
-            steps |= {id(part): length for part in layers_in(layer, include_self=False)}
         costs = [layer_macs(layer, shape) for shape in shapes]
         costs = [cost and _times(cost, steps.get(id(layer), 1)) for cost in costs]
         found[path] = None if None in costs else sum(costs)
     return found
+
+
+def steps_of(model: keras.Model, uses: dict[int, list]) -> dict[int, int | None]:
+    """How often recurrent layers call their parts, by the id of the part; None: unknown.
+
+    Args:
+        model: a built `keras.Model`.
+        uses: the input shapes of the layers of its graph, as `input_shapes` gives them.
+    """
+    steps = {}
+    for layer, _ in walk(model).values():
+        if isinstance(layer, keras.layers.RNN):
+            shape = (uses.get(id(layer)) or [_built_for(layer)])[0]
+            length = shape and keras.tree.flatten(shape)[1]  # of (batch, steps, ...)
+            steps |= {id(part): length for part in layers_in(layer, include_self=False)}
+    return steps
 
 
 def _built_for(layer):

@@ -19,6 +19,10 @@ from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import Metric
 
 SIMILAR_COST = 1.1  # ratio of costs up to which a form with twice the damage is not worth trying
+FORMS = (  # of which there are binary, ternary and codebook layers
+    *("Dense", "Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D", "DepthwiseConv2D"),
+    *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
+)
 LARGEST_CP_KERNEL = 2**18  # weights; a CP decomposition of a larger one takes more than seconds
 
 
@@ -52,16 +56,14 @@ def default_candidates(target: str) -> dict[str, list[Maker]]:
             found[f"k x 1, 1 x k, {share:.3g}"] = [forms.SpatialConv2D.using(macs=share)]
             found[f"Tucker, {share:.3g}"] = [forms.TuckerConv2D.using(macs=share)]
         return found
-    binary = (forms.BinaryDense, forms.BinaryConv1D, forms.BinaryConv2D)
-    ternary = (forms.TernaryDense, forms.TernaryConv1D, forms.TernaryConv2D)
     found = {
-        "binary": [cls.using() for cls in binary],
-        "ternary": [cls.using() for cls in ternary],
+        name.lower(): [getattr(forms, name + form).using() for form in FORMS]
+        for name in ("Binary", "Ternary")
     }
     for bits in (3, 4, 8):
         found[f"{bits} bits"] = list(forms.rounding(bits).values())
     if target == "archive":
-        books = forms.CodebookDense, forms.CodebookConv1D, forms.CodebookConv2D
+        books = [getattr(forms, f"Codebook{form}") for form in FORMS]
         for zeros, size in ((0.6, 16), (0.8, 16), (0.9, 8)):
             name = f"{zeros:.0%} zeros, {size} entries"
             found[name] = [cls.using(size=size, sparsity=zeros) for cls in books]

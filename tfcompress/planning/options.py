@@ -12,7 +12,7 @@ from tfcompress.graph.layerwise import follow
 from tfcompress.graph.nodes import calls_its_graph, input_shapes
 from tfcompress.graph.paths import walk
 from tfcompress.graph.suffix import Suffix
-from tfcompress.measure.macs import macs, matrices
+from tfcompress.measure.macs import macs, matrices, steps_of
 from tfcompress.measure.moments import Moments, can_measure
 from tfcompress.planning.candidates import fitted
 from tfcompress.planning.plan_result import Option
@@ -46,14 +46,14 @@ def measured_options(
     """
     targets, _ = match(walk(model), {_has_kernel: lambda layer: layer})
     shapes = input_shapes(model) if calls_its_graph(model) else {}
-    suffix, found = Suffix(model, loss.inputs), {}
+    suffix, found, steps = Suffix(model, loss.inputs), {}, steps_of(model, shapes)
 
     def change(layer, pairs):
         moments = input_moments(layer)
         for before, _ in pairs:
             moments.add(before)
-        # a part of a composite layer counts once, as in `macs`
-        uses = shapes.get(id(layer)) or [(None, *before.shape[1:])]
+        # a part of a composite layer counts once, in a recurrent one once a step, as in `macs`
+        uses = shapes.get(id(layer)) or [(None, *before.shape[1:])] * (steps.get(id(layer)) or 1)
         count, estimate = (of(uses) for of in counts)
         suffix.advance(layer)
         forms_of_layer = fitted(

@@ -24,6 +24,7 @@ from tfcompress.planning.options import (
     measured_options,
 )
 from tfcompress.planning.plan_result import Option, Plan, tables
+from tfcompress.rewriting.opening import close_like, opened
 from tfcompress.rewriting.swap import swapped
 from tfcompress.utils.checks import check_budget, check_store
 from tfcompress.utils.types import Data, Loss, Store, Target
@@ -54,7 +55,8 @@ def plan(
        10% less damage for another choice, that one is carried out too, and the better one is kept.
 
     Args:
-        model: a built Sequential or Functional model; it stays as it is.
+        model: a built model of any kind; it stays as it is. The kernels of recurrent cells and of
+            separable convolutions are planned for one by one.
         data: inputs `x`, or `(x, y)`, in any form that `fit` takes. About 1,000 examples are
             enough; they are held in memory.
         budget: a share, in (0, 1], of the cost of the float32 network. A number above 1 counts
@@ -124,18 +126,20 @@ class Planner:
             raise TypeError(
                 f"Expected `candidates` to be `{{name: list of makers}}`. Received: {candidates!r}"
             )
-        self.model, self.target = model, target
+        self.closed, self.model, self.target = model, opened(model), target
         self.fit_inputs, held_out = split(model, data)
         self.loss = HeldOutLoss(model, *held_out, loss)
         makers, reasons = candidates or default_candidates(target), []
         count = partial(cost_function, target, store=store)
         # bytes are known only after a fit: a coder or an exporter decides
         counts = count, count if target in ("bits", "macs") else lambda *_: None
-        self.options = measured_options(model, self.fit_inputs, counts, self.loss, makers, reasons)
+        self.options = measured_options(
+            self.model, self.fit_inputs, counts, self.loss, makers, reasons
+        )
         if not any(len(row) > 1 for row in self.options.values()):
             why = "\n".join(["", *reasons])
             raise ValueError(f"No candidate takes any layer, or none would be smaller.{why}")
-        self.fixed_cost = fixed_cost(model, target, self.options)
+        self.fixed_cost = fixed_cost(self.model, target, self.options)
         self.float_cost = self.fixed_cost + sum(row[-1].cost for row in self.options.values())
         self.smallest_cost = self.fixed_cost + sum(row[0].cost for row in self.options.values())
 
@@ -175,8 +179,7 @@ class Planner:
         if allowed < self.smallest_cost:
             raise ValueError(
                 f"Even the cheapest choices need {self.smallest_cost} of {self.float_cost}, and "
-                f"{self.fixed_cost} of that is in kernels that no candidate takes. Recurrent ones "
-                "are planned for in `tfc.opened(model)`; otherwise raise the budget. "
+                f"{self.fixed_cost} of that is in kernels that no candidate takes. Raise the budget. "
                 f"Received: {allowed}"
             )
         picked = solve_knapsack(*tables(self.options, factors), allowed - self.fixed_cost)
@@ -187,6 +190,7 @@ class Planner:
         rules = {path: o.maker for path, o in chosen.items() if o.maker is not None}
         data = {"data": self.fit_inputs, "moments": input_moments}
         new = swapped(self.model, rules, **data) if rules else copied(self.model)
+        close_like(new, self.closed)
         recalibrate_batch_norm(new, self.fit_inputs)
         return Plan(
             target=self.target,

@@ -8,11 +8,13 @@ import keras
 import numpy as np
 
 from tfcompress.graph.copy import copied
-from tfcompress.graph.paths import check_keras_3, check_patterns, named, walk
-from tfcompress.graph.private_keras import compiled_loss
+from tfcompress.graph.paths import check_keras_3, check_patterns, named_with_parts, walk
+from tfcompress.graph.private_keras import compiled_argument, compiled_loss
 from tfcompress.layers.core.maker import Maker
+from tfcompress.layers.core.opened import OpenedLayer
 from tfcompress.measure.moments import fan_in_first
 from tfcompress.reporting.text import table_text
+from tfcompress.rewriting.opening import opened_where
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.batches import check_repeats
 from tfcompress.utils.plain import plain, unparsed
@@ -134,7 +136,8 @@ def sensitivity(
     Args:
         model: a built Sequential or Functional model; it stays as it is.
         data: inputs and labels in any form that `fit` can take more than once.
-        layers: a name, path or glob, or a list of these.
+        layers: a name, path or glob, or a list of these; that of a layer made of others (a
+            recurrent layer, an attention) means its kernels.
         candidates: makers such as `tfc.layers.LowRankConv2D.using(rank=8)`, as a list or as a dict
             `{name: maker}`. A candidate is skipped for a layer that it does not accept.
         loss: as in `compile`; None takes the compiled one.
@@ -170,9 +173,10 @@ def sensitivity(
                 "Expected each candidate to be a maker, as `LayerClass.using(...)` gives. "
                 f"Received: {name}: {maker!r}"
             )
-    paths = _paths(model, layers)
     if loss is None and compiled_loss(model) is None:
         raise ValueError("The model is not compiled with a loss: give `loss`, as in `compile`.")
+    model = _opened(model, layers)
+    paths = _paths(model, layers)
     metrics = kronecker(model, data, COMPILED if loss is None else loss)
     fitted, reasons = {}, []
     for path in progress(paths, "Fitting kernels", len(paths)):
@@ -204,13 +208,26 @@ def _damage(path, name, layer, model, measure, base, metric):
     return Damage(path, name, method, layer.bits, share, increase, predicted)
 
 
+def _opened(model, layers):
+    """The model with kernels as layers of their own, and with its compiled loss."""
+    new = opened_where(model, layers)
+    if new is not model and compiled_loss(model) is not None:
+        new.compile(loss=model.loss, loss_weights=compiled_argument(model, "loss_weights"))
+    return new
+
+
 def _paths(model, patterns) -> list[str]:
     """The paths of the layers with a kernel that the patterns match."""
-    listed = [path for path, (layer, _) in walk(model).items() if hasattr(layer, "kernel")]
-    patterns = check_patterns(patterns)
-    chosen = {path for pattern in patterns for path in named(pattern, listed)}
-    if not chosen:
+    listed = {path: layer for path, (layer, _) in walk(model).items()}
+    kernels = [path for path, layer in listed.items() if _has_kernel(layer)]
+    chosen = set(named_with_parts(patterns, listed))
+    if not chosen.intersection(kernels):
         raise ValueError(
-            f"No layer with a kernel matches {patterns}. The layers: {', '.join(listed)}"
+            f"No layer with a kernel matches {check_patterns(patterns)}. The layers: "
+            f"{', '.join(kernels)}"
         )
-    return [path for path in listed if path in chosen]
+    return [path for path in kernels if path in chosen]
+
+
+def _has_kernel(layer):
+    return hasattr(layer, "kernel") and not isinstance(layer, OpenedLayer)

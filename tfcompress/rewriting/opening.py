@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import keras
 
-from tfcompress.graph.paths import check_keras_3, check_patterns, named, walk
+from tfcompress.graph.paths import check_keras_3, named_with_parts, walk
 from tfcompress.layers.core.opened import OpenedLayer
 from tfcompress.layers.factorized.separable import OpenedSeparableConv1D, OpenedSeparableConv2D
 from tfcompress.layers.recurrent.cells import OpenedGRUCell, OpenedLSTMCell, OpenedSimpleRNNCell
@@ -98,12 +98,7 @@ def opened_where(model: keras.Model, patterns: Layers) -> keras.Model:
     """
     forms = openings(model)
     listed = walk(model, forms)
-    named_paths = {path for one in check_patterns(patterns) for path in named(one, listed)}
-    meant = {
-        id(layer)
-        for path, (layer, _) in listed.items()
-        if any(f"{path}/".startswith(f"{above}/") for above in named_paths)
-    }
+    meant = {id(listed[path][0]) for path in named_with_parts(patterns, listed)}
     chains = {
         old: [new]
         for old, new in forms.items()
@@ -113,14 +108,17 @@ def opened_where(model: keras.Model, patterns: Layers) -> keras.Model:
 
 
 def close_like(model: keras.Model, other: keras.Model) -> None:
-    """Closes those layers of a model, in itself, that are closed at the same path in another."""
+    """Closes layers of a model, in itself, that are closed at the same path in another.
+
+    Those of which a part is no ordinary layer stay open.
+    """
     now, before = walk(model), walk(other)
     chains = {
         layer: [layer.closed()]
         for path, (layer, _) in now.items()
         if isinstance(layer, OpenedLayer) and not isinstance(before[path][0], OpenedLayer)
     }
-    close(model, chains)
+    close(model, {one: chain for one, chain in chains.items() if chain[0] is not None})
 
 
 def close(model: keras.Model, chains: dict | None = None) -> None:
