@@ -83,6 +83,35 @@ def test_uses_nesting_and_unknown_sizes():
     assert len(shared._inbound_nodes) == before
 
 
+def test_steps_worked_by_hand():
+    films = keras.Input((4, 7, 6, 2))
+    model = keras.Model(films, L.ConvLSTM2D(3, (3, 2), strides=2, name="films")(films))
+    # 3 x 3 positions at each of 4 steps; 4 gates of 3 channels, from 2 channels and from 3
+    kernel, inner = 4 * 9 * (3 * 2 * 2 * 12), 4 * 9 * (3 * 2 * 3 * 12)
+    assert sum(macs(model).values()) == kernel + inner
+    parts = {path.rpartition("/")[2]: n for path, n in macs(opened(model)).items()}
+    assert (parts["kernel"], parts["recurrent_kernel"]) == (kernel, inner)
+    x = keras.Input((6, 5))
+    both = keras.Model(x, L.Bidirectional(L.GRU(3))(x))
+    assert sum(macs(both).values()) == 2 * 6 * (5 * 9 + 3 * 9)
+    parts = macs(opened(both))
+    assert sum(parts.values()) == 2 * 6 * (5 * 9 + 3 * 9)
+    stacked = keras.Model(x, L.RNN([L.LSTMCell(3), L.SimpleRNNCell(2)])(x))
+    assert sum(macs(stacked).values()) == 6 * (5 * 12 + 3 * 12 + 3 * 2 + 2 * 2)
+
+
+def test_attention_worked_by_hand():
+    query, value = keras.Input((6, 5)), keras.Input((4, 3))
+    model = keras.Model([query, value], L.MultiHeadAttention(2, 7, value_dim=8)(query, value))
+    found = {path.rpartition("/")[2]: n for path, n in macs(model).items()}
+    expected = {"query": 6 * 5 * 14, "key": 4 * 3 * 14, "value": 4 * 3 * 16}
+    expected["attention_output"] = 6 * 16 * 5
+    assert {name: found[name] for name in expected} == expected
+    grouped = keras.Model(query, L.GroupQueryAttention(7, 4, 2)(query, query))
+    found = {path.rpartition("/")[2]: n for path, n in macs(grouped).items()}
+    assert (found["key"], found["attention_output"]) == (6 * 5 * 14, 6 * 28 * 5)
+
+
 def test_unknown_input_size():
     model = keras.Sequential([keras.Input((None, None, 1)), L.Conv2D(2, 3, name="conv")])
     assert macs(model) == {"conv": None}

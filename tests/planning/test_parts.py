@@ -6,6 +6,7 @@ import pytest
 
 import tfcompress as tfc
 from tfcompress.measure.macs import macs
+from tfcompress.planning.planner import Planner
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -38,16 +39,12 @@ def test_the_kernels_of_recurrent_cells_are_planned_one_by_one(target):
 
 def test_cells_that_keep_their_kernels_stay_those_of_keras():
     model = recurrent()
-    found = tfc.plan(
-        model, SOUND, 1.0, candidates={"4 bits": tfc.layers.QuantizedDense.using(bits=4)}
-    )
-    path = "lstm/lstm_cell/kernel"
-    cheap = {one: row[-1] for one, row in found.options.items()} | {path: found.options[path][0]}
-    assert cheap[path].maker is not None
-    planner = tfc.planning.planner.Planner(
-        model, SOUND, candidates={"4 bits": tfc.layers.QuantizedDense.using(bits=4)}
-    )
-    carried = planner.carried_out(10**9, cheap)
+    four = {"4 bits": tfc.layers.QuantizedDense.using(bits=4)}
+    planner, path = Planner(model, SOUND, candidates=four), "lstm/lstm_cell/kernel"
+    chosen = {one: row[-1] for one, row in planner.options.items()}
+    chosen[path] = planner.options[path][0]
+    assert chosen[path].maker is not None
+    carried = planner.carried_out(10**9, chosen)
     assert type(carried.model.get_layer("gru").cell) is L.GRUCell
     assert type(carried.model.get_layer("lstm").cell) is not L.LSTMCell
 

@@ -4,6 +4,7 @@ import math
 
 import keras
 
+from tfcompress.graph.attention import ATTENTION, projections
 from tfcompress.graph.nodes import input_shapes
 from tfcompress.graph.paths import is_graph, walk
 from tfcompress.graph.private_keras import layers_in
@@ -18,6 +19,7 @@ CONVOLUTIONS = (
     keras.layers.SeparableConv1D,
     keras.layers.SeparableConv2D,
 )
+ConvLSTMCell = type(keras.layers.ConvLSTM1D(1, 1).cell)  # which Keras does not export
 CELLS = (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell)
 TRANSPOSED = (
     keras.layers.Conv1DTranspose,
@@ -50,11 +52,24 @@ def macs(model: keras.Model) -> dict[str, int | None]:
     """
     uses = input_shapes(model) if is_graph(model) else {}
     found, steps = {}, steps_of(model, uses)
+    uses = _of_heads(model) | uses
     for path, (layer, _) in walk(model).items():
         shapes = uses.get(id(layer)) or [_built_for(layer)]
         costs = [layer_macs(layer, shape) for shape in shapes]
         costs = [cost and _times(cost, steps.get(id(layer), 1)) for cost in costs]
         found[path] = None if None in costs else sum(costs)
+    return found
+
+
+def _of_heads(model):
+    """The input shapes of the output projections of attention layers, which Keras leaves open."""
+    found = {}
+    for layer, _ in walk(model).values():
+        if isinstance(layer, ATTENTION) and layer.built:
+            parts = projections(layer)
+            *lead, _ = _built_for(parts["query"]) or (None,)
+            heads = parts["attention_output"].kernel.shape[:2]
+            found[id(parts["attention_output"])] = [(*lead, *heads)]
     return found
 
 
@@ -95,6 +110,10 @@ def layer_macs(layer: keras.layers.Layer, input_shape: InputShape) -> int | None
             return math.prod(input_shape[1:-1]) * math.prod(layer.kernel.shape)
         if isinstance(layer, CELLS):
             return math.prod(layer.kernel.shape) + math.prod(layer.recurrent_kernel.shape)
+        if isinstance(layer, ConvLSTMCell):
+            shape, _ = layer.compute_output_shape(input_shape)
+            weights = math.prod(layer.kernel.shape) + math.prod(layer.recurrent_kernel.shape)
+            return _positions(layer, shape) * weights
         if isinstance(layer, keras.layers.EinsumDense):
             return math.prod(input_shape[1:]) * _einsum_outputs(layer)
         if isinstance(layer, TRANSPOSED):

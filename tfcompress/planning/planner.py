@@ -179,8 +179,8 @@ class Planner:
         if allowed < self.smallest_cost:
             raise ValueError(
                 f"Even the cheapest choices need {self.smallest_cost} of {self.float_cost}, and "
-                f"{self.fixed_cost} of that is in kernels that no candidate takes. Raise the budget. "
-                f"Received: {allowed}"
+                f"{self.fixed_cost} of that is in kernels that no candidate takes. Raise the "
+                f"budget. Received: {allowed}"
             )
         picked = solve_knapsack(*tables(self.options, factors), allowed - self.fixed_cost)
         return {path: row[i] for (path, row), i in zip(self.options.items(), picked, strict=True)}
