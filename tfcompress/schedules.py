@@ -13,6 +13,8 @@ import keras
 from tfcompress.utils.checks import is_number, whole_number
 from tfcompress.utils.types import Config
 
+FAR = 10**9  # a step after the end of any schedule
+
 
 class _Schedule:
     def get_config(self) -> Config:
@@ -192,6 +194,22 @@ def value_at(schedule: Any, step: int, since: int | None = None) -> float | None
         if bool(value[0]):
             return _number(schedule, value[1])
     return None
+
+
+def last_value(schedule: Any) -> float | None:
+    """The value that a schedule comes to in the end, or None where that cannot be told.
+
+    >>> last_value(Polynomial(0.0, 0.8, steps=1000))
+    0.8
+    """
+    for name in ("final_sparsity", "target_sparsity"):  # of tensorflow_model_optimization
+        if hasattr(schedule, name):
+            return float(getattr(schedule, name))
+    try:
+        value = schedule(FAR)
+    except Exception:  # a callable that knows the steps of its own training only
+        return None
+    return float(value) if is_number(value) else None
 
 
 def _number(schedule, value):

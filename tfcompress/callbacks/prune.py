@@ -1,14 +1,19 @@
 """Pruning during `fit`, without wrapper layers: a weight that is zero counts as removed."""
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
 
 from tfcompress import score as scores_of
+from tfcompress.callbacks.best_epochs import AtTheEnd
 from tfcompress.callbacks.optimizer_state import averages_of, check_no_latents
+from tfcompress.callbacks.prune_checks import check_score, check_sparsities, nonzero, sparsity_of
 from tfcompress.graph.paths import check_patterns
-from tfcompress.pruning.masks import prunable, tighten
-from tfcompress.schedules import check_schedule, value_at
+from tfcompress.graph.private_keras import callback_list
+from tfcompress.pruning.masks import prunable, tighten, warn_of_left_out
+from tfcompress.schedules import check_schedule, last_value, value_at
 from tfcompress.utils.batches import check_repeats
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.types import Data, Layers, Logs, Schedule, Scope, Score
@@ -50,8 +55,14 @@ class Prune(keras.callbacks.Callback):
     ResNet. For networks whose step takes only a few milliseconds,
     `compile(steps_per_execution=10)` lowers it.
 
-    List `EarlyStopping(restore_best_weights=True)` before this callback, so that the weights that
-    it restores at the end are pruned as well.
+    Weights that `EarlyStopping(restore_best_weights=True)` restores are pruned too, wherever it
+    stands in the list. At the end of `fit` one warning says what sparsity was reached and what was
+    asked for, if the schedule is longer than the training, or if the best epoch of `EarlyStopping`
+    or `ModelCheckpoint` lies before its end. Layers with kernels or tables that `layers` matches
+    and that cannot be pruned are named in a warning at the start.
+
+    In a training loop of your own call `set_model`, `on_train_begin`, `on_epoch_begin`,
+    `on_train_batch_begin`, `on_train_batch_end` after each step, and `on_train_end`.
 
     Example:
 
@@ -79,16 +90,16 @@ class Prune(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.schedule = check_schedule(schedule)
-        _check_sparsities(schedule)
-        self.score = _check_score(score, data)
+        check_sparsities(schedule)
+        self.score = check_score(score, data)
         self.data = data
         self.layers = check_patterns(layers)
         self.scope = scope
         self.floor = floor
         self.every = every
         self.sparsity = 0.0
-        self._masks = None
-        self._target = 0.0
+        self._masks = self._list = None
+        self._target, self._done, self._epoch, self._epoch_begin = 0.0, 0, 0, 0
         if data is not None:
             check_repeats(data, 2)
         if scope not in ("global", "layer"):
@@ -97,10 +108,19 @@ class Prune(keras.callbacks.Callback):
             raise ValueError(f"Expected `floor` in [0, 1). Received: floor={floor!r}")
         whole_number(every, "every")
 
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        self._list = callback_list()
+
     def on_train_begin(self, logs: Logs = None) -> None:
-        prunable(self.model, self.layers)
-        check_no_latents(self.model.optimizer)
-        self._masks = None
+        if self.model.built:  # else the first batch builds it
+            self._check_model()
+        self._masks, self._done, self._epoch, self._epoch_begin = None, 0, 0, 0
+        if self._list is not None and not any(_ends(one, self) for one in self._list.callbacks):
+            last = AtTheEnd(self, list(self._list.callbacks))
+            last.set_params(self.params)
+            last.set_model(self.model)
+            self._list.callbacks.append(last)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         if self._masks is None:
@@ -108,19 +128,25 @@ class Prune(keras.callbacks.Callback):
         self._epoch, self._epoch_begin = epoch, self._done
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
-        if self._masks is None:  # only now has every callback restored what it restores
-            self._check_targets()
-            self._masks = {
-                path: _nonzero(path, v) for path, v in prunable(self.model, self.layers).items()
-            }
-            self._prune(self._last_ranking())
+        if self.model is None:
+            raise ValueError("In a training loop of your own, call `set_model(model)` first.")
+        if self._masks is None and self.model.built:
+            self._start()
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        steps = self.params.get("steps") or np.inf
+        steps = self._steps() or np.inf
         done = self._epoch_begin + int(min(batch + 1, steps))
         # Keras may run several steps at once (`steps_per_execution`), so `every` can be jumped over
         due = done // self.every > self._done // self.every
-        last = batch + 1 >= steps and self._epoch + 1 == self.params["epochs"]
+        last = batch + 1 >= steps and self._epoch + 1 == (self.params or {}).get("epochs")
+        if done <= self._done:
+            raise ValueError(
+                "The number of the batch fell. In a training loop of your own, call "
+                f"`on_epoch_begin` for each epoch. Received: batch {batch} after step {self._done}"
+            )
+        if self._masks is None:  # this batch has built the model
+            self._check_model()
+            self._start()
         self._done = done
         self._zero()
         if due or last:
@@ -132,21 +158,68 @@ class Prune(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Logs = None) -> None:
         if self._masks is not None:
+            self._restored = self._share()
             self._zero()
             self._prune(self._done)
+            if self._list is None:  # else the last callback of all does this
+                AtTheEnd(self, []).on_train_end()
+
+    def _check_model(self):
+        """Raises if nothing can be pruned, and warns of what is not."""
+        prunable(self.model, self.layers)
+        check_no_latents(self._optimizer())
+        warn_of_left_out(self.model, self.layers)
+
+    def _start(self):
+        """Takes what is zero as pruned: only now has every callback restored what it restores."""
+        self._check_targets()
+        self._masks = {
+            path: nonzero(path, v) for path, v in prunable(self.model, self.layers).items()
+        }
+        self._prune(self._last_ranking())
+
+    def finish(self) -> float:
+        """Zeroes the removed weights once more; returns what share callbacks had left zero."""
+        if self._masks is None:  # nothing was trained
+            return 0.0
+        self._restored = min(self._restored, self._share())
+        self._zero()
+        return self._restored
+
+    def _share(self):
+        """The share of zeros in the weights as they are."""
+        weights = prunable(self.model, self.layers).values()
+        zeros = sum(int(ops.count_nonzero(ops.equal(ops.convert_to_tensor(v), 0))) for v in weights)
+        return zeros / sum(math.prod(v.shape) for v in weights)
+
+    def asked(self) -> float | None:
+        """The sparsity that the schedule comes to, if that can be told."""
+        return last_value(self.schedule)
+
+    @property
+    def steps_done(self) -> int:
+        """How many steps were trained, those before a resumed `fit` included."""
+        return self._done
+
+    def _optimizer(self):
+        return getattr(self.model, "optimizer", None)
+
+    def _steps(self):
+        return (self.params or {}).get("steps")
 
     def _steps_before(self, epoch):
         """The number of batches in earlier epochs, including a `fit` that this one resumes."""
-        if epoch and not self.params.get("steps"):
-            return int(self.model.optimizer.iterations)
-        return epoch * (self.params.get("steps") or 0)
+        if epoch and not self._steps():
+            optimizer = self._optimizer()
+            return self._done if optimizer is None else int(optimizer.iterations)
+        return epoch * (self._steps() or 0)
 
     def _last_ranking(self):
         """The step of the last ranking of a `fit` from the beginning, which this one goes on with.
 
         The first one here reaches the sparsity of that step: a resumed model has it already.
         """
-        steps = self.params.get("steps") or max(self._done, 1)
+        steps = self._steps() or max(self._done, 1)
         at_once = int(self.model.steps_per_execution)
         due = self._done // self.every * self.every
         batch = due % steps
@@ -155,7 +228,7 @@ class Prune(keras.callbacks.Callback):
     def _check_targets(self):
         """Tries the schedule at 100 steps, so that a bad one is found before any training."""
         self._target, self._scored = 0.0, -1
-        end = self.params["epochs"] * (self.params.get("steps") or 0)
+        end = (self.params or {}).get("epochs", 0) * (self._steps() or 0)
         for step in np.linspace(self._done, max(end, self._done), 101).astype(int):
             self._next_target(int(step), since=int(step) - 1)
         self._target = 0.0
@@ -191,7 +264,7 @@ class Prune(keras.callbacks.Callback):
                 masks = tighten(masks, self._scores(), target, self.scope, self.floor)
                 self._masks = {path: ops.convert_to_tensor(mask) for path, mask in masks.items()}
                 self._zero()
-            self.sparsity = _sparsity(masks)
+            self.sparsity = sparsity_of(masks)
 
     def _mask_arrays(self):
         return {path: ops.convert_to_numpy(mask) for path, mask in self._masks.items()}
@@ -216,40 +289,12 @@ class Prune(keras.callbacks.Callback):
     def _zero(self):
         """Zeroes the removed weights again, since the optimizer's momentum moves them."""
         model = self.model  # on JAX this brings the variables up to date
-        averages = averages_of(model.optimizer)
+        averages = averages_of(self._optimizer())
         for path, variable in prunable(model, self.layers).items():
             for v in (variable, averages.get(id(variable))):
                 if v is not None:
                     v.assign(ops.where(self._masks[path], ops.convert_to_tensor(v), 0))
 
 
-def _check_sparsities(schedule):
-    """Raises for a schedule of ours that leaves [0, 1), before any training."""
-    names = ("value", "start", "end")
-    given = [getattr(schedule, name) for name in names if hasattr(schedule, name)]
-    for value in [*given, *dict(getattr(schedule, "values", {})).values()]:
-        if not 0 <= value < 1:
-            meant = f" Did you mean {value / 100:g}?" if 1 < value < 100 else ""
-            raise ValueError(f"A sparsity lies in [0, 1).{meant} Received: {schedule!r}")
-
-
-def _check_score(score, data):
-    score = scores_of.get(score)
-    if score is scores_of.obd and data is None:
-        raise ValueError("score='obd' needs `data` to measure the curvature on.")
-    return score
-
-
-def _nonzero(path, variable):
-    """The mask of the weights that are not zero."""
-    mask = ops.not_equal(ops.convert_to_tensor(variable), 0)
-    if not ops.any(mask):
-        raise ValueError(
-            f"The kernel of {path!r} is all zeros, and `Prune` keeps zeros at zero. Give it "
-            "another initializer, or leave it out of `layers`."
-        )
-    return mask
-
-
-def _sparsity(masks):
-    return 1 - float(sum(m.sum() for m in masks.values()) / sum(m.size for m in masks.values()))
+def _ends(callback, prune):
+    return isinstance(callback, AtTheEnd) and callback.prune is prune

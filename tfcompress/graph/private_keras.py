@@ -5,6 +5,7 @@ release of Keras which changes one of them fails there and is repaired here.
 """
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -167,6 +168,20 @@ def compiled_argument(model: keras.Model, name: str) -> Any:
     Relies on `Trainer._compile_config`.
     """
     return model._compile_config.config.get(name)
+
+
+def callback_list() -> Any:
+    """The `keras.callbacks.CallbackList` that calls the code that calls this; None if none does.
+
+    Relies on `CallbackList.set_model`, which calls that of each of its callbacks.
+    """
+    frame = sys._getframe(2)
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, keras.callbacks.CallbackList):
+            return owner
+        frame = frame.f_back
+    return None
 
 
 def trained_by(optimizer: Any) -> list[keras.Variable]:

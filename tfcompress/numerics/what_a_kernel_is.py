@@ -1,4 +1,4 @@
-"""What was made of a kernel before, which no later step may undo: zeros, and few distinct values."""
+"""What was made of a kernel before and no later step may undo: zeros, few distinct values."""
 
 import numpy as np
 

@@ -1,17 +1,21 @@
 """Pruning masks: which variables may be pruned, and which of their weights are removed next."""
 
 import math
+import warnings
 from typing import Any
 
 import keras
 import numpy as np
 
+from tfcompress.distillation.regressor import Regressor
 from tfcompress.graph.paths import check_patterns, named, near_names, walk
 from tfcompress.layers.core.opened import OpenedLayer
 from tfcompress.layers.recurrent.conv_lstm import ConvLSTMCell
+from tfcompress.measure.macs import matrices
 from tfcompress.numerics.selection import lowest
 from tfcompress.utils.types import Layers, Scope
 
+MOST_NAMED = 5  # layers in one line of a warning
 ONE_KERNEL = (
     keras.layers.Dense,
     keras.layers.EinsumDense,
@@ -59,6 +63,11 @@ def prunable(model: keras.Model, layers: Layers = "*") -> dict[str, keras.Variab
     >>> list(prunable(model))
     ['out']
     """
+    if not model.built:
+        raise ValueError(
+            f"The model {model.name!r} is not built, so it has no weights to prune. Call it on an "
+            "input first."
+        )
     found, seen = {}, set()
     for path, layer in select(model, layers).items():
         variables = [v for v in _variables(layer) if id(v) not in seen]
@@ -90,6 +99,35 @@ def select(model: keras.Model, layers: Layers) -> dict[str, keras.layers.Layer]:
                 raise ValueError(f"Layer {path!r} cannot be pruned: {reason}.")
             chosen.update(below if reason else [path])
     return {path: layer for path, layer in listed.items() if path in chosen}
+
+
+def left_out(model: keras.Model, layers: Layers) -> dict[str, str]:
+    """Why layers with matrices that globs match are not pruned, `{path: reason}`."""
+    listed = {path: layer for path, (layer, _) in walk(model).items()}
+    matched = {path for pattern in check_patterns(layers) for path in named(pattern, listed)}
+    reasons = {path: _why_not(layer) for path, layer in listed.items() if path in matched}
+    return {
+        path: reason
+        for path, reason in reasons.items()
+        if reason and matrices(listed[path]) and not isinstance(listed[path], Regressor)
+    }
+
+
+def warn_of_left_out(model: keras.Model, layers: Layers) -> None:
+    """Warns once of all layers with matrices that globs match and that are not pruned."""
+    by_reason = {}
+    for path, reason in left_out(model, layers).items():
+        by_reason.setdefault(reason, []).append(path)
+    if by_reason:
+        lines = [
+            f"- {', '.join(paths[:MOST_NAMED])}{_more(paths)}: {reason}"
+            for reason, paths in by_reason.items()
+        ]
+        warnings.warn("These layers are not pruned:\n" + "\n".join(lines), stacklevel=3)
+
+
+def _more(paths):
+    return f" and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
 
 
 def _parts_of(path, listed):

@@ -12,7 +12,7 @@ from tfcompress.graph.paths import walk
 from tfcompress.graph.sound import check_finite_weights
 from tfcompress.measure.moments import Moments, can_measure, fan_in_first
 from tfcompress.numerics.optimal_brain_surgeon import shares, sparsify
-from tfcompress.pruning.masks import prunable, tighten
+from tfcompress.pruning.masks import prunable, tighten, warn_of_left_out
 from tfcompress.rewriting.opening import close_like, opened_where
 from tfcompress.utils.batches import batches, check_repeats
 from tfcompress.utils.checks import check_sparsity
@@ -79,6 +79,8 @@ def prune(
     check_finite_weights(model)
     if scope not in ("layer", "global"):
         raise ValueError(f"Expected scope 'layer' or 'global'. Received: scope={scope!r}")
+    prunable(model, layers)  # or raises
+    warn_of_left_out(model, layers)
     if score == "obs":
         return _optimal_brain_surgeon(model, sparsity, data, layers, scope)
     score = scores_of.get(score)
