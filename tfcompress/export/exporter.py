@@ -17,6 +17,7 @@ from tfcompress.export.samples import (
     sample_arrays,
     verified_samples,
 )
+from tfcompress.export.streaming import streamed
 from tfcompress.export.verify import Limits, TFLiteFile, verify
 from tfcompress.tflite.runtimes import INT2
 from tfcompress.tflite.writer import write
@@ -36,6 +37,7 @@ def to_tflite(
     io: str = "float32",
     rest: Rest = "float32",
     input_signature: Any = None,
+    streaming: bool = False,
 ) -> TFLiteFile:
     """Converts a model to a .tflite file of stock LiteRT operators, its low-bit kernels packed.
 
@@ -85,6 +87,10 @@ def to_tflite(
             `{argument of call: inputs}`. None takes those of the graph; for a subclassed model
             those of `check`, or of the call that built it. A batch size given here is fixed in the
             file.
+        streaming: whether the states of recurrent layers and of causal convolutions are inputs and
+            outputs of the file, which takes any number of steps. A sequence is given to it piece by
+            piece: the states are zeros at first, and then the outputs of the same names. `check`
+            has whole sequences.
 
     Returns:
         The bytes of the file, which are the same each time for the same model. Their attributes
@@ -95,7 +101,7 @@ def to_tflite(
         ExportError: the model needs an operator that stock LiteRT does not have; or an output of
             the file differs from the model's by more than float32 rounding and, with int8
             activations, four times the effect of noise of one int8 step on them. The message gives
-            both numbers and names the layer.
+            both numbers and names the layer. With `streaming`: a layer needs the whole sequence.
         ValueError: an argument is wrong, the inputs are not known, or a weight or a sample is NaN
             or infinite.
         WriteError: the file cannot be written.
@@ -112,9 +118,9 @@ def to_tflite(
     runtime = check_arguments(activations, store, min_runtime, io, check, rest)
     check_path(path)
     whole = exported(model, check, input_signature)
-    arrays = sample_arrays(whole, check)
+    whole, arrays = streamed(whole, check) if streaming else (whole, sample_arrays(whole, check))
     # Without the rounding that FakeQuant layers do.
-    reference = whole.of(full_integer.clip_ranges(model))
+    reference = whole.of(full_integer.clip_ranges(whole.model))
     with temporary_folder() as folder:
         draft = Draft(
             reference,

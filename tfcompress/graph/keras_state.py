@@ -215,6 +215,11 @@ def set_spec(tensor: Any, spec: Any) -> None:
     tensor._shape, tensor._dtype = spec.shape, spec.dtype
 
 
+def set_input_shape(layer: keras.layers.InputLayer, shape: tuple) -> None:
+    """Gives an input layer another shape. Relies on `_batch_shape`."""
+    layer._batch_shape = shape
+
+
 def is_graph_place(owner: Any, key: str) -> bool:
     """Whether a Functional or Sequential model keeps the layers of its graph at an attribute."""
     if not isinstance(owner, (Function, keras.Sequential)):

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from tfcompress.graph.keras_state import output_specs, set_spec
+from tfcompress.graph.keras_state import output_specs, set_input_shape, set_spec
 from tfcompress.graph.paths import is_graph
 from tfcompress.graph.private_keras import (
     Functional,
@@ -71,6 +71,18 @@ def renew_shapes(model: keras.Model, changed: set[int]) -> None:
             for node in nodes:
                 for tensor, spec in zip(node.outputs, output_specs(node), strict=True):
                     set_spec(tensor, spec)
+
+
+def free_steps(model: keras.Model, lengths: set) -> None:
+    """Lets inputs of some lengths along axis 1 have any length, in all graphs of a model."""
+    changed = set()
+    for graph in graphs_in(model):
+        for tensor in graph.inputs:
+            shape = tuple(tensor.shape)
+            if len(shape) > 1 and shape[1] in lengths:
+                set_input_shape(operation_of(tensor), (shape[0], None, *shape[2:]))
+                changed.add(id(operation_of(tensor)))
+    renew_shapes(model, changed)
 
 
 def _differs(node) -> bool:

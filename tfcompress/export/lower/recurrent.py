@@ -13,7 +13,8 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.python.xla import dynamic_update_slice
 
 from tfcompress.export.lower.cell_steps import split_cell
-from tfcompress.graph.private_keras import layers_in
+from tfcompress.graph.paths import walk
+from tfcompress.utils.errors import ExportError
 from tfcompress.utils.types import Tensor
 
 # What a subclass of these has written itself stays as it is.
@@ -35,8 +36,16 @@ def use_own_loops(model: Any) -> None:
     """Changes the recurrent layers of a lowered model: they run as written here, without dropout.
 
     Keras draws masks of dropout in inference too, where nothing reads them.
+
+    Raises:
+        ExportError: a layer keeps its states from call to call.
     """
-    for layer in layers_in(model):
+    for path, (layer, _) in walk(model).items():
+        if isinstance(layer, keras.layers.RNN) and layer.stateful:
+            raise ExportError(
+                f"Layer '{path}' keeps its states from call to call, which a file does not. Use "
+                "`streaming=True`, which makes them inputs and outputs, or `stateful=False`."
+            )
         if isinstance(layer, keras.layers.RNN) and type(layer).inner_loop in INNER_LOOPS:
             vars(layer)["inner_loop"] = partial(_inner_loop, layer)
         if hasattr(layer, "use_cudnn"):
