@@ -22,6 +22,7 @@ from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.core.ordinary import (
     COMMON,
     common_config,
+    copy_flags,
     glorot_variance,
     kernel_of,
     positions,
@@ -202,6 +203,7 @@ class CompressedLayer(keras.layers.Layer):
         if new.bias is not None:
             new.bias.assign(layer.bias)
         new.trainable = layer.trainable  # for each variable, so not before they exist
+        copy_flags(layer, new.parts.values(), new.bias)
         new.supports_masking = layer.supports_masking
         return new
 

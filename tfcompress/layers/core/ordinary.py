@@ -1,6 +1,7 @@
 """The ordinary layers that compressed ones come from and turn into."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -64,7 +65,19 @@ def ordinary_layer(
     new.kernel.assign(kernel)
     if last and new.use_bias:
         new.bias.assign(layer.bias)
+        if not layer.bias.trainable:
+            new.bias.trainable = False
     return new
+
+
+def copy_flags(layer: keras.layers.Layer, parts: Any, bias: keras.Variable | None) -> None:
+    """Freezes the parts and the bias that stand for frozen variables of a layer."""
+    kernel = kernel_of(layer)  # which is a tensor where the layer is a compressed one
+    if isinstance(kernel, keras.Variable) and not kernel.trainable:
+        for part in parts:
+            part.trainable = False
+    if bias is not None and layer.bias is not None and not layer.bias.trainable:
+        bias.trainable = False
 
 
 def to_rows(w: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
