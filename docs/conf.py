@@ -1,11 +1,13 @@
 """Sphinx: `sphinx-build -W -b html docs build/docs`."""
 
+import json
 import pathlib
 import re
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
+from myst_parser.parsers.sphinx_ import MystParser
 
 import tfcompress
 
@@ -53,25 +55,60 @@ def escaped(match):
 
 
 class Results(Directive):
-    """The rows of the first table of a benchmark's page in which a pattern occurs."""
+    """The rows of the first table of a benchmark's page that has rows with the pattern in it."""
 
     required_arguments = 1
     option_spec = {"rows": str}  # noqa: RUF012
 
     def run(self):
         path = pathlib.Path(self.state.document.settings.env.srcdir, self.arguments[0])
-        lines = path.read_text(encoding="utf-8").splitlines()
-        start = next(place for place, line in enumerate(lines) if line.startswith("|"))
-        end = next((p for p in range(start, len(lines)) if not lines[p].startswith("|")), None)
-        head, rows = lines[start : start + 2], lines[start + 2 : end]
-        rows = [row for row in rows if re.search(self.options["rows"], row)]
-        if not rows:
-            raise self.error(f"no row of {path.name} has {self.options['rows']!r}")
-        node = nodes.Element()
-        self.state.nested_parse(StringList([*head, *rows], source=str(path)), 0, node)
-        return node.children
+        for head, rows in tables(path.read_text(encoding="utf-8").splitlines()):
+            rows = [row for row in rows if re.search(self.options["rows"], row)]
+            if rows:
+                node = nodes.Element()
+                self.state.nested_parse(StringList([*head, *rows], source=str(path)), 0, node)
+                return node.children
+        raise self.error(f"no row of {path.name} has {self.options['rows']!r}")
+
+
+def tables(lines):
+    """`(the two lines of its head, its rows)` of each table."""
+    table = []
+    for line in [*lines, ""]:
+        if line.startswith("|"):
+            table.append(line)
+        elif table:
+            yield table[:2], table[2:]
+            table = []
+
+
+class Notebook(MystParser):
+    """A .ipynb file as a page: its text, its code and what this printed when it was last run."""
+
+    supported = ("notebook",)
+
+    def parse(self, inputstring, document):
+        cells = json.loads(inputstring)["cells"]
+        super().parse("\n\n".join(map(cell_text, cells)), document)
+
+
+def cell_text(cell):
+    source = "".join(cell["source"])
+    if cell["cell_type"] == "markdown":
+        return source
+    parts = [f"```python\n{source}\n```"]
+    for output in cell["outputs"]:
+        if output["output_type"] == "stream":
+            parts.append(f"```text\n{''.join(output['text'])}```")
+        elif "text/html" in output["data"]:
+            parts.append("````{raw} html\n" + "".join(output["data"]["text/html"]) + "\n````")
+        else:
+            parts.append(f"```text\n{''.join(output['data']['text/plain'])}\n```")
+    return "\n\n".join(parts)
 
 
 def setup(app):
     app.connect("autodoc-process-docstring", to_rst, priority=100)
     app.add_directive("results", Results)
+    app.add_source_suffix(".ipynb", "notebook")
+    app.add_source_parser(Notebook)

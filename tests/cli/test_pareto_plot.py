@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tfcompress.cli.pareto_plot import draw
+from tfcompress.reporting.scatter import front_of
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
@@ -37,4 +38,7 @@ def test_labels_cover_neither_each_other_nor_points_nor_the_legend(seed, tmp_pat
     assert not any(box.overlaps(legend) for box in boxes)
     whole = axes.get_window_extent()
     assert all(whole.contains(*box.min) and whole.contains(*box.max) for box in boxes)
+    (front,) = [line for line in axes.lines if line.get_label() == "front"]
+    files = [(r.file_bytes, r.litert_accuracy) for r in results]
+    assert list(zip(*front.get_data(), strict=True)) == front_of(files)
     assert (tmp_path / "a.png").stat().st_size > 10_000

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import tfcompress as tfc
-from tfcompress.reporting.html import page, size
+from tfcompress.reporting.html import page
+from tfcompress.reporting.html_pictures import pareto
+from tfcompress.reporting.html_text import size
 
 
 class Page(HTMLParser):
@@ -96,6 +98,40 @@ def test_points_that_none_beats_are_filled(made):
     assert marks[0]["style"] == f"left:8.00%;bottom:{8 + 84 * 5 / 11:.2f}%"
     assert marks[2]["style"] == "left:92.00%;bottom:92.00%"
     Page(page(made, {"only": (10, 0.5)}))
+
+
+def test_it_names_the_date_the_versions_the_accuracy_and_what_was_left(made):
+    shown = Page(page(made, accuracy=0.91234))
+    assert "0.9123" in shown.texts and "0.9123" not in Page(page(made)).texts
+    (line,) = [text for text in shown.texts if text.startswith("Written on ")]
+    assert re.fullmatch(r"Written on \d{4}-\d\d-\d\d with .*\bkeras \d+\.\d+.*", line)
+    assert "Left as they are" in shown.texts
+    assert "fc9, out: ordinary float32" in shown.texts
+
+
+def test_a_slow_file_is_said_to_be_slower(made):
+    for ratio, value, label in ((0.5, "2.00", "faster"), (1.25, "1.25", "slower")):
+        shown = Page(page(replace(made, file=replace(made.file, latency_ratio=ratio))))
+        place = shown.texts.index(f"times {label} than the float32 file")
+        assert shown.texts[place - 1] == value
+
+
+def test_the_line_joins_the_front_and_a_ring_marks_the_float_net():
+    text = pareto({"float32": (9000, 0.91), "worse": (5000, 0.80), "small": (1000, 0.85)})
+    (line,) = re.findall(r'<polyline points="([^"]*)"', text)
+    y = 100 - (8 + 84 * 5 / 11)
+    assert line == f"8.00,{y:.2f} 92.00,8.00"
+    marks = [dict(attributes) for tag, attributes in Page(text).tags if tag == "b"]
+    assert [mark.get("class") for mark in marks] == ["front", None, "front float"]
+
+
+def test_ticks_are_round():
+    ticks = re.findall(
+        r'<span class="(.)" style="[^"]*">([^<]*)<',
+        pareto({"a": (120_000, 0.88), "b": (3_200_000, 0.915)}),
+    )
+    assert [text for axis, text in ticks if axis == "x"] == ["200 KB", "500 KB", "1 MB", "2 MB"]
+    assert [text for axis, text in ticks if axis == "y"] == ["88.0%", "89.0%", "90.0%", "91.0%"]
 
 
 def test_sizes_for_people():

@@ -49,6 +49,9 @@ class TFLiteFile(bytes):
     samples: int
     differences: dict[str, float]
 
+    def __repr__(self):
+        return f"<TFLiteFile of {len(self):,} bytes>"
+
 
 class Limits:
     """How much the outputs of a file may differ from those of the model.

@@ -11,13 +11,17 @@ from tfcompress.graph.paths import check_keras_3
 from tfcompress.graph.sound import check_finite_weights
 from tfcompress.planning.attempts import Compressor
 from tfcompress.planning.plan_result import Plan
+from tfcompress.reporting.html_text import escape
 from tfcompress.reporting.model_report import ModelReport, report
 from tfcompress.utils.checks import check_budget, check_number, is_whole
+from tfcompress.utils.plain import plain
 from tfcompress.utils.types import Data, Loss, Path, Store, Target
 
 CHECKED_EXAMPLES = 32  # that the file is verified with
 BISECTIONS = 4  # of the logarithm of the budget
 LARGEST_BUDGET = 0.5  # that is tried if only `max_drop` is given
+
+UNITS = {"tflite": ".tflite bytes", "archive": "archive bytes", "macs": "MACs"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,16 @@ class Compressed:
     after: float
     size: int
     tried: list[tuple[float, int, float]]
+
+    def __repr__(self):
+        return (
+            f"<Compressed {plain(self.model.name)}: {self.size:,} of {self.plan.float_cost:,} "
+            f"{UNITS.get(self.plan.target, self.plan.target)}, "
+            f"metric {self.before:.4f} -> {self.after:.4f}>"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>{self.plan._repr_html_()}{self.report._repr_html_()}"
 
     def __str__(self):
         tried = "".join(

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tfcompress.numerics.knapsack import solve_knapsack
+from tfcompress.reporting.notebook import table_html
 from tfcompress.reporting.text import table_text
 from tfcompress.utils.plain import plain
 from tfcompress.utils.types import Path
@@ -71,21 +72,38 @@ class Plan:
             path: option.maker for path, option in self.chosen.items() if option.maker is not None
         }
 
+    def __repr__(self):
+        return f"<Plan: {self._title()}, {len(self.rules)} layers of {len(self.options)}>"
+
     def __str__(self):
         from rich.table import Table
 
-        share = self.cost / self.float_cost
-        title = f"{self.cost:,} {self.target} of {self.float_cost:,} ({share:.1%})"
-        table = Table(title=title, box=None, pad_edge=False)
-        for name in ("layer", "form", self.target, "loss, this layer alone"):
+        table = Table(title=self._title(), box=None, pad_edge=False)
+        for name in self._columns():
             table.add_column(name, justify="left" if name in ("layer", "form") else "right")
-        for path, option in self.chosen.items():
-            table.add_row(
-                plain(path), plain(option.name), f"{option.cost:,}", f"{option.measured:+.4f}"
-            )
+        for row in self._rows():
+            table.add_row(*row)
+        return f"{table_text(table)}\n{self._note()}"
+
+    def _repr_html_(self) -> str:
+        return table_html(self._title(), self._columns(), self._rows(), [self._note()])
+
+    def _title(self) -> str:
+        share = self.cost / self.float_cost
+        return f"{self.cost:,} {self.target} of {self.float_cost:,} ({share:.1%})"
+
+    def _columns(self) -> tuple[str, ...]:
+        return "layer", "form", self.target, "loss, this layer alone"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [
+            (plain(path), plain(option.name), f"{option.cost:,}", f"{option.measured:+.4f}")
+            for path, option in self.chosen.items()
+        ]
+
+    def _note(self) -> str:
         return (
-            table_text(table)
-            + f"\nloss {self.loss:.4f}: {self.predicted:+.4f} predicted, {self.measured:+.4f} "
+            f"loss {self.loss:.4f}: {self.predicted:+.4f} predicted, {self.measured:+.4f} "
             "measured (swapped on the data, recalibrated)"
         )
 

@@ -13,6 +13,7 @@ from tfcompress.graph.private_keras import compiled_argument, compiled_loss
 from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.core.opened import OpenedLayer
 from tfcompress.measure.moments import fan_in_first
+from tfcompress.reporting.notebook import table_html
 from tfcompress.reporting.text import table_text
 from tfcompress.rewriting.opening import opened_where
 from tfcompress.utils.arrays import to_numpy
@@ -23,6 +24,7 @@ from tfcompress.utils.types import Data, Layers, Loss, Path
 from tfcompress.utils.writers import save_figure
 
 BATCH_SIZE = 500
+COLUMNS = ("layer", "candidate", "of float32", "measured", "predicted")
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,26 @@ class Sensitivity:
     loss: float
     rows: list[Damage]
 
+    def __repr__(self):
+        layers = len({row.layer for row in self.rows})
+        return f"<Sensitivity: loss {self.loss:.4f}, {len(self.rows)} forms of {layers} layers>"
+
     def __str__(self):
         from rich.table import Table
 
-        table = Table(title=f"Loss {self.loss:.4f}, and what is added", box=None, pad_edge=False)
-        for name in ("layer", "candidate", "of float32", "measured", "predicted"):
+        table = Table(title=self._title(), box=None, pad_edge=False)
+        for name in COLUMNS:
             text = name in ("layer", "candidate")
             table.add_column(name, justify="left" if text else "right", overflow="fold")
-        for row in self.rows:
-            numbers = f"{row.share:.1%}", f"{row.measured:+.2g}", f"{row.predicted:+.2g}"
-            table.add_row(plain(row.layer), plain(row.candidate), *numbers)
+        for row in map(_cells, self.rows):
+            table.add_row(*row)
         return table_text(table)
+
+    def _repr_html_(self) -> str:
+        return table_html(self._title(), COLUMNS, map(_cells, self.rows))
+
+    def _title(self) -> str:
+        return f"Loss {self.loss:.4f}, and what is added"
 
     def plot(self, path: Path) -> None:
         """Draws the rise of the loss against size, and the measured against the predicted rise.
@@ -113,6 +124,11 @@ class Sensitivity:
         curves.legend(fontsize=7)
         save_figure(figure, path)
         return figure
+
+
+def _cells(row) -> tuple[str, ...]:
+    numbers = f"{row.share:.1%}", f"{row.measured:+.2g}", f"{row.predicted:+.2g}"
+    return plain(row.layer), plain(row.candidate), *numbers
 
 
 def sensitivity(

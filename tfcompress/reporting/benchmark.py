@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from tfcompress.reporting.notebook import table_html
 from tfcompress.reporting.run_in_child import peak_memory, time_files
 from tfcompress.reporting.text import table_text
 from tfcompress.tflite.reader import load, operator_name, read
 from tfcompress.utils.plain import plain
 from tfcompress.utils.types import Path
+
+COLUMNS = ("file", "bytes", "ms", "times faster", "peak memory", "operators")
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class Timing:
     ratio_low: float
     ratio_high: float
     operators: int
-    delegated: tuple[str, ...]
-    left: tuple[str, ...]
+    delegated: tuple[str, ...] = field(repr=False)
+    left: tuple[str, ...] = field(repr=False)
     peak_bytes: int | None
 
 
@@ -62,25 +65,27 @@ class Benchmark:
     def __getitem__(self, name) -> Timing:
         return next(timing for timing in self.timings if timing.name == name)
 
+    def __repr__(self):
+        times = (f"{plain(t.name)} {t.milliseconds:.3g} ms" for t in self.timings)
+        return f"<Benchmark of {self.rounds} rounds: {', '.join(times)}>"
+
     def __str__(self):
         from rich.table import Table
 
-        run = f"{self.rounds} rounds, {self.threads} thread(s), batch {self.batch}"
-        table = Table(title=f"{run}; times faster, with the middle half of the rounds")
-        table.add_column("file")
-        for column in ("bytes", "ms", "times faster", "peak memory"):
-            table.add_column(column, justify="right")
-        table.add_column("operators")
-        for t in self.timings:
-            table.add_row(
-                plain(t.name),
-                f"{t.bytes:,}",
-                f"{t.milliseconds:.4g}",
-                f"{t.ratio:.2f} ({t.ratio_low:.2f}-{t.ratio_high:.2f})",
-                "-" if t.peak_bytes is None else f"{t.peak_bytes / 1e6:.1f} MB",
-                _operators(t),
-            )
+        table = Table(title=self._title())
+        for column in COLUMNS:
+            is_text = column in ("file", "operators")
+            table.add_column(column, justify="left" if is_text else "right")
+        for row in map(_cells, self.timings):
+            table.add_row(*row)
         return table_text(table, width=120) + "\n"
+
+    def _title(self) -> str:
+        run = f"{self.rounds} rounds, {self.threads} thread(s), batch {self.batch}"
+        return f"{run}; times faster, with the middle half of the rounds"
+
+    def _repr_html_(self) -> str:
+        return table_html(self._title(), COLUMNS, map(_cells, self.timings))
 
 
 def bench(
@@ -169,6 +174,17 @@ def _delegated(file, groups):
         tuple(name for place, name in enumerate(names) if place in taken),
         tuple(name for place, name in enumerate(names) if place not in taken),
     )
+
+
+def _cells(t) -> list[str]:
+    return [
+        plain(t.name),
+        f"{t.bytes:,}",
+        f"{t.milliseconds:.4g}",
+        f"{t.ratio:.2f} ({t.ratio_low:.2f}-{t.ratio_high:.2f})",
+        "-" if t.peak_bytes is None else f"{t.peak_bytes / 1e6:.1f} MB",
+        _operators(t),
+    ]
 
 
 def _operators(timing) -> str:

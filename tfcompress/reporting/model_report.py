@@ -21,10 +21,12 @@ from tfcompress.reporting.layer_row import (
     variable_bits,
     why_left,
 )
+from tfcompress.reporting.notebook import report_html
 from tfcompress.reporting.text import text
 from tfcompress.tflite.reader import load
 from tfcompress.tflite.runtimes import min_runtime
 from tfcompress.utils.checks import check_ending
+from tfcompress.utils.plain import plain
 from tfcompress.utils.types import Path
 from tfcompress.utils.writers import write_file
 
@@ -93,26 +95,39 @@ class ModelReport:
             row["ratio"] = source.ratio
         return json.dumps(data, indent=indent)
 
-    def to_html(self, path: Path, points: Mapping[str, tuple[float, float]] | None = None) -> None:
+    def to_html(
+        self,
+        path: Path,
+        points: Mapping[str, tuple[float, float]] | None = None,
+        accuracy: float | None = None,
+    ) -> None:
         """Writes one self-contained HTML page with the sizes of layers before and after.
 
         Args:
             path: the path of the page.
             points: dict `{name: (bytes, accuracy)}` of models to plot, or None.
+            accuracy: of this model, to be shown with the totals, or None.
 
         Raises:
             ValueError: the path has the ending of another format.
             WriteError: the file cannot be written.
         """
         check_ending(path, ".html")
-        write_file(path, page(self, points))
+        write_file(path, page(self, points, accuracy))
 
     def print(self, print_fn: Callable[[str], None] = print) -> None:
         """Prints the tables, as one string passed to `print_fn`."""
         print_fn(str(self))
 
+    def __repr__(self):
+        sizes = f"{self.bits:,} bits of {self.float_bits:,} ({self.ratio:.1f} times smaller)"
+        return f"<ModelReport {plain(self.name)}: {len(self.rows)} layers, {sizes}>"
+
     def __str__(self):
         return text(self)
+
+    def _repr_html_(self) -> str:
+        return report_html(self)
 
 
 def report(

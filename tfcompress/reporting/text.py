@@ -57,7 +57,7 @@ def _notes(report):
     yield f"Biases, norms and other weights: {report.other_bits:,} bits"
     if report.file:
         ratio = report.file.latency_ratio
-        speed = "" if ratio is None else f", {ratio:.2f} of the float32 file's time"
+        speed = "" if ratio is None else f", {times_faster(ratio)} than the float32 file"
         size = f"{report.file.bytes:,} bytes, {report.file.gzip_bytes:,} gzipped"
         yield f".tflite file: {size}{speed}; for LiteRT {report.file.min_runtime} and newer"
         if report.file.samples is not None:
@@ -67,11 +67,21 @@ def _notes(report):
             )
     if any(row.full_size for row in report.rows):
         yield "FULL SIZE: the file holds the whole float32 kernel, whatever the layer stores."
-    reasons = {}
-    for path, reason in report.left.items():
-        reasons.setdefault(reason, []).append(path)
-    for reason, paths in reasons.items():
+    for reason, paths in reasons(report).items():
         yield f"Left as they are ({reason}): {', '.join(paths)}"
+
+
+def reasons(report: Any) -> dict[str, list[str]]:
+    """The layers that are not compressed, by the reason why."""
+    found: dict[str, list[str]] = {}
+    for path, reason in report.left.items():
+        found.setdefault(reason, []).append(path)
+    return found
+
+
+def times_faster(ratio: float) -> str:
+    """A share of another file's time in words: `"1.5 times faster"`, `"1.2 times slower"`."""
+    return f"{1 / ratio:.2f} times faster" if ratio <= 1 else f"{ratio:.2f} times slower"
 
 
 def _in_file(row):

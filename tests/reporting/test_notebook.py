@@ -1,0 +1,109 @@
+"""What a notebook and a prompt show of results: the figures, nothing long, no markup of names."""
+
+from html.parser import HTMLParser
+
+import keras
+import pytest
+
+import tfcompress as tfc
+from tfcompress.planning.compression import Compressed
+from tfcompress.planning.plan_result import Option, Plan
+from tfcompress.planning.sensitivity import Damage, Sensitivity
+from tfcompress.reporting.benchmark import Benchmark, Timing
+
+SHORT = 200
+
+
+class Cells(HTMLParser):
+    """The cells of all tables, by row; tags must be closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.rows = [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def model():
+    layers = [keras.layers.Dense(64, name="fc"), keras.layers.Dense(3, name="out")]
+    return keras.Sequential([keras.Input((64,)), *layers], name="<b>net")
+
+
+@pytest.fixture(scope="module")
+def plan(model):
+    chosen = Option("ternary", tfc.layers.TernaryDense.using(), 2000, measured=0.01)
+    kept = Option("as it is", None, 192, measured=0.0)
+    options = {"fc": [chosen], "<out>": [kept]}
+    picked = {"fc": chosen, "<out>": kept}
+    return Plan("bits", 3000, 2192, 10_000, options, picked, 0.5, 0.01, 0.02, model)
+
+
+def test_a_report(model):
+    report = tfc.report(model)
+    rows = Cells(report._repr_html_()).rows
+    assert rows[1][:5] == ["fc", "Dense", "64x64", f"{64 * 64 * 32:,}", f"{64 * 64 * 32:,}"]
+    assert rows[-1][0] == "all kernels"
+    assert (
+        repr(report)
+        == "<ModelReport <b>net: 2 layers, 137,216 bits of 137,216 (1.0 times smaller)>"
+    )
+
+
+def test_a_plan(plan):
+    assert repr(plan) == "<Plan: 2,192 bits of 10,000 (21.9%), 1 layers of 2>"
+    assert Cells(plan._repr_html_()).rows == [
+        ["layer", "form", "bits", "loss, this layer alone"],
+        ["fc", "ternary", "2,000", "+0.0100"],
+        ["<out>", "as it is", "192", "+0.0000"],
+    ]
+
+
+def test_sensitivity():
+    rows = [Damage("fc", f"c{i}", "TernaryDense", 100, 0.1, 0.5, 0.25) for i in range(100)]
+    made = Sensitivity(0.3, rows)
+    assert repr(made) == "<Sensitivity: loss 0.3000, 100 forms of 1 layers>"
+    assert Cells(made._repr_html_()).rows[1] == ["fc", "c0", "10.0%", "+0.5", "+0.25"]
+
+
+def test_a_benchmark():
+    operators = ("FULLY_CONNECTED",) * 500
+    timing = Timing("a", 1234, 0.5, 1.0, 0.9, 1.1, 500, operators, (), None)
+    made = Benchmark((timing,), 31, 1, 1)
+    assert repr(made) == "<Benchmark of 31 rounds: a 0.5 ms>"
+    assert len(repr(timing)) < SHORT
+    assert Cells(made._repr_html_()).rows[1] == [
+        "a",
+        "1,234",
+        "0.5",
+        "1.00 (0.90-1.10)",
+        "-",
+        "500 of 500 delegated",
+    ]
+
+
+def test_a_compressed_model_prints_neither_its_weights_nor_its_file(model, plan):
+    made = Compressed(model, b"\0" * 90_000, plan, tfc.report(model), 0.9, 0.89, 2192, [])
+    assert repr(made) == "<Compressed <b>net: 2,192 of 10,000 bits, metric 0.9000 -> 0.8900>"
+    assert "&lt;b&gt;net" in made._repr_html_() and "<b>net" not in made._repr_html_()
+    assert ["fc", "ternary", "2,000", "+0.0100"] in Cells(made._repr_html_()).rows
+
+
+def test_a_file_prints_its_size():
+    blob = tfc.to_tflite(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
+    assert repr(blob) == f"<TFLiteFile of {len(blob):,} bytes>"
+    assert bytes(blob) == blob
