@@ -22,6 +22,7 @@ import keras
 import numpy as np
 from keras import layers
 from nets import accuracy, inner_layers, load_or_train
+from pages import write_page
 
 import tfcompress as tfc
 from tfcompress.datasets import fashion_mnist
@@ -124,7 +125,7 @@ def main():
                 )
                 print(row, end="", flush=True)
                 text += row
-    arguments.out.write_text(text)
+    write_page(arguments.out, text)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
+from pages import write_page
 
 from tfcompress.datasets import fashion_mnist
 from tfcompress.measure import curvature
@@ -193,7 +194,7 @@ def main():
             line = f"| {predictor} | {rank:.3f} | {np.corrcoef(*logs)[0, 1]:.3f} |"
             text += line + "\n"
             print(line, flush=True)
-    pathlib.Path(args.out).write_text(text)
+    write_page(args.out, text)
 
 
 if __name__ == "__main__":

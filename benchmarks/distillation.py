@@ -17,6 +17,7 @@ import keras
 import numpy as np
 from keras import layers
 from nets import accuracy, load_or_train
+from pages import write_page
 
 import tfcompress as tfc
 from tfcompress.datasets import fashion_mnist
@@ -388,7 +389,7 @@ def main():
         for part in PARTS[name](arguments, train, test):
             print(part, flush=True)
             text += part
-    pathlib.Path(arguments.output).write_text(text)
+    write_page(arguments.output, text)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
+from pages import write_page
 
 import tfcompress as tfc
 from tfcompress.export import to_tflite
@@ -229,7 +230,7 @@ def main():
     rest = nets(arguments.nets) if arguments.nets else ()
     for reference, rows in [*blocks(), *shapes(), *rest]:
         text += "".join(measure(reference, rows, arguments.rounds))
-    pathlib.Path(arguments.out).write_text(text)
+    write_page(arguments.out, text)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 from export import machine
 from networks import apart
+from pages import write_page
 
 import tfcompress as tfc
 from tfcompress.export.exporter import file_bytes
@@ -95,7 +96,7 @@ def main():
     for name in FORMS:
         text += apart(measure, name)
         print(text.splitlines()[-1], flush=True)
-    pathlib.Path(arguments.out).write_text(text)
+    write_page(arguments.out, text)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ The way of measuring is that of benchmarks/export.py.
 
 import argparse
 import os
-import pathlib
 import time
 
 import keras
 import numpy as np
 from export import HEAD, PROTOCOL, machine, measure
 from keras import layers
+from pages import write_page
 
 import tfcompress as tfc
 from tfcompress.export import to_tflite
@@ -192,7 +192,7 @@ def main():
     for reference, rows in [*blocks(), *(shapes() if arguments.shapes else ())]:
         text += "".join(measure(reference, rows, arguments.rounds))
     text += FIRST + "".join(first_calls())
-    pathlib.Path(arguments.out).write_text(text)
+    write_page(arguments.out, text)
 
 
 if __name__ == "__main__":

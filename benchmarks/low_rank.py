@@ -17,6 +17,7 @@ import keras
 import numpy as np
 from keras import layers
 from nets import accuracy, inner_layers, load_or_train
+from pages import write_page
 
 import tfcompress as tfc
 from tfcompress.datasets import fashion_mnist
@@ -206,7 +207,7 @@ def main():
         for line in PARTS[name](arguments.nets, range(arguments.seeds)):
             print(line, end="", flush=True)
             text += line
-    pathlib.Path(arguments.output).write_text(text)
+    write_page(arguments.output, text)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import keras
 import numpy as np
 from export import machine
 from keras import layers
+from pages import write_page
 
 import tfcompress as tfc
 from tfcompress.datasets import fashion_mnist
@@ -249,7 +250,7 @@ def main():
         for name in arguments.only:
             for seed in arguments.seeds:
                 second += trained(name, seed, arguments.nets, train, test)
-    arguments.out.write_text(first + second)
+    write_page(arguments.out, first + second)
 
 
 if __name__ == "__main__":

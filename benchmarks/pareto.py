@@ -16,6 +16,8 @@ import keras
 import numpy as np
 from export import machine
 from nets import load_or_train
+from pages import write_page
+from pictures import draw_pareto
 
 import tfcompress as tfc
 from tfcompress.datasets import fashion_mnist
@@ -76,11 +78,12 @@ Written by `benchmarks/pareto.py`: {machine}. Seeds {seeds}.
 
 {protocol}
 
-`.tflite` bytes. "Time" is that over the float32 file's, batch 1, one thread, median of interleaved
-rounds. Rows of other tools: one run each, from the same float nets (4 epochs of
-fine-tuning, 2 for the ResNet; quantization-aware training and clustering with a falling rate).
+`.tflite` bytes. "Times faster" is against the float32 file, batch 1, one thread, median of
+interleaved rounds; below 1 is slower. Rows of other tools: one run each, from the same float nets
+(4 epochs of fine-tuning, 2 for the ResNet; quantization-aware training and clustering with a
+falling rate).
 
-| net | method | accuracy, mean (each seed) | at least | bytes | time |
+| net | method | accuracy, mean (each seed) | at least | bytes | times faster |
 |---|---|---|---|---|---|
 """
 
@@ -120,34 +123,13 @@ def rows_of(name, nets, train, test, seeds):
         own = ", own teacher" if teacher == name != "resnet" else ""
         label = f"compress to {budget:,}, {store}{own}"
         row = f"| {name} | {label} | **{mean:.4f}** ({each}) | {wanted} | {size:,} |"
-        rows.append(f"{row} {1 / ratio:.2f} |\n")
+        rows.append(f"{row} {ratio:.2f} |\n")
         points[label] = size, mean
         print(rows[-1], end="", flush=True)
     for label, (value, size, time) in OTHERS[name].items():
-        rows.append(f"| {name} | {label} | {value:.4f} | | {size:,} | {time:.2f} |\n")
+        rows.append(f"| {name} | {label} | {value:.4f} | | {size:,} | {1 / time:.2g} |\n")
         points[label] = size, value
     return rows, points
-
-
-def draw(points, path, name):
-    """The rows of one net: ours in colour, joined, and those of other tools in grey."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
-
-    figure = Figure(figsize=(9, 5.5), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    ours = {label: point for label, point in points.items() if label.startswith("compress")}
-    for label, (size, value) in points.items():
-        color = "tab:blue" if label in ours else "0.45"
-        axes.plot(size, value, "o", color=color)
-        shift = (6, 5) if label in ours else (6, -9)
-        axes.annotate(label, (size, value), shift, textcoords="offset points", color=color, size=8)
-    axes.set(xscale="log", xlabel="bytes of the .tflite file", ylabel="accuracy in LiteRT")
-    axes.set_title(f"{name}, Fashion-MNIST")
-    axes.xaxis.set_major_formatter(EngFormatter())
-    axes.margins(x=0.25)
-    axes.grid(alpha=0.3)
-    figure.savefig(path)
 
 
 def main():
@@ -164,10 +146,9 @@ def main():
         nets = {one: load_or_train(one, arguments.nets, train) for one in (name, "resnet")}
         rows, points = rows_of(name, nets, train, test, arguments.seeds)
         picture = arguments.out.with_name(f"pareto-{name}.png")
-        draw(points, picture, name)
+        draw_pareto(points, picture, f"{name}, Fashion-MNIST")
         text += "".join(rows)
-    text += "\n" + "".join(f"![{name}](pareto-{name}.png)\n" for name in arguments.only)
-    arguments.out.write_text(text)
+    write_page(arguments.out, text)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import numpy as np
 from export import machine
 from keras import layers
 from nets import accuracy, load_or_train
+from pages import write_page
 
 import tfcompress as tfc
 from tfcompress.datasets import fashion_mnist
@@ -149,7 +150,7 @@ def main():
         if arguments.only in (None, part.__name__.replace("timing", "time")):
             parts[title] = part(protocol, arguments).split("\n", 1)[1].rstrip() + "\n"
     page = "\n".join(f"## {title}\n{part}" for title, part in parts.items())
-    arguments.out.write_text(HEAD.format(machine=machine()) + page)
+    write_page(arguments.out, HEAD.format(machine=machine()) + page)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import time
 import keras
 import numpy as np
 from nets import BUILDERS, accuracy, inner_layers, load_or_train
+from pages import write_page
 
 import tfcompress as tfc
 from tfcompress.datasets import fashion_mnist
@@ -193,7 +194,7 @@ def main():
             for row in peer_rows(name, model, images, test):
                 print(row, flush=True)
                 lines.append(row + "\n")
-    pathlib.Path(arguments.output).write_text("".join(lines))
+    write_page(arguments.output, "".join(lines))
 
 
 if __name__ == "__main__":

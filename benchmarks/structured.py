@@ -18,6 +18,7 @@ import keras
 import numpy as np
 from keras import layers
 from nets import accuracy
+from pages import write_page
 
 import tfcompress as tfc
 from tfcompress.datasets import fashion_mnist
@@ -266,7 +267,7 @@ def main():
         for line in PARTS[name](range(arguments.seeds)):
             print(line, end="", flush=True)
             text += line
-    pathlib.Path(arguments.output).write_text(text)
+    write_page(arguments.output, text)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,12 @@ its own (`--direct`), on the nets of tfmot_pruning.py.
 
 import argparse
 import json
-import pathlib
 import subprocess
 import sys
 import tempfile
 
 import numpy as np
+from pages import write_page
 
 METHODS = ("prune", "cluster", "quantize")
 EPOCHS = {"mlp": 2, "lenet": 2, "resnet": 1}
@@ -118,7 +118,7 @@ def main():
             cells = [f"{name} ({accuracy(base, *test):.4f})", method, f"{other:.4f}", f"{ours:.4f}"]
             text.append("| " + " | ".join([*cells, "" if file is None else f"{file:.4f}"]) + " |")
             print(text[-1], flush=True)
-    pathlib.Path(options.output).write_text("\n".join(text) + "\n")
+    write_page(options.output, "\n".join(text) + "\n")
 
 
 if __name__ == "__main__":
