@@ -69,7 +69,7 @@ def lost(pattern):
 def fitted_or_not(name, title, methods):
     """Points lost without training, of the plain kernels and of those fitted to 2,000 inputs."""
     found = lost("|".join(methods))
-    names = [f"{NETS[net]}\n{method}" for net, method in found]
+    names = [f"{NETS[net]}\n{method.removeprefix('SVD at ')}" for net, method in found]
     plain, fitted = zip(*found.values(), strict=True)
     axes = axes_of(title, "points of accuracy lost", width=max(7, 1.1 * len(names)))
     bars(axes, names, {"weights alone": (plain, GREY), "fitted to inputs": (fitted, BLUE)})
@@ -125,7 +125,7 @@ def tensor():
     shown = {"weights alone": (plain, GREY), "fitted to inputs": (fitted, BLUE)}
     bars(axes, names, shown, "{:.3f}")
     axes.axhline(0.9252, color="black", lw=1, label="float net")
-    axes.set_ylim(0.5, 1)
+    axes.set_ylim(0.5, 1.15)
     finish(axes, "tensor")
 
 
@@ -154,7 +154,7 @@ def distillation():
         values = [number(row[4]) for row in rows("distillation", f"^{label} \\|")[:2]]
         series[label] = values, color
     bars(axes, names, series, "{:.3f}")
-    axes.set_ylim(0.5, 0.95)
+    axes.set_ylim(0.5, 1.1)
     finish(axes, "distillation")
 
 
@@ -166,7 +166,9 @@ def export():
         if "stock" in name:
             whole, kind = number(size), "Dense" if "Dense" in name or "MLP" in name else "conv"
             continue
-        label = re.sub(r"Dense \S+ |Conv 3x3 256-256, 28x28, |the same, |, 4x fewer MACs", "", name)
+        label = re.sub(
+            r"^Dense \S+ |Conv 3x3 256-256, 28x28, |the same, |, 4x fewer MACs", "", name
+        )
         point = whole / number(size), number(faster)
         color = BLUE if kind == "Dense" else ORANGE
         axes.plot(*point, "o", color=color)
@@ -224,10 +226,10 @@ def draw_pareto(points, path, title):
         labels.append((point, label, color))
     axes.plot([], [], "o", color=BLUE, label="tfcompress")
     axes.plot([], [], "o", color="0.4", label="other tools")
-    draw_front(axes, list(points.values()), points.get("float32"))
+    line = draw_front(axes, list(points.values()), points.get("float32"))
     axes.margins(0.2, 0.15)
     axes.legend(loc="lower right")
-    place_labels(axes, labels, list(points.values()))
+    place_labels(axes, labels, [*points.values(), *line])
     axes.figure.savefig(path)
 
 

@@ -103,7 +103,7 @@ def members(module):
         for name, thing in vars(module).items()
         if name[0] != "_"
         and (inspect.isclass(thing) or inspect.isfunction(thing))
-        and (thing.__module__ == module.__name__ or (inspect.isclass(thing) and is_layer(thing)))
+        and (thing.__module__ == module.__name__ or is_public_layer(module, thing))
     }
     return sorted(f"{module.__name__}.{name}" for name in names | {*getattr(module, "__all__", ())})
 

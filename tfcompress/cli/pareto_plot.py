@@ -28,9 +28,9 @@ def draw(results: Any, path: Path, title: str) -> None:
         *zip(*zipped, strict=True), color="tab:orange", marker="D", label="gzip -9", zorder=2
     )
     floats = [point for point, r in zip(files, results, strict=True) if r.name == "float32"]
-    draw_front(axes, files, floats[0] if floats else None)
+    line = draw_front(axes, files, floats[0] if floats else None)
     axes.legend(loc="best")
     labels = [(point, r.name, "black") for point, r in zip(zipped, results, strict=True)]
-    place_labels(axes, labels, files + zipped)
+    place_labels(axes, labels, files + zipped + line)
     save_figure(axes.figure, path)
     return axes.figure

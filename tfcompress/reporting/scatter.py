@@ -2,11 +2,24 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 Points = Sequence[tuple[float, float]]  # (bytes, accuracy)
 DIRECTIONS = 16
-DISTANCES = (10, 18, 28, 40, 55, 75, 100)  # of a label from its point, in units of 1/72 inch
+STEPS = 20  # of each piece of the front line
+DISTANCES = (
+    10,
+    18,
+    28,
+    40,
+    55,
+    75,
+    100,
+    130,
+    170,
+    220,
+)  # of a label from its point, in units of 1/72 inch
 
 
 def new_axes(title: str, xlabel: str = "size") -> Any:
@@ -21,7 +34,7 @@ def new_axes(title: str, xlabel: str = "size") -> Any:
     axes.xaxis.set_minor_locator(LogLocator(subs="all"))
     axes.xaxis.set_major_formatter(EngFormatter("B"))
     axes.xaxis.set_minor_formatter("")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.margins(0.12)
     axes.grid(alpha=0.3)
     return axes
@@ -40,13 +53,25 @@ def front_of(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]
     return front
 
 
-def draw_front(axes: Any, points: Points, float32: tuple[float, float] | None) -> None:
-    """A line through the front of the points, and a ring around the float net."""
+def draw_front(
+    axes: Any, points: Points, float32: tuple[float, float] | None
+) -> list[tuple[float, float]]:
+    """A line through the front of the points, and a ring around the float net.
+
+    Returns:
+        Places on the line, which labels should not cover.
+    """
     line = front_of(points)
     axes.plot(*zip(*line, strict=True), "--", color="0.55", lw=1, zorder=1, label="front")
     if float32 is not None:
         style = {"facecolors": "none", "edgecolors": "black", "s": 130, "linewidths": 1.3}
         axes.scatter(*float32, **style, zorder=3, label="the float net")
+    shares = [step / STEPS for step in range(STEPS)]
+    return [
+        (x * (end_x / x) ** share, y + share * (end_y - y))
+        for (x, y), (end_x, end_y) in pairwise(line)
+        for share in shares
+    ]
 
 
 def place_labels(axes: Any, labels: Sequence[tuple[Any, str, str]], marked: Points) -> None:
