@@ -8,18 +8,8 @@ from typing import Any
 Points = Sequence[tuple[float, float]]  # (bytes, accuracy)
 DIRECTIONS = 16
 STEPS = 20  # of each piece of the front line
-DISTANCES = (
-    10,
-    18,
-    28,
-    40,
-    55,
-    75,
-    100,
-    130,
-    170,
-    220,
-)  # of a label from its point, in units of 1/72 inch
+# Of a label from its point, in units of 1/72 inch.
+DISTANCES = (10, 18, 28, 40, 55, 75, 100, 130, 170, 220)
 
 
 def new_axes(title: str, xlabel: str = "size") -> Any:
