@@ -126,6 +126,7 @@ def tensor():
     bars(axes, names, shown, "{:.3f}")
     axes.axhline(0.9252, color="black", lw=1, label="float net")
     axes.set_ylim(0.5, 1.15)
+    axes.set_yticks([0.5, 0.6, 0.7, 0.8, 0.9, 1])
     finish(axes, "tensor")
 
 
@@ -155,6 +156,7 @@ def distillation():
         series[label] = values, color
     bars(axes, names, series, "{:.3f}")
     axes.set_ylim(0.5, 1.1)
+    axes.set_yticks([0.5, 0.6, 0.7, 0.8, 0.9, 1])
     finish(axes, "distillation")
 
 

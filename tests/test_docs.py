@@ -74,7 +74,7 @@ def commands():
 def test_commands_of_the_pages_exist():
     import typer
 
-    from tfcompress.cli.app import app
+    from tfcompress_cli.app import app
 
     group, found = typer.main.get_command(app), list(commands())
     assert len(found) >= 5
