@@ -150,7 +150,8 @@ def other_convolutions():
     return {
         f"{form}-{method}": case(plain, getattr(layers, method + form).using(**options), *shape)
         for form, (plain, shape) in OTHER_CONVOLUTIONS.items()
-        for method, options in METHODS.items()
+        for method, options in (METHODS | {"LowRank": {"rank": 2}}).items()
+        if hasattr(layers, method + form)  # a depthwise kernel has no low rank that saves
     }
 
 

@@ -108,6 +108,18 @@ from tfcompress.layers.factorized.low_rank_embedding import LowRankEmbedding as 
 from tfcompress.layers.factorized.low_rank_embedding import (
     LowRankReversibleEmbedding as LowRankReversibleEmbedding,
 )
+from tfcompress.layers.factorized.low_rank_forms import (
+    LowRankConv1DTranspose as LowRankConv1DTranspose,
+)
+from tfcompress.layers.factorized.low_rank_forms import (
+    LowRankConv2DTranspose as LowRankConv2DTranspose,
+)
+from tfcompress.layers.factorized.low_rank_forms import (
+    LowRankConv3D as LowRankConv3D,
+)
+from tfcompress.layers.factorized.low_rank_forms import (
+    LowRankConv3DTranspose as LowRankConv3DTranspose,
+)
 from tfcompress.layers.shared.codebook_forms import (
     CodebookConv1DTranspose as CodebookConv1DTranspose,
 )

@@ -48,7 +48,7 @@ class Fitted(NamedTuple):
 
 def default_candidates(target: str) -> dict[str, list[Maker]]:
     """The forms that `plan` tries, by name; of a list a layer gets the first that accepts it."""
-    by_kind = (forms.LowRankDense, forms.LowRankConv1D, forms.LowRankConv2D)
+    by_kind = [getattr(forms, f"LowRank{form}") for form in FORMS if "Depthwise" not in form]
     if target == "macs":
         found = {}
         for share in (0.5, 0.25, 0.125):
@@ -67,7 +67,7 @@ def default_candidates(target: str) -> dict[str, list[Maker]]:
         for zeros, size in ((0.6, 16), (0.8, 16), (0.9, 8)):
             name = f"{zeros:.0%} zeros, {size} entries"
             found[name] = [cls.using(size=size, sparsity=zeros) for cls in books]
-    eight = forms.QuantizedDense, forms.QuantizedConv1D, forms.QuantizedConv2D
+    eight = [getattr(forms, f"Quantized{form}") for form in FORMS]
     for share in (0.25, 0.125):
         found[f"rank {share:.3g}, 8 bits"] = [
             low.using(rank=share).then(*(cls.using(bits=8) for cls in eight)) for low in by_kind
@@ -165,7 +165,10 @@ def _by_size(layer, candidates, estimate):
     """`(estimated cost, name, maker, unfitted layer)`; 0 and None if only a fit can tell."""
     found = []
     for name, makers in candidates.items():
-        for maker in makers if isinstance(makers, (list, tuple)) else [makers]:
+        makers = makers if isinstance(makers, (list, tuple)) else [makers]
+        # where one takes the layer, the others' reasons why they do not are of no use
+        fitting = [one for one in makers if isinstance(one, Maker) and one.takes(layer)]
+        for maker in fitting or makers:
             bare = None if estimate is None else _unfitted(_first_step(maker), layer)
             if bare is None:
                 found.append((0, name, maker, None))
@@ -205,7 +208,8 @@ def _least_damage(metric, w):
     sums = np.append(0, np.cumsum(np.maximum(values, 0))) / 2
 
     def least_damage(layer):
-        last = list(layer.parts.values())[-1].shape if isinstance(layer, Ranked) else ()
+        bounded = isinstance(layer, Ranked) and not hasattr(layer, "output_padding")
+        last = list(layer.parts.values())[-1].shape if bounded else ()
         return sums[max(len(values) - last[0], 0)] if len(last) == 2 else 0.0
 
     return least_damage
