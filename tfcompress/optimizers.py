@@ -77,7 +77,7 @@ class ProxNewton(keras.optimizers.Adam):
     def __init__(
         self,
         learning_rate: Any,
-        project: Callable[..., Any],
+        project: Callable[..., Any] | None = None,
         variables: str = "*kernel",
         weighted: bool = True,
         **adam: Any,
@@ -86,6 +86,11 @@ class ProxNewton(keras.optimizers.Adam):
             raise ValueError(
                 "An average of quantized weights is not quantized, so ProxNewton has no moving "
                 "average. Remove `use_ema=True`, and let the learning rate fall instead."
+            )
+        if project is None:
+            raise TypeError(
+                "Expected `project`, the form of the weights: "
+                "`ProxNewton(1e-3, tfc.project.Ternary())`. Received: none"
             )
         if not callable(project) or isinstance(project, type):
             raise TypeError(

@@ -196,7 +196,7 @@ def bench(
     with errors_as_messages():
         from tfcompress.reporting import benchmark
 
-        made = benchmark.bench({str(path): path for path in files}, threads=threads, batch=batch)
+        made = benchmark.bench(files, threads=threads, batch=batch)
         print(made.to_json() if json else made)
 
 

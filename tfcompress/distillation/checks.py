@@ -75,7 +75,7 @@ def check_labels(distiller: Any, y: Any, validation_data: Any) -> Iterator[None]
             if labels is not None:
                 rows = per_output(labels, outputs, distiller.output_names)
                 for one, part, output in zip(losses, rows, outputs, strict=True):
-                    check_classes(one, part, output.shape[-1], unknown=True)
+                    check_classes(one, part, output.shape, unknown=True)
     try:
         yield
     except Exception as error:

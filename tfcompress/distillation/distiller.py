@@ -84,7 +84,7 @@ class Distiller(keras.Model):
 
     def __init__(
         self,
-        *,
+        *models: Any,
         student: keras.Model,
         teacher: keras.Model | Sequence[keras.Model],
         temperature: float = 2.0,
@@ -95,6 +95,11 @@ class Distiller(keras.Model):
         save_teacher: bool = False,
         name: str = "distiller",
     ) -> None:
+        if models:
+            raise TypeError(
+                "Which model teaches is told by name: `Distiller(student=..., teacher=...)`. "
+                f"Received: {len(models)} more"
+            )
         check_models(student, as_list(teacher))
         check_arguments(temperature, alpha, hints)
         # without `autocast` the teacher gets the inputs unchanged; the student converts its own

@@ -2,7 +2,9 @@
 
 import difflib
 import fnmatch
+import reprlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -127,7 +129,10 @@ def check_keras_3(model: keras.Model) -> None:
             f"with `import keras` and copy the weights with `set_weights`. Received: {model!r}"
         )
     if not isinstance(model, keras.Model):
-        raise TypeError(f"Expected a `keras.Model`. Received: {model!r} of type {type(model)}")
+        load = "; load it with `keras.models.load_model`" if isinstance(model, (str, Path)) else ""
+        raise TypeError(
+            f"Expected a `keras.Model`{load}. Received: {reprlib.repr(model)} of type {type(model)}"
+        )
 
 
 def check_graph(model: Any, work: str) -> None:

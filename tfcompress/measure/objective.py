@@ -116,7 +116,7 @@ class Objective:
         if outputs and y is not None:
             for term, labels, output in zip(self.terms, self._spread(y), outputs, strict=True):
                 if term is not None and labels is not None:
-                    check_classes(term.loss, labels, output.shape[-1])
+                    check_classes(term.loss, labels, output.shape)
 
     def loss(self, x: Tensor, y: Tensor, weights: Tensor) -> Any:
         """The loss summed over the examples of a batch."""

@@ -1,8 +1,10 @@
 """Times .tflite files against each other, and counts the operators that the delegate runs."""
 
 import json
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from os import PathLike
 
 import numpy as np
 
@@ -89,7 +91,7 @@ class Benchmark:
 
 
 def bench(
-    files: Mapping[str, Path | bytes],
+    files: Mapping[str, Path | bytes] | Sequence[Path] | Path,
     threads: int = 1,
     batch: int = 1,
     rounds: int = 31,
@@ -104,7 +106,7 @@ def bench(
     caches. Compare files by the ratios within the rounds: milliseconds differ from run to run.
 
     Args:
-        files: dict `{name: bytes or path}`; the first is the reference.
+        files: dict `{name: bytes or path}`, or paths; the first is the reference.
         threads: the number of threads that run each file.
         batch: the size of the first axis of the inputs, where the file leaves it free.
         rounds: the largest number of rounds. If they would take longer than `seconds`, there are
@@ -125,8 +127,15 @@ def bench(
     >>> result["float32"].ratio
     1.0
     """
-    if not isinstance(files, dict) or not files:
-        raise ValueError(f"`files` must be a dict of at least one file. Received: {files!r}")
+    if isinstance(files, (str, PathLike)):
+        files = [files]
+    if isinstance(files, (list, tuple)):
+        files = {str(path): path for path in files}
+    if not isinstance(files, Mapping) or not files:
+        raise ValueError(
+            "Expected `files` to be a path, several of them, or a dict `{name: bytes or path}` of at "
+            f"least one file. Received: {reprlib.repr(files)}"
+        )
     blobs = {name: load(source) for name, source in files.items()}
     files_of = {name: read(blob) for name, blob in blobs.items()}
     times, nodes = time_files(blobs, threads, batch, rounds, warmup, seconds)

@@ -14,6 +14,30 @@ from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import Path
 
 
+def check_is_file_of(model: keras.Model, tflite: Path | bytes) -> None:
+    """Raises `ValueError` if a file has no input for one of the model's.
+
+    Args:
+        model: a built `keras.Model`; of a subclassed one nothing is known.
+        tflite: the bytes or the path of a .tflite file.
+    """
+    graph = read(tflite).subgraphs[0]
+    there = [tuple(graph.tensors[index].shape) for index in graph.inputs]
+    inputs = [tuple(x.shape) for x in keras.tree.flatten(getattr(model, "inputs", None) or [])]
+    if not all(any(_agree(shape, other) for other in there) for shape in inputs):
+        raise ValueError(
+            f"The file is not that of model {model.name!r}, whose inputs have the shapes {inputs}. "
+            f"Received: a file with inputs of shapes {there}"
+        )
+
+
+def _agree(shape, other):
+    """Whether an input of a file can be that of a model, whose batch and lengths may be free."""
+    return len(shape) == len(other) and all(
+        size is None or size == number for size, number in zip(shape[1:], other[1:], strict=True)
+    )
+
+
 def constants_of(model: keras.Model, tflite: Path | bytes | None) -> dict[str, list[StoredTensor]]:
     """The constants that hold the kernel of each layer, without biases.
 

@@ -11,7 +11,7 @@ import keras
 from tfcompress.archive.model_files import model_of
 from tfcompress.graph.paths import walk
 from tfcompress.measure.macs import macs
-from tfcompress.reporting.file_constants import constants_of
+from tfcompress.reporting.file_constants import check_is_file_of, constants_of
 from tfcompress.reporting.html import page
 from tfcompress.reporting.layer_row import (
     LayerRow,
@@ -188,6 +188,7 @@ def report(
 
 def _with_file(made, model, baseline, tflite):
     blob = load(tflite)
+    check_is_file_of(model, blob)
     rows, constants = [], constants_of(model, blob)
     for row in made.rows:
         tensors = sorted(constants.get(row.path, []), key=lambda t: -t.bytes)

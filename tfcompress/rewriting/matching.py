@@ -1,5 +1,7 @@
 """Which rule concerns which layer of a model."""
 
+import reprlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from tfcompress.graph.paths import named, near_names
@@ -29,6 +31,11 @@ def match(layers: dict[str, tuple], rules: Rules) -> tuple[dict[int, Target], di
         left: `{path: reason}` of composite layers that a pattern matched and whose parts no maker
             takes.
     """
+    if not isinstance(rules, Mapping):
+        raise TypeError(
+            "Expected rules as a dict `{name, path, glob, class or predicate: maker}`, as "
+            f'`{{"dense*": tfc.layers.TernaryDense}}`. Received: {reprlib.repr(rules)}'
+        )
     targets, left, taken = {}, {}, set()
     for key, maker in rules.items():
         maker = _as_maker(key, maker)
@@ -52,6 +59,12 @@ def match(layers: dict[str, tuple], rules: Rules) -> tuple[dict[int, Target], di
 def _as_maker(key, maker):
     if isinstance(maker, type) and issubclass(maker, CompressedLayer):
         return maker.using()
+    if isinstance(maker, CompressedLayer):
+        kind = type(maker).__name__
+        raise TypeError(
+            f"The maker of rule {key!r} is a layer, and each layer that it matches gets one of its "
+            f"own. Give the class, or `tfc.layers.{kind}.using(...)`. Received: {maker!r}"
+        )
     if maker is not None and not callable(maker):
         raise TypeError(
             f"The maker of rule {key!r} must be `LayerClass.using(...)` or a callable. "

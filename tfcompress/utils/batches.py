@@ -1,6 +1,7 @@
 """Any data that `fit` takes, with the meaning that `fit` gives them, as `(x, y, sample_weight)`."""
 
 import itertools
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,6 +87,11 @@ def batches(
 
 
 def _raw_batches(data):
+    if isinstance(data, (str, bytes, os.PathLike)):
+        raise ValueError(
+            "Expected `data` that `fit` takes: arrays, a dataset or a generator. Load the file "
+            f"first, as by `np.load`. Received: {data!r:.80}"
+        )
     if isinstance(data, (tuple, list, dict)) or hasattr(data, "shape"):
         return [data]
     check_no_function(data)
@@ -126,6 +132,11 @@ def _array(value):
             "Expected `data` to hold arrays whose first axis counts the examples. A list or tuple "
             "stands for several of them: give `np.array(...)` in place of a list of numbers. "
             f"Received: {value!r:.80}"
+        )
+    if array.dtype.kind in "US":
+        raise ValueError(
+            "Expected `data` to hold numbers. Texts and paths of files are turned into numbers "
+            f"first, as by `keras.layers.TextVectorization`. Received: {array.ravel()[:1]!r:.80}"
         )
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 

@@ -7,25 +7,32 @@ import keras
 import numpy as np
 
 from tfcompress.utils.arrays import to_numpy
-from tfcompress.utils.types import Tensor
+from tfcompress.utils.types import InputShape, Tensor
 
 SPARSE = (keras.losses.sparse_categorical_crossentropy,)
 
 
-def check_classes(loss: Any, labels: Tensor, classes: int | None, unknown: bool = False) -> None:
+def check_classes(loss: Any, labels: Tensor, shape: InputShape, unknown: bool = False) -> None:
     """Raises `ValueError` for a label that is no class of an output.
 
     Args:
         loss: as in `compile`; only a sparse cross-entropy has such labels.
         labels: of a batch.
-        classes: how many the output has.
+        shape: of the output.
         unknown: whether a negative label, or NaN, stands for one that is not known.
     """
     loss = None if loss in ("crossentropy", "ce") else keras.losses.get(loss)
     axis = getattr(loss, "_fn_kwargs", {}).get("axis", -1)
+    classes = shape[-1]
     if getattr(loss, "fn", loss) not in SPARSE or classes is None or axis != -1:
         return
     values = to_numpy(labels)
+    if values.ndim == len(shape) and values.shape[-1] == classes > 1:
+        raise ValueError(
+            f"Expected labels that are numbers of classes, as {loss_name(loss)} takes them: one-hot "
+            "labels go with `CategoricalCrossentropy`, or become numbers by `y.argmax(-1)`. "
+            f"Received: labels of shape {values.shape} in `data`"
+        )
     ignored = getattr(loss, "_fn_kwargs", {}).get("ignore_class")
     if ignored is not None:
         values = values[values != ignored]
@@ -37,6 +44,11 @@ def check_classes(loss: Any, labels: Tensor, classes: int | None, unknown: bool 
             f"Expected labels from 0 to {classes - 1} for an output of {classes} classes. "
             f"Received: {np.unique(wrong)[:5].tolist()} in `data`"
         )
+
+
+def loss_name(loss: Any) -> str:
+    """The name of a loss as Keras shows it."""
+    return getattr(loss, "__name__", None) or type(loss).__name__
 
 
 def warn_of_probabilities(loss: Any, activation: Any) -> None:
