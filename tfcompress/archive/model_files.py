@@ -28,9 +28,7 @@ def load_model(path: types.Path, compile: bool = False) -> keras.Model:
     if path.suffix not in (".keras", ".h5", ".hdf5"):
         raise ValueError(f"Expected a .keras, .h5 or .tfc file. Received: {path}")
     if path.suffix == ".keras" and not (path.is_dir() or zipfile.is_zipfile(path)):
-        raise ValueError(
-            f"{path} is no .keras file, which is a zip file: it is damaged or another."
-        )
+        raise ValueError(f"{path} is no .keras file, which is a zip file: damaged, or another.")
     try:
         return keras.models.load_model(path, compile=compile)
     except Exception as error:  # zip, HDF5, JSON and Keras raise their own

@@ -30,8 +30,13 @@ def as_list(teacher: Any) -> list:
     return list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
 
 
-def check_models(student: keras.Model, teachers: list[keras.Model]) -> None:
-    """Raises unless all are built Keras 3 models whose outputs have the same shapes."""
+def check_models(student: keras.Model, teachers: list[keras.Model], same_inputs: bool) -> None:
+    """Raises unless all are built Keras 3 models that can see the same examples.
+
+    Args:
+        student, teachers: their outputs have the same shapes.
+        same_inputs: whether their inputs have, as nothing prepares the teachers'.
+    """
     for model in [student, *teachers]:
         check_keras_3(model)
     for teacher in teachers:
@@ -44,15 +49,16 @@ def check_models(student: keras.Model, teachers: list[keras.Model]) -> None:
                 f"The teacher {teacher.name!r} is not built, so it has learned nothing. Give a "
                 "trained model."
             )
-        shapes = [
-            [tuple(t.shape[1:]) for t in getattr(model, "outputs", None) or []]
-            for model in (student, teacher)
-        ]
-        if all(shapes) and not _same_shapes(*shapes):
-            raise ValueError(
-                "The outputs of the student and the teacher must have the same shapes. "
-                f"Received: {shapes[0]} and {shapes[1]}"
-            )
+        for ends in ("inputs", "outputs") if same_inputs else ("outputs",):
+            shapes = [
+                [tuple(t.shape[1:]) for t in keras.tree.flatten(getattr(model, ends, None) or [])]
+                for model in (student, teacher)
+            ]
+            if all(shapes) and not _same_shapes(*shapes):
+                raise ValueError(
+                    f"The {ends} of the student and the teacher must have the same shapes. "
+                    f"Received: {shapes[0]} and {shapes[1]}"
+                )
 
 
 @contextlib.contextmanager

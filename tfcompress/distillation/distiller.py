@@ -100,7 +100,7 @@ class Distiller(keras.Model):
                 "Which model teaches is told by name: `Distiller(student=..., teacher=...)`. "
                 f"Received: {len(models)} more"
             )
-        check_models(student, as_list(teacher))
+        check_models(student, as_list(teacher), teacher_preprocess is None)
         check_arguments(temperature, alpha, hints)
         # without `autocast` the teacher gets the inputs unchanged; the student converts its own
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)

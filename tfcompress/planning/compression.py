@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.archive.model_files import model_of
 from tfcompress.export import to_tflite
 from tfcompress.graph.paths import check_keras_3
 from tfcompress.graph.sound import check_finite_weights
@@ -69,7 +70,7 @@ class Compressed:
 
 
 def compress(
-    model: keras.Model,
+    model: keras.Model | Path,
     data: Data,
     budget: float | None = None,
     max_drop: float | None = None,
@@ -96,7 +97,8 @@ def compress(
     one whose score is high enough.
 
     Args:
-        model: a built Sequential or Functional model; it stays as it is.
+        model: a built model of any kind, which stays as it is, or the path of its file, with the
+            loss and metrics that it was compiled with.
         data: `(x, y)`, `(x, y, sample_weight)` or inputs `x`, in any form that `fit` takes; all of
             it is held in memory. Without labels the student learns from the teacher alone, and the
             outputs of the original model are the labels to validate on: its most likely classes,
@@ -150,6 +152,7 @@ def compress(
     Trained Quantization and Huffman Coding", 2016; Furlanello et al., "Born-Again Neural Networks",
     2018 (a model as the teacher of its own copy).
     """
+    model = model_of(model, compile=True)
     check_arguments(model, budget, max_drop, fine_tune, teacher)
     compressor = Compressor(
         model, data, metric, fine_tune, teacher, validation_data, target, store, loss, seed

@@ -133,8 +133,8 @@ def bench(
         files = {str(path): path for path in files}
     if not isinstance(files, Mapping) or not files:
         raise ValueError(
-            "Expected `files` to be a path, several of them, or a dict `{name: bytes or path}` of at "
-            f"least one file. Received: {reprlib.repr(files)}"
+            "Expected `files` to be a path, several of them, or a dict `{name: bytes or path}` of "
+            f"at least one file. Received: {reprlib.repr(files)}"
         )
     blobs = {name: load(source) for name, source in files.items()}
     files_of = {name: read(blob) for name, blob in blobs.items()}

@@ -22,7 +22,7 @@ def check_is_file_of(model: keras.Model, tflite: Path | bytes) -> None:
         tflite: the bytes or the path of a .tflite file.
     """
     graph = read(tflite).subgraphs[0]
-    there = [tuple(graph.tensors[index].shape) for index in graph.inputs]
+    there = [tuple(map(int, graph.tensors[index].shape)) for index in graph.inputs]
     inputs = [tuple(x.shape) for x in keras.tree.flatten(getattr(model, "inputs", None) or [])]
     if not all(any(_agree(shape, other) for other in there) for shape in inputs):
         raise ValueError(

@@ -133,11 +133,6 @@ def _array(value):
             "stands for several of them: give `np.array(...)` in place of a list of numbers. "
             f"Received: {value!r:.80}"
         )
-    if array.dtype.kind in "US":
-        raise ValueError(
-            "Expected `data` to hold numbers. Texts and paths of files are turned into numbers "
-            f"first, as by `keras.layers.TextVectorization`. Received: {array.ravel()[:1]!r:.80}"
-        )
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
@@ -159,6 +154,16 @@ def _count(batch) -> int:
     return found.pop()
 
 
+def _check_numbers(arrays):
+    for array in arrays:
+        if getattr(array.dtype, "kind", "") in ("U", "S"):
+            raise ValueError(
+                "Expected `data` to hold numbers, as the model takes. Texts and paths of files "
+                "become numbers first, as by `keras.layers.TextVectorization`. "
+                f"Received: {array.ravel()[:1]!r:.80}"
+            )
+
+
 _NOT_BATCHED = (
     "Expected batches of examples, and `data` yields single ones: give `data.batch(32)`. "
     "Received: {}"
@@ -174,6 +179,8 @@ def check_inputs(model: keras.Model | None, x: Any) -> None:
         given = [x[name] for name in names]
     expected = [tuple(tensor.shape) for tensor in inputs]
     received = [tuple(array.shape) for array in given]
+    if expected and not any(tensor.dtype == "string" for tensor in inputs):
+        _check_numbers(given)
     if not expected or _fit(received, expected):
         return
     if _fit([(None, *shape) for shape in received], expected):

@@ -29,8 +29,8 @@ def check_classes(loss: Any, labels: Tensor, shape: InputShape, unknown: bool = 
     values = to_numpy(labels)
     if values.ndim == len(shape) and values.shape[-1] == classes > 1:
         raise ValueError(
-            f"Expected labels that are numbers of classes, as {loss_name(loss)} takes them: one-hot "
-            "labels go with `CategoricalCrossentropy`, or become numbers by `y.argmax(-1)`. "
+            f"Expected labels that are numbers of classes, as {loss_name(loss)} takes them: "
+            "one-hot labels go with `CategoricalCrossentropy`; `y.argmax(-1)` makes numbers of them. "
             f"Received: labels of shape {values.shape} in `data`"
         )
     ignored = getattr(loss, "_fn_kwargs", {}).get("ignore_class")

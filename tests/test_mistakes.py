@@ -1,0 +1,190 @@
+"""Mistakes that people make: each gets one sentence that names the argument and what came."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfcompress as tfc
+
+L = keras.layers
+T = tfc.layers.TernaryDense
+X = np.random.default_rng(0).random((40, 8)).astype("float32")
+Y = np.arange(40) % 3
+ONE_HOT = np.eye(3)[Y]
+
+
+def net(inputs=8):
+    layers = [keras.Input((inputs,)), L.Dense(16, "relu", name="fc1"), L.Dense(3, name="fc2")]
+    model = keras.Sequential(layers)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def maps():
+    return keras.Sequential([keras.Input((8, 8, 1)), L.Conv2D(4, 3), L.Flatten(), L.Dense(3)])
+
+
+def generator():
+    yield X[:4], Y[:4]
+
+
+def distilled(student=8):
+    distiller = tfc.Distiller(student=net(student), teacher=net())
+    distiller.compile("adam")
+    distiller.fit(X, verbose=0)
+
+
+READERS = {
+    "swap": lambda data: tfc.swap(net(), {"fc1": T}, data=data),
+    "prune": lambda data: tfc.prune(net(), 0.5, data=data, score="obs"),
+    "plan": lambda data: tfc.plan(net(), data, budget=0.5),
+    "compress": lambda data: tfc.compress(net(), data, budget=0.5),
+    "recalibrate": lambda data: tfc.recalibrate_batch_norm(net(), data),
+    "kronecker": lambda data: tfc.curvature.kronecker(net(), data),
+}
+DATA = {
+    "a path": ("data.npz", r"Load the file first, as by `np.load`. Received: 'data.npz'"),
+    "a list of numbers": (X.tolist(), r"arrays whose first axis .* Received: 0\."),
+    "texts": (np.array(["a.png"] * 8), r"hold numbers, as the model takes.*Received: array"),
+    "a function": (generator, r"`data` is a function that makes them. Call it.*Received: <func"),
+    "single examples": (tf.data.Dataset.from_tensor_slices(X), r"give `data.batch\(32\)`"),
+    "another width": (X[:, :5], r"shapes \[\(None, 8\)\] in `data`.* Received: \[\(\d+, 5\)\]"),
+    "NaN": (X * np.nan, r"inputs in `data` hold NaN or infinite"),
+    "nothing": (X[:0], r"`data` holds no examples"),
+    "a number": (3, r"`data` that `fit` takes: arrays, a dataset or a generator. Received: 3"),
+}
+
+
+@pytest.mark.parametrize("verb", READERS)
+@pytest.mark.parametrize("what", DATA)
+def test_data(verb, what):
+    data, message = DATA[what]
+    with pytest.raises(ValueError, match=message):
+        READERS[verb](data)
+
+
+RULES = {
+    "a list": ([("fc1", T)], r"Expected rules as a dict .* Received: \[\('fc1'"),
+    "none": (None, "Expected rules as a dict .* Received: None"),
+    "a layer": ({"fc1": T(16)}, r"'fc1' is a layer, .*`tfc.layers.TernaryDense.using\(...\)`"),
+    "a name for a maker": ({"fc1": "binary"}, r"maker of rule 'fc1' .* Received: 'binary'"),
+    "a number": ({"fc1": 4}, "maker of rule 'fc1' .* Received: 4"),
+    "a typo": ({"fc3": T}, r"'fc3' matches no layer. Near names: fc2, fc1"),
+    "another kind": ({"fc1": tfc.layers.TernaryConv2D}, "takes Conv2D layers only, not Dense"),
+    "a rank above the full one": (
+        {"fc1": tfc.layers.LowRankDense.using(rank=100)},
+        r"'fc1' .* `rank` must be at most 8.* Received: rank=100",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", RULES)
+def test_rules(what):
+    rules, message = RULES[what]
+    with pytest.raises((TypeError, ValueError), match=message):
+        tfc.swap(net(), rules)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda data: tfc.compress(net(), data, budget=0.5),
+        lambda data: tfc.plan(net(), data, budget=0.5),
+        lambda data: tfc.curvature.gauss_newton(net(), data),
+        lambda data: tfc.sensitivity(net(), data, candidates=[T.using()]),
+    ],
+)
+def test_one_hot_labels_of_a_sparse_loss(read):
+    message = r"SparseCategoricalCrossentropy takes them: one-hot labels .*Received: labels of"
+    with pytest.raises(ValueError, match=message):
+        read((X, ONE_HOT))
+
+
+def others(folder):
+    (folder / "garbage.keras").write_text("garbage")
+    tfc.to_tflite(maps(), folder / "maps.tflite")
+    return {
+        "models in their order": (
+            lambda: tfc.Distiller(net(), student=net(), teacher=net()),
+            r"told by name: `Distiller\(student=..., teacher=...\)`",
+        ),
+        "no models": (lambda: tfc.Distiller(net(), net()), "keyword-only arguments: 'student' and"),
+        "no projection": (
+            lambda: tfc.optimizers.ProxNewton(1e-3),
+            r"Expected `project`.*`ProxNewton\(1e-3, tfc.project.Ternary\(\)\)`",
+        ),
+        "a class for a projection": (
+            lambda: tfc.optimizers.ProxNewton(1e-3, tfc.project.Ternary),
+            r"such as `tfc.project.Ternary\(\)`.*Received: project=<class",
+        ),
+        "an option that is none": (lambda: T.using(bit=3), r"no option \['bit'\]"),
+        "a garbage file": (lambda: tfc.report(folder / "garbage.keras"), "is no .keras file"),
+        "the file of another model": (
+            lambda: tfc.report(net(), tflite=folder / "maps.tflite"),
+            r"not that of model .*\[\(None, 8\)\].*Received: .*\[\(1, 8, 8, 1\)\]",
+        ),
+        "bytes for a model": (
+            lambda: tfc.report(b"0" * 10_000),
+            r"Expected a `keras.Model`. Received: b'0{1,40}\.\.\.",
+        ),
+        "a path for a model": (
+            lambda: tfc.swap("net.keras", {"fc1": T}),
+            "load it with `keras.models.load_model`. Received: 'net.keras'",
+        ),
+        "a file that is not there": (
+            lambda: tfc.compress("absent.keras", (X, Y), budget=0.5),
+            "There is no such file: absent.keras",
+        ),
+        "no files": (lambda: tfc.bench({}), r"Expected `files` .* Received: \{\}"),
+        "a score": (lambda: tfc.prune(net(), 0.5, score="magnitud"), "Received: 'magnitud'"),
+        "a share in percent": (lambda: tfc.prune(net(), 80), r"in \[0, 1\).*sparsity=80"),
+        "a share as text": (lambda: tfc.prune(net(), "0.5"), "to be a number. Received: '0.5'"),
+        "a metric": (
+            lambda: tfc.compress(net(), (X, Y), budget=0.5, metric="f1score"),
+            "Expected `metric` .* Received: 'f1score'",
+        ),
+        "a target": (
+            lambda: tfc.compress(net(), (X, Y), budget=0.5, target="size"),
+            "Expected `target` .* Received: 'size'",
+        ),
+        "more examples than labels": (
+            lambda: tfc.compress(net(), (X, Y[:10]), budget=0.5),
+            r"inputs of \[40\] examples, labels of \[10\]",
+        ),
+        "bits as text": (lambda: tfc.layers.rounding("8"), "Received: bits='8'"),
+        "ranges without samples": (
+            lambda: tfc.to_tflite(net(), activations="static_int8"),
+            "measures its ranges on samples: give `check`",
+        ),
+        "a path for samples": (
+            lambda: tfc.to_tflite(net(), check="x.npy"),
+            r"`check` .* Received:",
+        ),
+        "a layer for a candidate": (
+            lambda: tfc.sensitivity(net(), (X, Y), candidates=[T(3)]),
+            "Expected each candidate to be a maker",
+        ),
+        "other inputs of the student": (
+            lambda: distilled(5),
+            r"inputs of the student .*\[\(5,\)\] and \[\(8,\)\]",
+        ),
+    }
+
+
+def test_other_mistakes(tmp_path):
+    for name, (call, message) in others(tmp_path).items():
+        with pytest.raises((TypeError, ValueError, OSError), match=message) as raised:
+            call()
+        assert str(raised.value).count("\n") < 2, name
+
+
+def test_paths_where_the_command_line_takes_them(tmp_path):
+    model = net()
+    model.save(tmp_path / "net.keras")
+    tfc.to_tflite(model, tmp_path / "net.tflite")
+    assert tfc.report(str(tmp_path / "net.keras")).rows == tfc.report(model).rows
+    timed = tfc.bench(tmp_path / "net.tflite", rounds=7, seconds=0.1, memory=False)
+    assert [t.name for t in timed.timings] == [str(tmp_path / "net.tflite")]
+    made = tfc.compress(tmp_path / "net.keras", (X, Y), budget=0.9, max_drop=1.0, fine_tune=0)
+    assert made.size == len(made.tflite)
