@@ -30,7 +30,7 @@ def check_classes(loss: Any, labels: Tensor, shape: InputShape, unknown: bool = 
     if values.ndim == len(shape) and values.shape[-1] == classes > 1:
         raise ValueError(
             f"Expected labels that are numbers of classes, as {loss_name(loss)} takes them: "
-            "one-hot labels go with `CategoricalCrossentropy`; `y.argmax(-1)` makes numbers of them. "
+            "one-hot labels go with `CategoricalCrossentropy`, and `y.argmax(-1)` makes numbers. "
             f"Received: labels of shape {values.shape} in `data`"
         )
     ignored = getattr(loss, "_fn_kwargs", {}).get("ignore_class")
