@@ -57,7 +57,7 @@ class Quality:
         names = getattr(model, "output_names", None)
         self.names = sorted(self.structure) if isinstance(self.structure, dict) else names
         self.compiled = metrics.compiled_metrics(model, len(self.shapes), self.names)
-        self.losses = self._losses()
+        self.losses = self._losses_of_outputs()
         self._choose(metric)
 
     def __call__(self, model: keras.Model) -> float:
@@ -71,7 +71,7 @@ class Quality:
     def _of_outputs(self, values):
         return per_output(values, self.structure, self.names)
 
-    def _losses(self):
+    def _losses_of_outputs(self):
         """What the losses, or else the ends of the model, say of each output."""
         labels = self._of_outputs(self.batches[0][1])
         if self.known is None:
