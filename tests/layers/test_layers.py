@@ -340,3 +340,59 @@ def test_regularizers_are_carried():
     kernel = keras.ops.convert_to_numpy(layer.kernel)
     expected = 0.01 * np.sum(kernel**2) + 0.01 * 4 + 0.01 * np.sum(np.square(y)) / 2
     np.testing.assert_allclose(sum(map(float, model.losses)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("maker", [*DENSE.values()], ids=[*DENSE])
+def test_a_metric_of_another_layer_is_refused(maker):
+    dense = keras.layers.Dense(12)
+    dense.build((None, 20))
+    if isinstance(maker.layer_class, type) and issubclass(maker.layer_class, layers.Float16Dense):
+        pytest.skip("it rounds each weight by itself, whatever the metric")
+    for metric in (tfc.metric.Kronecker(np.eye(10)), tfc.metric.Diagonal(np.ones((20, 1)))):
+        with pytest.raises(ValueError, match=r"does not fit a kernel|like the kernel"):
+            maker(dense, metric)
+
+
+@pytest.mark.parametrize("policy", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("dense-binary", "dense-ternary", "dense-quantized-8", "dense-quantized-log"),
+        *("dense-codebook", "dense-hashed", "dense-circulant", "dense-low-rank"),
+        *("conv2d-cp", "embedding-quantized-8", "einsum-heads-quantized-8"),
+        "depthwise-quantized-4",
+    ],
+)
+def test_whole_models_in_another_precision(name, policy, tmp_path):
+    ordinary, maker, x = CASES[name]()
+    plain = type(ordinary).from_config(ordinary.get_config() | {"dtype": policy})
+    plain.build(x.shape)
+    plain.set_weights([np.asarray(w) for w in ordinary.get_weights()])
+    layer = maker(plain)
+    kernel = keras.ops.convert_to_numpy(layer.kernel)
+    assert kernel.dtype.name == policy
+    other = type(layer).from_config(layer.get_config())
+    other.build(x.shape)
+    other.restore(tfc.unpack(layer.pack()))
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(other.kernel), kernel)
+    model = keras.Sequential([keras.Input(x.shape[1:]), layer])
+    model.compile("sgd", "mse")
+    model.fit(x, np.zeros(model(x).shape), verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 5, 6, 8])
+@pytest.mark.parametrize("policy", ["float16", "bfloat16", "float64"])
+def test_logarithmic_levels_in_other_precisions(policy, bits):
+    """They are those of float32, as far as the precision has them."""
+    kernels = []
+    for dtype in ("float32", policy):
+        dense = keras.layers.Dense(5, dtype=dtype)
+        dense.build((None, 16))
+        dense.kernel.assign(np.random.default_rng(0).standard_normal((16, 5)))
+        layer = layers.QuantizedDense.from_layer(dense, bits=bits, levels="log")
+        kernels.append(keras.ops.convert_to_numpy(layer.kernel).astype("float64"))
+    step = {"float16": 2**-10, "bfloat16": 2**-7, "float64": 1e-6}[policy]
+    np.testing.assert_allclose(kernels[1], kernels[0], rtol=2 * step, atol=step * 2**-8)

@@ -8,6 +8,7 @@ import tfcompress as tfc
 from tfcompress import layers
 from tfcompress.layers.core.ordinary import ordinary_layer
 from tfcompress.measure.macs import layer_macs
+from tfcompress.numerics.low_rank import svd_in_metric
 from tfcompress.numerics.metric import Kronecker
 
 rng = np.random.default_rng(0)
@@ -242,3 +243,29 @@ def test_cp_of_a_cp_kernel_and_cost():
     assert teacher.bits == 32 * 2 * (9 + 4 + 6)
     assert teacher.macs((None, 8, 8, 4)) == 2 * (64 * 4 + 36 * (9 + 6))
     assert layers.CPConv2D.from_layer(teacher, rank="auto").rank == 2
+
+
+@pytest.mark.parametrize("form", ["Dense", "Conv1D", "Conv2D"])
+def test_a_diagonal_metric_in_every_guise(form):
+    """As an array, a list or a `Diagonal`, of the kernel's own shape: the same factors."""
+    random = np.random.default_rng(0)
+    arguments, shape = {"Dense": ((8,), (2, 6)), "Conv1D": ((8, 3), (2, 9, 4))}.get(
+        form, ((8, 3), (2, 8, 8, 4))
+    )
+    plain = getattr(keras.layers, form)(*arguments)
+    plain.build(shape)
+    make = getattr(tfc.layers, f"LowRank{form}").from_layer
+    d = random.uniform(0.1, 1, plain.kernel.shape)
+    kernels = [
+        np.asarray(make(plain, metric, rank=3).kernel)
+        for metric in (d, d.tolist(), tfc.metric.Diagonal(d))
+    ]
+    for kernel in kernels[1:]:
+        np.testing.assert_array_equal(kernel, kernels[0])
+    flat = np.asarray(plain.kernel).reshape(-1, 8)
+    u, v = svd_in_metric(flat, 3, d.reshape(flat.shape))
+    np.testing.assert_allclose(kernels[0].reshape(flat.shape), u @ v, atol=1e-5)
+    with pytest.raises(ValueError, match="like the kernel"):
+        make(plain, tfc.metric.Diagonal(np.ones((6, 1))), rank=2)
+    with pytest.raises(ValueError, match="does not fit"):
+        make(plain, tfc.metric.Kronecker(np.eye(3)), rank=2)

@@ -417,3 +417,15 @@ def test_kronecker_of_an_embedding_counts():
     ids = np.array([[1, 1], [1, 2]])
     expected = curvature.gauss_newton(model, ids, "mse")["e"]
     np.testing.assert_array_equal(curvature.kronecker(model, ids, "mse")["e"].d, expected)
+
+
+@pytest.mark.parametrize("seed", [3_000_000, -1, 2**31, 2**63, np.int64(7), 10**30])
+def test_seeds_of_any_size(seed):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, name="fc")])
+
+    def drawn(seed):
+        return curvature.gauss_newton(model, X, "mse", seed=seed)["fc"]
+
+    np.testing.assert_array_equal(drawn(seed), drawn(seed))
+    assert not np.array_equal(drawn(seed), drawn(0))
+    assert np.isfinite(curvature.hutchinson(model, (X, X[:, :3]), "mse", seed=seed)["fc"]).all()

@@ -185,3 +185,26 @@ def test_what_users_pass_becomes_a_metric():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("fan_in, groups, shape, fits", [
+    (6, 1, (6, 4), True), (3, 1, (6, 4), False), (12, 1, (6, 4), False), (2, 1, (6, 4), False),
+    (18, 1, (3, 3, 2, 4), True), (6, 1, (3, 3, 2, 4), False), (9, 2, (3, 3, 2, 4), True),
+    (18, 2, (3, 3, 2, 4), True), (18, 3, (3, 3, 2, 4), False), (18, 1, (3, 3, 2, 0), False),
+])  # fmt: skip
+def test_a_metric_of_another_fan_in_is_refused(fan_in, groups, shape, fits):
+    metric = Kronecker(np.stack([np.eye(fan_in)] * groups))
+    if fits:
+        metric.check(shape)
+        return
+    with pytest.raises(ValueError, match="does not fit a kernel"):
+        metric.check(shape)
+
+
+def test_a_metric_of_a_kernel_whose_outputs_lie_elsewhere():
+    turned = Kronecker(np.eye(5))  # of "...x,yx->...y": (y, x)
+    assert as_metric(turned, (7, 5), (0,)) is turned
+    with pytest.raises(ValueError, match="does not fit a kernel"):
+        as_metric(turned, (7, 5))
+    with pytest.raises(ValueError, match="shape"):
+        as_metric(Diagonal(np.ones((5, 7))), (7, 5), (0,))

@@ -100,3 +100,44 @@ def test_bad_arguments():
         tfc.sensitivity(model, data, "out", makers, LOSS)
     with pytest.raises(ValueError, match="No candidate"):
         tfc.sensitivity(model, data, "out", [], LOSS)
+
+
+def test_a_partly_compressed_model():
+    """What is compressed already stays as it is; what is not is measured in the model around it."""
+    model, (x, y) = model_and_data()
+    small = tfc.swap(model, {"conv": tfc.layers.BinaryConv2D, "out": tfc.layers.Float16Dense})
+    maker = tfc.layers.LowRankConv2D.using(rank=2)
+    found = tfc.sensitivity(small, (x, y), "*", [maker], LOSS)
+    (row,) = found.rows
+    assert row.layer == "mix"
+    metrics = tfc.curvature.kronecker(small, (x, y), LOSS)
+    smaller = tfc.swap(small, {"mix": maker}, curvature=metrics)
+    expected = float(LOSS(y, smaller(x))) - float(LOSS(y, small(x)))
+    assert row.measured == pytest.approx(expected, abs=1e-5)
+    assert found.loss == pytest.approx(float(LOSS(y, small(x))), abs=1e-5)
+    with pytest.raises(ValueError, match="No ordinary layer with a kernel"):
+        tfc.sensitivity(small, (x, y), "conv", [maker], LOSS)
+
+
+def test_default_candidates():
+    model, data = model_and_data()
+    found = tfc.sensitivity(model, data, ["mix", "out"], loss=LOSS)
+    names = {"binary", "ternary", "3 bits", "4 bits", "8 bits"}
+    assert {(row.layer, row.candidate) for row in found.rows} == {
+        (layer, name) for layer in ("mix", "out") for name in names
+    }
+    methods = {row.method for row in found.rows if row.candidate == "8 bits"}
+    assert methods == {"QuantizedConv2D", "QuantizedDense"}
+
+
+def test_lists_of_candidates():
+    model, data = model_and_data()
+    makers = [tfc.layers.BinaryDense.using(), tfc.layers.BinaryConv2D.using()]
+    listed = tfc.sensitivity(model, data, ["mix", "out"], makers, LOSS)
+    named = tfc.sensitivity(model, data, ["mix", "out"], {"binary": makers}, LOSS)
+    assert [row.candidate for row in listed.rows] == ["BinaryConv2D.using()", "BinaryDense.using()"]
+    assert [row.candidate for row in named.rows] == ["binary", "binary"]
+    assert [row.measured for row in listed.rows] == [row.measured for row in named.rows]
+    chain = tfc.layers.LowRankDense.using(rank=2).then(tfc.layers.QuantizedDense.using())
+    with pytest.raises(ValueError, match="chain of layers"):
+        tfc.sensitivity(model, data, "out", [chain], LOSS)

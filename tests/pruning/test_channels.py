@@ -336,3 +336,51 @@ def test_a_transposed_convolution_that_reads_compensates():
     assert small.get_layer("wide").kernel.shape == (3, 2, 3)
     error, size = np.square(small(x) - model(x)).mean(), np.square(model(x)).mean()
     assert error < 1e-3 * size
+
+
+def through(activation):
+    """A model whose first layer has the activation, inside or behind it."""
+
+    def inside():
+        return [L.Dense(8, activation=activation, name="h")]
+
+    def behind():
+        return [L.Dense(8, name="h"), L.Activation(activation)]
+
+    stacks = inside(), behind()
+    return [keras.Sequential([keras.Input((6,)), *stack, L.Dense(2)]) for stack in stacks]
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "sparsemax", "glu"])
+def test_activations_that_mix_channels_keep_them(name):
+    for model in through(name):
+        with pytest.raises(ValueError, match=r"cannot be removed|no channels to remove"):
+            tfc.prune_channels(model, 0.5, layers="h")
+    with pytest.raises(ValueError, match=name):
+        tfc.prune_channels(through(name)[0], 0.5, layers="h")
+
+
+def test_an_activation_of_ones_own_keeps_channels():
+    def normalized(x):
+        return x / (1 + keras.ops.sum(keras.ops.abs(x), -1, keepdims=True))
+
+    for activation in (normalized, L.Softmax(), L.PReLU()):
+        model = through(activation)[0]
+        with pytest.raises(ValueError, match="is not known to act on each channel alone"):
+            tfc.prune_channels(model, 0.5, layers="h")
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "gelu", "swish", "hard_sigmoid", L.ReLU(6.0)])
+def test_elementwise_activations_let_channels_go(activation):
+    model = through(activation)[0]
+    small = tfc.prune_channels(model, 0.5, layers="h")
+    kept = np.transpose(small.get_layer("h").kernel).tolist()
+    assert len(kept) == 4
+    assert all(row in np.transpose(model.get_layer("h").kernel).tolist() for row in kept)
+
+
+def test_a_depthwise_convolution_that_mixes_channels():
+    layers = [L.Conv2D(6, 3, name="h"), L.DepthwiseConv2D(3, activation="log_softmax"), L.Flatten()]
+    model = keras.Sequential([keras.Input((8, 8, 2)), *layers, L.Dense(2)])
+    with pytest.raises(ValueError, match=r"cannot be removed|no channels to remove"):
+        tfc.prune_channels(model, 0.5, layers="h")

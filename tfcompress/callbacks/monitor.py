@@ -7,12 +7,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcompress.pruning.masks import prunable
+from tfcompress.pruning.masks import prunable_or_none
 from tfcompress.utils.types import Logs, Path
 
 
 class Monitor(keras.callbacks.Callback):
     """Records the share of zeros of each kernel at the end of each epoch.
+
+    Kernels are those that `Prune` may prune: a binary layer, which has no zeros, has no record.
 
     Args:
         log_dir: folder for TensorBoard, which then shows a curve `epoch_sparsity/<layer path>` for
@@ -54,12 +56,12 @@ class Monitor(keras.callbacks.Callback):
             self._board.set_model(model)
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        self.sparsity = {path: [] for path in prunable(self.model)}
+        self.sparsity = {path: [] for path in prunable_or_none(self.model)}
         if self._board:
             self._board.on_train_begin(logs)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        for path, variable in prunable(self.model).items():
+        for path, variable in prunable_or_none(self.model).items():
             self.sparsity[path].append(float(np.mean(ops.convert_to_numpy(variable) == 0)))
         if self._board:
             shares = {f"sparsity/{path}": shares[-1] for path, shares in self.sparsity.items()}

@@ -244,7 +244,9 @@ def _second_derivative(tape, slope, variable, index):
 
 def _signs(shape, number, key):
     """Random signs of a shape; `number` makes the draws within one step differ."""
-    drawn = tf.random.stateless_uniform(shape, key + tf.stack([number, 0]), 0, 2, "int32")
+    drawn = tf.random.stateless_uniform(
+        shape, key + tf.constant([number, 0], "int64"), 0, 2, "int32"
+    )
     return tf.cast(2 * drawn - 1, "float32")
 
 

@@ -180,7 +180,7 @@ class Objective:
         for step, batch in enumerate(progress(steps, "Measuring curvature")):
             self.check_labels(batch[1])
             batch = keras.tree.map_structure(_tensor, batch)
-            key = tf.constant([1000 * seed, step])
+            key = tf.constant([1000 * seed % 2**62, step], "int64")
             if graph is None:  # one trace for batches of all sizes
                 specs = keras.tree.map_structure(_any_size, batch)
                 graph = tf.function(add, autograph=False).get_concrete_function(*specs, key)

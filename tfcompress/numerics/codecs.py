@@ -42,14 +42,17 @@ class Packed:
 
 @dataclass(frozen=True)
 class Raw:
-    """The array's own bytes, little-endian. Holds any array of numbers."""
+    """The array's own bytes, little-endian. Holds any array of numbers, bfloat16 too."""
 
     def encode(self, array: np.ndarray) -> Packed:
-        return _packed(self, array, array.astype(array.dtype.newbyteorder("<")).tobytes())
+        native = _native(array.dtype)
+        numbers = np.ascontiguousarray(array).view(native)
+        return _packed(self, array, numbers.astype(native.newbyteorder("<")).tobytes())
 
     def decode(self, packed: Packed) -> np.ndarray:
-        dtype = np.dtype(packed.dtype).newbyteorder("<")
-        return np.frombuffer(packed.payload, dtype).astype(packed.dtype).reshape(packed.shape)
+        native = _native(np.dtype(packed.dtype))
+        numbers = np.frombuffer(packed.payload, native.newbyteorder("<")).astype(native)
+        return numbers.view(packed.dtype).reshape(packed.shape)
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ def pack(array: np.ndarray) -> Packed:
     array([3, 0, 7], dtype=uint8)
     """
     array = np.asarray(array)
-    if array.dtype.kind not in "iuf":
+    if array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16":
         raise TypeError(f"Expected an array of floats or integers. Received: dtype {array.dtype}")
     packed = _pack_all(array)
     if np.count_nonzero(array) <= MOST_NONZERO * array.size:
@@ -192,6 +195,11 @@ def unpack(packed: dict[str, Packed]) -> dict[str, np.ndarray]:
 
 def _packed(codec, array, payload):
     return Packed(codec, array.shape, array.dtype.name, payload)
+
+
+def _native(dtype):
+    """The dtype as which an array's bytes are written: of bfloat16, whole numbers of 16 bits."""
+    return np.dtype("uint16") if dtype.name == "bfloat16" else dtype.newbyteorder("=")
 
 
 def _count(packed):

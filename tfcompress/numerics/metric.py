@@ -143,7 +143,8 @@ class Kronecker:
 
     def _check_rows(self, shape):
         size = math.prod(shape)
-        if size == 0 or size % (self.fan_in * self.groups):
+        rows = [math.prod(shape[: k + 1]) for k in range(len(shape))]
+        if size == 0 or size % (self.fan_in * self.groups) or self.fan_in not in rows:
             raise ValueError(
                 f"The curvature has {self.fan_in} inputs in {self.groups} group(s), which does "
                 f"not fit a kernel of shape {tuple(shape)}. Measure it on this layer."
@@ -195,12 +196,18 @@ class Kronecker:
         return f"Kronecker(blocks={sizes}, groups={self.groups}, g={self.g is not None})"
 
 
-def as_metric(metric: Metric, shape: Shape) -> Diagonal | Kronecker:
+def as_metric(
+    metric: Metric, shape: Shape, output_axes: tuple[int, ...] = (-1,)
+) -> Diagonal | Kronecker:
     """A `Diagonal` or `Kronecker` for a kernel of this shape, from what users pass.
 
     Args:
         metric: `Diagonal`, `Kronecker`, an array like the kernel, or None for plain distance.
         shape: shape of the kernel.
+        output_axes: the axes of the kernel along which its outputs lie.
+
+    Raises:
+        ValueError: the metric is one of other kernels.
     """
     if metric is None:
         return Diagonal(np.ones(shape))
@@ -209,7 +216,8 @@ def as_metric(metric: Metric, shape: Shape) -> Diagonal | Kronecker:
     if isinstance(metric, Diagonal):
         metric.diagonal(shape)
     else:
-        metric.check(shape)
+        outputs = math.prod(shape[axis] for axis in output_axes)
+        metric.check((math.prod(shape) // max(outputs, 1), outputs))
     return metric
 
 

@@ -1,7 +1,7 @@
 """The forms that a layer may take: which are tried, and how they are fitted."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import keras
@@ -80,6 +80,36 @@ def default_candidates(target: str) -> dict[str, list[Maker]]:
             maker = cls.using(rank=share).then(forms.QuantizedConv2D.using(bits=8))
             found[f"{label} {share:.3g}, 8 bits"] = [maker]
     return found
+
+
+def by_name(candidates: Any) -> dict[str, list[Maker]]:
+    """Candidates as a dict of lists, from a maker, a list of makers, or a dict of either.
+
+    Raises:
+        TypeError: one of them is no maker.
+    """
+    if isinstance(candidates, Maker):
+        candidates = [candidates]
+    if not isinstance(candidates, dict):
+        if isinstance(candidates, str) or not isinstance(candidates, Iterable):
+            _refuse(candidates)
+        candidates = {repr(maker): maker for maker in candidates}
+    lists = (
+        makers if isinstance(makers, (list, tuple)) else [makers] for makers in candidates.values()
+    )
+    found = dict(zip(candidates, map(list, lists), strict=True))
+    for name, makers in found.items():
+        for maker in makers:
+            if not isinstance(maker, Maker):
+                _refuse(f"{name}: {maker!r}")
+    return found
+
+
+def _refuse(received):
+    raise TypeError(
+        "Expected each candidate to be a maker, as `LayerClass.using(...)` gives, in a list or "
+        f"in a dict `{{name: maker or list of makers}}`. Received: {received}"
+    )
 
 
 def fitted(

@@ -15,7 +15,7 @@ from tfcompress.graph.suffix import Suffix
 from tfcompress.measure.batch_norm import recalibrate_batch_norm
 from tfcompress.measure.held_out_loss import HeldOutLoss, split
 from tfcompress.numerics.knapsack import solve_knapsack
-from tfcompress.planning.candidates import default_candidates
+from tfcompress.planning.candidates import by_name, default_candidates
 from tfcompress.planning.costs import cost_function
 from tfcompress.planning.options import (
     HARMLESS_RISE,
@@ -67,12 +67,12 @@ def plan(
             `archive.save(half=True)`; `"macs"`: multiply-accumulates.
         loss: as in `compile`. None takes the compiled one if there are labels; otherwise the loss
             is the mean squared change of the outputs divided by their variance.
-        candidates: `{name: maker}`, where in place of a maker there may be a list of makers, of
-            which a layer gets the first that accepts it. None: binary, ternary, 3, 4 and 8 bits,
-            and low-rank and Tucker forms in 8 bits; for `"tflite"` also CP forms in 8 bits of
-            kernels of up to 262,144 weights (larger ones take too long to fit); for `"archive"`
-            codebooks of 8 and 16 entries with 60, 80 and 90% zeros; for `"macs"` low-rank,
-            k x 1 / 1 x k and Tucker forms with 1/2, 1/4 and 1/8 of the MACs.
+        candidates: a list of makers, or `{name: maker}`, where in place of a maker there may be a
+            list of makers, of which a layer gets the first that accepts it. None: binary, ternary,
+            3, 4 and 8 bits, and low-rank and Tucker forms in 8 bits; for `"tflite"` also CP forms
+            in 8 bits of kernels of up to 262,144 weights (larger ones take too long to fit); for
+            `"archive"` codebooks of 8 and 16 entries with 60, 80 and 90% zeros; for `"macs"`
+            low-rank, k x 1 / 1 x k and Tucker forms with 1/2, 1/4 and 1/8 of the MACs.
         store: how the file that `"tflite"` counts stores kernels, as in `to_tflite`.
 
     Returns:
@@ -122,19 +122,16 @@ class Planner:
         check_finite_weights(model)
         _check_target(target)
         check_store(store)
-        if candidates is not None and not isinstance(candidates, dict):
-            raise TypeError(
-                f"Expected `candidates` to be `{{name: list of makers}}`. Received: {candidates!r}"
-            )
+        candidates = by_name(candidates or default_candidates(target))
         self.closed, self.model, self.target = model, opened(model), target
         self.fit_inputs, held_out = split(model, data)
         self.loss = HeldOutLoss(model, *held_out, loss)
-        makers, reasons = candidates or default_candidates(target), []
+        reasons = []
         count = partial(cost_function, target, store=store)
         # bytes are known only after a fit: a coder or an exporter decides
         counts = count, count if target in ("bits", "macs") else lambda *_: None
         self.options = measured_options(
-            self.model, self.fit_inputs, counts, self.loss, makers, reasons
+            self.model, self.fit_inputs, counts, self.loss, candidates, reasons
         )
         if not any(len(row) > 1 for row in self.options.values()):
             why = "\n".join(["", *reasons])

@@ -1,8 +1,8 @@
 """Measures how much the loss rises when one layer is compressed and all others stay."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,9 +10,10 @@ import numpy as np
 from tfcompress.graph.copy import copied
 from tfcompress.graph.paths import check_keras_3, check_patterns, named_with_parts, walk
 from tfcompress.graph.private_keras import compiled_argument, compiled_loss
-from tfcompress.layers.core.maker import Maker
+from tfcompress.layers.core.maker import Composed
 from tfcompress.layers.core.opened import OpenedLayer
 from tfcompress.measure.moments import fan_in_first
+from tfcompress.planning.candidates import by_name, default_candidates
 from tfcompress.reporting.notebook import table_html
 from tfcompress.reporting.text import table_text
 from tfcompress.rewriting.opening import opened_where
@@ -135,7 +136,7 @@ def sensitivity(
     model: keras.Model,
     data: Data,
     layers: Layers = "*",
-    candidates: Sequence[Maker] = (),
+    candidates: Any = None,
     loss: Loss = None,
 ) -> Sensitivity:
     """Measures the loss with each layer compressed in each way, while all other layers stay.
@@ -155,7 +156,9 @@ def sensitivity(
         layers: a name, path or glob, or a list of these; that of a layer made of others (a
             recurrent layer, an attention) means its kernels.
         candidates: makers such as `tfc.layers.LowRankConv2D.using(rank=8)`, as a list or as a dict
-            `{name: maker}`. A candidate is skipped for a layer that it does not accept.
+            `{name: maker}`, where in place of a maker there may be a list, of which a layer gets
+            the first that accepts it. None takes those of `plan` that make one layer. A candidate
+            is skipped for a layer that it does not accept, and a layer that is compressed already.
         loss: as in `compile`; None takes the compiled one.
 
     Returns:
@@ -180,15 +183,9 @@ def sensitivity(
 
     check_keras_3(model)
     check_repeats(data, 2)
-    makers = candidates
-    if not isinstance(candidates, dict):
-        makers = {repr(maker): maker for maker in candidates}
-    for name, maker in makers.items():
-        if not isinstance(maker, Maker):
-            raise TypeError(
-                "Expected each candidate to be a maker, as `LayerClass.using(...)` gives. "
-                f"Received: {name}: {maker!r}"
-            )
+    if candidates is None:
+        candidates = _of_one_kernel(default_candidates("bits"))
+    candidates = by_name(candidates)
     if loss is None and compiled_loss(model) is None:
         raise ValueError("The model is not compiled with a loss: give `loss`, as in `compile`.")
     model = _opened(model, layers)
@@ -196,11 +193,12 @@ def sensitivity(
     metrics = kronecker(model, data, COMPILED if loss is None else loss)
     fitted, reasons = {}, []
     for path in progress(paths, "Fitting kernels", len(paths)):
-        for name, maker in makers.items():
-            try:
-                fitted[path, name] = maker(walk(model)[path][0], metrics.get(path))
-            except ValueError as error:
-                reasons.append(f"- {path}, {name}: {error}")
+        for name, makers in candidates.items():
+            layer, reason = _fitted(makers, walk(model)[path][0], metrics.get(path))
+            if layer is None:
+                reasons.append(f"- {path}, {name}: {reason}")
+            else:
+                fitted[path, name] = layer
     if not fitted:
         raise ValueError("No candidate takes any of the layers:\n" + "\n".join(reasons))
     changed = copied(model)
@@ -209,6 +207,29 @@ def sensitivity(
     for (path, name), layer in progress(fitted.items(), "Measuring the loss", len(fitted)):
         rows.append(_damage(path, name, layer, changed, measure, base, metrics[path]))
     return Sensitivity(base, rows)
+
+
+def _of_one_kernel(candidates):
+    """Those that make one layer, and not a chain."""
+    lists = {
+        name: [maker for maker in makers if not isinstance(maker, Composed)]
+        for name, makers in candidates.items()
+    }
+    return {name: makers for name, makers in lists.items() if makers}
+
+
+def _fitted(makers, layer, metric):
+    """What the first of some makers that takes a layer makes of it, or None and the reason."""
+    reason = "there is no maker"
+    for maker in makers:
+        if isinstance(maker, Composed):
+            reason = "it makes a chain of layers, whose kernel cannot stand in the layer's place"
+            continue
+        try:
+            return maker(layer, metric), None
+        except ValueError as error:
+            reason = error
+    return None, reason
 
 
 def _damage(path, name, layer, model, measure, base, metric):
@@ -239,11 +260,12 @@ def _paths(model, patterns) -> list[str]:
     chosen = set(named_with_parts(patterns, listed))
     if not chosen.intersection(kernels):
         raise ValueError(
-            f"No layer with a kernel matches {check_patterns(patterns)}. The layers: "
+            f"No ordinary layer with a kernel matches {check_patterns(patterns)}. The layers: "
             f"{', '.join(kernels)}"
         )
     return [path for path in kernels if path in chosen]
 
 
 def _has_kernel(layer):
-    return hasattr(layer, "kernel") and not isinstance(layer, OpenedLayer)
+    ordinary = isinstance(getattr(layer, "kernel", None), keras.Variable)
+    return ordinary and not isinstance(layer, OpenedLayer)

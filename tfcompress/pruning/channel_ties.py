@@ -42,6 +42,12 @@ ELEMENTWISE_OPERATIONS = {  # operations outside layers that keep each channel a
     *("Absolute", "Square", "Sqrt", "Exp", "Relu", "Relu6", "LeakyRelu", "Elu", "Gelu", "Silu"),
     *("Sigmoid", "HardSigmoid", "HardSilu", "Tanh", "Softplus", "Softsign"),
 }
+ELEMENTWISE_ACTIVATIONS = (
+    *("celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu"),
+    *("hard_tanh", "leaky_relu", "linear", "log_sigmoid", "mish", "relu", "relu6", "selu"),
+    *("sigmoid", "silu", "soft_shrink", "softplus", "softsign", "sparse_plus", "sparse_sigmoid"),
+    *("squareplus", "tanh", "tanh_shrink", "threshold"),
+)
 
 
 class Channels:
@@ -152,6 +158,8 @@ class Channels:
                 return [self._apply_kernel(layer, arrived[0])]
             if kind in BY_CHANNEL and _is_plain(layer):
                 numbers = self._carry(layer, arrived[0])
+                if not acts_on_each(getattr(layer, "activation", None)):
+                    self._staying.extend(numbers)
                 return [np.repeat(numbers, getattr(layer, "depth_multiplier", 1))]
             if kind in PASSING_ON and _keeps_channels_apart(layer):
                 return arrived
@@ -174,7 +182,7 @@ class Channels:
         if id(layer) not in self.writes:
             columns = layer.units if hasattr(layer, "units") else layer.filters
             self.writes[id(layer)] = self._new(columns)
-            if layer.activation is keras.activations.softmax:  # each depends on all
+            if not acts_on_each(layer.activation):
                 self._staying.extend(self.writes[id(layer)])
         return self.writes[id(layer)]
 
@@ -215,6 +223,18 @@ class Channels:
         return longest
 
 
+def acts_on_each(activation: Any) -> bool:
+    """Whether an activation is known to act on each number alone.
+
+    >>> acts_on_each(keras.activations.relu), acts_on_each(keras.activations.softmax)
+    (True, False)
+    """
+    if isinstance(activation, KERAS.Layer):
+        return type(activation) in PASSING_ON and _keeps_channels_apart(activation)
+    known = (getattr(keras.activations, name, None) for name in ELEMENTWISE_ACTIVATIONS)
+    return activation is None or any(activation is one for one in known)
+
+
 def _is_plain(layer):
     """Whether the layer keeps channels on the last axis, with weights of their own for each."""
     if isinstance(layer, KERAS.BatchNormalization):
@@ -228,12 +248,7 @@ def _is_plain(layer):
 
 def _keeps_channels_apart(layer):
     if isinstance(layer, KERAS.Activation):
-        return layer.activation not in (
-            keras.activations.softmax,
-            keras.activations.log_softmax,
-            keras.activations.glu,
-            keras.activations.sparsemax,
-        )
+        return acts_on_each(layer.activation)
     if isinstance(layer, KERAS.Rescaling):
         return np.ndim(layer.scale) == 0 and np.ndim(layer.offset) == 0
     return getattr(layer, "data_format", "channels_last") == "channels_last"

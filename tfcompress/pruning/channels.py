@@ -14,7 +14,7 @@ from tfcompress.graph.sound import check_finite_weights
 from tfcompress.measure.moments import Moments
 from tfcompress.pruning.channel_ranking import rank_by_readers, rank_by_weights
 from tfcompress.pruning.channel_removal import input_axis, shrink
-from tfcompress.pruning.channel_ties import Channels
+from tfcompress.pruning.channel_ties import Channels, acts_on_each
 from tfcompress.pruning.masks import select
 from tfcompress.utils.batches import check_repeats
 from tfcompress.utils.checks import check_sparsity, whole_number
@@ -128,10 +128,10 @@ def _groups(model, channels, layers):
         matching = _select(model, channels, pattern)
         staying = [path for path, layer in matching.items() if id(layer) not in may_go]
         if pattern in (*staying, *map(name_of, staying)):
+            reason = _why_not(matching[staying[0]], channels, free)
             raise ValueError(
-                f"The channels of '{staying[0]}' cannot be removed: each of them is needed by an "
-                "output of the model, or by a layer through which channels cannot be followed. "
-                "Leave the layer out of `layers`."
+                f"The channels of '{staying[0]}' cannot be removed: {reason}. Leave the layer out "
+                "of `layers`."
             )
         chosen |= matching
     ids = set(map(id, chosen.values()))
@@ -175,6 +175,9 @@ def _why_not(layer, channels, free):
             f"{type(layer).__name__} is no Dense layer or convolution without groups that a graph "
             "calls (it may be a part of a composite layer)"
         )
+    if not acts_on_each(layer.activation):
+        name = getattr(layer.activation, "__name__", layer.activation)
+        return f"its activation {name} is not known to act on each channel alone"
     if any(id(layer) in keys for keys in free):
         return "its channels are tied to those of layers that `layers` leaves out"
     return (

@@ -68,14 +68,20 @@ def prunable(model: keras.Model, layers: Layers = "*") -> dict[str, keras.Variab
             f"The model {model.name!r} is not built, so it has no weights to prune. Call it on an "
             "input first."
         )
+    found = prunable_or_none(model, layers)
+    if not found:
+        raise ValueError(f"`layers` leaves nothing to prune. Received: layers={layers!r}")
+    return found
+
+
+def prunable_or_none(model: keras.Model, layers: Layers = "*") -> dict[str, keras.Variable]:
+    """`prunable`, for a model that may have nothing to prune: the dict is then empty."""
     found, seen = {}, set()
     for path, layer in select(model, layers).items():
         variables = [v for v in _variables(layer) if id(v) not in seen]
         seen.update(map(id, variables))
         for variable in variables:
             found[path if len(variables) == 1 else f"{path}/{variable.name}"] = variable
-    if not found:
-        raise ValueError(f"`layers` leaves nothing to prune. Received: layers={layers!r}")
     return found
 
 

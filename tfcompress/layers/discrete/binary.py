@@ -184,7 +184,7 @@ class BinaryKernel(GridKernel):
         self.latent.assign(np.clip(w / scale, -1, 1) * self.limit)
 
     def _fit_signs(self, w, metric):
-        rows, metric = self.to_rows(w), as_metric(metric, w.shape)
+        rows, metric = self.to_rows(w), as_metric(metric, w.shape, self.scale_axes)
         if isinstance(metric, Diagonal):
             metric = Diagonal(self.to_rows(metric.d))
         d = metric.diagonal(rows.shape)

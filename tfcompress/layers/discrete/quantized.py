@@ -113,17 +113,24 @@ class QuantizedKernel(GridKernel):
         return limit / (self.count + 0.5) if self.levels == "linear" else limit
 
     def grid(self, latent: Tensor, scale: Tensor) -> Tensor:
+        own = latent.dtype
+        wide = keras.backend.result_type(own, "float32")  # a code takes up to 7 bits
+        latent, scale = ops.cast(latent, wide), ops.cast(scale, wide)
         unit = ops.where(ops.equal(scale, 0), ops.ones_like(scale), scale)
-        return self._nearest(latent / unit, ops)
+        return ops.cast(self._nearest(latent / unit, ops), own)
 
     def _nearest(self, u, library=np):
         """The levels nearest to `u`, in NumPy or `keras.ops`."""
         if self.levels == "linear":
             return library.minimum(library.maximum(library.round(u), -self.count), self.count)
         middles = (self._points[1:] + self._points[:-1]) / 2
-        places = library.searchsorted(middles, library.reshape(library.abs(u), [-1]))
-        points = library.take(self._points, library.reshape(places, u.shape))
-        return library.sign(u) * points
+        if library is np:
+            return np.sign(u) * self._points[np.searchsorted(middles, np.abs(u))]
+        wide = keras.backend.result_type(u.dtype, "float32")
+        sizes = ops.reshape(ops.cast(ops.abs(u), wide), [-1])
+        places = ops.searchsorted(ops.cast(middles, wide), sizes)
+        points = ops.take(ops.cast(self._points, u.dtype), ops.reshape(places, u.shape))
+        return ops.sign(u) * points
 
     def encode(self, grid: Tensor) -> np.ndarray:
         if self.levels == "linear":
@@ -136,7 +143,7 @@ class QuantizedKernel(GridKernel):
         return np.sign(codes) * self._points[np.abs(codes)]
 
     def fit_kernel(self, w: np.ndarray, metric: Metric = None) -> None:
-        metric, rows = as_metric(metric, w.shape), self.to_rows(np.asarray(w))
+        metric, rows = as_metric(metric, w.shape, self.scale_axes), self.to_rows(np.asarray(w))
         if isinstance(metric, Diagonal):
             metric = Diagonal(self.to_rows(metric.d))
         d = metric.diagonal(rows.shape)
@@ -151,7 +158,9 @@ class QuantizedKernel(GridKernel):
     def set_latent(self, w: Tensor, grid: Tensor, scale: Tensor) -> None:
         u = w / np.where(scale == 0, 1, scale)
         # Where the nearest level is the wanted one, with a margin for rounding, `w` is the latent.
-        agrees = (self._nearest(0.999 * u) == grid) & (self._nearest(1.001 * u) == grid)
+        margin = 0.005 if self.latent.dtype == "bfloat16" else 0.001
+        agrees = self._nearest((1 - margin) * u) == grid
+        agrees &= self._nearest((1 + margin) * u) == grid
         self.latent.assign(np.where(agrees, w, scale * grid))
 
     def _search_scale(self, w, d):

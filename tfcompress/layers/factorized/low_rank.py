@@ -17,6 +17,7 @@ from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.core.ordinary import glorot_variance, ordinary_layer
 from tfcompress.layers.factorized.rank import Ranked
 from tfcompress.numerics.low_rank import svd, svd_in_metric
+from tfcompress.numerics.metric import Diagonal, as_metric
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import Metric, Rank, Shape, Size, Tensor
 
@@ -87,9 +88,13 @@ class LowRankKernel(Ranked):
 
     def fit_kernel(self, w: np.ndarray, metric: Metric = None) -> None:
         flat = np.reshape(w, (-1, w.shape[-1]))
-        if isinstance(metric, np.ndarray):
-            metric = metric.reshape(flat.shape)
-        u, v = svd(flat, self.rank) if metric is None else svd_in_metric(flat, self.rank, metric)
+        if metric is None:
+            u, v = svd(flat, self.rank)
+        else:
+            metric = as_metric(metric, w.shape)
+            if isinstance(metric, Diagonal):
+                metric = Diagonal(metric.d.reshape(flat.shape))
+            u, v = svd_in_metric(flat, self.rank, metric)
         self.parts["u"].assign(u.reshape(self.parts["u"].shape))
         self.parts["v"].assign(v)
 

@@ -103,7 +103,7 @@ class CodebookKernel(CompressedLayer):
         return gather(self.codebook, ops.cast(self.parts["indices"], "int32"))
 
     def fit_kernel(self, w: np.ndarray, metric: Metric = None) -> None:
-        metric, shape = as_metric(metric, w.shape), w.shape
+        metric, shape = as_metric(metric, w.shape, self.scale_axes), w.shape
         w = to_rows(np.asarray(w, "float64"), self.scale_axes)
         if isinstance(metric, Diagonal):
             metric = Diagonal(to_rows(metric.d, self.scale_axes))

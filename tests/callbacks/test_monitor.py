@@ -1,0 +1,32 @@
+import keras
+import numpy as np
+import pytest
+
+import tfcompress as tfc
+from tfcompress.callbacks import Monitor
+
+
+def run(model, epochs=2):
+    model.compile("sgd", "mse")
+    monitor = Monitor()
+    model.fit(np.ones((8, 6)), np.ones((8, 4)), epochs=epochs, callbacks=[monitor], verbose=0)
+    return monitor.sparsity
+
+
+def test_a_binary_model_has_no_record():
+    assert run(keras.Sequential([keras.Input((6,)), tfc.layers.BinaryDense(4)])) == {}
+
+
+def test_a_frozen_model_has_no_record():
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
+    model.trainable = False
+    with pytest.warns(UserWarning, match="not have any trainable weights"):
+        assert run(model) == {}
+
+
+def test_a_layer_beside_binary_ones_is_recorded():
+    dense = keras.layers.Dense(4, kernel_initializer="zeros", name="out", trainable=True)
+    model = keras.Sequential([keras.Input((6,)), tfc.layers.BinaryDense(6), dense])
+    found = run(model, epochs=1)
+    assert list(found) == ["out"]
+    assert found["out"] == [float(np.mean(np.asarray(dense.kernel) == 0))]
