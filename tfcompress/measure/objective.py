@@ -23,6 +23,8 @@ from tfcompress.utils.outputs import per_output
 from tfcompress.utils.progress import progress
 from tfcompress.utils.types import Data, Loss, Tensor
 
+SEEDS = 2**62 - 57  # a prime: seeds of any size then start draws of their own
+
 WEIGHTED = "mean_with_sample_weight"  # a reduction
 MEANS = ("sum_over_batch_size", "mean", "none", None)  # of which Keras reports the mean
 KERNEL_NAMES = ("kernel", "embeddings", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel")
@@ -180,7 +182,7 @@ class Objective:
         for step, batch in enumerate(progress(steps, "Measuring curvature")):
             self.check_labels(batch[1])
             batch = keras.tree.map_structure(_tensor, batch)
-            key = tf.constant([1000 * seed % 2**62, step], "int64")
+            key = tf.constant([1000 * seed % SEEDS, step], "int64")
             if graph is None:  # one trace for batches of all sizes
                 specs = keras.tree.map_structure(_any_size, batch)
                 graph = tf.function(add, autograph=False).get_concrete_function(*specs, key)
