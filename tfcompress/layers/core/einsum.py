@@ -6,11 +6,11 @@ from typing import ClassVar, Unpack
 import keras
 from keras import ops
 
-from tfcompress.graph.kernels import einsum_output_axes
 from tfcompress.graph.private_keras import variables_without_values
 from tfcompress.layers.core.arguments import EinsumArguments
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.ordinary import COMMON, positions
+from tfcompress.project.output_axes import einsum_output_axes
 from tfcompress.utils.types import Config, InputShape, Shape, Tensor
 
 
