@@ -6,8 +6,8 @@ import pytest
 from model_families import FAMILIES
 
 import tfcompress as tfc
-from tfcompress.graph.attention import projections
 from tfcompress.graph.copy import copied
+from tfcompress.measure.attention import projections
 
 L = keras.layers
 RNG = np.random.default_rng(0)

@@ -4,10 +4,10 @@ import math
 
 import keras
 
-from tfcompress.graph.attention import ATTENTION, projections
 from tfcompress.graph.nodes import input_shapes
 from tfcompress.graph.paths import is_graph, walk
 from tfcompress.graph.private_keras import layers_in
+from tfcompress.measure.attention import ATTENTION, projections
 from tfcompress.utils.types import InputShape
 
 CONVOLUTIONS = (

@@ -11,9 +11,9 @@ import numpy as np
 from keras import ops
 
 from tfcompress import score as scores_of
-from tfcompress.graph.attention import by_head, projections
 from tfcompress.graph.intercept import watching
 from tfcompress.graph.paths import walk
+from tfcompress.measure.attention import by_head, projections
 from tfcompress.measure.moments import Moments, fan_in_first
 from tfcompress.pruning.channel_removal import output_axis
 from tfcompress.utils.batches import batches

@@ -5,8 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.graph.attention import with_heads
 from tfcompress.graph.private_keras import layers_in
+from tfcompress.measure.attention import with_heads
 from tfcompress.pruning.channel_ties import DEPTHWISE, TRANSPOSED
 from tfcompress.rewriting.replace import with_replacements
 

@@ -11,10 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.graph.attention import ATTENTION, head_count, projections, why_no_heads
 from tfcompress.graph.nodes import graph_of, nodes_of, operation_of
 from tfcompress.graph.paths import check_graph, is_graph
 from tfcompress.graph.private_keras import layers_in
+from tfcompress.measure.attention import ATTENTION, head_count, projections, why_no_heads
 
 KERAS = keras.layers
 TRANSPOSED = (KERAS.Conv1DTranspose, KERAS.Conv2DTranspose, KERAS.Conv3DTranspose)
