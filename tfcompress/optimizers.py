@@ -9,7 +9,8 @@ from typing import Any, Self
 import keras
 from keras import ops
 
-from tfcompress.graph.private_keras import has_value, trained_by
+from tfcompress.graph.private_keras import has_value
+from tfcompress.graph.private_training import trained_by
 from tfcompress.project import Projection
 from tfcompress.project.output_axes import output_axes, outputs_back, outputs_last
 from tfcompress.utils.types import Config

@@ -6,6 +6,7 @@ import pytest
 
 from tfcompress.graph import private_keras as private
 from tfcompress.graph import private_saving as saving
+from tfcompress.graph import private_training as training
 from tfcompress.utils.arrays import to_numpy
 
 
@@ -78,27 +79,27 @@ def test_layers_in():
 
 def test_what_compile_was_given():
     model = functional()
-    assert private.compiled_loss(model) is None
+    assert training.compiled_loss(model) is None
     model.compile("sgd", "mse", metrics=["mae"], loss_weights=[0.5])
-    assert private.compiled_loss(model) == ("mse", [0.5])
-    assert private.compiled_argument(model, "metrics") == ["mae"]
-    assert private.compiled_argument(model, "weighted_metrics") is None
+    assert training.compiled_loss(model) == ("mse", [0.5])
+    assert training.compiled_argument(model, "metrics") == ["mae"]
+    assert training.compiled_argument(model, "weighted_metrics") is None
 
 
 def test_optimizers():
     model = functional()
     optimizer = keras.optimizers.SGD(use_ema=True)
     optimizer.build(model.trainable_variables)
-    assert private.trained_by(optimizer) == model.trainable_variables
-    pairs = private.moving_averages(optimizer)
+    assert training.trained_by(optimizer) == model.trainable_variables
+    pairs = training.moving_averages(optimizer)
     assert [v for v, _ in pairs] == model.trainable_variables
     assert all(average.shape == v.shape for v, average in pairs)
 
 
 def test_loss_function():
     loss = keras.losses.MeanSquaredError()
-    assert private.loss_function(loss) is keras.losses.mean_squared_error
-    assert private.loss_function(private.LossFunctionWrapper(abs)) is abs
+    assert training.loss_function(loss) is keras.losses.mean_squared_error
+    assert training.loss_function(training.LossFunctionWrapper(abs)) is abs
 
 
 def test_trusting_deserialization():
@@ -128,7 +129,7 @@ def test_variables_without_values():
 
 
 def test_print_message(capsys):
-    private.print_message("one line")
+    training.print_message("one line")
     assert capsys.readouterr().out == "one line\n"
 
 

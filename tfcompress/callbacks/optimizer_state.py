@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tfcompress.graph.private_keras import moving_averages
+from tfcompress.graph.private_training import moving_averages
 from tfcompress.optimizers import ProxNewton
 
 

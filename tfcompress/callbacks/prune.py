@@ -11,7 +11,7 @@ from tfcompress.callbacks.best_epochs import AtTheEnd
 from tfcompress.callbacks.optimizer_state import averages_of, check_no_latents
 from tfcompress.callbacks.prune_checks import check_score, check_sparsities, nonzero, sparsity_of
 from tfcompress.graph.paths import check_patterns
-from tfcompress.graph.private_keras import callback_list
+from tfcompress.graph.private_training import callback_list
 from tfcompress.pruning.masks import prunable, tighten, warn_of_left_out
 from tfcompress.schedules import check_schedule, last_value, value_at
 from tfcompress.utils.batches import check_repeats

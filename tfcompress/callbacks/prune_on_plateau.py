@@ -4,7 +4,7 @@ import numpy as np
 
 from tfcompress import score as scores_of
 from tfcompress.callbacks.prune import Prune
-from tfcompress.graph.private_keras import print_message
+from tfcompress.graph.private_training import print_message
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.types import Data, Layers, Logs, Scope, Score
 

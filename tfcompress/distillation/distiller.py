@@ -19,7 +19,7 @@ from tfcompress.distillation.teacher import (
     targets_of,
 )
 from tfcompress.graph.features import Forward, Tapped, output_activations
-from tfcompress.graph.private_keras import compiled_loss, of_all_replicas, of_replica
+from tfcompress.graph.private_training import compiled_loss, of_all_replicas, of_replica
 from tfcompress.utils.outputs import per_output
 from tfcompress.utils.types import Config, Data, Path, Tensor
 

@@ -11,7 +11,8 @@ from tfcompress.distillation.labels import weighted_mean
 from tfcompress.distillation.regressor import mismatch, regressor_for
 from tfcompress.distillation.teacher import split
 from tfcompress.graph.features import find
-from tfcompress.graph.private_keras import compute_output_spec, of_replica
+from tfcompress.graph.private_keras import compute_output_spec
+from tfcompress.graph.private_training import of_replica
 from tfcompress.utils.checks import is_number
 from tfcompress.utils.types import Config, Loss, Tensor
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tfcompress.graph.private_keras import compiled_argument
+from tfcompress.graph.private_training import compiled_argument
 from tfcompress.interop.configs import translate
 from tfcompress.interop.models import from_tf_keras as from_tf_keras
 from tfcompress.interop.models import to_tf_keras as to_tf_keras

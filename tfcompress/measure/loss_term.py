@@ -8,7 +8,7 @@ from typing import Any, Self
 import keras
 import tensorflow as tf
 
-from tfcompress.graph.private_keras import LossFunctionWrapper
+from tfcompress.graph.private_training import LossFunctionWrapper
 from tfcompress.utils.types import Loss, Tensor
 
 

@@ -12,7 +12,7 @@ from tfcompress.distillation.distiller import Distiller
 from tfcompress.distillation.losses import squared_error
 from tfcompress.export import file_bytes
 from tfcompress.graph.copy import copied
-from tfcompress.graph.private_keras import compiled_loss
+from tfcompress.graph.private_training import compiled_loss
 from tfcompress.measure.objective import Objective
 from tfcompress.planning.kept import KeepZeros, discrete_kernels_frozen
 from tfcompress.planning.plan_result import Plan

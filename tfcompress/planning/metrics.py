@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from tfcompress.graph.private_keras import LossFunctionWrapper, compiled_argument
+from tfcompress.graph.private_training import LossFunctionWrapper, compiled_argument
 from tfcompress.utils.types import Tensor
 
 LOSSES = keras.losses

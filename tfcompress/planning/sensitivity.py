@@ -9,7 +9,7 @@ import numpy as np
 
 from tfcompress.graph.copy import copied
 from tfcompress.graph.paths import check_keras_3, check_patterns, named_with_parts, walk
-from tfcompress.graph.private_keras import compiled_argument, compiled_loss
+from tfcompress.graph.private_training import compiled_argument, compiled_loss
 from tfcompress.layers.core.maker import Composed
 from tfcompress.layers.core.opened import OpenedLayer
 from tfcompress.measure.moments import fan_in_first
