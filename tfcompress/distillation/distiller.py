@@ -139,7 +139,7 @@ class Distiller(keras.Model):
         Raises:
             ValueError: its outputs, or the features of the hints, do not match the student's.
         """
-        check_models(self.student, as_list(teacher))
+        check_models(self.student, as_list(teacher), self.teacher_preprocess is None)
         self._connect([link.for_another_teacher() for link in self._links], teacher)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
