@@ -161,7 +161,111 @@ def test_baseline_gives_ratios_and_latency(swapped, monkeypatch):
     assert made.file.latency_ratio == 0.25
     assert len(given["float32"]) > len(blob) == len(given["model"])
     assert made.float_bits == report(model).float_bits
-    assert rows_of(made)["conv"].float_bits == 32 * 9 * 2 * 16  # of the layer of that name
+    conv = rows_of(made)["conv"]
+    assert conv.float_bits == 32 * 9 * 2 * 16  # of the layer of that name
+    assert conv.bits == 32 * 4 * (2 + 9 + 16) == rows_of(report(small))["conv"].bits
+    assert conv.ratio == conv.float_bits / conv.bits
+    assert [part.path for part in conv.parts] == ["conv_in", "conv_space", "conv"]
+    check_sums(made)
+
+
+def check_sums(made):
+    """Rows add up to the footer, and parts to their row."""
+    assert made.float_bits == sum(row.float_bits for row in made.rows)
+    assert made.bits == sum(row.bits for row in made.rows)
+    for row in made.rows:
+        for name in ("bits", "macs", "numbers"):
+            whole = [getattr(part, name) for part in row.parts] or [getattr(row, name)]
+            assert getattr(row, name) == sum(whole)
+    data = json.loads(made.to_json())
+    assert [len(row["parts"]) for row in data["rows"]] == [len(row.parts) for row in made.rows]
+
+
+def test_one_row_and_one_ratio_for_each_layer_of_the_baseline(tmp_path):
+    """Chains in graphs and in models of a class, opened layers, removed and new ones."""
+
+    class Written(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.fc_2 = L.Dense(16, name="fc"), L.Dense(8, name="fc_2")
+
+        def call(self, x):
+            return self.fc_2(self.fc(x))
+
+    inputs = keras.Input((6, 16))
+    x = L.LSTM(8, return_sequences=True, name="lstm")(L.Dense(16, name="fc")(inputs))
+    graph = keras.Model(inputs, L.Dense(8, name="fc_2")(x))
+    written = Written()
+    written(np.ones((1, 16), "float32"))
+    rank = LowRankDense.using(rank=2)
+    for model in (graph, written):
+        rules = {"fc": rank.then(tfc.layers.QuantizedDense.using(bits=8)), "fc_2": rank}
+        if model is graph:
+            rules["lstm"] = rank
+        small = (
+            tfc.to_ordinary(tfc.swap(model, rules)) if model is graph else tfc.swap(model, rules)
+        )
+        made, alone = report(small, baseline=model), report(model)
+        check_sums(made)
+        assert [row.path for row in made.rows] == [row.path for row in alone.rows]
+        assert [row.float_bits for row in made.rows] == [row.bits for row in alone.rows]
+        assert made.bits == report(small).bits
+        fc = rows_of(made)["fc"]
+        assert [part.path.rpartition("/")[2] for part in fc.parts] == ["fc_in", "fc"]
+        lines = [line.split() for line in str(made).splitlines()]
+        (line,) = [line for line in lines if line[:1] == ["fc"]]
+        assert f"{fc.ratio:.1f}x" in line
+        for line in lines:
+            if line[:1] == ["·"]:
+                assert not any(cell.endswith("x") and cell[0].isdigit() for cell in line)
+        made.to_html(tmp_path / "report.html")
+        page = (tmp_path / "report.html").read_text()
+        assert all(f"· {part.path}" in page for part in fc.parts)
+        assert page.count(f">{fc.ratio:.1f}<") >= 1
+
+
+def test_removed_and_new_layers_of_a_comparison():
+    before = keras.Sequential([keras.Input((4,)), L.Dense(4, name="a"), L.Dense(4, name="b")])
+    after = keras.Sequential([keras.Input((4,)), L.Dense(4, name="b"), L.Dense(3, name="b_2")])
+    made = report(after, baseline=before)
+    check_sums(made)
+    found = {row.path: (row.method, row.bits, row.float_bits) for row in made.rows}
+    assert found == {
+        "a": ("removed", 0, 512),
+        "b": ("Dense", 512, 512),
+        "b_2": ("Dense", 384, 0),
+    }
+
+
+@pytest.mark.parametrize(
+    "kind, maker", [("ours", None), ("ours", BinaryDense.using()), ("stock", None)]
+)
+def test_equal_kernels_share_what_the_file_holds(kind, maker):
+    kernel = keras.initializers.GlorotUniform(3)
+    stack = [L.Dense(64, kernel_initializer=kernel, name=name) for name in ("a", "b")]
+    model = keras.Sequential([keras.Input((64,)), *stack, L.Dense(3, name="out")])
+    model.get_layer("b").set_weights(model.get_layer("a").get_weights())
+    small = model if maker is None else tfc.swap(model, {"a": maker, "b": maker})
+    if kind == "ours":
+        blob = to_tflite(small, activations="float32")
+    else:
+        blob = tf.lite.TFLiteConverter.from_keras_model(small).convert()
+    rows = rows_of(report(small, tflite=blob))
+    held = [t for t in stored_tensors(blob) if t.shape and sorted(t.shape) == [64, 64]]
+    assert rows["a"].file_bytes + rows["b"].file_bytes == sum(t.bytes for t in held)
+    assert abs(rows["a"].file_bytes - rows["b"].file_bytes) <= 1
+
+
+def test_biases_of_two_axes_are_no_kernels():
+    inputs = keras.Input((5, 4))
+    heads = L.EinsumDense("abc,cde->abde", (5, 2, 3), bias_axes="de", name="heads")(inputs)
+    gru = L.GRU(6, name="gru")(L.Reshape((5, 6))(heads))
+    made = report(keras.Model(inputs, gru))
+    rows = rows_of(made)
+    assert rows["heads"].kernel_shape == (4, 2, 3)
+    assert rows["heads"].bits == 32 * 24
+    assert rows["gru/gru_cell"].kernel_shape == ((6, 18), (6, 18))
+    assert made.other_bits >= 32 * (6 + 2 * 18)
 
 
 def test_json_and_text(swapped):

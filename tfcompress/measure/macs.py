@@ -128,9 +128,10 @@ def layer_macs(layer: keras.layers.Layer, input_shape: InputShape) -> int | None
 
 
 def matrices(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """The weights of a layer itself, not of its parts, that have at least two axes."""
+    """The kernels of a layer itself, not of its parts: what has at least two axes, but the bias."""
+    bias = getattr(layer, "bias", None)  # that of an EinsumDense or a GRU may have two axes
     nested = {id(v) for part in layers_in(layer, include_self=False) for v in part.weights}
-    return [v for v in layer.weights if len(v.shape) > 1 and id(v) not in nested]
+    return [v for v in layer.weights if len(v.shape) > 1 and v is not bias and id(v) not in nested]
 
 
 def _positions(layer, shape):

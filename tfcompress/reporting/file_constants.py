@@ -1,5 +1,6 @@
 """Finds the constants of a .tflite file that hold the layers of a Keras model."""
 
+import dataclasses
 import math
 
 import keras
@@ -62,14 +63,15 @@ def constants_of(model: keras.Model, tflite: Path | bytes | None) -> dict[str, l
     for tensor in stored_tensors(tflite):
         names = [name for name in owners if tensor.layer.startswith(f"{name}/")]
         if not names and tensor.encoding != "graph":
-            path = _owner_by_value(chains, values.get(tensor.layer))
+            equal = _owners_by_value(chains, values.get(tensor.layer))
+            path = min(equal, key=lambda path: len(found.get(path, [])), default=None)
         elif names and not tensor.layer.endswith("/bias"):
             path = owners[max(names, key=len)]
         else:
             path = None
         if path is not None:
             found.setdefault(path, []).append(tensor)
-    return found
+    return _shared(found, chains)
 
 
 def _ordinary_chain(layer) -> list[keras.layers.Layer]:
@@ -83,14 +85,46 @@ def _sibling_path(path, name):
     return head + slash + name
 
 
-def _owner_by_value(chains, array) -> str | None:
+def _owners_by_value(chains, array) -> list[str]:
+    """The layers that have a kernel equal to an array of the file, with a factor per output."""
     if array is None:
-        return None
-    for path, chain in chains.items():
-        for kernel in (v for layer in chain for v in matrices(layer)):
-            if math.prod(kernel.shape) == array.size and _is_same_kernel(to_numpy(kernel), array):
-                return path
-    return None
+        return []
+    return [
+        path
+        for path, chain in chains.items()
+        if any(
+            math.prod(kernel.shape) == array.size and _is_same_kernel(to_numpy(kernel), array)
+            for kernel in _kernels(chain)
+        )
+    ]
+
+
+def _kernels(chain):
+    return [v for layer in chain for v in matrices(layer)]
+
+
+def _shared(found, chains):
+    """Constants of equal kernels, which a file may hold once, divided among their layers."""
+    arrays = {path: [to_numpy(v) for v in _kernels(chain)] for path, chain in chains.items()}
+    owners = {path: [path] for path in found}
+    for path in arrays:
+        if arrays[path] and path not in found:
+            equal = (other for other in found if _are_equal(arrays[path], arrays[other]))
+            owners.get(next(equal, None), []).append(path)
+    return {
+        path: [
+            dataclasses.replace(
+                t, bytes=(k + 1) * t.bytes // len(paths) - k * t.bytes // len(paths)
+            )
+            for t in found[paths[0]]
+        ]
+        for paths in owners.values()
+        for k, path in enumerate(paths)
+    }
+
+
+def _are_equal(ours, theirs):
+    return len(ours) == len(theirs) and all(map(np.array_equal, ours, theirs))
 
 
 def _float_arrays(file) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any
 from tfcompress.reporting.html_pictures import bars, pareto, stacks
 from tfcompress.reporting.html_style import STYLE
 from tfcompress.reporting.html_text import escape, size, table_row
-from tfcompress.reporting.text import number, reasons, shape_text, times_faster
+from tfcompress.reporting.text import number, part_cells, reasons, shape_text, times_faster
 
 PACKAGES = ("tfcompress", "keras", "tensorflow", "ai-edge-litert")
 
@@ -94,12 +94,12 @@ def layer_cells(report: Any) -> tuple[list[str], list[list[str]], list[str]]:
     """The names of the columns, a row for each layer with a kernel, and the row of totals."""
     names = ["layer", "method", "kernel", "stored bits", "float bits", "ratio", "MACs", "nonzero"]
     names += ["bytes in the file"] if report.file else []
-    rows = [
-        [row.path, row.method, shape_text(row.kernel_shape), f"{row.bits:,}", f"{row.float_bits:,}"]
-        + [f"{row.ratio:.1f}", number(row.macs), f"{row.nonzero:.0%}"]
-        + ([_in_file(row)] if report.file else [])
-        for row in report.rows
-    ]
+    rows = []
+    for row in report.rows:
+        cells = [row.path, row.method, shape_text(row.kernel_shape), f"{row.bits:,}"]
+        cells += [f"{row.float_bits:,}", f"{row.ratio:.1f}", number(row.macs), f"{row.nonzero:.0%}"]
+        for one, texts in (row, cells), *((part, part_cells(part)) for part in row.parts):
+            rows.append(texts + ([_in_file(one)] if report.file else []))
     total = ["all kernels", "", "", f"{report.bits:,}", f"{report.float_bits:,}"]
     total += [f"{report.ratio:.1f}", number(report.macs), ""] + ([""] if report.file else [])
     return names, rows, total

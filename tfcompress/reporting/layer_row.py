@@ -1,7 +1,7 @@
 """What one layer of a model takes, as a row of its report."""
 
+import dataclasses
 import math
-from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from tfcompress.measure.macs import matrices
 from tfcompress.utils.arrays import to_numpy
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class LayerRow:
     """One layer with a kernel (a matrix or a larger array of weights).
 
@@ -21,9 +21,13 @@ class LayerRow:
         method: the name of its class.
         kernel_shape: the shape of the kernel; several for a separable or a recurrent layer.
         bits: the bits of the kernel as stored, without the bias.
-        float_bits: the bits of the kernel in float32, or of the baseline's layer of that path.
+        float_bits: the bits of the kernel in float32, or with a baseline of its layer of that path;
+            0 for a layer that it does not have.
         macs: multiply-accumulates per sample, None if unknown.
-        nonzero: the share of its stored numbers that are not zero.
+        numbers: how many numbers are stored.
+        nonzero: the share of them that are not zero.
+        parts: with a baseline, the rows of the layers that stand in the place of one of its layers,
+            if they are several or inside it; the row itself is their sum.
         file_bytes: the bytes of the layer's constants in the .tflite file; None without a file, or
             if no constant in it belongs to the layer.
         encodings: the types of these constants, that of the largest first.
@@ -37,10 +41,12 @@ class LayerRow:
     bits: int
     float_bits: int
     macs: int | None
+    numbers: int
     nonzero: float
     file_bytes: int | None = None
     encodings: tuple[str, ...] = ()
     full_size: bool = False
+    parts: tuple["LayerRow", ...] = ()
 
     @property
     def ratio(self) -> float:
@@ -55,10 +61,8 @@ def float_kernels(model: keras.Model) -> dict[str, int]:
     }
 
 
-def layer_row(
-    path: str, layer: keras.layers.Layer, cost: int | None, before: dict[str, int]
-) -> LayerRow:
-    """The row of one layer; `before` has the float32 bits of the baseline's kernels."""
+def layer_row(path: str, layer: keras.layers.Layer, cost: int | None) -> LayerRow:
+    """The row of one layer."""
     if isinstance(layer, CompressedLayer):
         bits, arrays = layer.bits, list(layer.stored().values())
         shape = layer.kernel_shape(layer.get_build_config()["input_shape"])
@@ -71,9 +75,58 @@ def layer_row(
         method=type(layer).__name__,
         kernel_shape=shape,
         bits=bits,
-        float_bits=before.get(path, 32 * _count(layer)),
+        float_bits=32 * _count(layer),
         macs=cost,
+        numbers=sum(a.size for a in arrays),
         nonzero=sum(np.count_nonzero(a) for a in arrays) / sum(a.size for a in arrays),
+    )
+
+
+def rows_by_original(rows: list[LayerRow], before: dict[str, int]) -> list[LayerRow]:
+    """One row for each layer of a baseline, then those of the layers that it does not have.
+
+    Args:
+        rows: of the layers of a model.
+        before: the float32 bits of the kernels of the baseline, by path.
+    """
+    groups = _groups(rows, before)
+    return [_sum(path, parts, before.get(path, 0)) for path, parts in groups.items()]
+
+
+def _groups(rows, originals):
+    """The rows that belong to each original layer: its own, those inside, the chain before it.
+
+    The last layer of a chain keeps the name, and the others begin with it.
+    """
+    groups, waiting = {path: [] for path in originals}, []
+    for row in rows:
+        around = [o for o in originals if row.path == o or row.path.startswith(f"{o}/")]
+        if not around:
+            waiting.append(row)
+            continue
+        owner = max(around, key=len)
+        while row.path == owner and waiting and waiting[-1].path.startswith(f"{owner}_"):
+            groups[owner].insert(0, waiting.pop())
+        groups[owner].append(row)
+    return groups | {row.path: [row] for row in waiting}
+
+
+def _sum(path, parts, float_bits):
+    """The row of an original layer from those of the layers in its place."""
+    if [part.path for part in parts] == [path]:
+        return dataclasses.replace(parts[0], float_bits=float_bits)
+    numbers = sum(part.numbers for part in parts)
+    costs = [part.macs for part in parts]
+    return LayerRow(
+        path=path,
+        method=" + ".join(part.method for part in parts) or "removed",
+        kernel_shape=tuple(part.kernel_shape for part in parts),
+        bits=sum(part.bits for part in parts),
+        float_bits=float_bits,
+        macs=None if None in costs else sum(costs),
+        numbers=numbers,
+        nonzero=sum(part.numbers * part.nonzero for part in parts) / max(numbers, 1),
+        parts=tuple(parts),
     )
 
 

@@ -18,6 +18,7 @@ from tfcompress.reporting.layer_row import (
     float_kernels,
     kernels_of,
     layer_row,
+    rows_by_original,
     variable_bits,
     why_left,
 )
@@ -61,7 +62,8 @@ class ModelReport:
 
     Attributes:
         name: the name of the model.
-        rows: the layers with a kernel, in the order of the model.
+        rows: the layers with a kernel, in the order of the model; with a baseline one row for each
+            of its layers, with the `parts` that stand in its place.
         left: `{path: reason}` of the layers that are not compressed.
         other_bits: the stored bits of biases, norms and all else that is no kernel.
         float_bits: the bits in float32 of all kernels of the baseline, or else of the model.
@@ -170,17 +172,17 @@ def report(
     before = {} if baseline is None else float_kernels(baseline)
     costs = macs(model)
     rows = [
-        layer_row(path, layer, costs[path], before)
-        for path, layer in layers.items()
-        if kernels_of(layer)
+        layer_row(path, layer, costs[path]) for path, layer in layers.items() if kernels_of(layer)
     ]
+    if before:
+        rows = rows_by_original(rows, before)
     kernels = {id(v) for layer in layers.values() for v in kernels_of(layer)}
     made = ModelReport(
         name=model.name,
         rows=tuple(rows),
         left={path: reason for path, layer in layers.items() if (reason := why_left(layer))},
         other_bits=sum(variable_bits(v) for v in model.weights if id(v) not in kernels),
-        float_bits=sum((before or {row.path: row.float_bits for row in rows}).values()),
+        float_bits=sum(row.float_bits for row in rows),
         macs=None if None in costs.values() else sum(costs.values()),
     )
     return made if tflite is None else _with_file(made, model, baseline, tflite)
@@ -189,17 +191,8 @@ def report(
 def _with_file(made, model, baseline, tflite):
     blob = load(tflite)
     check_is_file_of(model, blob)
-    rows, constants = [], constants_of(model, blob)
-    for row in made.rows:
-        tensors = sorted(constants.get(row.path, []), key=lambda t: -t.bytes)
-        if tensors:
-            row = dataclasses.replace(
-                row,
-                file_bytes=sum(t.bytes for t in tensors),
-                encodings=tuple(dict.fromkeys(t.encoding for t in tensors)),
-                full_size=row.bits < row.float_bits and any(_is_full(t, row) for t in tensors),
-            )
-        rows.append(row)
+    constants = constants_of(model, blob)
+    rows = [_in_file(row, constants) for row in made.rows]
     facts = FileFacts(
         bytes=len(blob),
         gzip_bytes=len(gzip.compress(blob, 9)),
@@ -209,6 +202,29 @@ def _with_file(made, model, baseline, tflite):
         largest_difference=max(getattr(tflite, "differences", {}).values(), default=None),
     )
     return dataclasses.replace(made, rows=tuple(rows), file=facts)
+
+
+def _in_file(row, constants):
+    """A row with the bytes that its constants, or those of its parts, take in the file."""
+    if row.parts:
+        parts = tuple(_in_file(part, constants) for part in row.parts)
+        sizes = [part.file_bytes for part in parts if part.file_bytes is not None]
+        return dataclasses.replace(
+            row,
+            parts=parts,
+            file_bytes=sum(sizes) if sizes else None,
+            encodings=tuple(dict.fromkeys(e for part in parts for e in part.encodings)),
+            full_size=any(part.full_size for part in parts),
+        )
+    tensors = sorted(constants.get(row.path, []), key=lambda t: -t.bytes)
+    if not tensors:
+        return row
+    return dataclasses.replace(
+        row,
+        file_bytes=sum(t.bytes for t in tensors),
+        encodings=tuple(dict.fromkeys(t.encoding for t in tensors)),
+        full_size=row.bits < row.float_bits and any(_is_full(t, row) for t in tensors),
+    )
 
 
 def _is_full(tensor, row):

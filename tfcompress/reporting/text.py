@@ -40,6 +40,8 @@ def _table(report):
         cells += [f"{row.float_bits:,}", f"{row.ratio:.1f}x", number(row.macs)]
         cells += [f"{row.nonzero:.0%}"] + ([_in_file(row)] if report.file else [])
         table.add_row(*cells)
+        for part in row.parts:
+            table.add_row(*part_cells(part), *([_in_file(part)] if report.file else []))
     table.add_section()
     total = [
         "all kernels",
@@ -69,6 +71,12 @@ def _notes(report):
         yield "FULL SIZE: the file holds the whole float32 kernel, whatever the layer stores."
     for reason, paths in reasons(report).items():
         yield f"Left as they are ({reason}): {', '.join(paths)}"
+
+
+def part_cells(row: Any) -> list[str]:
+    """The cells of a layer that with others stands in the place of one: it has no own ratio."""
+    cells = [f"· {plain(row.path)}", row.method, shape_text(row.kernel_shape), f"{row.bits:,}"]
+    return [*cells, "", "", number(row.macs), f"{row.nonzero:.0%}"]
 
 
 def reasons(report: Any) -> dict[str, list[str]]:
