@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+ARRAYS = ("x", "y", "sample_weight")  # of an .npz file
+
 
 def load_data(source: str, model: keras.Model | None = None) -> Any:
     """Loads the data that a text names, in a form for `fit`.
@@ -16,7 +18,8 @@ def load_data(source: str, model: keras.Model | None = None) -> Any:
     Args:
         source: one of
 
-            - `"data.npz"`: the arrays `x` and, if there are labels, `y`.
+            - `"data.npz"`: the arrays `x` and, if there are labels, `y`, and with them, if there
+              are weights of the examples, `sample_weight`.
             - `"images/"`: a folder with a folder of images (.jpg, .png, .bmp or .gif) for each
               class. Labels number the classes in alphabetical order. Images are resized to the
               model's input size, and pixels are floats from 0 to 255, which the model has to scale.
@@ -25,7 +28,7 @@ def load_data(source: str, model: keras.Model | None = None) -> Any:
         model: the Keras model that the data is for, whose input size images get.
 
     Returns:
-        `(x, y)` or `(x,)` for an .npz file, a batched dataset for a folder, anything for a
+        `(x,)`, `(x, y)` or `(x, y, sample_weight)` for an .npz file, a batched dataset for a folder, anything for a
         function.
 
     Raises:
@@ -76,14 +79,17 @@ def _arrays(path):
         raise
     except Exception as error:  # zip and NumPy raise their own
         raise ValueError(f"NumPy cannot load {path}: {error}") from error
-    if set(arrays) not in ({"x"}, {"x", "y"}):
-        raise ValueError(f"{path} must hold the arrays `x` and `y`. Received: {sorted(arrays)}")
-    if "y" in arrays and len(arrays["x"]) != len(arrays["y"]):
+    if set(arrays) not in (set(ARRAYS[:1]), set(ARRAYS[:2]), set(ARRAYS)):
         raise ValueError(
-            f"`x` and `y` of {path} must have the same length. "
-            f"Received: {len(arrays['x'])} and {len(arrays['y'])}"
+            f"{path} must hold the arrays `x` and `y`, and `sample_weight` if there are weights. "
+            f"Received: {sorted(arrays)}"
         )
-    return tuple(arrays[name] for name in ("x", "y") if name in arrays)
+    found = tuple(arrays[name] for name in ARRAYS if name in arrays)
+    if len(set(map(len, found))) > 1:
+        raise ValueError(
+            f"The arrays of {path} must have the same length. Received: {[*map(len, found)]}"
+        )
+    return found
 
 
 def _images(folder, model):
