@@ -46,3 +46,34 @@ def test_a_head_that_reads_the_table():
     x = np.arange(10).reshape(2, 5)
     table = np.array(tfc.walk(swapped)["words"][0].kernel)
     np.testing.assert_allclose(swapped(x), table[x] @ table.T, rtol=1e-5, atol=1e-7)
+
+
+def untied(**options):
+    keras.utils.set_random_seed(0)
+    words = keras.layers.ReversibleEmbedding(11, 8, tie_weights=False, name="words", **options)
+    inputs = keras.Input((5,), dtype="int32")
+    x = keras.layers.Dense(8, name="fc")(words(inputs))
+    return keras.Model(inputs, words(x, reverse=True)), np.arange(10).reshape(2, 5)
+
+
+@pytest.mark.parametrize("options", [{}, {"logit_soft_cap": 0.1}, {"mask_zero": True}])
+def test_an_untied_table_and_its_way_back_are_two_layers(options, tmp_path):
+    model, x = untied(**options)
+    opened = tfc.opened(model)
+    parts = ["words/embeddings", "words/reverse_embeddings"]
+    assert [path for path in tfc.walk(opened) if path.startswith("words/")] == parts
+    np.testing.assert_allclose(opened(x), model(x), atol=1e-6)
+    closed = tfc.to_ordinary(opened)
+    np.testing.assert_array_equal(closed(x), model(x))
+    assert type(tfc.walk(closed)["words"][0]) is keras.layers.ReversibleEmbedding
+    rules = {"words/embeddings": tfc.layers.HashedEmbedding.using(ratio=2), "words": None}
+    assert tfc.swap(model, rules, data=x)(x).shape == (2, 5, 11)
+    small = tfc.swap(model, tfc.layers.rounding(8), data=x)
+    kinds = {path: type(layer) for path, (layer, _) in tfc.walk(small).items()}
+    assert kinds[parts[0]] is tfc.layers.QuantizedEmbedding
+    assert kinds[parts[1]] is tfc.layers.QuantizedDense
+    scale = np.abs(model(x)).max()
+    np.testing.assert_allclose(small(x), model(x), atol=0.05 * scale)
+    small.save(tmp_path / "small.keras")
+    again = keras.saving.load_model(tmp_path / "small.keras")
+    np.testing.assert_array_equal(again(x), small(x))

@@ -160,6 +160,8 @@ class Moments:
 
 def can_measure(layer: keras.layers.Layer) -> bool:
     """Whether `measure` takes this kind of layer."""
+    if hasattr(layer, "part_names"):  # an opened layer, whose parts are measured
+        return False
     if hasattr(layer, "equation"):
         return _contracted(layer) > 0
     if _is_embedding(layer):

@@ -5,7 +5,9 @@ from typing import NamedTuple
 import keras
 
 from tfcompress.graph.paths import check_keras_3, named_with_parts, walk
+from tfcompress.layers.core.embedding import is_renamed
 from tfcompress.layers.core.opened import OpenedLayer
+from tfcompress.layers.core.untied_embedding import OpenedReversibleEmbedding
 from tfcompress.layers.factorized.separable import OpenedSeparableConv1D, OpenedSeparableConv2D
 from tfcompress.layers.recurrent.cells import OpenedGRUCell, OpenedLSTMCell, OpenedSimpleRNNCell
 from tfcompress.layers.recurrent.conv_lstm import OpenedConvLSTMCell
@@ -23,6 +25,7 @@ OPENED = {
         OpenedConvLSTMCell,
         OpenedSeparableConv1D,
         OpenedSeparableConv2D,
+        OpenedReversibleEmbedding,
     )
 }
 
@@ -42,18 +45,28 @@ def openings(model: keras.Model) -> dict[keras.layers.Layer, OpenedLayer]:
     The model is not changed.
     """
     return {
-        layer: OPENED[type(layer)].from_layer(layer)
+        layer: form.from_layer(layer)
         for layer, _ in walk(model).values()
-        if type(layer) in OPENED and layer.built
+        if layer.built and (form := _form_of(layer)) is not None
     }
+
+
+def _form_of(layer):
+    """The class of a layer's opened form, or None."""
+    kind = type(layer)
+    if kind not in OPENED and is_renamed(kind):
+        kind = kind.__base__
+    form = OPENED.get(kind)
+    return form if form is not None and form.opens(layer) else None
 
 
 def opened(model: keras.Model) -> keras.Model:
     """Makes a copy of a model in which each kernel is that of a layer with a path of its own.
 
     Recurrent cells (LSTM, GRU, simple, convolutional LSTM, in any layer that runs them) become
-    products and pointwise arithmetic, and separable convolutions two convolutions. `swap` does
-    this by itself where a rule asks for it; pruning, curvature and plans see what is open.
+    products and pointwise arithmetic, separable convolutions two convolutions, and a
+    `ReversibleEmbedding` that is not tied a table and a Dense layer. `swap`, `prune`, `plan`,
+    `compress` and `sensitivity` do this by themselves; `curvature` sees what is open.
 
     Returns:
         The copy, which computes the same. `to_ordinary` closes it again.

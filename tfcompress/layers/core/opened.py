@@ -35,6 +35,11 @@ class OpenedLayer(keras.layers.Layer):
         return new
 
     @classmethod
+    def opens(cls, layer: keras.layers.Layer) -> bool:
+        """Whether a layer of the Keras class has several kernels."""
+        return True
+
+    @classmethod
     def ordinary_parts(cls, layer: keras.layers.Layer) -> dict[str, keras.layers.Layer]:
         """Built ordinary layers with the kernels and biases of a Keras layer, by name."""
         raise TypeError(f"{cls.__name__} must define `ordinary_parts`.")
