@@ -1,5 +1,6 @@
 """What a notebook and a prompt show of results: the figures, nothing long, no markup of names."""
 
+import re
 from html.parser import HTMLParser
 
 import keras
@@ -10,6 +11,7 @@ from tfcompress.planning.compression import Compressed
 from tfcompress.planning.plan_result import Option, Plan
 from tfcompress.planning.sensitivity import Damage, Sensitivity
 from tfcompress.reporting.benchmark import Benchmark, Timing
+from tfcompress.reporting.notebook import table_html
 
 SHORT = 200
 
@@ -65,7 +67,7 @@ def test_a_report(model):
 
 
 def test_a_plan(plan):
-    assert repr(plan) == "<Plan: 2,192 bits of 10,000 (21.9%), 1 layers of 2>"
+    assert repr(plan) == "<Plan: 2,192 bits of 10,000 (21.9%), 1 of 2 layers>"
     assert Cells(plan._repr_html_()).rows == [
         ["layer", "form", "bits", "loss, this layer alone"],
         ["fc", "ternary", "2,000", "+0.0100"],
@@ -76,7 +78,7 @@ def test_a_plan(plan):
 def test_sensitivity():
     rows = [Damage("fc", f"c{i}", "TernaryDense", 100, 0.1, 0.5, 0.25) for i in range(100)]
     made = Sensitivity(0.3, rows)
-    assert repr(made) == "<Sensitivity: loss 0.3000, 100 forms of 1 layers>"
+    assert repr(made) == "<Sensitivity: loss 0.3000, 100 forms, 1 layer(s)>"
     assert Cells(made._repr_html_()).rows[1] == ["fc", "c0", "10.0%", "+0.5", "+0.25"]
 
 
@@ -107,3 +109,11 @@ def test_a_file_prints_its_size():
     blob = tfc.to_tflite(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
     assert repr(blob) == f"<TFLiteFile of {len(blob):,} bytes>"
     assert bytes(blob) == blob
+
+
+def test_columns_of_numbers_are_at_the_right():
+    rows = [["a", "8 bits", "-1.5e-07", "1.0 (0.9-1.1)"], ["b", "float32", "12%", "-"]]
+    text = table_html("t", ["name", "form", "loss", "times"], rows)
+    sides = re.findall(r"text-align:(\w+)", text)
+    assert sides == 3 * ["left", "left", "right", "right"]
+    assert "<th" in table_html("no rows", ["a", "b"], [])

@@ -73,7 +73,7 @@ class Plan:
         }
 
     def __repr__(self):
-        return f"<Plan: {self._title()}, {len(self.rules)} layers of {len(self.options)}>"
+        return f"<Plan: {self._title()}, {len(self.rules)} of {len(self.options)} layers>"
 
     def __str__(self):
         from rich.table import Table
@@ -137,6 +137,7 @@ class Plan:
         axes.plot(*here, "o", label="this plan, measured")
         axes.set(xscale="log", yscale="log", ylabel=f"increase of the loss (at least {lowest:.0e})")
         axes.set_xlabel(f"{self.target}, % of float32")
+        axes.set_title("What a budget costs: plans from the measured forms")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("{x:g}")
         axes.tick_params(axis="x", which="minor", labelsize=7)

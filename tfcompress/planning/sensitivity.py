@@ -65,7 +65,7 @@ class Sensitivity:
 
     def __repr__(self):
         layers = len({row.layer for row in self.rows})
-        return f"<Sensitivity: loss {self.loss:.4f}, {len(self.rows)} forms of {layers} layers>"
+        return f"<Sensitivity: loss {self.loss:.4f}, {len(self.rows)} forms, {layers} layer(s)>"
 
     def __str__(self):
         from rich.table import Table
@@ -122,7 +122,7 @@ class Sensitivity:
             axes.grid(alpha=0.3)
         curves.set_xticks((0.02, 0.05, 0.1, 0.2, 0.5, 1), ("2%", "5%", "10%", "20%", "50%", "100%"))
         curves.xaxis.set_minor_formatter("")
-        curves.legend(fontsize=7)
+        figure.legend(loc="outside right upper", fontsize=7)  # of the curves
         save_figure(figure, path)
         return figure
 
