@@ -68,7 +68,8 @@ def commands():
     for page in PAGES:
         for kind, code in blocks(page.read_text()):
             lines = code.replace("\\\n", " ").splitlines() if kind == "sh" else ()
-            yield from (line.split("#")[0].split() for line in lines if line.startswith("tfcom"))
+            found = (line.split("#")[0].split() for line in lines if line.startswith("tfcom"))
+            yield from (words for words in found if not words[1].startswith("-"))
 
 
 def test_commands_of_the_pages_exist():
@@ -138,7 +139,8 @@ def test_every_public_name_has_an_entry():
 
 def test_pictures_and_pages_that_are_named_exist():
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text()):
+        text = BLOCK.sub("", page.read_text())
+        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text):
             assert (page.parent / target).exists(), (page.name, target)
 
 

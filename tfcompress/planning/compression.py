@@ -54,7 +54,7 @@ class Compressed:
         return (
             f"<Compressed {plain(self.model.name)}: {self.size:,} of {self.plan.float_cost:,} "
             f"{UNITS.get(self.plan.target, self.plan.target)}, "
-            f"metric {self.before:.4f} -> {self.after:.4f}>"
+            f"{plain(self.metric)} {self.before:.4f} -> {self.after:.4f}>"
         )
 
     def _repr_html_(self) -> str:
