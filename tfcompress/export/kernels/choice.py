@@ -186,11 +186,14 @@ def _convolution_choices(graph, operator, kernel, bits, activations, store):
     # INT8 saves products and costs a pass over the inputs and outputs: see the second table.
     faster = channels * units >= 26 * (channels + units) if pointwise else channels >= 3
     choices = [(forms.hybrid, 8)] if faster else whole
+    as_product = pointwise and options.strideH == options.strideW == 1
+    if as_product and bits == 4 and channels * units >= 40 * (channels + units):
+        choices.append((forms.pointwise, 4))
     if store == "fast":
         return choices
     choices = [*choices, (sparse.densified, 8), *_unpacked_choices(kernel)]
     if bits < 8 and channels >= IM2COL_CHANNELS:
-        if pointwise and options.strideH == options.strideW == 1:
+        if as_product:
             choices.append((forms.pointwise, bits))
         elif graph.static_space(operator):
             choices.append((forms.im2col, bits))

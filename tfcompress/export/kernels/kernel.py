@@ -182,7 +182,8 @@ def find_kernel(
     rows = kernel_rows(values, axis)
     known = {"code": code, "tensor": index, "shape": values.shape, "axis": axis}
     known |= {"name": graph.name(index), "tied": tied}
-    grid, shared = find_grid(rows), None
+    table = code == "GATHER" and not tied
+    grid, shared = (_grid_of_one_scale(rows) if table else None) or find_grid(rows), None
     if grid is None:
         shared = find_shared(rows, layers.get(layer_of(known["name"])))
         grid = None if shared is None else shared.rounded()
@@ -193,11 +194,19 @@ def find_kernel(
         return Kernel(**known, grid=None, half=half, values=rows)
     large = values.size >= LEAST_REST_SIZE
     if rest == "int8" and large:
-        return Kernel(**known, grid=rounded_grid(rows, code == "GATHER" and not tied), rounded=True)
+        return Kernel(**known, grid=rounded_grid(rows, table), rounded=True)
     if rest == "float16" and large and np.abs(values).max() <= LARGEST_HALF:
         return Kernel(**known, grid=None, half=half, values=rows, rounded=True)
     sparse = np.count_nonzero(values) <= MOST_NONZERO * values.size
     return Kernel(**known, grid=None, values=rows) if sparse else None
+
+
+def _grid_of_one_scale(rows) -> Grid | None:
+    """The 8-bit grid of a table whose rows have one scale: for each row a smaller one may do."""
+    grid = find_grid(rows.reshape(1, -1))
+    if grid is None or grid.bits < 8:
+        return None
+    return Grid(grid.values.reshape(rows.shape), np.repeat(grid.scale, len(rows)), 8)
 
 
 def kernel_rows(values: np.ndarray, axis: int) -> np.ndarray:

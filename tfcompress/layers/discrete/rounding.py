@@ -8,6 +8,7 @@ from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.discrete import float16 as half
 from tfcompress.layers.discrete import other_forms as others
 from tfcompress.layers.discrete import quantized
+from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.checks import is_whole
 from tfcompress.utils.types import Metric
 
@@ -50,7 +51,11 @@ class FamilyMaker(Maker):
         self, layer: keras.layers.Layer, metric: Metric = None, kernel: np.ndarray | None = None
     ) -> CompressedLayer:
         cls = self.member(layer)
-        return cls.from_layer(layer, metric, kernel, **self.options)
+        new = cls.from_layer(layer, metric, kernel, **self.options)
+        if cls is quantized.QuantizedEmbedding and new.level_bits == 8:
+            # Files then take no more bytes than those of the stock converter.
+            new.share_scale(to_numpy(layer.embeddings) if kernel is None else kernel)
+        return new
 
     def takes(self, layer: keras.layers.Layer) -> bool:
         return self.member(layer) is not None
@@ -69,7 +74,8 @@ def rounding(bits: int = 8) -> dict:
     They apply to Dense, EinsumDense, Embedding and tied ReversibleEmbedding layers, to convolutions
     (also transposed, depthwise and separable ones), and to the products of recurrent cells. The
     first rule that matches a layer wins, so put rules for single layers before them:
-    `{"stem": None, **rounding(4)}`.
+    `{"stem": None, **rounding(4)}`. In 8 bits all rows of an Embedding get one scale, as in files
+    of the stock converter; `QuantizedEmbedding.using(bits=8)` has one for each row.
 
     Args:
         bits: 16 for float16 (`Float16Dense`, ...), or from 2 to 8 (`QuantizedDense`, ...).
