@@ -11,9 +11,10 @@ from keras import layers, ops
 from oracles_export import encodings, error, operators, run
 
 from tfcompress.export import to_tflite
-from tfcompress.layers import QuantizedEmbedding
+from tfcompress.layers import QuantizedEmbedding, rounding
 from tfcompress.rewriting.swap import swap
 from tfcompress.tflite.reader import operator_name, read
+from tfcompress.tflite.runner import Runner
 from tfcompress.tflite.stored_tensors import stored_tensors
 
 
@@ -101,6 +102,13 @@ def samples(model, batch=4):
     return random.standard_normal(shape).astype("float32")
 
 
+def many(model, count):
+    """Samples for a model of batch 1."""
+    random = np.random.default_rng(0)
+    shape = (count, *model.inputs[0].shape[1:])
+    return random.standard_normal((1, *shape)).astype("float32")
+
+
 def dynamic_range(model):
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -113,21 +121,36 @@ def rms(y, expected):
     return float(np.sqrt(np.mean((y - expected) ** 2) / np.mean(expected**2)))
 
 
+# The stock converter leaves kernels below 1024 entries in float32, as the first one here is. Its
+# file is nearer to the model than one whose small kernels are rounded can be.
+SMALL_KERNELS = ("unet",)
+
+
+def outputs(blob, x, batch, delegates):
+    run = Runner(blob, delegates)
+    return np.concatenate([run([x[i : i + batch]])[0] for i in range(0, len(x), batch)])
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_file_is_larger_or_further_off_than_the_stock_dynamic_range(name):
     keras.utils.set_random_seed(0)
     model = FAMILIES[name]()
-    x = samples(model)
-    expected = model(x, training=False)
-    stock, blob = dynamic_range(model), to_tflite(model, check=x, rest="int8")
+    batch = model.inputs[0].shape[0] or 24
+    x = np.concatenate([samples(model, 24)] if batch == 24 else list(many(model, 24)))
+    expected = np.concatenate([model(x[i : i + batch]) for i in range(0, len(x), batch)])
+    stock = dynamic_range(model)
+    rested = to_tflite(model, check=x, rest="int8")
+    rounded = to_tflite(swap(model, rounding(8), data=x), check=x)
     half = to_tflite(model, check=x, rest="float16")
-    assert len(blob) <= len(stock)
-    assert len(blob) < len(half) < len(to_tflite(model, check=x))
-    stock_error = rms(run(stock, [x])[0], expected)
+    assert len(rested) <= len(stock) and len(rounded) <= len(stock)
+    assert len(rested) < len(half) < len(to_tflite(model, check=x))
     for delegates in (True, False):
-        assert rms(run(blob, [x], delegates)[0], expected) <= 1.5 * stock_error
-        assert rms(run(half, [x], delegates)[0], expected) <= 2e-3
-    large = [r for r in stored_tensors(blob) if r.encoding != "graph"]
+        most = rms(outputs(stock, x, batch, delegates), expected)
+        assert rms(outputs(rested, x, batch, delegates), expected) <= 1.02 * most
+        assert rms(outputs(half, x, batch, delegates), expected) <= 2e-3
+        if name not in SMALL_KERNELS:
+            assert rms(outputs(rounded, x, batch, delegates), expected) <= 1.02 * most
+    large = [r for r in stored_tensors(rested) if r.encoding != "graph"]
     assert not any(r.encoding == "FLOAT32" and np.prod(r.shape) >= 1024 for r in large)
 
 
