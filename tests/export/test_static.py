@@ -8,6 +8,7 @@ from oracles_export import operators, run
 
 from tfcompress.export import ExportError, to_tflite
 from tfcompress.tflite.reader import read, type_name
+from tfcompress.tflite.runner import Runner
 from tfcompress.tflite.stored_tensors import stored_tensors
 
 
@@ -148,3 +149,73 @@ def test_samples_that_an_input_cannot_hold_are_refused():
             to_tflite(model, check=x)
     whole = np.full((2, 3), 4.0)
     assert to_tflite(model, check=whole).samples == 2
+
+
+def wide(model, x, **options):
+    return to_tflite(model, check=x, activations="static_int16", **options)
+
+
+def images():
+    parts = [layers.Conv2D(24, 3, activation="relu"), layers.DepthwiseConv2D(3), layers.Flatten()]
+    return keras.Sequential([keras.Input((8, 8, 3)), *parts, layers.Dense(4, "softmax")])
+
+
+def steps():
+    cell = layers.LSTM(12, unroll=True)
+    return keras.Sequential([keras.Input((6, 8), batch_size=1), cell, layers.Dense(4)])
+
+
+@pytest.mark.parametrize("make", [images, steps])
+def test_int16_activations_are_finer_than_int8_ones(make):
+    keras.utils.set_random_seed(0)
+    model = make()
+    x = normal(8, *model.inputs[0].shape[1:])
+    files, errors = [wide(model, x), static(model, x)], []
+    for blob in files:
+        for delegates in (True, False):
+            found = [run(blob, [sample[None]], delegates)[0] for sample in x]
+            expected = [np.asarray(model(sample[None])) for sample in x]
+            errors.append(rms(np.concatenate(found), np.concatenate(expected)))
+    assert max(errors[:2]) < 0.01 and max(errors[:2]) < 0.7 * min(errors[2:])
+    kinds = {type_name(tensor) for tensor in read(files[0]).subgraphs[0].tensors}
+    assert {"INT16", "INT8"} <= kinds
+    assert {detail["dtype"] for detail in Runner(files[0]).interpreter.get_input_details()} == {
+        np.float32
+    }
+
+
+def attention():
+    x = inputs = keras.Input((6, 16))
+    x = layers.LayerNormalization()(x + layers.Dense(16, name="fc")(x))
+    return keras.Model(inputs, layers.Dense(4)(x))
+
+
+def loop():
+    cell = layers.LSTM(4, name="loop")
+    return keras.Sequential([keras.Input((6, 8), batch_size=1), cell, layers.Dense(4)])
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (attention, "SQUARED_DIFFERENCE at layer 'fc' with int16"),
+        (loop, r"inside loops, which layers \['loop/lstm_cell'\] are"),
+        (
+            lambda: keras.Sequential([keras.Input((8, 8, 4)), layers.Conv2DTranspose(8, 3)]),
+            "compute integers.*Received: .*PACK",
+        ),
+    ],
+    ids=["operator", "loop", "sizes"],
+)
+def test_what_int16_activations_cannot_do_is_named(make, message):
+    model = make()
+    with pytest.raises(ExportError, match=message):
+        wide(model, normal(8, *model.inputs[0].shape[1:]))
+
+
+def test_int16_activations_need_samples_and_float32_ends():
+    model = keras.Sequential([keras.Input((16,)), layers.Dense(4)])
+    with pytest.raises(ValueError, match=r"`activations='static_int16'` measures its ranges"):
+        to_tflite(model, activations="static_int16")
+    with pytest.raises(ValueError, match="Received: io='int8', activations='static_int16'"):
+        wide(model, normal(4, 16), io="int8")

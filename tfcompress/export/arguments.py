@@ -12,7 +12,7 @@ from tfcompress.tflite.runtimes import parse_version
 from tfcompress.utils.checks import check_ending, check_store
 from tfcompress.utils.types import Activations, Path, Rest, Sample, Store
 
-ACTIVATIONS = ("int8", "float32", "static_int8")
+ACTIVATIONS = ("int8", "float32", "static_int8", "static_int16")
 RESTS = ("float32", "float16", "int8")
 
 
@@ -36,9 +36,9 @@ def check_arguments(
     check_store(store)
     if rest not in RESTS:
         raise ValueError(f"`rest` must be one of {RESTS}. Received: {rest!r}")
-    if activations == "static_int8" and check is None:
+    if activations.startswith("static") and check is None:
         raise ValueError(
-            "`activations='static_int8'` measures its ranges on samples: give `check`."
+            f"`activations={activations!r}` measures its ranges on samples: give `check`."
         )
     if io not in IO_TYPES or (io == "int8" and activations != "static_int8"):
         raise ValueError(

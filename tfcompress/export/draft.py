@@ -51,7 +51,12 @@ class Draft:
     @property
     def static(self) -> bool:
         """Whether all activations are integers with ranges that the file holds."""
-        return self.activations == "static_int8"
+        return self.activations in ("static_int8", "static_int16")
+
+    @property
+    def levels(self) -> int:
+        """The steps in the range of such an integer."""
+        return 2**16 - 1 if self.activations == "static_int16" else 2**8 - 1
 
     @property
     def choose(self) -> partial:

@@ -66,6 +66,8 @@ def to_tflite(
             `"static_int8"`: everything is in int8, for NPUs and microcontrollers, with the ranges
             of `layers.FakeQuant` layers or those measured on `check`; layers that were not
             compressed are rounded to 8 bits too.
+            `"static_int16"`: activations in int16 and kernels in 8 bits, for what needs finer
+            activations, such as recurrent layers; slow on CPUs, where no delegate takes it.
         store: `"fast"`: the smallest form of each kernel that runs at least as fast as float32.
             `"small"`: the fewest bytes. 2- and 4-bit convolutions then run as a GATHER and a matrix
             product, kernels of up to 5 bits are unpacked when the file is loaded (0.05 seconds for

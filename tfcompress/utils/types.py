@@ -48,7 +48,8 @@ Loss: TypeAlias = str | Callable[..., Any] | dict[str, Any] | list[Any] | None  
 Score: TypeAlias = str | Callable[..., Any]  # "magnitude", "obd" or a function of a kernel
 Schedule: TypeAlias = float | Callable[[int], float]  # a number, or a function of the step
 Scope: TypeAlias = Literal["global", "layer"]  # of a share: over all layers, or in each
-Activations: TypeAlias = Literal["int8", "float32", "static_int8"]  # in a .tflite file
+# In a .tflite file.
+Activations: TypeAlias = Literal["int8", "float32", "static_int8", "static_int16"]
 Target: TypeAlias = Literal["bits", "tflite", "macs", "archive"]  # of a budget
 Store: TypeAlias = Literal["fast", "small"]  # what a .tflite file is written for
 Rest: TypeAlias = Literal["float32", "float16", "int8"]  # of kernels that nobody compressed

@@ -18,8 +18,10 @@ def store_exact(draft: Draft) -> None:
 
     The converter's scale is the largest weight of a channel over 127, whose multiples are only near
     levels such as 1/7 of that weight. FULLY_CONNECTED takes 2- and 4-bit kernels too, convolutions
-    take 8-bit ones alone.
+    take 8-bit ones alone. Products of int16 activations keep the converter's kernels.
     """
+    if draft.activations != "static_int8":
+        return
     graph, kernels = Graph(draft.file), _low_bit_kernels(draft.float32)
     for operator in graph.subgraph.operators:
         code = operator_name(graph.model, operator)

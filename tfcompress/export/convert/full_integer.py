@@ -1,10 +1,11 @@
-"""Full-integer files: int8 activations with ranges that the file holds."""
+"""Full-integer files: int8 or int16 activations with ranges that the file holds."""
 
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tfcompress.export.convert.integer_activations import to_int8, to_int16
 from tfcompress.export.convert.ranges import measure_ranges, normalized_later
 from tfcompress.export.convert.stock import convert, name_inputs_and_outputs
 from tfcompress.export.draft import Draft
@@ -38,25 +39,26 @@ def quantize(draft: Draft) -> None:
 
     Raises:
         ExportError: an int8 input cannot hold columns of such different sizes; or the converter
-            does not quantize the model.
+            does not quantize the model; or LiteRT does not run it with int16 activations.
     """
     measured = draft.ranges
     if draft.source is not draft.model.model:
         measured = _convert_with_ranges(draft)
     file = draft.file
     outputs = [entry.name.decode() for entry in draft.float32.signatureDefs[0].outputs]
-    before = normalized_later(Graph(file), measured)
-    if before and draft.io == "int8":
+    before = normalized_later(Graph(file), measured, draft.levels)
+    wide = draft.activations == "static_int16"
+    if before and (wide or draft.io == "int8"):
         raise ExportError(
-            "An input that is normalized has columns of too different sizes for int8 numbers with "
-            "one scale. Use `io='float32'`, or normalize before."
+            "An input that is normalized has columns of too different sizes for integers with one "
+            "scale. Use `activations='static_int8'` with `io='float32'`, or normalize before."
         )
     for index in measured.keys() - before:
         tensor = file.subgraphs[0].tensors[index]
         if not _has_range(tensor):
             _set_range(tensor, *measured[index])
     file.signatureDefs = []
-    draft.file = _quantized(file, draft.io)
+    draft.file = to_int16(file) if wide else to_int8(file, IO_TYPES[draft.io])
     draft.file.signatureDefs = []  # the next line keeps the order of inputs and outputs then
     name_inputs_and_outputs(draft.file, draft.model.input_names(), outputs)
 
@@ -69,17 +71,6 @@ def _convert_with_ranges(draft) -> dict:
     blob = write(file)  # without unused tensors, so that indices hold from here on
     draft.file = read(blob)
     return measure_ranges(blob, draft.batches)
-
-
-def _quantized(file, io):
-    from tensorflow.lite.python.convert import mlir_quantize
-
-    types = {"input_data_type": IO_TYPES[io], "output_data_type": IO_TYPES[io]}
-    try:
-        return read(mlir_quantize(write(file), **types))
-    except Exception as error:  # the converter raises its own and plain ones
-        text = str(error).strip()[-400:]
-        raise ExportError(f"The stock converter cannot quantize the model: {text}") from error
 
 
 def _move_ranges_to_tensors(file) -> None:

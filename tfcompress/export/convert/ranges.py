@@ -32,17 +32,20 @@ def measure_ranges(source: Any, batches: Sequence[list]) -> dict[int, tuple[floa
     return found
 
 
-def normalized_later(graph: Graph, ranges: dict[int, tuple[float, float]]) -> set[int]:
-    """The activations before a normalization, which int8 numbers with one scale cannot hold.
+def normalized_later(
+    graph: Graph, ranges: dict[int, tuple[float, float]], levels: int = LEVELS
+) -> set[int]:
+    """The activations before a normalization, which integers with one scale cannot hold.
 
-    A normalization multiplies each column by a factor of its own. What one int8 step of the input
-    becomes in the column of the largest factor is compared with a step of the output.
+    A normalization multiplies each column by a factor of its own. What one step of the input
+    becomes in the column of the largest factor is compared with an int8 step of the output.
 
     Args:
         graph: the main graph of a float32 file.
         ranges: of its activations.
+        levels: steps in the range of the input.
     """
-    readers, found = {}, set()
+    readers, found, most = {}, set(), LARGEST_LOSS * levels / LEVELS
     for operator in graph.subgraph.operators:
         for index in operator.inputs:
             readers.setdefault(index, []).append(operator)
@@ -52,7 +55,7 @@ def normalized_later(graph: Graph, ranges: dict[int, tuple[float, float]]) -> se
             output, scale = following
             chain, factor = [*chain, output], factor * scale
         before, after = (np.subtract(*ranges[end][::-1]) for end in (chain[0], chain[-1]))
-        if factor.size > 1 and before * np.abs(factor).max() > LARGEST_LOSS * after:
+        if factor.size > 1 and before * np.abs(factor).max() > most * after:
             found |= set(chain[:-1])
     return found
 
@@ -64,7 +67,8 @@ def measure_noise(draft: Draft) -> None:
     """
     draft.ranges = measure_ranges(draft.float32, draft.batches)
     learned = rounded_activations(draft.float32, draft.source)
-    before = normalized_later(Graph(draft.float32), draft.ranges)
+    before = normalized_later(Graph(draft.float32), draft.ranges, draft.levels)
+    # Int8 steps for int16 activations too: kernels in 8 bits are what their files round.
     steps = {index: (high - low) / LEVELS for index, (low, high) in draft.ranges.items()}
     draft.rounded = {i: max(learned[i], step) for i, step in steps.items() if i not in before}
 

@@ -1,0 +1,115 @@
+"""The stock converter's two quantizers: both take a float32 file whose tensors have ranges."""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from tfcompress.export.kernels.kernel import layer_of
+from tfcompress.tflite.graph_editor import Graph
+from tfcompress.tflite.reader import operator_name, read
+from tfcompress.tflite.runner import Runner
+from tfcompress.tflite.writer import write
+from tfcompress.utils.errors import ExportError
+
+WHOLE = ("INT32", "INT64", "BOOL")
+
+
+def to_int8(file: Any, io: Any) -> Any:
+    """The file with int8 activations and kernels.
+
+    Args:
+        file: a `ModelT` whose tensors have ranges.
+        io: the TensorFlow dtype of its inputs and outputs.
+    """
+    from tensorflow.lite.python.convert import mlir_quantize
+
+    types = {"input_data_type": io, "output_data_type": io}
+    try:
+        return read(mlir_quantize(write(file), **types))
+    except Exception as error:  # the converter raises its own and plain ones
+        raise ExportError(_message(error)) from error
+
+
+def to_int16(file: Any) -> Any:
+    """The file with int16 activations and int8 kernels, float32 inputs and outputs.
+
+    Raises:
+        ExportError: LiteRT does not run an operator so; the message names the layer before it.
+    """
+    from tensorflow.lite.python.optimize import calibrator
+
+    for tensor in file.subgraphs[0].tensors:
+        table = tensor.quantization
+        if table is not None and table.min is not None:  # one scale, and zero in the middle
+            peak = max(abs(table.min[0]), abs(table.max[0]))
+            table.min, table.max = [-peak], [peak]
+    kinds = [np.dtype(kind).num for kind in ("float32", "float32", "int16", "int64")]
+    io, _, activation, bias = kinds
+    _refuse_loops(file)
+    _refuse_integers(file)
+    blob = write(file)  # which must outlive the quantizer: it reads these bytes
+    try:
+        work = calibrator._calibration_wrapper.CalibrationWrapper(blob, [], [])
+        new = work.QuantizeModel(io, io, True, activation, bias, False, False)
+    except Exception as error:
+        raise ExportError(_message(error)) from error
+    made = read(new)
+    for tensor in made.subgraphs[0].tensors:
+        tensor.name = tensor.name or b""
+    _refuse_what_does_not_run(new, made)
+    return made
+
+
+def _message(error) -> str:
+    return f"The stock converter cannot quantize the model: {str(error).strip()[-400:]}"
+
+
+def _refuse_loops(file) -> None:
+    inner = [tensor.name.decode() for graph in file.subgraphs[1:] for tensor in graph.tensors]
+    layers = sorted({layer_of(name) for name in inner if name.endswith("kernel")})
+    if len(file.subgraphs) > 1:
+        raise ExportError(
+            f"Int16 activations have no ranges inside loops, which layers {layers} are. Give these "
+            "`unroll=True`, or use `activations='static_int8'`, in which loops stay in float32."
+        )
+
+
+def _refuse_integers(file) -> None:
+    """Refuses operators that compute integers, for which the quantizer wants ranges."""
+    graph = Graph(file)
+    whole = [o for o in graph.subgraph.operators if o.outputs and graph.type(o.outputs[0]) in WHOLE]
+    codes = sorted({operator_name(file, operator) for operator in whole})
+    if codes:
+        raise ExportError(
+            "Int16 activations do not go with operators that compute integers, as for the ids of "
+            f"an Embedding or for sizes that are not known. Received: {', '.join(codes)}. Fix the "
+            "batch size with `input_signature`, or use `activations='static_int8'`."
+        )
+
+
+def _refuse_what_does_not_run(blob, file) -> None:
+    for delegates in (True, False):
+        try:
+            interpreter = Runner(blob, delegates).interpreter
+            interpreter.allocate_tensors()
+            for detail in interpreter.get_input_details():
+                interpreter.set_tensor(detail["index"], np.zeros(detail["shape"], detail["dtype"]))
+            interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise ExportError(
+                f"LiteRT does not run {_place_of(file, str(error))} with int16 activations: "
+                f"{str(error).strip()[:300]} Use `activations='static_int8'` or 'int8'."
+            ) from error
+
+
+def _place_of(file, text) -> str:
+    """The operator that an error of LiteRT names by its number, and the last layer before it."""
+    found = re.search(r"Node number (\d+) \((\w+)\)", text)
+    if found is None:
+        return "the file"
+    graph = Graph(file)
+    before = graph.subgraph.operators[: int(found[1]) + 1]
+    names = [graph.name(i) for o in before for i in o.inputs if i >= 0]
+    layers = [layer_of(name) for name in names if name.endswith("/kernel")]
+    return f"{found[2]}" + (f" at layer {layers[-1]!r}" if layers else "")
