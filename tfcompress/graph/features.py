@@ -13,6 +13,7 @@ from tfcompress.graph.private_keras import (
     history_of,
     inbound_nodes,
     inputs_structure,
+    layers_in,
     run_through_graph,
 )
 from tfcompress.utils.types import Tensor
@@ -109,6 +110,8 @@ def activation_of(tensor: Tensor) -> Callable[..., Any] | None:
     arriving = inbound_nodes(operation)[0].input_tensors
     if isinstance(operation, PASSING) and arriving:
         return activation_of(arriving[0])
+    if isinstance(operation, keras.layers.Layer) and layers_in(operation, include_self=False):
+        return keras.activations.linear  # the activation of a block is one inside it
     kind = type(operation).__name__
     if kind in ("Softmax", "Sigmoid", "ReLU", "Relu"):  # layers, and bare operations
         return getattr(keras.activations, kind.lower())
