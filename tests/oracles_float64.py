@@ -58,17 +58,52 @@ def _apply(layer, x):
     if isinstance(layer, layers.BatchNormalization):
         gamma, beta, mean, variance = map(np.float64, layer.get_weights())
         return (x - mean) / np.sqrt(variance + layer.epsilon) * gamma + beta
+    if isinstance(layer, layers.LSTM):
+        return _lstm(layer.cell, x)
+    if isinstance(layer, layers.Embedding):
+        return _array(layer.embeddings)[x.astype(int)]
     kernel = _array(layer.kernel)
     y = x @ kernel if kernel.ndim == 2 else _convolve(layer, x, kernel)
     y = y if layer.bias is None else y + _array(layer.bias)
     return ACTIVATIONS[layer.activation.__name__](y)
 
 
+def _lstm(cell, x):
+    """The outputs of all steps."""
+    kernel, inner, bias = map(_array, (cell.kernel, cell.recurrent_kernel, cell.bias))
+    h = c = np.zeros((len(x), cell.units))
+    outputs = []
+    for step in x.swapaxes(0, 1):
+        i, f, g, o = np.split(step @ kernel + h @ inner + bias, 4, 1)
+        i, f, o = (1 / (1 + np.exp(-gate)) for gate in (i, f, o))
+        c = f * c + i * np.tanh(g)
+        h = o * np.tanh(c)
+        outputs.append(h)
+    return np.stack(outputs, 1)
+
+
 def _convolve(layer, x, kernel):
+    if isinstance(layer, layers.Conv2DTranspose):
+        return _transposed(x, kernel, layer.strides[0])
+    if kernel.ndim == 5:  # three dimensions, each place once
+        windows = sliding_window_view(x, kernel.shape[:3], (1, 2, 3))
+        return np.einsum("bdhwituv,tuvio->bdhwo", windows, kernel)
     if kernel.ndim == 3:  # one dimension
         rest = {"strides": (1, *layer.strides), "rates": (1, *layer.dilation_rate)}
         return _convolve_2d(x[:, None], kernel[None], layer, **rest)[:, 0]
     return _convolve_2d(x, kernel, layer, layer.strides, layer.dilation_rate)
+
+
+def _transposed(x, kernel, stride):
+    """Each input adds its multiple of the kernel to a window of the output, without padding."""
+    (batch, height, width, _), side = x.shape, kernel.shape[0]
+    sizes = [(n - 1) * stride + side for n in (height, width)]
+    y = np.zeros((batch, *sizes, kernel.shape[2]))
+    for row, column in np.ndindex(height, width):
+        top, left = row * stride, column * stride
+        added = np.einsum("bi,tuoi->btuo", x[:, row, column], kernel)
+        y[:, top : top + side, left : left + side] += added
+    return y
 
 
 def _convolve_2d(x, kernel, layer, strides, rates):

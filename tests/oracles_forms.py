@@ -303,8 +303,34 @@ def _static():
     yield "static network of int8 inputs", Form(small_cnn, full, limit=0.05, samples=24)
 
 
+def _loops_and_others():
+    """Kernels in the body of a loop, tables, and operators that get unpacked kernels."""
+    sequences = (12, 16)
+
+    def recurrent(bits):
+        model = plain(sequences, layers.LSTM(24, return_sequences=True))
+        return tfc.swap(model, tfc.layers.rounding(bits)) if bits < 32 else model
+
+    yield "recurrent", Form(partial(recurrent, 32), sites=None, limit=1e-5)
+    for bits in (8, 4, 2):
+        yield f"recurrent, {bits} bits", Form(partial(recurrent, bits), sites=None, limit=0.1)
+    for bits in (8, 4, 2):
+        rounded = tfc.layers.rounding(bits)
+        make = partial(lambda r: tfc.swap(plain((6,), layers.Embedding(40, 16)), r), rounded)
+        yield f"table, {bits} bits", Form(make, sites=None, limit=1e-5)
+    eight = tfc.layers.rounding(8)
+    others = {
+        "transposed convolution": ((5, 6, 8), layers.Conv2DTranspose(8, 3, strides=2)),
+        "convolution in three dimensions": ((4, 5, 6, 4), layers.Conv3D(8, 3)),
+    }
+    for name, (shape, layer) in others.items():
+        make = partial(lambda *parts: tfc.swap(plain(*parts), eight), shape, layer)
+        yield name, Form(make, sites=None, limit=1e-5)
+
+
 def every_form():
-    for group in (_low_bit, _convolutions, _unpacked, _sparse, _structured, _chains, _static):
+    groups = (_low_bit, _convolutions, _unpacked, _sparse, _structured, _chains, _static)
+    for group in (*groups, _loops_and_others):
         yield from group()
 
 

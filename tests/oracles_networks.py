@@ -59,8 +59,10 @@ def network():
 
 
 def inputs_of(model, count=3, seed=1):
-    random = np.random.default_rng(seed)
-    return random.standard_normal((count, *model.input_shape[1:])).astype("float32")
+    random, shape = np.random.default_rng(seed), (count, *model.input_shape[1:])
+    if isinstance(model.layers[0], layers.Embedding):
+        return random.integers(0, model.layers[0].input_dim, shape).astype("float32")
+    return random.standard_normal(shape).astype("float32")
 
 
 def chain(shape, kind, maker, parts):
