@@ -28,8 +28,8 @@ def load_data(source: str, model: keras.Model | None = None) -> Any:
         model: the Keras model that the data is for, whose input size images get.
 
     Returns:
-        `(x,)`, `(x, y)` or `(x, y, sample_weight)` for an .npz file, a batched dataset for a folder, anything for a
-        function.
+        `(x,)`, `(x, y)` or `(x, y, sample_weight)` for an .npz file, a batched dataset for a
+        folder, anything for a function.
 
     Raises:
         ValueError: the text names none of these, or the data do not have this form.

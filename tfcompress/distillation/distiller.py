@@ -6,10 +6,10 @@ from typing import Any, Self
 import keras
 from keras import ops
 
-from tfcompress.distillation import losses
 from tfcompress.distillation.checks import as_list, check_arguments, check_labels, check_models
 from tfcompress.distillation.hints import Hint, HintStage, Link, hint_loss
-from tfcompress.distillation.labels import results_of, weighted_mean, without_unknown
+from tfcompress.distillation.labels import results_of, without_unknown
+from tfcompress.distillation.meaning import soft_loss
 from tfcompress.distillation.teacher import (
     Teacher,
     TeacherCache,
@@ -18,8 +18,8 @@ from tfcompress.distillation.teacher import (
     split,
     targets_of,
 )
-from tfcompress.graph.features import Forward, Tapped, output_activations
-from tfcompress.graph.private_training import compiled_loss, of_all_replicas, of_replica
+from tfcompress.graph.features import Forward, Tapped
+from tfcompress.graph.private_training import of_all_replicas, of_replica
 from tfcompress.utils.outputs import per_output
 from tfcompress.utils.types import Config, Data, Path, Tensor
 
@@ -118,12 +118,14 @@ class Distiller(keras.Model):
         self.built = student.built
 
     @property
+    def teachers(self) -> list[keras.Model]:
+        """The teachers; none in a Distiller that was loaded without."""
+        return [] if self._teacher is None else self._teacher.models
+
+    @property
     def teacher(self) -> keras.Model | list[keras.Model] | None:
         """The teacher, a list of several, or None in a Distiller that was loaded without one."""
-        if self._teacher is None:
-            return None
-        models = self._teacher.models
-        return models[0] if len(models) == 1 else models
+        return self.teachers[0] if len(self.teachers) == 1 else self.teachers or None
 
     @property
     def output_names(self) -> list[str] | None:
@@ -131,7 +133,8 @@ class Distiller(keras.Model):
 
     def __dir__(self):
         # Keras saves the models that it finds among the attributes listed here.
-        return [name for name in super().__dir__() if name != "teacher" or self.save_teacher]
+        names = () if self.save_teacher else ("teacher", "teachers")
+        return [name for name in super().__dir__() if name not in names]
 
     def set_teacher(self, teacher: keras.Model | Sequence[keras.Model]) -> None:
         """Sets the teacher of a Distiller that was saved without one.
@@ -161,15 +164,13 @@ class Distiller(keras.Model):
         training: bool = True,
     ) -> Tensor:
         forward = y_pred if isinstance(y_pred, Forward) else Forward(y_pred, [])
-        outputs = forward.outputs
-        terms = {}
+        outputs, terms = forward.outputs, {}
         if y is not None and self._compile_loss is not None:
-            labelled = self._without_unknown(y, outputs, sample_weight)
-            terms["task_loss"] = self._compile_loss(*labelled)
+            terms["task_loss"] = self._compile_loss(*self._known(y, outputs, sample_weight))
         if training or not terms:
             targets = self._targets(x, outputs)
-            weights = self._per_output(sample_weight, outputs)
-            terms["soft_loss"] = of_replica(self._soft_loss(targets, outputs, weights))
+            weights = per_output(sample_weight, outputs, self.output_names)
+            terms["soft_loss"] = soft_loss(self, self.teachers, targets, outputs, weights)
         penalties = [of_replica(ops.sum(loss)) for loss in self.losses]
         if not training:
             return sum([*terms.values(), *penalties])
@@ -177,25 +178,22 @@ class Distiller(keras.Model):
             # weights that differ between outputs say nothing about a hint
             weight = None if keras.tree.is_nested(sample_weight) else sample_weight
             features = targets[len(weights) :]
-            value = hint_loss(self._links, features, forward.features, weight)
-            terms["hint_loss"] = of_replica(value)
+            terms["hint_loss"] = hint_loss(self._links, features, forward.features, weight)
         for name, value in terms.items():
             self._parts[name].update_state(of_all_replicas(value))
         factors = {"task_loss": 1 - self.alpha, "soft_loss": self.alpha, "hint_loss": 1.0}
-        weighted = [factors[name] * value for name, value in terms.items()]
-        return sum([*weighted, *penalties])
+        return sum([*(factors[name] * value for name, value in terms.items()), *penalties])
 
     def compute_metrics(
         self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None
     ) -> dict[str, Any]:
-        training = isinstance(y_pred, Forward)
-        shown = list(self.metrics)
+        training, shown = isinstance(y_pred, Forward), list(self.metrics)
         if y is None:
             unlabelled = (self._compile_metrics, self._parts["task_loss"])
             shown = [metric for metric in shown if metric not in unlabelled]
         elif self._compile_metrics is not None:
             outputs = y_pred.outputs if training else y_pred
-            self._compile_metrics.update_state(*self._without_unknown(y, outputs, sample_weight))
+            self._compile_metrics.update_state(*self._known(y, outputs, sample_weight))
         if not training:
             shown = [metric for metric in shown if metric not in self._parts.values()]
         return results_of(shown)
@@ -281,9 +279,7 @@ class Distiller(keras.Model):
         return cls(**config | {"hints": [Hint(**hint) for hint in config["hints"]]})
 
     def _scalar(self, name, value):
-        variable = self.add_weight(
-            (), initializer="zeros", dtype="float32", trainable=False, autocast=False, name=name
-        )
+        variable = self.add_weight((), "zeros", "float32", False, autocast=False, name=name)
         variable.assign(value)
         return variable
 
@@ -299,52 +295,6 @@ class Distiller(keras.Model):
         """The teacher's logits of each output and features of each hint, for a batch."""
         return targets_of(self._teacher, x, len(keras.tree.flatten(outputs)) + len(self._links))
 
-    def _soft_loss(self, targets, outputs, weights):
-        temperature = ops.convert_to_tensor(self.temperature)
-        students = output_activations(self.student)
-        values, (functions, factors) = [], self.soft_losses(outputs)
-        for i, output in enumerate(keras.tree.flatten(outputs)):
-            logits = losses.to_logits(output, students and students[i])
-            values.append(functions[i](targets[i], logits, temperature))
-        means = map(weighted_mean, values, weights)
-        return sum((factor * mean for factor, mean in zip(factors, means, strict=True)), 0.0)
-
-    def soft_losses(self, outputs: Tensor) -> tuple[list, list[float]]:
-        """The function that compares each output with the teacher's, and its loss weight.
-
-        Args:
-            outputs: of the student.
-
-        Raises:
-            ValueError: it cannot be told what an output means.
-        """
-        tasks, factors = self._tasks(outputs)
-        models = [output_activations(self.student)]
-        models += [] if self._teacher is None else self._teacher.activations
-        functions = []
-        for i, output in enumerate(keras.tree.flatten(outputs)):
-            ends = [each and each[i] for each in models]
-            own = self.soft_loss
-            functions.append(own or losses.loss_for(ends, tasks[i], output.shape[-1]))
-        return functions, factors
-
-    def _tasks(self, outputs):
-        """The losses that may tell what each output means, and the loss weights of the outputs."""
-        models = [self] if self._teacher is None else [self, *self._teacher.models]
-        known = [(model, compiled_loss(model)) for model in models]
-        count = len(keras.tree.flatten(outputs))
-        tasks, factors = [[] for _ in range(count)], None
-        for model, (loss, weights) in [(m, both) for m, both in known if both is not None]:
-            names = getattr(model, "output_names", None)
-            for row, task in zip(tasks, per_output(loss, outputs, names), strict=True):
-                row.append(task)
-            if factors is None:
-                factors = per_output(weights, outputs, names)
-        return tasks, [1.0 if one is None else one for one in factors or [None] * count]
-
-    def _without_unknown(self, y, outputs, sample_weight):
+    def _known(self, y, outputs, sample_weight):
         """The arguments of a compiled loss or metric, without the unknown labels."""
         return without_unknown(y, outputs, sample_weight, self.loss, self.output_names)
-
-    def _per_output(self, values, outputs):
-        return per_output(values, outputs, self.output_names)

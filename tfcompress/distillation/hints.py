@@ -137,7 +137,7 @@ def hint_loss(
     features: Sequence[Tensor],
     sample_weight: Tensor = None,
 ) -> Tensor:
-    """The weighted sum of the losses of all hints.
+    """The weighted sum of the losses of all hints, by replica.
 
     Args:
         links: the `Link`s.
@@ -146,10 +146,11 @@ def hint_loss(
         sample_weight: weights of the examples, or None.
     """
     terms = zip(links, targets, features, strict=True)
-    return sum(
+    total = sum(
         link.hint.weight * weighted_mean(link.value(target, feature), sample_weight)
         for link, target, feature in terms
     )
+    return of_replica(total)
 
 
 def loss_function(loss: Loss) -> Callable[..., Any]:
@@ -189,7 +190,7 @@ class HintStage(keras.Model):
     ) -> Tensor:
         features = self._targets(x, self._outputs)[len(self._outputs) :]
         value = hint_loss(self._links, features, y_pred, sample_weight)
-        return of_replica(sum([value, *map(ops.sum, self.losses)]))
+        return sum([value, *(of_replica(ops.sum(loss)) for loss in self.losses)])
 
 
 def _compatible(shape, other):

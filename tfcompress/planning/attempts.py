@@ -10,6 +10,7 @@ import numpy as np
 from tfcompress.archive import files as archive
 from tfcompress.distillation.distiller import Distiller
 from tfcompress.distillation.losses import squared_error
+from tfcompress.distillation.meaning import soft_losses
 from tfcompress.export import file_bytes
 from tfcompress.graph.copy import copied
 from tfcompress.graph.private_training import compiled_loss
@@ -194,7 +195,8 @@ class Compressor:
         learner = Distiller(student=student, **terms)
         learner.compile(loss=self.loss, loss_weights=self.loss_weights)
         try:
-            learner.soft_losses(student(rows(self.calibration, slice(1)), training=False))
+            outputs = student(rows(self.calibration, slice(1)), training=False)
+            soft_losses(learner, [self.teacher], outputs)
         except ValueError:
             learner = Distiller(student=student, **terms, soft_loss=squared_error)
         return learner

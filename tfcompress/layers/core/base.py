@@ -22,10 +22,10 @@ from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.core.ordinary import (
     COMMON,
     common_config,
-    copy_flags,
     glorot_variance,
     kernel_of,
     positions,
+    take_over,
 )
 from tfcompress.layers.core.refusal import refuse
 from tfcompress.numerics.codecs import Packed, pack
@@ -200,11 +200,7 @@ class CompressedLayer(keras.layers.Layer):
         new = cls(**arguments, **cls.resolve(w.shape, w=w, metric=metric, **options))
         new.build((layer.get_build_config() or {}).get("input_shape"))
         new.fit_kernel(w, metric)
-        if new.bias is not None:
-            new.bias.assign(layer.bias)
-        new.trainable = layer.trainable  # for each variable, so not before they exist
-        copy_flags(layer, new.parts.values(), new.bias)
-        new.supports_masking = layer.supports_masking
+        take_over(layer, new)
         return new
 
     @classmethod

@@ -1,7 +1,6 @@
 """The ordinary layers that compressed ones come from and turn into."""
 
 import math
-from typing import Any
 
 import keras
 import numpy as np
@@ -70,14 +69,21 @@ def ordinary_layer(
     return new
 
 
-def copy_flags(layer: keras.layers.Layer, parts: Any, bias: keras.Variable | None) -> None:
-    """Freezes the parts and the bias that stand for frozen variables of a layer."""
-    kernel = kernel_of(layer)  # which is a tensor where the layer is a compressed one
+def take_over(layer: keras.layers.Layer, new: keras.layers.Layer) -> None:
+    """Gives a built compressed layer the bias and the flags of the layer that it is made from.
+
+    Its parts are frozen where the kernel is, and its bias where the bias is.
+    """
+    if new.bias is not None:
+        new.bias.assign(layer.bias)
+    new.trainable = layer.trainable  # for each variable, so not before they exist
+    kernel = kernel_of(layer)  # a tensor where the layer is a compressed one
     if isinstance(kernel, keras.Variable) and not kernel.trainable:
-        for part in parts:
+        for part in new.parts.values():
             part.trainable = False
-    if bias is not None and layer.bias is not None and not layer.bias.trainable:
-        bias.trainable = False
+    if new.bias is not None and not layer.bias.trainable:
+        new.bias.trainable = False
+    new.supports_masking = layer.supports_masking
 
 
 def to_rows(w: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
