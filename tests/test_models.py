@@ -5,8 +5,6 @@ import tensorflow as tf
 
 from tfcompress import models
 
-RNG = np.random.default_rng(0)
-
 
 @pytest.mark.parametrize(
     "build, count",
@@ -26,23 +24,23 @@ def test_narrow_nets_of_small_images(build):
     assert model.count_params() < 3e6
 
 
-def torch_state(model):
+def torch_state(rng, model):
     """Random arrays in torch's names and order for a model of ours."""
     state = {}
     for layer in model.layers:
         name = layer.name.replace("_", ".")
         if isinstance(layer, keras.layers.Conv2D):
             h, w, i, o = layer.kernel.shape
-            state[f"{name}.weight"] = RNG.normal(size=(o, i, h, w)) / np.sqrt(h * w * i)
+            state[f"{name}.weight"] = rng.normal(size=(o, i, h, w)) / np.sqrt(h * w * i)
         elif isinstance(layer, keras.layers.Dense):
-            state[f"{name}.weight"] = RNG.normal(size=layer.kernel.shape[::-1]) / 10
+            state[f"{name}.weight"] = rng.normal(size=layer.kernel.shape[::-1]) / 10
         elif isinstance(layer, keras.layers.BatchNormalization):
             size = layer.gamma.shape[0]
             for key in ("weight", "bias", "running_mean", "running_var"):
-                state[f"{name}.{key}"] = RNG.uniform(0.5, 1.5, size)
+                state[f"{name}.{key}"] = rng.uniform(0.5, 1.5, size)
             state[f"{name}.num_batches_tracked"] = np.array(7)
         if getattr(layer, "bias", None) is not None:
-            state[f"{name}.bias"] = RNG.normal(size=layer.bias.shape)
+            state[f"{name}.bias"] = rng.normal(size=layer.bias.shape)
     return state
 
 
@@ -124,19 +122,21 @@ def torch_resnet18(x, state):
     ],
 )
 def test_torch_states_give_torch_outputs(build, reference, size):
+    rng = np.random.default_rng(0)
     model = build((size, size, 3), 5, width=1 / 16)
-    state = torch_state(model)
+    state = torch_state(rng, model)
     models.load_torch_state(model, state)
-    x = RNG.normal(size=(2, 3, size, size))
+    x = rng.normal(size=(2, 3, size, size))
     expected = reference(x, state)
     found = model(x.transpose(0, 2, 3, 1)).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
 def test_bad_states_leave_the_model_alone():
+    rng = np.random.default_rng(0)
     model = models.vgg16((32, 32, 3), 5, width=1 / 32)
     before = model.get_weights()
-    state = torch_state(model)
+    state = torch_state(rng, model)
     with pytest.raises(ValueError, match=r"no 'features.28.bias'"):
         models.load_torch_state(model, {k: v for k, v in state.items() if k != "features.28.bias"})
     with pytest.raises(ValueError, match="extra"):

@@ -7,8 +7,6 @@ from hypothesis import strategies as st
 from tfcompress import score
 from tfcompress.pruning.masks import tighten
 
-RNG = np.random.default_rng(0)
-
 
 def kept(scores, sparsity):
     mask = {"w": np.ones(scores.shape, bool)}
@@ -24,7 +22,8 @@ def test_the_optimal_brain_damage_saliency_by_hand():
 
 
 def test_random_is_the_same_each_time_and_prunes_the_gone_first():
-    w = RNG.normal(size=(5, 6))
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(5, 6))
     w[2] = 0
     np.testing.assert_array_equal(score.random(w), score.random(w.copy()))
     assert (score.random(w)[2] == 0).all()
@@ -37,7 +36,8 @@ def test_random_is_the_same_each_time_and_prunes_the_gone_first():
     shape=st.tuples(st.integers(1, 4), st.integers(1, 4)),
 )
 def test_block_gives_each_weight_the_mean_of_its_block(rows, columns, shape):
-    w = RNG.normal(size=(rows, columns))
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(rows, columns))
     found = score.block("magnitude", shape)(w)
     for i in range(rows):
         for j in range(columns):
@@ -47,7 +47,8 @@ def test_block_gives_each_weight_the_mean_of_its_block(rows, columns, shape):
 
 
 def test_blocks_go_as_a_whole():
-    w = RNG.normal(size=(2, 2, 4, 32))  # (16, 32)
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(2, 2, 4, 32))  # (16, 32)
     mask = kept(score.block("magnitude", (1, 16))(w), 0.75).reshape(16, 2, 16)
     assert (mask.all(2) | ~mask.any(2)).all() and mask.mean() == 0.25
 
@@ -68,7 +69,8 @@ def test_m_of_each_n_stay(m, more, rows, seed):
 
 
 def test_two_of_four_by_the_pruner():
-    w = RNG.normal(size=(3, 3, 8, 5))
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(3, 3, 8, 5))
     mask = kept(score.m_by_n("magnitude", 2, 4)(w), 0.5)
     assert (mask.reshape(18, 4, 5).sum(1) == 2).all()
     mask = kept(score.m_by_n("magnitude", 2, 4)(w), 0.9)  # no more than the pattern allows
@@ -76,7 +78,8 @@ def test_two_of_four_by_the_pruner():
 
 
 def test_a_score_uses_the_curvature_and_survives_saving():
-    w, d = RNG.normal(size=(8, 6)), RNG.random((8, 6))
+    rng = np.random.default_rng(0)
+    w, d = rng.normal(size=(8, 6)), rng.random((8, 6))
     for one in (
         score.block("obd", (2, 3)),
         score.m_by_n("obd", 1, 4),

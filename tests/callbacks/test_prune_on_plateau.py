@@ -80,8 +80,9 @@ def test_validation_loss_and_a_second_fit():
 
 
 def test_mean_loss_is_that_of_evaluate():
+    rng = np.random.default_rng(0)
     model = net()
-    weights = RNG.uniform(size=len(X))
+    weights = rng.uniform(size=len(X))
     data = X, Y, weights
     expected = np.mean(weights * np.square(model(X) - Y)[:, 0])
     assert objective.mean_loss(model, data) == pytest.approx(expected, rel=1e-5)

@@ -4,8 +4,6 @@ import pytest
 
 import tfcompress as tfc
 
-rng = np.random.default_rng(0)
-
 
 def net():
     model = keras.Sequential(
@@ -25,6 +23,7 @@ def statistics(model):
 
 
 def test_statistics_are_those_of_the_inference_weights_at_each_evaluation():
+    rng = np.random.default_rng(0)
     x, y = rng.standard_normal((128, 16)).astype("float32"), rng.random((128, 12))
     model, seen = net(), []
 
@@ -47,6 +46,7 @@ def test_statistics_are_those_of_the_inference_weights_at_each_evaluation():
 
 
 def test_training_is_not_touched():
+    rng = np.random.default_rng(0)
     x, y = rng.standard_normal((128, 16)), rng.random((128, 12))
     kernels = []
     for callbacks in ([], [tfc.callbacks.RecalibrateBatchNorm(x)]):

@@ -256,8 +256,9 @@ def test_labelled_and_unlabelled_data_in_one_fit():
 
 
 def test_sample_and_class_weights_act_on_each_term():  # peer: sample_weight is not used
+    rng = np.random.default_rng(0)
     student, teacher = net(3, "s", norm=False), net(8, "t")
-    weight = RNG.random(48).astype("float32")
+    weight = rng.random(48).astype("float32")
     expected = hand_loss(student, teacher, X, Y, 0.5, 2.0, weight)
     distiller = made(student, teacher)
     assert step_loss(distiller, X, Y, sample_weight=weight) == pytest.approx(expected, rel=1e-5)

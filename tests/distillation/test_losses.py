@@ -8,15 +8,13 @@ from scipy.special import expit, log_softmax, softmax
 from tfcompress.distillation import losses
 from tfcompress.distillation.labels import kind_of, known_labels, per_output, weighted_mean
 
-RNG = np.random.default_rng(0)
-
 
 def numpy(x):
     return keras.ops.convert_to_numpy(x)
 
 
-def logits(shape=(6, 5)):
-    return tuple(RNG.normal(0, 3, (2, *shape)).astype("float32"))
+def logits(rng, shape=(6, 5)):
+    return tuple(rng.normal(0, 3, (2, *shape)).astype("float32"))
 
 
 def kl(p, q):
@@ -25,21 +23,24 @@ def kl(p, q):
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 def test_softmax_kl_is_hintons(temperature):
-    t, s = logits()
+    rng = np.random.default_rng(0)
+    t, s = logits(rng)
     expected = temperature**2 * kl(softmax(t / temperature, -1), softmax(s / temperature, -1))
     np.testing.assert_allclose(numpy(losses.softmax_kl(t, s, temperature)), expected, rtol=2e-5)
 
 
 def test_gradients_keep_their_size_at_high_temperature():
     # the limit of T^2 KL for large T: half the variance-like distance of centred logits over c
-    t, s = logits()
+    rng = np.random.default_rng(0)
+    t, s = logits(rng)
     centred = (t - t.mean(-1, keepdims=True)) - (s - s.mean(-1, keepdims=True))
     expected = 0.5 * np.mean(centred**2, -1)
     np.testing.assert_allclose(numpy(losses.softmax_kl(t, s, 300.0)), expected, rtol=0.02)
 
 
 def test_sigmoid_kl_sums_bernoulli_distributions():
-    t, s = logits()
+    rng = np.random.default_rng(0)
+    t, s = logits(rng)
     p, q = expit(t / 2), expit(s / 2)
     expected = 4 * np.sum(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)), -1)
     np.testing.assert_allclose(numpy(losses.sigmoid_kl(t, s, 2.0)), expected, rtol=1e-4)
@@ -58,7 +59,8 @@ def test_decoupled_with_the_teachers_own_weight_is_the_plain_loss(seed, classes,
 
 
 def test_decoupled_takes_the_teachers_choice_without_labels():
-    t, s = logits()
+    rng = np.random.default_rng(0)
+    t, s = logits(rng)
     with_labels = losses.decoupled(t, s, 2.0, t.argmax(-1))
     np.testing.assert_array_equal(numpy(losses.decoupled(t, s, 2.0)), numpy(with_labels))
 
@@ -77,19 +79,22 @@ def test_attention_transfer_of_other_sizes():
 
 
 def test_a_softmax_is_undone():
-    t, _ = logits()
+    rng = np.random.default_rng(0)
+    t, _ = logits(rng)
     found = numpy(losses.to_logits(softmax(t, -1), keras.activations.softmax))
     np.testing.assert_allclose(log_softmax(found, -1), log_softmax(t, -1), atol=2e-3)
 
 
 def test_a_sigmoid_is_undone():
-    t, _ = logits()
+    rng = np.random.default_rng(0)
+    t, _ = logits(rng)
     found = numpy(losses.to_logits(expit(t), keras.activations.sigmoid))
     np.testing.assert_allclose(found, t, atol=1e-3)
 
 
 def test_probabilities_of_a_hidden_model_are_seen():
-    t, _ = logits()
+    rng = np.random.default_rng(0)
+    t, _ = logits(rng)
     found = numpy(losses.to_logits(softmax(t, -1), None))
     np.testing.assert_allclose(log_softmax(found, -1), log_softmax(t, -1), atol=2e-3)
     np.testing.assert_array_equal(numpy(losses.to_logits(t, None)), t)

@@ -8,7 +8,6 @@ from tfcompress.graph.intercept import watch_inputs
 from tfcompress.graph.paths import walk
 
 L = keras.layers
-RNG = np.random.default_rng(0)
 
 
 def net():
@@ -35,8 +34,9 @@ def inputs_of(model, name, x):
 
 @pytest.mark.parametrize("as_dict", [False, True])
 def test_each_layer_sees_what_it_gets_before_and_after(as_dict):
+    rng = np.random.default_rng(0)
     model, changed = net(), net()
-    x = [RNG.normal(size=(300, 6)).astype("float32") for _ in range(2)]
+    x = [rng.normal(size=(300, 6)).astype("float32") for _ in range(2)]
     data = dict(zip("ab", x, strict=True)) if as_dict else x
     order = []
 
@@ -78,8 +78,9 @@ def test_unbuilt_models_are_refused():
 
 
 def test_chains_run_in_the_place_of_a_layer():
+    rng = np.random.default_rng(0)
     model = keras.Sequential([keras.Input((4,)), L.Dense(4, name="a"), L.Dense(2, name="b")])
-    x = RNG.normal(size=(8, 4)).astype("float32")
+    x = rng.normal(size=(8, 4)).astype("float32")
     chain = [layer for layer in copied(model).layers[:1]] * 2
     seen = []
 
@@ -133,9 +134,10 @@ def called():
 
 @pytest.mark.parametrize("make", [graph_of_composites, called])
 def test_parts_of_composites_change_in_the_order_of_their_calls(make):
+    rng = np.random.default_rng(0)
     model = make()
     changed = copied(model)
-    x = RNG.normal(size=(300, 6)).astype("float32")
+    x = rng.normal(size=(300, 6)).astype("float32")
     paths = {id(layer): path for path, (layer, _) in walk(model).items()}
     others = {path: layer for path, (layer, _) in walk(changed).items()}
     order = []

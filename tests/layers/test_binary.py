@@ -8,8 +8,6 @@ import tfcompress as tfc
 from tfcompress.layers.discrete.latent import fit_grid
 from tfcompress.numerics.metric import Kronecker
 
-rng = np.random.default_rng(0)
-
 
 def built(layer, *shape):
     layer.build(shape)
@@ -42,6 +40,7 @@ def test_one_step_of_binaryconnect_by_hand():
 
 
 def test_training_leaves_two_values_per_channel():
+    rng = np.random.default_rng(0)
     layer = built(tfc.layers.BinaryDense(5), None, 8)
     model = keras.Sequential([keras.Input((8,)), layer])
     model.compile("adam", "mse")
@@ -84,6 +83,7 @@ def test_fit_comes_near_the_best_of_all_codes(levels):
 
 
 def test_scale_is_the_weighted_least_squares_one():
+    rng = np.random.default_rng(0)
     w, d = rng.standard_normal((9, 4)), rng.random((9, 4))
     layer = built(tfc.layers.BinaryDense(4), None, 9)
     layer.fit_kernel(w, d)
@@ -93,6 +93,7 @@ def test_scale_is_the_weighted_least_squares_one():
 
 
 def test_dead_outputs_and_inputs():
+    rng = np.random.default_rng(0)
     w = rng.standard_normal((6, 3))
     w[:, 0] = 0
     for metric in (None, np.zeros((6, 3)), Kronecker(np.zeros((6, 6)))):
@@ -109,6 +110,7 @@ def test_dead_outputs_and_inputs():
 
 @pytest.mark.parametrize("cls", [tfc.layers.BinaryDense, tfc.layers.QuantizedDense])
 def test_gradients_from_the_outputs_are_those_from_the_kernel(cls):
+    rng = np.random.default_rng(0)
     x, y = (rng.standard_normal((9, n)).astype("float32") for n in (6, 3))
     found = []
     for more in ((), (1,)):  # with a third axis the scale's gradient comes from the kernel
@@ -148,6 +150,7 @@ def test_a_probability_between_two_bytes_is_not_rounded():
 
 
 def test_inference_of_a_stochastic_layer_is_the_mean_of_its_draws():
+    rng = np.random.default_rng(0)
     w = rng.standard_normal((6, 3)).astype("float32")
     layer = stochastic(w, seed=0)
     x = rng.standard_normal((4, 6)).astype("float32")
@@ -174,6 +177,7 @@ def test_one_stochastic_step_by_hand():
 
 @pytest.mark.parametrize("scale", [True, False])
 def test_a_stochastic_layer_stores_what_inference_uses(scale):
+    rng = np.random.default_rng(0)
     layer = stochastic(rng.standard_normal((6, 3)), scale=scale)
     scale_bits = 32 * (3 if scale else 1)
     assert layer.bits == 32 * 18 + scale_bits
@@ -190,6 +194,7 @@ def test_a_stochastic_layer_stores_what_inference_uses(scale):
 
 
 def test_binarize_takes_a_metric_and_leaves_a_deterministic_layer():
+    rng = np.random.default_rng(0)
     x = rng.standard_normal((40, 4)) @ rng.standard_normal((4, 12))
     metric, w = Kronecker(x.T @ x / 40), rng.standard_normal((12, 5))
     plain, measured = stochastic(w), stochastic(w)
@@ -204,6 +209,7 @@ def test_binarize_takes_a_metric_and_leaves_a_deterministic_layer():
 
 
 def test_binarized_layers_are_exact_in_a_compiled_model_and_in_the_file():
+    rng = np.random.default_rng(0)
     model = keras.Sequential(
         [
             keras.Input((64,)),

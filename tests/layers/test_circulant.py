@@ -6,8 +6,6 @@ import scipy.linalg
 import tfcompress as tfc
 from tfcompress.numerics.metric import Kronecker
 
-rng = np.random.default_rng(0)
-
 
 def built(units, inputs, **options):
     layer = tfc.layers.CirculantDense(units, use_bias=False, **options)
@@ -18,6 +16,7 @@ def built(units, inputs, **options):
 @pytest.mark.parametrize("inputs, units", [(8, 8), (7, 7), (9, 5), (5, 9), (1, 1), (2, 1)])
 @pytest.mark.parametrize("signs", [True, False])
 def test_equals_the_explicit_circulant_matrix(inputs, units, signs):
+    rng = np.random.default_rng(0)
     layer, n = built(units, inputs, signs=signs), max(inputs, units)
     r = layer.stored()["circulants"].reshape(-1)
     matrix = scipy.linalg.circulant(r)  # first column r: C[j, i] = r[(j - i) mod n]
@@ -33,6 +32,7 @@ def test_equals_the_explicit_circulant_matrix(inputs, units, signs):
 
 @pytest.mark.parametrize("inputs, units, block", [(12, 8, 4), (10, 7, 4), (5, 11, 3), (6, 6, 1)])
 def test_blocks(inputs, units, block):
+    rng = np.random.default_rng(0)
     layer = built(units, inputs, block=block)
     circulants = layer.stored()["circulants"]
     rows = [np.hstack([scipy.linalg.circulant(r) for r in row]) for row in circulants]
@@ -51,6 +51,7 @@ def test_a_circulant_kernel_comes_back_exactly():
 
 
 def test_fit_is_the_mean_along_the_diagonals():
+    rng = np.random.default_rng(0)
     w, layer = rng.standard_normal((4, 4)), built(4, 4, signs=False)
     layer.fit_kernel(w)
     expected = [np.mean([w[i, (i + k) % 4] for i in range(4)]) for k in range(4)]
@@ -58,6 +59,7 @@ def test_fit_is_the_mean_along_the_diagonals():
 
 
 def test_fit_in_a_metric_is_the_least_squares_solution():
+    rng = np.random.default_rng(0)
     w, layer = rng.standard_normal((6, 6)), built(6, 6)
     x = rng.standard_normal((50, 6)) @ rng.standard_normal((6, 6))
     metric = Kronecker(x.T @ x / 50, rng.random(6) + 0.1)
@@ -76,6 +78,7 @@ def test_signs_come_from_the_seed():
 
 
 def test_large_layers_of_blocks_multiply_spectra_and_small_ones_kernels():
+    rng = np.random.default_rng(0)
     layer = built(200, 180, block=33)
     assert layer.by_fft() and not built(20, 18, block=5).by_fft() and built(20, 18).by_fft()
     x = rng.standard_normal((3, 180)).astype("float32")
@@ -101,6 +104,7 @@ def test_a_circulant_convolution_comes_back_exactly():
 
 
 def test_a_convolution_is_fitted_in_the_metric():
+    rng = np.random.default_rng(0)
     conv = keras.layers.Conv2D(6, 3)
     conv.build((None, 8, 8, 4))
     metric = rng.random(conv.kernel.shape) + 0.1

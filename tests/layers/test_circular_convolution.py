@@ -6,11 +6,10 @@ from keras import ops
 
 from tfcompress.layers.shared.circular_convolution import circular
 
-rng = np.random.default_rng(0)
 SIZES = [(4, 1, 1, 8), (3, 1, 1, 7), (2, 1, 1, 1), (5, 3, 2, 4), (4, 2, 3, 5), (1, 2, 2, 1)]
 
 
-def arrays(b, p, q, n):
+def arrays(rng, b, p, q, n):
     shapes = (b, p, n), (q, p, n), (b, q, n)
     return [rng.standard_normal(shape).astype("float32") for shape in shapes]
 
@@ -22,7 +21,8 @@ def matrix(r):
 
 @pytest.mark.parametrize("b, p, q, n", SIZES)
 def test_is_the_product_with_the_matrix(b, p, q, n):
-    x, r, _ = arrays(b, p, q, n)
+    rng = np.random.default_rng(0)
+    x, r, _ = arrays(rng, b, p, q, n)
     expected = (x.reshape(b, -1) @ matrix(r).T).reshape(b, q, n)
     np.testing.assert_allclose(circular(ops.array(x), ops.array(r)), expected, atol=1e-5)
 
@@ -43,7 +43,8 @@ def gradients(function, *operands):
 
 @pytest.mark.parametrize("b, p, q, n", SIZES)
 def test_gradient_is_that_of_the_matrix(b, p, q, n):
-    x, r, to_y = arrays(b, p, q, n)
+    rng = np.random.default_rng(0)
+    x, r, to_y = arrays(rng, b, p, q, n)
     to_x, to_r = gradients(lambda *a: ops.sum(to_y * circular(*a)), x, r)
     expected = (to_y.reshape(b, -1) @ matrix(r)).reshape(b, p, n)
     np.testing.assert_allclose(to_x, expected, atol=1e-5)
@@ -58,9 +59,10 @@ def test_gradient_is_that_of_the_matrix(b, p, q, n):
 @pytest.mark.parametrize("b, p, q, n", [(4, 1, 1, 8), (5, 3, 2, 4)])
 def test_second_derivatives_see_the_kept_transforms(b, p, q, n):
     """Of sum(y^2) / 2, which is quadratic in r: the Hessian times r is the gradient."""
+    rng = np.random.default_rng(0)
     import tensorflow as tf
 
-    x, r, _ = map(tf.constant, arrays(b, p, q, n))
+    x, r, _ = map(tf.constant, arrays(rng, b, p, q, n))
     with tf.GradientTape() as outer:
         outer.watch(r)
         with tf.GradientTape() as inner:

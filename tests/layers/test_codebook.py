@@ -8,8 +8,6 @@ import tfcompress as tfc
 from tfcompress.layers.shared.codebook import k_means, nearest
 from tfcompress.numerics.metric import Kronecker
 
-rng = np.random.default_rng(0)
-
 
 def fitted(w, size=16, metric=None):
     layer = tfc.layers.CodebookDense(w.shape[1], size=size)
@@ -71,6 +69,7 @@ def test_k_means_is_near_the_optimum_on_average():
 
 def test_a_fine_codebook_reaches_the_quantizer_of_a_normal_distribution():
     """Lloyd and Max: distortion 0.009497 at 16 levels."""
+    rng = np.random.default_rng(0)
     w = rng.standard_normal(100_000)
     error = squared_error(w, np.ones(w.shape), k_means(w, np.ones(w.shape), 16)) / w.size
     assert error < 1.03 * 0.009497
@@ -89,6 +88,7 @@ def test_by_hand():
 
 @pytest.mark.parametrize("metric", [None, "kronecker"])
 def test_pruned_zeros_stay_zero_in_fit_and_training(metric):
+    rng = np.random.default_rng(0)
     w = rng.standard_normal((20, 8)) * (rng.random((20, 8)) < 0.3)
     if metric:
         x = rng.standard_normal((50, 20)) @ rng.standard_normal((20, 20))
@@ -103,6 +103,7 @@ def test_pruned_zeros_stay_zero_in_fit_and_training(metric):
 
 
 def test_gradients_are_summed_per_index():
+    rng = np.random.default_rng(0)
     layer = fitted(rng.standard_normal((6, 3)), 4)
     model = keras.Sequential([keras.Input((6,)), layer])
     x, y = rng.random((5, 6)).astype("float32"), rng.random((5, 3)).astype("float32")
@@ -116,6 +117,7 @@ def test_gradients_are_summed_per_index():
 
 
 def test_compensation_is_worth_it():
+    rng = np.random.default_rng(0)
     x = rng.standard_normal((200, 6)) @ rng.standard_normal((6, 40))
     metric = Kronecker(x.T @ x / 200 + 1e-3 * np.eye(40))
     w = rng.standard_normal((40, 12))
@@ -124,6 +126,7 @@ def test_compensation_is_worth_it():
 
 
 def test_bits():
+    rng = np.random.default_rng(0)
     layer = fitted(rng.standard_normal((64, 32)), 8)
     assert layer.pack()["indices"].bits == 3 * 64 * 32
     assert layer.bits == 3 * 64 * 32 + 8 * 32

@@ -4,10 +4,9 @@ import pytest
 
 import tfcompress as tfc
 
-rng = np.random.default_rng(0)
-
 
 def test_values_are_those_of_numpy_float16():
+    rng = np.random.default_rng(0)
     w = (10.0 ** rng.uniform(-9, 4, (40, 5)) * rng.choice([-1, 1], (40, 5))).astype("float32")
     layer = tfc.layers.Float16Dense(5)
     layer.build((None, 40))

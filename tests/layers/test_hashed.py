@@ -9,8 +9,6 @@ from tfcompress.layers.shared.lookup import gather
 from tfcompress.numerics.hashing import signed_codes
 from tfcompress.numerics.metric import Kronecker
 
-rng = np.random.default_rng(0)
-
 
 def built(units, inputs, **options):
     layer = tfc.layers.HashedDense(units, **options)
@@ -30,6 +28,7 @@ def test_kernel_is_the_papers_formula():
 
 
 def test_gradient_is_the_papers_sum():
+    rng = np.random.default_rng(0)
     layer = built(5, 7, buckets=6)
     model = keras.Sequential([keras.Input((7,)), layer])
     x, y = rng.random((3, 7), "float32"), rng.random((3, 5), "float32")
@@ -44,6 +43,7 @@ def test_gradient_is_the_papers_sum():
 
 
 def test_fit_is_the_mean_of_each_bucket_and_the_least_squares_solution():
+    rng = np.random.default_rng(0)
     w, layer = rng.standard_normal((8, 6)), built(6, 8, buckets=9)
     layer.fit_kernel(w)
     codes = signed_codes(48, 9).reshape(6, 8).T
@@ -118,6 +118,7 @@ def test_the_index_is_the_hash(count, buckets, seed):
 @tensorflow_only
 @pytest.mark.parametrize("blocks", [1, 8])
 def test_a_saved_model_holds_no_index(tmp_path, blocks):
+    rng = np.random.default_rng(0)
     import tensorflow as tf
 
     layer = built(256, 256, ratio=64, blocks=blocks)
@@ -137,6 +138,7 @@ def test_a_saved_model_holds_no_index(tmp_path, blocks):
 @tensorflow_only
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_trains_compiled_and_not(jit_compile):
+    rng = np.random.default_rng(0)
     layer = built(4, 6, buckets=5, seed=1)
     model = keras.Sequential([keras.Input((6,)), layer])
     model.compile(keras.optimizers.SGD(0.5), "mse", jit_compile=jit_compile)

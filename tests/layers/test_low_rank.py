@@ -11,7 +11,6 @@ from tfcompress.measure.macs import layer_macs
 from tfcompress.numerics.low_rank import svd_in_metric
 from tfcompress.numerics.metric import Kronecker
 
-rng = np.random.default_rng(0)
 RANKED = [
     (layers.LowRankConv2D, {}),
     (layers.SpatialConv2D, {}),
@@ -40,6 +39,7 @@ def test_full_rank_is_exact():
 
 
 def test_options_resolve_to_an_int():
+    rng = np.random.default_rng(0)
     layer = dense(100, 60)
     share = layers.LowRankDense.from_layer(layer, rank=0.25)
     assert share.get_config()["rank"] == int(0.25 * 6000 / 160) == 9
@@ -76,6 +76,7 @@ def close(received, expected, tolerance=1e-5):
 def test_agrees_with_the_convolution_with_its_kernel(
     ranked, kernel, strides, dilation, dilated, padding, bias
 ):
+    rng = np.random.default_rng(0)
     cls, options = ranked
     if cls is layers.CPConv2D:
         strides = strides[:1] * 2
@@ -98,6 +99,7 @@ def test_agrees_with_the_convolution_with_its_kernel(
     st.sampled_from(["same", "valid", "causal"]),
 )
 def test_conv1d_agrees_with_the_convolution_with_its_kernel(kernel, step, padding):
+    rng = np.random.default_rng(0)
     layer = layers.LowRankConv1D(
         5, kernel, strides=step[0], dilation_rate=step[1], padding=padding, rank=2
     )
@@ -111,6 +113,7 @@ def test_conv1d_agrees_with_the_convolution_with_its_kernel(kernel, step, paddin
 
 @pytest.mark.parametrize("cls", [cls for cls, _ in RANKED])
 def test_a_1x1_convolution_takes_the_svd_form(cls):
+    rng = np.random.default_rng(0)
     ordinary = conv(6, 8, 1, strides=2)
     layer = cls.from_layer(ordinary, rank=6)
     assert type(layer) is layers.LowRankConv2D
@@ -191,6 +194,7 @@ def test_automatic_ranks_are_saved_as_numbers(ranked):
 
 def test_auto_rank_looks_through_the_metric():
     """Only one direction of the inputs ever occurs: one component keeps nearly all."""
+    rng = np.random.default_rng(0)
     layer, direction = dense(12, 9), rng.standard_normal(12)
     metric = Kronecker(np.outer(direction, direction), damping=1e-4)
     assert layers.LowRankDense.from_layer(layer, metric=metric, rank="auto").rank == 1
@@ -224,6 +228,7 @@ def test_weight_decay_is_on_the_product(ranked):
 
 
 def test_a_kernel_fitted_in_a_metric_loses_less():
+    rng = np.random.default_rng(0)
     ordinary = conv(6, 8, 3)
     x = rng.standard_normal((400, 54)) * np.geomspace(1, 10, 54)[rng.permutation(54)]
     metric = Kronecker(x.T @ x / 400)

@@ -7,8 +7,6 @@ from hypothesis import strategies as st
 import tfcompress as tfc
 from tfcompress.layers.core.ordinary import kernel_of
 
-rng = np.random.default_rng(0)
-
 
 def fitted(w, bits, metric=None):
     layer = tfc.layers.QuantizedDense(w.shape[1], bits=bits)
@@ -34,6 +32,7 @@ def test_levels_are_exact_and_nearly_idempotent(bits, seed):
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_scale_comes_near_brute_force(bits):
+    rng = np.random.default_rng(0)
     w, n = rng.standard_normal((20, 4)), 2 ** (bits - 1) - 1
     layer = fitted(w, bits)
     error = np.sum((np.asarray(layer.kernel) - w) ** 2, 0)
@@ -43,6 +42,7 @@ def test_scale_comes_near_brute_force(bits):
 
 
 def test_eight_bits_are_near_exact():
+    rng = np.random.default_rng(0)
     w = rng.standard_normal((50, 8)).astype("float32")
     error = np.sqrt(np.mean((np.asarray(fitted(w, 8).kernel) - w) ** 2, 0))
     assert np.all(error <= 1.1 * np.max(np.abs(w), 0) / 127 / np.sqrt(12))
@@ -61,6 +61,7 @@ def log_levels(bits):
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_log_levels(bits):
+    rng = np.random.default_rng(0)
     w = rng.standard_normal((300, 2)).astype("float32")
     layer = tfc.layers.QuantizedDense(2, bits=bits, levels="log")
     layer.build((None, 300))
@@ -87,6 +88,7 @@ def test_log_levels_by_hand():
 
 
 def test_log_is_ternary_at_two_bits_and_worse_than_linear_at_eight():
+    rng = np.random.default_rng(0)
     w = rng.standard_normal((200, 3)).astype("float32")
     error = {}
     for bits in (2, 8):
@@ -111,6 +113,7 @@ def test_log_is_ternary_at_two_bits_and_worse_than_linear_at_eight():
     ids=lambda value: getattr(value, "name", None),
 )
 def test_a_scale_for_each_output(ordinary, shape, axes):
+    rng = np.random.default_rng(0)
     ordinary.build(shape)
     layer = next(iter(tfc.layers.rounding(8).values()))(ordinary)
     w = kernel_of(ordinary)
@@ -141,6 +144,7 @@ def test_an_embedding_keeps_its_mask_and_rows_that_no_metric_sees():
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_rounding_a_whole_network(bits):
+    rng = np.random.default_rng(0)
     ids = keras.Input((6,), dtype="int32")
     y = keras.layers.Embedding(50, 16, name="words")(ids)
     y = keras.layers.EinsumDense("abc,cde->abde", (6, 4, 8), name="heads")(y)

@@ -6,8 +6,6 @@ import tfcompress as tfc
 from tfcompress.numerics.hashing import signed_codes
 from tfcompress.numerics.metric import Kronecker
 
-rng = np.random.default_rng(0)
-
 
 def built(units, inputs, **options):
     layer = tfc.layers.TileHashedDense(units, use_bias=False, **options)
@@ -30,6 +28,7 @@ def by_hand(layer, inputs, units, tile, tiles, seed):
 
 @pytest.mark.parametrize("inputs, units, tile, tiles", [(8, 12, 4, 3), (9, 7, 2, 4), (5, 5, 3, 1)])
 def test_kernel_and_product_by_hand(inputs, units, tile, tiles):
+    rng = np.random.default_rng(0)
     layer = built(units, inputs, tile=tile, tiles=tiles, seed=3)
     expected = by_hand(layer, inputs, units, tile, tiles, 3)
     np.testing.assert_array_equal(layer.kernel, expected)
@@ -52,6 +51,7 @@ def test_macs_are_those_of_the_two_products():
 
 
 def test_fit_in_a_metric_is_the_least_squares_solution():
+    rng = np.random.default_rng(0)
     w, layer = rng.standard_normal((8, 6)), built(6, 8, tile=2, tiles=2)
     x = rng.standard_normal((50, 8)) @ rng.standard_normal((8, 8))
     metric = Kronecker(x.T @ x / 50, rng.random(6) + 0.1)

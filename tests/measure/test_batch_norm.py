@@ -36,8 +36,9 @@ def test_the_statistics_are_those_of_the_data():
 
 
 def test_later_layers_see_what_earlier_ones_normalize():
+    rng = np.random.default_rng(0)
     model = nested()
-    model.layers[0].set_weights([RNG.normal(size=(6, 4)), RNG.normal(size=4)])
+    model.layers[0].set_weights([rng.normal(size=(6, 4)), rng.normal(size=4)])
     recalibrate_batch_norm(model, X[:64])
     h = np.asarray(model.layers[0](X[:64]))
     first = (h - h.mean(0)) / np.sqrt(h.var(0) + 1e-3)  # no dropout
@@ -60,7 +61,8 @@ def test_nothing_else_changes_and_frozen_layers_are_measured():
 
 
 def test_images_another_axis_masks_and_half_precision():
-    images = RNG.normal(1.0, 2.0, size=(20, 5, 4, 3)).astype("float32")
+    rng = np.random.default_rng(0)
+    images = rng.normal(1.0, 2.0, size=(20, 5, 4, 3)).astype("float32")
     for axis, sums in ((-1, (0, 1, 2)), (1, (0, 2, 3))):
         model = keras.Sequential([keras.Input((5, 4, 3)), layers.BatchNormalization(axis=axis)])
         recalibrate_batch_norm(model, images)

@@ -217,8 +217,9 @@ def check_net(model, x, labels):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_of_images(double, kind):
+    rng = np.random.default_rng(0)
     model = image_net(KINDS[kind]())
-    check_net(model, RNG.normal(size=(3, 5, 5, 4)).astype("float32"), LABELS[:3])
+    check_net(model, rng.normal(size=(3, 5, 5, 4)).astype("float32"), LABELS[:3])
 
 
 SEQUENCES = {
@@ -232,16 +233,18 @@ SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("gru", "bidirect
 
 @pytest.mark.parametrize("kind", ["lstm", "conv1d", *SLOW])
 def test_layers_of_sequences(double, kind):
+    rng = np.random.default_rng(0)
     model = image_net(SEQUENCES[kind](), (4, 2))
-    check_net(model, RNG.normal(size=(3, 4, 2)).astype("float32"), LABELS[:3])
+    check_net(model, rng.normal(size=(3, 4, 2)).astype("float32"), LABELS[:3])
 
 
 def test_attention_and_embedding(double):
+    rng = np.random.default_rng(0)
     inputs = keras.Input((4,), dtype="int32")
     h = layers.Embedding(5, 4, name="words")(inputs)
     h = layers.MultiHeadAttention(2, 2, name="attention")(h, h)
     model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(h)))
-    ids = RNG.integers(0, 5, (3, 4))
+    ids = rng.integers(0, 5, (3, 4))
     assert {"words", "attention/query", "attention/attention_output"} <= set(kernels(model))
     check_net(model, ids, LABELS[:3])
     found = curvature.gauss_newton(model, np.full((3, 4), 2), CROSSENTROPY)["words"]
@@ -249,11 +252,12 @@ def test_attention_and_embedding(double):
 
 
 def test_paths_of_second_kernels_nested_and_shared_layers():
+    rng = np.random.default_rng(0)
     shared = layers.Dense(4, name="shared")
     block = keras.Sequential([keras.Input((4,)), layers.Dense(4, name="fc")], name="block")
     inputs = keras.Input((4,))
     model = keras.Model(inputs, layers.Dense(2, name="out")(shared(block(shared(inputs)))))
-    x = RNG.normal(size=(4, 4)).astype("float32")
+    x = rng.normal(size=(4, 4)).astype("float32")
     found = curvature.gauss_newton_exact(model, x, "mse")
     assert list(found) == ["shared", "block/fc", "out"]
     expected, kept = np.zeros((4, 4)), shared.kernel.numpy()
@@ -299,9 +303,10 @@ def test_several_outputs_with_loss_weights_and_the_compiled_loss():
 
 
 def test_the_loss_is_what_keras_calls_the_loss():
+    rng = np.random.default_rng(0)
     model = two_headed()
     y = {"a": LABELS, "b": X[:, :2]}
-    weights = RNG.random(12).astype("float32")
+    weights = rng.random(12).astype("float32")
     objective = Objective(model)
     total = float(objective.loss(X, y, weights)) / 12
     keras_total = model.evaluate(X, [LABELS, X[:, :2]], sample_weight=[weights] * 2, verbose=0)
@@ -309,11 +314,12 @@ def test_the_loss_is_what_keras_calls_the_loss():
 
 
 def test_masked_sequences_count_as_in_keras():
+    rng = np.random.default_rng(0)
     inputs = keras.Input((5,), dtype="int32")
     h = layers.LSTM(4, return_sequences=True)(layers.Embedding(6, 3, mask_zero=True)(inputs))
     model = keras.Model(inputs, layers.Dense(3)(h))
     ids = np.array([[1, 2, 3, 0, 0], [4, 5, 1, 2, 0]])
-    labels = RNG.integers(0, 3, (2, 5))
+    labels = rng.integers(0, 3, (2, 5))
     total = float(Objective(model, CROSSENTROPY).loss(ids, labels, None)) / 2
     assert total == pytest.approx(float(CROSSENTROPY(labels, model(ids))), rel=1e-5)
 
@@ -384,9 +390,10 @@ def test_bad_input():
 
 
 def test_kronecker_of_a_linear_layer_is_the_hessian():
+    rng = np.random.default_rng(0)
     model = keras.Sequential([keras.Input((6,)), layers.Dense(2, use_bias=False, name="out")])
     metric = curvature.kronecker(model, (X, X[:, :2]), "mse")["out"]
-    e = RNG.normal(size=(6, 2))
+    e = rng.normal(size=(6, 2))
     np.testing.assert_allclose(metric.quadratic(e), np.mean((X @ e) ** 2), rtol=0.3)
     plain = curvature.kronecker(model, X)["out"]
     np.testing.assert_allclose(plain.blocks[0][0], X.T @ X / 12, rtol=1e-5)
@@ -394,12 +401,13 @@ def test_kronecker_of_a_linear_layer_is_the_hessian():
 
 
 def test_kronecker_matches_the_trace_of_each_output_and_covers_nested_layers():
+    rng = np.random.default_rng(0)
     inputs = keras.Input((5, 5, 4))
     h = layers.DepthwiseConv2D(3, name="depthwise")(inputs)
     h = Residual()(layers.Conv2D(4, 1, groups=2, activation="relu", name="grouped")(h))
     h = layers.LSTM(3, name="lstm")(layers.Reshape((9, 4))(h))
     model = keras.Model(inputs, layers.Dense(3, name="out")(h))
-    x = RNG.normal(size=(20, 5, 5, 4)).astype("float32")
+    x = rng.normal(size=(20, 5, 5, 4)).astype("float32")
     found = curvature.kronecker(model, x, CROSSENTROPY, batch_size=8)
     assert list(found) == ["depthwise", "grouped", "residual/conv", "out"]
     diagonals = curvature.gauss_newton(model, x, CROSSENTROPY)

@@ -55,10 +55,11 @@ def test_channels_first():
 
 @pytest.mark.parametrize("name", ["dense", "conv2d grouped", "depthwise2d"])
 def test_the_form_is_half_the_change_of_the_outputs(name):
+    rng = np.random.default_rng(0)
     layer, x = CASES[name]
     before = np.asarray(layer(x), "float64")
     metric = measure(layer, x)
-    e = RNG.normal(size=layer.kernel.shape).astype("float32")
+    e = rng.normal(size=layer.kernel.shape).astype("float32")
     layer.kernel.assign_add(e)
     change = np.asarray(layer(x), "float64") - before
     layer.kernel.assign_add(-e)
@@ -75,7 +76,8 @@ def test_streams_and_chunks_add_up(monkeypatch):
 
 
 def test_a_large_fan_in_is_cut_into_blocks():
-    x = RNG.normal(size=(50, 10)).astype("float32")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 10)).astype("float32")
     metric = measure(layers.Dense(3), x, block=4, g=np.ones(3))
     assert [block.shape for block in metric.blocks] == [(1, 4, 4), (1, 4, 4), (1, 2, 2)]
     np.testing.assert_allclose(metric.blocks[1][0], x[:, 4:8].T @ x[:, 4:8] / 50, rtol=1e-5)
@@ -91,9 +93,10 @@ def test_an_embedding_counts_its_rows():
 
 @pytest.mark.parametrize("name", ["dense", "conv2d grouped"])
 def test_the_adapted_kernel_is_least_squares_on_what_came_before(name):
+    rng = np.random.default_rng(0)
     layer, before = CASES[name]
     outputs = np.asarray(layer(before), "float64")
-    x = before + 0.3 * RNG.normal(size=before.shape).astype("float32")
+    x = before + 0.3 * rng.normal(size=before.shape).astype("float32")
     moments = Moments(layer)
     for part in (slice(0, 1), slice(1, 3)):
         moments.add(x[part], before[part])
@@ -118,11 +121,12 @@ def test_unchanged_inputs_leave_the_kernel():
 
 
 def test_inputs_are_seen_at_any_depth_and_nothing_stays_behind():
+    rng = np.random.default_rng(0)
     shared = layers.Dense(4, name="shared")
     block = keras.Sequential([keras.Input((4,)), layers.ReLU(), layers.Dense(4, name="fc")])
     inputs = keras.Input((4,))
     model = keras.Model(inputs, shared(block(shared(inputs))))
-    x = RNG.normal(size=(2, 4)).astype("float32")
+    x = rng.normal(size=(2, 4)).astype("float32")
     seen = []
     fc = block.layers[-1]
     watch_inputs(model, x, [shared, fc], lambda layer, array: seen.append((layer.name, array)))
@@ -133,8 +137,9 @@ def test_inputs_are_seen_at_any_depth_and_nothing_stays_behind():
 
 
 def test_another_thread_may_use_the_model_meanwhile():
+    rng = np.random.default_rng(0)
     model = keras.Sequential([keras.Input((4,)), layers.Dense(2, name="fc")])
-    x = RNG.normal(size=(2, 4)).astype("float32")
+    x = rng.normal(size=(2, 4)).astype("float32")
     expected = np.asarray(model(x))
 
     def doubled(call, x, *args, **kwargs):
@@ -148,6 +153,8 @@ def test_another_thread_may_use_the_model_meanwhile():
 
 
 def test_an_input_given_by_name_is_seen():
+    rng = np.random.default_rng(0)
+
     class ByName(layers.Layer):
         def __init__(self):
             super().__init__()
@@ -157,7 +164,7 @@ def test_an_input_given_by_name_is_seen():
             return self.part(inputs=x)
 
     model = keras.Sequential([keras.Input((4,)), ByName()])
-    x, seen = RNG.normal(size=(2, 4)).astype("float32"), []
+    x, seen = rng.normal(size=(2, 4)).astype("float32"), []
     watch_inputs(model, x, [model.layers[0].part], lambda _, array: seen.append(array))
     np.testing.assert_array_equal(seen, [x])
 

@@ -5,16 +5,15 @@ from oracles_factors import relative_error
 from tfcompress.numerics import cp, low_rank
 from tfcompress.numerics.metric import Diagonal, Kronecker
 
-rng = np.random.default_rng(0)
 
-
-def moment(n, samples=200):
+def moment(rng, n, samples=200):
     x = rng.standard_normal((samples, n)) @ rng.standard_normal((n, n))
     return x.T @ x / samples
 
 
 @pytest.mark.parametrize("shape", [(30, 20), (20, 30), (1100, 1030)])
 def test_svd_is_the_best_of_its_rank(shape):
+    rng = np.random.default_rng(0)
     w = rng.standard_normal(shape)
     u, v = low_rank.svd(w, 5)
     assert u.shape == (shape[0], 5) and v.shape == (5, shape[1])
@@ -31,7 +30,8 @@ def test_svd_of_a_singular_matrix():
 
 
 def test_svd_in_metric_beats_every_other_matrix_of_its_rank():
-    w, metric = rng.standard_normal((12, 7)), Kronecker(moment(12), rng.random(7), damping=0)
+    rng = np.random.default_rng(0)
+    w, metric = rng.standard_normal((12, 7)), Kronecker(moment(rng, 12), rng.random(7), damping=0)
     u, v = low_rank.svd_in_metric(w, 3, metric)
     best = metric.quadratic(w - u @ v)
     plain = low_rank.svd(w, 3)
@@ -48,6 +48,7 @@ def test_svd_in_metric_beats_every_other_matrix_of_its_rank():
 
 
 def test_svd_in_a_separable_diagonal_is_exact():
+    rng = np.random.default_rng(0)
     w, rows, columns = rng.standard_normal((9, 6)), rng.random(9) + 0.1, rng.random(6) + 0.1
     metric = Diagonal(np.outer(rows, columns))
     u, v = low_rank.svd_in_metric(w, 2, metric)
@@ -68,7 +69,8 @@ def test_bad_ranks():
 
 
 def test_least_squares_agrees_with_a_dense_solve():
-    E, H = rng.standard_normal((20, 6)), moment(20)
+    rng = np.random.default_rng(0)
+    E, H = rng.standard_normal((20, 6)), moment(rng, 20)
     w = rng.standard_normal(20)
     p = low_rank.least_squares(
         lambda e: H @ e, lambda p: E @ p, lambda v: E.T @ v, w, np.zeros(6), steps=200
@@ -77,8 +79,9 @@ def test_least_squares_agrees_with_a_dense_solve():
 
 
 def test_spatial_and_tucker_are_exact_at_full_rank_and_refine_in_a_metric():
+    rng = np.random.default_rng(0)
     w = rng.standard_normal((3, 2, 4, 5))
-    metric = Kronecker(moment(24, 400))
+    metric = Kronecker(moment(rng, 24, 400))
     spatial, tucker = "hir,wro->hwio", "ip,hwpq,oq->hwio"
     np.testing.assert_allclose(np.einsum(spatial, *low_rank.spatial(w, 10)), w, atol=1e-9)
     np.testing.assert_allclose(np.einsum(tucker, *low_rank.tucker(w, (4, 5))), w, atol=1e-9)
@@ -95,6 +98,7 @@ def test_spatial_and_tucker_are_exact_at_full_rank_and_refine_in_a_metric():
 
 
 def test_tucker_is_as_good_as_an_independent_one():
+    rng = np.random.default_rng(0)
     tensorly = pytest.importorskip("tensorly.decomposition")
     w = rng.standard_normal((3, 3, 8, 10))
     (core, (a, b)), _ = tensorly.partial_tucker(w, (3, 4), modes=[2, 3], n_iter_max=200)
@@ -113,6 +117,7 @@ def test_tucker_is_as_good_as_an_independent_one():
     ],
 )
 def test_sensitivity_is_what_noise_in_the_parts_does(expression, shapes):
+    rng = np.random.default_rng(0)
     parts = [rng.standard_normal(shape) for shape in shapes]
     product, small, total = np.einsum(expression, *parts), 1e-4, 0.0
     for _ in range(2000):
@@ -122,6 +127,7 @@ def test_sensitivity_is_what_noise_in_the_parts_does(expression, shapes):
 
 
 def test_sensitivity_of_cp_is_the_formula_of_the_paper():
+    rng = np.random.default_rng(0)
     parts = [rng.standard_normal((n, 3)) for n in (4, 5, 6)]
     grams = [part.T @ part for part in parts]
     expected = (

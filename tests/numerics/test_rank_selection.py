@@ -7,10 +7,8 @@ from tfcompress.numerics import rank_selection
 from tfcompress.numerics.low_rank import svd_in_metric
 from tfcompress.numerics.metric import Diagonal, Kronecker
 
-rng = np.random.default_rng(0)
 
-
-def moment(n, samples=200):
+def moment(rng, n, samples=200):
     x = rng.standard_normal((samples, n)) @ rng.standard_normal((n, n))
     return x.T @ x / samples
 
@@ -36,6 +34,7 @@ def test_evbmf_of_a_square_matrix_has_the_constant_of_the_paper():
 
 
 def test_evbmf_without_noise_and_of_nothing():
+    rng = np.random.default_rng(0)
     assert rank_selection.evbmf_rank(np.outer(np.arange(1, 9), np.arange(1, 5))) == 1
     assert rank_selection.evbmf_rank(np.zeros((4, 5))) == 0
     w = rng.standard_normal((30, 40))
@@ -45,6 +44,7 @@ def test_evbmf_without_noise_and_of_nothing():
 
 
 def test_weakened_rank_leaves_a_fifth():
+    rng = np.random.default_rng(0)
     assert rank_selection.weakened_rank(rng.standard_normal((40, 60))) == 8
     assert rank_selection.weakened_rank(np.ones((1, 1))) == 1
 
@@ -58,7 +58,8 @@ def test_rank_within():
 
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_unfolded_in_a_metric_the_rest_of_the_svd_is_the_loss(blocks):
-    w, A = rng.standard_normal((3, 2, 4, 6)), moment(24)
+    rng = np.random.default_rng(0)
+    w, A = rng.standard_normal((3, 2, 4, 6)), moment(rng, 24)
     A = A if blocks == 1 else [A[:10, :10], A[10:, 10:]]
     metric = Kronecker(A, rng.random(6), damping=0)
     matrix = rank_selection.unfold(w, "hwi", metric)
@@ -71,9 +72,10 @@ def test_unfolded_in_a_metric_the_rest_of_the_svd_is_the_loss(blocks):
 @pytest.mark.parametrize("rows", ["i", "hi", "hwi"])
 def test_unfolded_in_a_separable_metric_the_squares_are_the_form(rows):
     """All letters independent: the marginals are the metric itself, up to a constant."""
+    rng = np.random.default_rng(0)
     w = rng.standard_normal((3, 2, 4, 5))
     one = {letter: np.diag(rng.random(n) + 0.1) for letter, n in zip("hwi", (3, 2, 4), strict=True)}
-    one["i"] = moment(4)
+    one["i"] = moment(rng, 4)
     flat = {k: v if k in rows else np.eye(len(v)) for k, v in one.items()}
     A = np.einsum("hH,wW,iI->hwiHWI", flat["h"], flat["w"], flat["i"]).reshape(24, 24)
     metric = Kronecker(A, rng.random(5), damping=0)
@@ -84,6 +86,7 @@ def test_unfolded_in_a_separable_metric_the_squares_are_the_form(rows):
 
 
 def test_unfolded_in_a_separable_diagonal():
+    rng = np.random.default_rng(0)
     w = rng.standard_normal((3, 2, 4, 5))
     d = np.einsum("i,o->io", rng.random(4), rng.random(5)) * np.ones((3, 2, 1, 1))
     matrix = rank_selection.unfold(w, "i", Diagonal(d))

@@ -84,9 +84,10 @@ def test_single_losses_are_those_of_the_network_with_one_layer_changed():
 
 
 def test_no_low_rank_form_that_is_not_fitted_could_have_been_nearer():
+    rng = np.random.default_rng(0)
     layer = L.Conv2D(12, 3)
     layer.build((None, 9, 9, 10))
-    metric = tfc.metric.Kronecker(np.cov(RNG.normal(size=(90, 300))))
+    metric = tfc.metric.Kronecker(np.cov(rng.normal(size=(90, 300))))
     w = np.asarray(layer.kernel, "float64")
     least = candidates._least_damage(metric, w)
     for cls in (tfc.layers.LowRankConv2D, tfc.layers.TuckerConv2D, tfc.layers.CPConv2D):
@@ -182,9 +183,10 @@ def test_split_takes_held_out_examples_from_all_over():
 
 
 def test_a_form_that_is_small_in_the_file_alone_is_kept_for_the_file_alone():
+    rng = np.random.default_rng(0)
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((8, 8, 16)), L.Conv2D(32, 3, name="conv")])
-    x = RNG.normal(size=(100, 8, 8, 16)).astype("float32")
+    x = rng.normal(size=(100, 8, 8, 16)).astype("float32")
     low = tfc.layers.LowRankConv2D.using(rank=0.5).then(tfc.layers.QuantizedConv2D.using(bits=8))
     makers = {"ternary": tfc.layers.TernaryConv2D.using(), "rank": low}
     options = {
@@ -201,9 +203,10 @@ def test_a_form_that_is_small_in_the_file_alone_is_kept_for_the_file_alone():
 
 
 def test_a_form_is_not_tried_if_a_hardly_larger_one_is_far_better():
+    rng = np.random.default_rng(0)
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((64,)), L.Dense(256, name="fc")])
-    x = RNG.normal(size=(100, 64)).astype("float32")
+    x = rng.normal(size=(100, 64)).astype("float32")
     eight = tfc.layers.QuantizedDense.using(bits=8)
 
     def names(rank):
@@ -233,8 +236,9 @@ def test_bad_input(arguments, error, message):
 
 
 def test_unknown_macs_are_refused():
+    rng = np.random.default_rng(0)
     image = keras.Input((None, 3))
     model = keras.Model(image, L.Dense(8, name="out")(L.LSTM(16, name="lstm")(image)))
-    x = RNG.normal(size=(20, 4, 3)).astype("float32")
+    x = rng.normal(size=(20, 4, 3)).astype("float32")
     with pytest.raises(ValueError, match=r"MACs of \['lstm"):
         tfc.plan(model, x, 0.9, "macs", candidates={"r": tfc.layers.LowRankDense.using(rank=1)})

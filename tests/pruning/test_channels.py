@@ -250,9 +250,10 @@ def test_fitted_kernels_are_the_least_squares_ones():
 
 def test_elimination_is_the_exact_one():
     """Against the loss after least squares on the channels that are left, tried one by one."""
+    rng = np.random.default_rng(0)
     n, m = 8, 3
-    A = np.cov(RNG.normal(size=(n, 30)) * np.linspace(0.5, 2, n)[:, None])
-    w = RNG.normal(size=(n, m))
+    A = np.cov(rng.normal(size=(n, 30)) * np.linspace(0.5, 2, n)[:, None])
+    w = rng.normal(size=(n, m))
     rows = {c: np.array([c, c + 4]) for c in range(4)}
 
     def loss(gone):
@@ -274,10 +275,11 @@ def test_elimination_is_the_exact_one():
 
 
 def test_obd_and_callables_score_channels():
+    rng = np.random.default_rng(0)
     model = randomize(residual())
     model.compile("sgd", "mse")
     x = inputs(model)
-    y = RNG.normal(size=(len(x), 2))
+    y = rng.normal(size=(len(x), 2))
     small = tfc.prune_channels(model, 0.5, "obd", (x, y))
     assert sizes(small) == sizes(tfc.prune_channels(model, 0.5, lambda w, d: np.abs(w)))
     assert small.count_params() < model.count_params()

@@ -155,10 +155,11 @@ def test_the_surgeon_keeps_the_outputs_best():
 
 
 def test_a_layer_is_fitted_to_what_it_gets_in_the_pruned_model():
+    rng = np.random.default_rng(0)
     inputs = keras.Input((20,))
     h = layers.Dense(12, activation="relu", name="a")(inputs)
     model = keras.Model(inputs, layers.Dense(4, name="b")(h))
-    x = RNG.normal(size=(200, 20)).astype("float32") @ RNG.normal(size=(20, 20)).astype("float32")
+    x = rng.normal(size=(200, 20)).astype("float32") @ rng.normal(size=(20, 20)).astype("float32")
     new = prune(model, 0.6, x, score="obs")
     hidden = np.asarray(model.get_layer("a")(x))
     alone = sparsify(

@@ -8,7 +8,6 @@ import tfcompress as tfc
 from tfcompress.graph.copy import copied
 
 layers = tfc.layers
-rng = np.random.default_rng(0)
 
 
 def small():
@@ -54,12 +53,13 @@ def outer(model):
     return [path for path, (_, owner) in tfc.walk(model).items() if isinstance(owner, keras.Model)]
 
 
-def tangled_inputs(n=4):
+def tangled_inputs(rng, n=4):
     return [rng.random((n, 8, 8, 3), "float32"), rng.random((n, 7), "float32")]
 
 
 def test_copy_of_a_tangled_model():
-    model, x = tangled(), tangled_inputs()
+    rng = np.random.default_rng(0)
+    model, x = tangled(), tangled_inputs(rng)
     model.compile(loss={"one": lambda y, z: keras.ops.mean(z), "two": "mse"})  # not serialisable
     new = copied(model)
     expected, received = model(x), new(x)
@@ -73,7 +73,8 @@ def test_copy_of_a_tangled_model():
 
 
 def test_swap_at_any_depth_leaves_the_model_untouched():
-    model, x = tangled(), tangled_inputs()
+    rng = np.random.default_rng(0)
+    model, x = tangled(), tangled_inputs(rng)
     before = model.get_weights()
     nodes = {op.name: len(op._inbound_nodes) for op in model.operations}
     new = tfc.swap(
@@ -104,7 +105,8 @@ def test_swap_at_any_depth_leaves_the_model_untouched():
 
 
 def test_swapped_model_trains_saves_and_loads(tmp_path):
-    model, x = tangled(), tangled_inputs()
+    rng = np.random.default_rng(0)
+    model, x = tangled(), tangled_inputs(rng)
     rules = {"block/conv": layers.BinaryConv2D, "shared": layers.CirculantDense}
     new = tfc.swap(model, rules)
     new.compile("adam", {"one": "mse", "two": "mse"})
@@ -149,6 +151,7 @@ def test_layers_can_be_read_from_the_new_graph():
 
 
 def test_unbuilt_models():
+    rng = np.random.default_rng(0)
     model = keras.Sequential([keras.layers.Dense(4, name="a"), keras.layers.Dense(3, name="b")])
     new = tfc.swap(model, {"a": layers.BinaryDense})
     assert new(np.ones((2, 5))).shape == (2, 3) and not model.built
@@ -180,6 +183,7 @@ def test_frozen_layers_dtypes_and_names_are_carried():
 
 
 def test_state_of_other_layers_is_copied():
+    rng = np.random.default_rng(0)
     model = keras.Sequential(
         [
             keras.Input((4,)),
@@ -287,7 +291,7 @@ def error(model, new, x):
     return float(np.mean((np.asarray(new(x)) - np.asarray(model(x))) ** 2))
 
 
-def correlated(n):
+def correlated(rng, n):
     return (rng.standard_normal((n, 4)) @ rng.standard_normal((4, 12))).astype("float32")
 
 
@@ -304,14 +308,16 @@ def correlated(n):
     ids=repr,
 )
 def test_data_makes_the_outputs_closer(maker):
-    model, x = small(), correlated(1000)
+    rng = np.random.default_rng(0)
+    model, x = small(), correlated(rng, 1000)
     plain = tfc.swap(model, {"fc?": maker})
     measured = tfc.swap(model, {"fc?": maker}, data=x[:500])
     assert error(model, measured, x[500:]) < 0.9 * error(model, plain, x[500:])
 
 
 def test_data_in_every_form_gives_the_same_model():
-    model, x = small(), correlated(64)
+    rng = np.random.default_rng(0)
+    model, x = small(), correlated(rng, 64)
     batches = [(x[:32], np.ones(32)), (x[32:], np.ones(32))]
 
     class Batches(keras.utils.PyDataset):

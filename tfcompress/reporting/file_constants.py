@@ -112,15 +112,15 @@ def _shared(found, chains):
             equal = (other for other in found if _are_equal(arrays[path], arrays[other]))
             owners.get(next(equal, None), []).append(path)
     return {
-        path: [
-            dataclasses.replace(
-                t, bytes=(k + 1) * t.bytes // len(paths) - k * t.bytes // len(paths)
-            )
-            for t in found[paths[0]]
-        ]
+        path: [_share(tensor, k, len(paths)) for tensor in found[paths[0]]]
         for paths in owners.values()
         for k, path in enumerate(paths)
     }
+
+
+def _share(tensor, k, count):
+    size = (k + 1) * tensor.bytes // count - k * tensor.bytes // count
+    return dataclasses.replace(tensor, bytes=size)
 
 
 def _are_equal(ours, theirs):
