@@ -4,12 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
-from oracles_export import EIGHT_BITS, FOUR_BITS, TERNARY, error, on_grid, run
+from oracles_export import EIGHT_BITS, FOUR_BITS, TERNARY, encodings, error, on_grid, operators, run
 
 from tfcompress.export import ExportError, to_tflite
 from tfcompress.export.kernels.dense_forms import affine, padding, patch_index
 from tfcompress.export.kernels.integer_grid import find_grid
 from tfcompress.export.known_bad import refuse_known_bad
+from tfcompress.layers import rounding
+from tfcompress.rewriting.swap import swap
 from tfcompress.tflite import reader as flatbuffer
 from tfcompress.tflite.graph_editor import Graph, per_channel
 from tfcompress.tflite.runner import Probe, difference
@@ -267,3 +269,14 @@ def test_no_computed_integer_kernel_with_symmetric_activations():
     assert flatbuffer.constant(file, file.subgraphs[0].tensors[product.inputs[1]]) is None
     product.builtinOptions.asymmetricQuantizeInputs = False
     refused(file, "symmetrically")
+
+
+def test_a_wide_1x1_convolution_in_4_bits_is_a_product_and_a_narrow_one_is_not():
+    def kinds(inputs, filters):
+        image = keras.Input((8, 8, inputs))
+        model = keras.Model(image, keras.layers.Conv2D(filters, 1, name="conv")(image))
+        blob = to_tflite(swap(model, rounding(4)))
+        return operators(blob), encodings(blob)
+
+    assert kinds(64, 128) == (["FULLY_CONNECTED"], {"conv": "INT4"})
+    assert kinds(64, 64) == (["CONV_2D"], {"conv": "INT8"})

@@ -3,11 +3,12 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 from oracles_export import operators, run
 
 from tfcompress.export import to_tflite
-from tfcompress.layers import QuantizedEmbedding
+from tfcompress.layers import QuantizedEmbedding, rounding
 from tfcompress.rewriting.swap import swap
 from tfcompress.tflite.stored_tensors import stored_tensors
 
@@ -81,3 +82,33 @@ def test_a_tied_table_is_stored_once():
         assert len(blob) < width * ROWS * 32 + 12 * ROWS + 4 * 32 * 32 + 5000
         (row,) = [r for r in stored_tensors(blob) if r.bytes > 0 and r.shape == (ROWS, 32)][:1]
         assert row.layer == "table/embeddings"
+
+
+def test_rounding_to_8_bits_gives_a_table_one_scale_and_no_more_bytes_than_the_stock_file():
+    keras.utils.set_random_seed(0)
+    ids = np.random.default_rng(0).integers(0, 3000, (5, 7)).astype("int32")
+    table = keras.layers.Embedding(3000, 16, name="table")
+    model = keras.Sequential([keras.Input((7,), dtype="int32"), table])
+    random = np.random.default_rng(1)
+    # Rows whose largest integers differ, and rows whose integers are all even.
+    table.embeddings.assign(random.uniform(-1, 1, (3000, 16)) * random.uniform(0.2, 1, (3000, 1)))
+    small = swap(model, rounding(8))
+    step = np.abs(table.embeddings.numpy()).max() / 127
+    np.testing.assert_allclose(small.get_layer("table").scale.numpy(), step, rtol=1e-6)
+    np.testing.assert_allclose(
+        small.get_layer("table").kernel.numpy(), table.embeddings.numpy(), atol=0.501 * step
+    )
+    blob = to_tflite(small, check=ids)
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    assert len(blob) <= len(converter.convert())
+    for delegates in (True, False):
+        np.testing.assert_allclose(run(blob, [ids], delegates)[0], small(ids), rtol=1e-5, atol=1e-6)
+
+
+def test_a_table_of_zeros_in_8_bits():
+    zeros = keras.layers.Embedding(60, 16, embeddings_initializer="zeros", name="table")
+    model = keras.Sequential([keras.Input((7,), dtype="int32"), zeros])
+    small = swap(model, rounding(8))
+    ids = np.zeros((2, 7), "int32")
+    assert not run(to_tflite(small, check=ids), [ids])[0].any()

@@ -291,12 +291,3 @@ class QuantizedEmbedding(QuantizedKernel, CompressedEmbedding):
         super().__init__(
             input_dim, output_dim, mask_zero, kernel_regularizer, bits=bits, levels=levels, **kwargs
         )
-
-    def share_scale(self, w: np.ndarray) -> None:
-        """Rounds a table with one scale for all rows, where one for each takes too many bytes."""
-        peak = np.abs(w).max(initial=0.0)
-        scale = np.full(
-            self.scale.shape, peak / self.largest if peak else self._fresh_scale(w.shape)
-        )
-        self.scale.assign(scale)
-        self.set_latent(w, self._nearest(w / scale), scale)

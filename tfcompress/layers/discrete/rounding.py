@@ -54,7 +54,7 @@ class FamilyMaker(Maker):
         new = cls.from_layer(layer, metric, kernel, **self.options)
         if cls is quantized.QuantizedEmbedding and new.level_bits == 8:
             # Files then take no more bytes than those of the stock converter.
-            new.share_scale(to_numpy(layer.embeddings) if kernel is None else kernel)
+            _share_scale(new, to_numpy(layer.embeddings) if kernel is None else kernel)
         return new
 
     def takes(self, layer: keras.layers.Layer) -> bool:
@@ -66,6 +66,15 @@ class FamilyMaker(Maker):
         if isinstance(layer, CompressedLayer):
             return None
         return next((cls for cls in family if cls.takes(layer)), None)
+
+
+def _share_scale(layer, table) -> None:
+    """Rounds a table anew, with one scale for all its rows."""
+    one = np.abs(table).max(initial=0.0) / layer.largest
+    if one > 0:
+        scale = np.full(layer.scale.shape, one, "float32")
+        layer.scale.assign(scale)
+        layer.set_latent(table, to_numpy(layer.grid(table, scale)), scale)
 
 
 def rounding(bits: int = 8) -> dict:
