@@ -13,6 +13,7 @@ from tfcompress.reporting.scatter import draw_front, new_axes, place_labels
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 PICTURES = DOCS / "techniques"
 NETS = {"mlp": "MLP", "lenet": "LeNet", "resnet": "ResNet"}
+WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # behind labels
 GREY, BLUE, ORANGE = "0.75", "tab:blue", "tab:orange"
 
 
@@ -51,7 +52,8 @@ def bars(axes, names, series, form="{:.1f}"):
     for place, (label, (values, color)) in enumerate(series.items()):
         at = [n + (place - (len(series) - 1) / 2) * width for n in range(len(names))]
         drawn = axes.bar(at, values, 0.92 * width, label=label, color=color)
-        axes.bar_label(drawn, [form.format(v) for v in values], fontsize=8, padding=2)
+        texts = [form.format(value) for value in values]
+        axes.bar_label(drawn, texts, fontsize=8, padding=2, bbox=WHITE)
     axes.set_xticks(range(len(names)), names)
     axes.margins(y=0.12)
 
@@ -214,6 +216,18 @@ def codebook():
     finish(axes, "codebook")
 
 
+def planning():
+    found = rows("planning", r"\| 0 \| \d\.")
+    axes = axes_of("A ResNet under a budget, not trained", "test accuracy", width=8)
+    names = [row[0].replace(" of the ", "\nof the ") for row in found]
+    single = [number(row[4]) for row in found], GREY
+    shown = {"best single method": single, "plan": ([number(row[2]) for row in found], BLUE)}
+    bars(axes, names, shown, "{:.3f}")
+    axes.axhline(0.9252, color="black", lw=1, label="float net")
+    axes.set_ylim(0.8, 0.96)
+    finish(axes, "planning")
+
+
 def draw_pareto(points, path, title):
     """The files of `compress` in blue, those of other tools in grey, and the front of all.
 
@@ -249,7 +263,7 @@ def main():
     pruning()
     hashed_or_circulant("hashed", "784-1000-10, hashed", r"^hashed 1/\d+ \|")
     hashed_or_circulant("circulant", "1024-1024-1024-10, circulant", r"^(one|blocks).*, signs")
-    for draw in (tensor, discrete, distillation, export, archive, codebook, pareto):
+    for draw in (tensor, discrete, distillation, export, archive, codebook, planning, pareto):
         draw()
 
 

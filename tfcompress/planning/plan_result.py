@@ -117,6 +117,7 @@ class Plan:
             The matplotlib figure.
         """
         from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator
 
         costs, damages = tables(self.options)
         fixed = self.float_cost - sum(max(row) for row in costs)
@@ -139,8 +140,8 @@ class Plan:
         axes.set_xlabel(f"{self.target}, % of float32")
         axes.set_title("What a budget costs: plans from the measured forms")
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("{x:g}")
-        axes.tick_params(axis="x", which="minor", labelsize=7)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter("")
         axes.grid(alpha=0.3)
         axes.legend()
         save_figure(figure, path)
