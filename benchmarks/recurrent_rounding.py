@@ -194,7 +194,7 @@ def main():
             for row in rows(label, model, train, test, range(arguments.seeds), arguments.sequences):
                 print(row, flush=True)
                 lines.append(row + "\n")
-    pathlib.Path(arguments.output).write_text("".join(lines))
+                pathlib.Path(arguments.output).write_text("".join(lines))
 
 
 if __name__ == "__main__":

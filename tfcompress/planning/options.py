@@ -77,6 +77,18 @@ def measured_options(
     return found
 
 
+def check_steps_known(model: keras.Model) -> None:
+    """Raises where kernels run once a step, and the number of steps is not known."""
+    steps = steps_of(model, input_shapes(model) if calls_its_graph(model) else {})
+    unknown = [
+        path
+        for path, (layer, _) in walk(model).items()
+        if steps.get(id(layer), 1) is None and matrices(layer)
+    ]
+    if unknown:
+        raise ValueError(f"The MACs of {unknown} are not known. Plan for another `target`.")
+
+
 def input_moments(layer: keras.layers.Layer) -> Moments:
     """The moments of a layer's inputs, with the bounds that keep a plan fast."""
     return Moments(layer, LARGEST_BLOCK, POSITIONS)

@@ -19,6 +19,7 @@ from tfcompress.planning.candidates import by_name, default_candidates
 from tfcompress.planning.costs import cost_function
 from tfcompress.planning.options import (
     HARMLESS_RISE,
+    check_steps_known,
     fixed_cost,
     input_moments,
     measured_options,
@@ -124,6 +125,8 @@ class Planner:
         check_store(store)
         candidates = by_name(candidates or default_candidates(target))
         self.closed, self.model, self.target = model, opened(model), target
+        if target == "macs":
+            check_steps_known(self.model)
         self.fit_inputs, held_out = split(model, data)
         self.loss = HeldOutLoss(model, *held_out, loss)
         reasons = []
