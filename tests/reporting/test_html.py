@@ -125,6 +125,13 @@ def test_the_line_joins_the_front_and_a_ring_marks_the_float_net():
     assert [mark.get("class") for mark in marks] == ["front", None, "front float"]
 
 
+def test_ticks_of_a_narrow_range_differ():
+    text = pareto({"a": (4_000, 0.90001), "b": (9_000, 0.90034)})
+    ticks = re.findall(r'<span class="(.)" style="[^"]*">([^<]*)<', text)
+    assert [text for axis, text in ticks if axis == "x"] == ["4 KB", "9 KB"]
+    assert [text for axis, text in ticks if axis == "y"] == ["90.01%", "90.02%", "90.03%"]
+
+
 def test_ticks_are_round():
     ticks = re.findall(
         r'<span class="(.)" style="[^"]*">([^<]*)<',

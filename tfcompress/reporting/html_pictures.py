@@ -82,7 +82,7 @@ def pareto(points: Mapping[str, tuple[float, float]]) -> str:
         marks.append(f'<b{mark} style="{at}" title="{escape(name)}">{place + 1}</b>')
         rows.append(table_row([str(place + 1), name, "", f"{bytes_:,}", f"{accuracy:.4f}"]))
     ticks = [_tick("x", "left", xs(at), size(10**at)) for at in _log_ticks(logs)]
-    ticks += [_tick("y", "bottom", ys(at), f"{at:.1%}") for at in _ticks(accuracies)]
+    ticks += [_tick("y", "bottom", ys(at), text) for at, text in _ticks(accuracies)]
     head = table_row(["", "model", "", "bytes", "accuracy"], "th")
     return (
         "<h2>Accuracy against bytes</h2>\n<p>Bytes are on a logarithmic axis; a point is filled, "
@@ -106,21 +106,23 @@ def _axis_scale(values):
 
 
 def _log_ticks(logs):
-    """1, 2 and 5 times the powers of ten in the range; only the powers where it is wide."""
+    """Round numbers in the range: the fewer, the wider it is; its ends where it is narrow."""
     low, high = min(logs), max(logs)
     if high - low < math.log10(3):
         return list(dict.fromkeys((low, high)))
-    factors = (1, 2, 5) if high - low < 2 else (1,)
+    factors = (1, 2, 3, 5, 7) if high - low < 1 else (1, 2, 5) if high - low < 2 else (1,)
     powers = range(math.floor(low), math.ceil(high) + 1)
     ticks = [power + math.log10(factor) for power in powers for factor in factors]
     return [tick for tick in ticks if low - 0.05 <= tick <= high + 0.05]
 
 
 def _ticks(values):
-    """Three to seven round numbers in the range of the values, or their only value."""
+    """Three to nine round numbers in the range of the values, or their only value, as text too."""
     low, high = min(values), max(values)
     if low == high:
-        return [low]
+        return [(low, f"{low:.2%}")]
     step = 10.0 ** math.floor(math.log10(high - low))
     step = next(s for s in (step, step / 2, step / 5, step / 10) if (high - low) / s >= 3)
-    return [step * n for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    digits = max(1, -math.floor(math.log10(step)) - 2)
+    steps = range(math.ceil(low / step), math.floor(high / step) + 1)
+    return [(step * n, f"{step * n:.{digits}%}") for n in steps]
