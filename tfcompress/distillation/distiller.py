@@ -279,7 +279,9 @@ class Distiller(keras.Model):
         return cls(**config | {"hints": [Hint(**hint) for hint in config["hints"]]})
 
     def _scalar(self, name, value):
-        variable = self.add_weight((), "zeros", "float32", False, autocast=False, name=name)
+        variable = self.add_weight(
+            (), "zeros", "float32", trainable=False, autocast=False, name=name
+        )
         variable.assign(value)
         return variable
 
