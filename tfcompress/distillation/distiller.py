@@ -279,11 +279,8 @@ class Distiller(keras.Model):
         return cls(**config | {"hints": [Hint(**hint) for hint in config["hints"]]})
 
     def _scalar(self, name, value):
-        variable = self.add_weight(
-            (), "zeros", "float32", trainable=False, autocast=False, name=name
-        )
-        variable.assign(value)
-        return variable
+        start = keras.initializers.Constant(float(value))
+        return self.add_weight((), start, "float32", trainable=False, autocast=False, name=name)
 
     def _connect(self, hints, teacher):
         models = as_list(teacher)

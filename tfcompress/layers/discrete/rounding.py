@@ -52,7 +52,7 @@ class FamilyMaker(Maker):
     ) -> CompressedLayer:
         cls = self.member(layer)
         new = cls.from_layer(layer, metric, kernel, **self.options)
-        if cls is quantized.QuantizedEmbedding and new.level_bits == 8:
+        if cls is quantized.QuantizedEmbedding and new.level_bits == 8 and layer.built:
             # Files then take no more bytes than those of the stock converter.
             _share_scale(new, to_numpy(layer.embeddings) if kernel is None else kernel)
         return new
