@@ -228,6 +228,19 @@ def planning():
     finish(axes, "planning")
 
 
+def recurrent():
+    found = rows("recurrent", r"GRU|LSTM")
+    nets = [row[0].split(" (")[0].replace(", ", "\n") for row in found]
+    names = [f"{net}\n{row[1]}" for net, row in zip(nets, found, strict=True)]
+    axes = axes_of(
+        "Recurrent layers, without labels or training", "points of accuracy lost", width=9
+    )
+    plain, fitted = ([number(row[place]) for row in found] for place in (2, 3))
+    bars(axes, names, {"weights alone": (plain, GREY), "fitted to inputs": (fitted, BLUE)})
+    axes.tick_params(axis="x", labelsize=8)
+    finish(axes, "recurrent")
+
+
 def draw_pareto(points, path, title):
     """The files of `compress` in blue, those of other tools in grey, and the front of all.
 
@@ -263,7 +276,17 @@ def main():
     pruning()
     hashed_or_circulant("hashed", "784-1000-10, hashed", r"^hashed 1/\d+ \|")
     hashed_or_circulant("circulant", "1024-1024-1024-10, circulant", r"^(one|blocks).*, signs")
-    for draw in (tensor, discrete, distillation, export, archive, codebook, planning, pareto):
+    for draw in (
+        tensor,
+        discrete,
+        distillation,
+        export,
+        archive,
+        codebook,
+        planning,
+        recurrent,
+        pareto,
+    ):
         draw()
 
 
