@@ -121,7 +121,7 @@ def rms(y, expected):
     return float(np.sqrt(np.mean((y - expected) ** 2) / np.mean(expected**2)))
 
 
-# The stock converter leaves kernels below 1024 entries in float32, such as the first one or the head.
+# The stock converter leaves kernels below 1024 entries in float32: the first ones or heads.
 # Its file is nearer to the model than one whose small kernels are rounded can be.
 SMALL_KERNELS = ("unet", "lstm")
 
