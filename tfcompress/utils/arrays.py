@@ -14,6 +14,14 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
     return keras.ops.convert_to_numpy(tensor)
 
 
+def copy_into(variable: keras.Variable, value: Tensor) -> None:
+    """Sets a variable to a copy of a value.
+
+    `assign` alone may share the value's array, which the JAX backend gives away when it trains.
+    """
+    variable.assign(np.array(to_numpy(value)))
+
+
 def transposed(matrices: np.ndarray) -> np.ndarray:
     """Each matrix of a stack `(..., n, m)` transposed; a view."""
     return np.swapaxes(matrices, -1, -2)

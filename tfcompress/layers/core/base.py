@@ -29,7 +29,7 @@ from tfcompress.layers.core.ordinary import (
 )
 from tfcompress.layers.core.refusal import refuse
 from tfcompress.numerics.codecs import Packed, pack
-from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.arrays import copy_into, to_numpy
 from tfcompress.utils.types import (
     Activation,
     Config,
@@ -149,9 +149,9 @@ class CompressedLayer(keras.layers.Layer):
         state = {"name": self.name, "dtype": self.dtype_policy, "trainable": self.trainable}
         new = self.ordinary(**self.ordinary_arguments(), **state)
         new.build((self.get_build_config() or {}).get("input_shape"))
-        kernel_of(new).assign(self.kernel)
+        copy_into(kernel_of(new), self.kernel)
         if self.bias is not None:
-            new.bias.assign(self.bias)
+            copy_into(new.bias, self.bias)
         return [new]
 
     @property

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.utils.arrays import copy_into
 from tfcompress.utils.types import Config, InputShape
 
 
@@ -73,7 +74,7 @@ class OpenedLayer(keras.layers.Layer):
         new.build(self.get_build_config()["input_shape"])
         for name in self.variable_names:
             if getattr(new, name) is not None:
-                getattr(new, name).assign(getattr(self, name))
+                copy_into(getattr(new, name), getattr(self, name))
         new.trainable = self.trainable
         return new
 

@@ -5,6 +5,7 @@ import math
 import keras
 import numpy as np
 
+from tfcompress.utils.arrays import copy_into
 from tfcompress.utils.types import Config, InputShape, Shape, Tensor
 
 COMMON = (
@@ -61,9 +62,9 @@ def ordinary_layer(
     depthwise = isinstance(new, keras.layers.DepthwiseConv2D)
     channels = kernel.shape[-2] * (1 if depthwise else getattr(new, "groups", 1))
     new.build((*[None] * (kernel.ndim - 1), channels))
-    new.kernel.assign(kernel)
+    copy_into(new.kernel, kernel)
     if last and new.use_bias:
-        new.bias.assign(layer.bias)
+        copy_into(new.bias, layer.bias)
         if not layer.bias.trainable:
             new.bias.trainable = False
     return new
@@ -75,7 +76,7 @@ def take_over(layer: keras.layers.Layer, new: keras.layers.Layer) -> None:
     Its parts are frozen where the kernel is, and its bias where the bias is.
     """
     if new.bias is not None:
-        new.bias.assign(layer.bias)
+        copy_into(new.bias, layer.bias)
     new.trainable = layer.trainable  # for each variable, so not before they exist
     kernel = kernel_of(layer)  # a tensor where the layer is a compressed one
     if isinstance(kernel, keras.Variable) and not kernel.trainable:

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from tfcompress.layers.core.opened import OpenedLayer
+from tfcompress.utils.arrays import copy_into
 from tfcompress.utils.types import InputShape, Tensor
 
 
@@ -36,7 +37,7 @@ class OpenedReversibleEmbedding(OpenedLayer, keras.layers.ReversibleEmbedding):
             name="embeddings",
         )
         table.build((None,))
-        table.embeddings.assign(layer.embeddings)
+        copy_into(table.embeddings, layer.embeddings)
         back = keras.layers.Dense(
             layer.input_dim,
             use_bias=False,
@@ -44,7 +45,7 @@ class OpenedReversibleEmbedding(OpenedLayer, keras.layers.ReversibleEmbedding):
             name="reverse_embeddings",
         )
         back.build((None, layer.output_dim))
-        back.kernel.assign(layer.reverse_embeddings)
+        copy_into(back.kernel, layer.reverse_embeddings)
         return {"embeddings": table, "reverse_embeddings": back}
 
     @property

@@ -7,7 +7,7 @@ from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.embedding import CompressedEmbedding, CompressedReversibleEmbedding
 from tfcompress.layers.core.ordinary import positions
 from tfcompress.layers.factorized.low_rank import LowRankKernel
-from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.arrays import copy_into, to_numpy
 from tfcompress.utils.types import InputShape, Tensor
 
 
@@ -30,7 +30,7 @@ class LowRankEmbedding(LowRankTable, CompressedEmbedding):
             self.input_dim, u.shape[1], mask_zero=self.mask_zero, name=f"{self.name}_in", **state
         )
         table.build((None,))
-        table.embeddings.assign(u)
+        copy_into(table.embeddings, u)
         last = keras.layers.Dense(
             self.output_dim,
             use_bias=False,
@@ -39,7 +39,7 @@ class LowRankEmbedding(LowRankTable, CompressedEmbedding):
             **state,
         )
         last.build((None, u.shape[1]))
-        last.kernel.assign(v)
+        copy_into(last.kernel, v)
         return [table, last]
 
 

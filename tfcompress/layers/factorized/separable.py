@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from tfcompress.layers.core.opened import OpenedLayer
+from tfcompress.utils.arrays import copy_into
 from tfcompress.utils.types import InputShape, Tensor
 
 DEPTHWISE = {1: keras.layers.DepthwiseConv1D, 2: keras.layers.DepthwiseConv2D}
@@ -38,7 +39,7 @@ class OpenedSeparableConv(OpenedLayer):
             name="depthwise_kernel",
         )
         depthwise.build(shape)
-        depthwise.kernel.assign(layer.depthwise_kernel)
+        copy_into(depthwise.kernel, layer.depthwise_kernel)
         pointwise = POINTWISE[layer.rank](
             layer.filters,
             1,
@@ -52,9 +53,9 @@ class OpenedSeparableConv(OpenedLayer):
             name="pointwise_kernel",
         )
         pointwise.build(depthwise.compute_output_shape(shape))
-        pointwise.kernel.assign(layer.pointwise_kernel)
+        copy_into(pointwise.kernel, layer.pointwise_kernel)
         if layer.use_bias:
-            pointwise.bias.assign(layer.bias)
+            copy_into(pointwise.bias, layer.bias)
         return {"depthwise_kernel": depthwise, "pointwise_kernel": pointwise}
 
     @property

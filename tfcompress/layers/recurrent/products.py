@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from tfcompress.layers.core.opened import OpenedLayer
+from tfcompress.utils.arrays import copy_into
 from tfcompress.utils.types import InputShape, Tensor
 
 
@@ -32,7 +33,7 @@ class OpenedCell(OpenedLayer):
         for name in ("implementation", "dropout_mask_count"):  # in no config
             if hasattr(layer, name):
                 setattr(new, name, getattr(layer, name))
-        new.seed_generator.state.assign(layer.seed_generator.state)
+        copy_into(new.seed_generator.state, layer.seed_generator.state)
         return new
 
     @property
@@ -136,7 +137,7 @@ def carrying(
 ) -> keras.layers.Layer:
     """The layer, built and with this kernel and bias."""
     layer.build(shape)
-    layer.kernel.assign(kernel)
+    copy_into(layer.kernel, kernel)
     if bias is not None:
-        layer.bias.assign(bias)
+        copy_into(layer.bias, bias)
     return layer
