@@ -50,8 +50,8 @@ of 1.
 
 "Error" is the root mean square of the difference from the Keras model in units of that of its
 output, on 20 samples, under the default resolver and without delegates. "Times faster" is the
-median over the rounds of (stock float32 file / this file), both run in turn in one process, under the
-default resolver: below 1 is slower.
+median over the rounds of (stock float32 file / this file), both run in turn in one process, under
+the default resolver: below 1 is slower.
 
 | network | file | bytes | error, default | error, no delegates | times faster |
 |---|---|---|---|---|---|
