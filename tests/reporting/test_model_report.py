@@ -139,9 +139,12 @@ def test_every_kind_of_kernel_is_found(converter):
         assert sum(tensor.bytes for tensor in found[path]) == expected, path
 
 
-def test_a_file_of_another_model_is_not_found(swapped):
-    other = keras.Sequential([keras.Input((7,)), L.Dense(3, name="fc1")])
-    made = report(other, tflite=swapped[2].replace(b"fc1/", b"xx1/"))
+def test_a_file_of_another_model(swapped):
+    blob = swapped[2].replace(b"fc1/", b"xx1/")
+    with pytest.raises(ValueError, match=r"not that of model .*\(None, 7\).*Received: .*12, 12, 2"):
+        report(keras.Sequential([keras.Input((7,)), L.Dense(3, name="fc1")]), tflite=blob)
+    other = keras.Sequential([keras.Input((12, 12, 2)), L.Flatten(), L.Dense(3, name="fc1")])
+    made = report(other, tflite=blob)
     assert made.rows[0].file_bytes is None
     assert "not found" in str(made)
 
@@ -322,8 +325,10 @@ def test_a_truncated_file_is_a_clear_error(swapped, cut, tmp_path):
 def test_bad_input():
     with pytest.raises(ValueError, match="not built"):
         report(keras.Sequential([L.Dense(3)]))
-    with pytest.raises(TypeError, match=r"keras\.Model"):
+    with pytest.raises(ValueError, match=r"no such file: model\.keras"):
         report("model.keras")
+    with pytest.raises(TypeError, match=r"keras\.Model"):
+        report(3)
     with pytest.raises(OSError):
         report(net(), tflite="nowhere.tflite")
 
