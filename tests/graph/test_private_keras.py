@@ -219,3 +219,12 @@ def test_has_graph_config():
     assert saving.has_graph_config(keras.Sequential([keras.layers.Dense(1)]))
     assert not saving.has_graph_config(Own(2))
     assert not saving.has_graph_config(keras.layers.Dense(1))
+
+
+def test_derived_state():
+    norm = keras.layers.Normalization()
+    norm.build((None, 2))
+    norm.set_weights([np.ones(2), np.full(2, 4.0), np.array(1)])
+    private.derive_state(norm)
+    np.testing.assert_allclose(norm(np.array([[5.0, 3]])), [[2.0, 1]])
+    private.derive_state(keras.layers.ReLU())

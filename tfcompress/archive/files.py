@@ -26,7 +26,7 @@ from tfcompress.archive.readable import check_readable, weights_beside
 from tfcompress.archive.skeleton import compressed, skeleton
 from tfcompress.archive.untrusted import Checker, check_bound, without_training
 from tfcompress.graph.paths import check_keras_3, name_of
-from tfcompress.graph.private_keras import initialize, layers_in
+from tfcompress.graph.private_keras import derive_state, initialize, layers_in
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.checks import check_ending, whole_number
 from tfcompress.utils.errors import ArchiveError
@@ -196,8 +196,7 @@ def _read(file, max_bytes, trusted):
     for variable in _states(model):
         initialize(variable)
     for layer in layers_in(model):
-        if hasattr(layer, "finalize_state"):  # as of Normalization: what it computes from weights
-            layer.finalize_state()
+        derive_state(layer)
     return model
 
 

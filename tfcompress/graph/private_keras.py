@@ -238,6 +238,15 @@ def take_over_calls(old: Any, new: Any) -> None:
     old._inbound_nodes, old._outbound_nodes = [], []
 
 
+def derive_state(layer: Any) -> None:
+    """Lets a layer whose weights were assigned compute what it derives from them.
+
+    Such as `Normalization` its mean. Relies on `finalize_state`, of Keras 3 and tf_keras.
+    """
+    if hasattr(layer, "finalize_state"):
+        layer.finalize_state()
+
+
 def forget_compiled(model: keras.Model) -> None:
     """Takes from a model what `compile` and `fit` left in it.
 

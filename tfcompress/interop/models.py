@@ -7,7 +7,12 @@ import keras
 
 from tfcompress.graph.nodes import operation_of
 from tfcompress.graph.paths import check_graph, is_graph
-from tfcompress.graph.private_keras import functional_of, run_through_graph
+from tfcompress.graph.private_keras import (
+    derive_state,
+    functional_of,
+    layers_in,
+    run_through_graph,
+)
 from tfcompress.interop.adapter import adapter_class
 from tfcompress.interop.configs import translate
 from tfcompress.interop.packages import load
@@ -131,6 +136,8 @@ def _set_weights(new, layer):
         new.set_weights(
             [keras.ops.convert_to_numpy(weight) for weight in _weights_in_tf_keras_order(layer)]
         )
+        for part in (new, *new.submodules):
+            derive_state(part)
     except ValueError as error:
         raise ValueError(_refusal(layer, "tf_keras", error)) from error
 
@@ -216,6 +223,8 @@ def _call_chain(chain, args, kwargs):
         if weights is not None:
             for weight, value in zip(_weights_in_tf_keras_order(layer), weights, strict=True):
                 weight.assign(value)
+            for part in layers_in(layer):
+                derive_state(part)
         args, kwargs = (outputs,), {}
     return outputs
 
