@@ -15,7 +15,7 @@ import tfcompress as tfc
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.rglob("*.md"))
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 NOTEBOOKS = sorted(DOCS.rglob("*.ipynb"))
 BLOCK = re.compile(r"^```([\w{}:-]*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SKETCH = re.compile(r"(#|//) a sketch\b")
