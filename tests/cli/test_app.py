@@ -131,7 +131,7 @@ def test_bench_compares_files(files):
     [
         (["report", "nowhere.keras"], "no such file: "),
         (["report", "notes.txt"], "Expected a .keras, .h5 or .tfc file"),
-        (["report", "broken.keras"], "Keras cannot load"),
+        (["report", "broken.keras"], "is no .keras file"),
         (["report", "net.keras", "--tflite", "cut.tflite"], "truncated or damaged"),
         (["report", "net.keras", "--tflite", "nowhere.tflite"], "No such file"),
         (["export", "net.keras", "-o", "missing/net.tflite"], "folder"),

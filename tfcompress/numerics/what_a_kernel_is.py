@@ -14,7 +14,7 @@ def is_pruned(w: np.ndarray) -> bool:
     (True, False)
     """
     w = np.asarray(w)
-    return w.size > 0 and np.mean(w == 0) >= PRUNED_FROM
+    return bool(w.size and np.mean(w == 0) >= PRUNED_FROM)
 
 
 def is_discrete(w: np.ndarray) -> bool:
@@ -24,7 +24,7 @@ def is_discrete(w: np.ndarray) -> bool:
     (True, False)
     """
     left = np.asarray(w)[np.asarray(w) != 0]
-    return left.size > 0 and len(np.unique(left)) <= min(MOST_LEVELS, left.size // 4)
+    return bool(left.size and len(np.unique(left)) <= min(MOST_LEVELS, left.size // 4))
 
 
 def what_is_lost(w: np.ndarray, new: np.ndarray) -> str | None:
