@@ -14,6 +14,11 @@ def _seed():
     keras.utils.set_random_seed(0)
 
 
+def pytest_configure(config):
+    if hasattr(config.option, "randomly_reset_seed"):  # the order is random, the draws are `_seed`'s
+        config.option.randomly_reset_seed = False
+
+
 def pytest_addoption(parser):
     parser.addoption("--sample", type=int, help="run only so many tests, always the same ones")
 
