@@ -15,7 +15,9 @@ def _seed():
 
 
 def pytest_configure(config):
-    if hasattr(config.option, "randomly_reset_seed"):  # the order is random, the draws are `_seed`'s
+    if hasattr(
+        config.option, "randomly_reset_seed"
+    ):  # the order is random, the draws are `_seed`'s
         config.option.randomly_reset_seed = False
 
 

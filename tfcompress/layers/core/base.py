@@ -28,6 +28,7 @@ from tfcompress.layers.core.ordinary import (
     take_over,
 )
 from tfcompress.layers.core.refusal import refuse
+from tfcompress.layers.core.whole_kernel import OfWholeKernel
 from tfcompress.numerics.codecs import Packed, pack
 from tfcompress.utils.arrays import copy_into, to_numpy
 from tfcompress.utils.types import (
@@ -223,7 +224,8 @@ class CompressedLayer(keras.layers.Layer):
         self.build_kernel(shape)
         if self.kernel_regularizer is not None:
             # Of a variable, and not by `add_loss`, which cannot leave a loop over time steps.
-            next(v for v in self.parts.values() if v.trainable).regularizer = self.penalty
+            part = next(v for v in self.parts.values() if v.trainable)
+            part.regularizer = OfWholeKernel(self)
         if self.use_bias:
             self.bias = self.add_weight(
                 name="bias",
@@ -240,10 +242,6 @@ class CompressedLayer(keras.layers.Layer):
         if self.bias is not None:
             outputs = ops.add(outputs, ops.cast(self.bias, outputs.dtype))
         return self.activation(outputs)
-
-    def penalty(self, _: Any = None) -> Tensor:
-        """What `kernel_regularizer` says of the kernel."""
-        return self.kernel_regularizer(self.kernel)
 
     def pack(self) -> dict[str, Packed]:
         """The stored arrays as bytes; `tfcompress.numerics.codecs.unpack` is the exact inverse."""
