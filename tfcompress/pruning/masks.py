@@ -48,7 +48,8 @@ def prunable(model: keras.Model, layers: Layers = "*") -> dict[str, keras.Variab
     Args:
         model: a built `keras.Model`.
         layers: a name, path or glob (`"*"`, `"block/*"`), or a list of these. The name of a layer
-            made of others (an attention, a recurrent layer) means these.
+            made of others (an attention, a recurrent layer) means these; the path of one kernel of
+            several means this one.
 
     Returns:
         `{path: variable}` in the order of the model; the path of a layer with several prunable
@@ -77,11 +78,24 @@ def prunable(model: keras.Model, layers: Layers = "*") -> dict[str, keras.Variab
 def prunable_or_none(model: keras.Model, layers: Layers = "*") -> dict[str, keras.Variable]:
     """`prunable`, for a model that may have nothing to prune: the dict is then empty."""
     found, seen = {}, set()
-    for path, layer in select(model, layers).items():
+    patterns, kernels = check_patterns(layers), _kernels_of_several(model)
+    named_kernels = [pattern for pattern in patterns if pattern in kernels]
+    others = [pattern for pattern in patterns if pattern not in kernels]
+    for path, layer in (select(model, others) if others else {}).items():
         variables = [v for v in _variables(layer) if id(v) not in seen]
         seen.update(map(id, variables))
         for variable in variables:
             found[path if len(variables) == 1 else f"{path}/{variable.name}"] = variable
+    return found | {path: kernels[path] for path in named_kernels}
+
+
+def _kernels_of_several(model) -> dict[str, keras.Variable]:
+    """The kernels of layers that have several, by path."""
+    found = {}
+    for path, (layer, _) in walk(model).items():
+        variables = [] if _why_not(layer) else _variables(layer)
+        if len(variables) > 1:
+            found |= {f"{path}/{variable.name}": variable for variable in variables}
     return found
 
 

@@ -57,7 +57,8 @@ class LowRankTransposedKernel(LowRankKernel):
         if metric is None:
             v, u = svd(flat, self.rank)
         else:
-            v, u = svd_in_metric(flat, self.rank, _of_channels(as_metric(metric, w.shape), w.shape))
+            whole = as_metric(metric, w.shape, output_axes=(-2,))
+            v, u = svd_in_metric(flat, self.rank, _of_channels(whole, w.shape))
         self.parts["u"].assign(np.reshape(u.T, self.parts["u"].shape))
         self.parts["v"].assign(v.T)
 
