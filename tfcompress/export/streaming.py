@@ -181,14 +181,14 @@ def _refuse_unlike(whole, batch) -> None:
     for begin, end in itertools.pairwise(ends):
         piece = [x[:, begin:end] if s else x for x, s in zip(batch, steps, strict=True)]
         with carrying(whole.model, carry):
-            pieces.append(_recorded(whole, piece))
+            pieces.append(_recorded(whole, piece, in_pieces=True))
         carry = Carry(carry.new)
     for (layer, y), *others in zip(expected, *pieces, strict=True):
         if not _same(y, [part for _, part in others]):
             _refuse_layer(whole, layer)
 
 
-def _recorded(whole, batch) -> list[tuple]:
+def _recorded(whole, batch, in_pieces=False) -> list[tuple]:
     """The layers of a model in the order of their calls, and their first outputs."""
     record, failed, model = [], [], whole.model
     inside = {
@@ -215,6 +215,8 @@ def _recorded(whole, batch) -> list[tuple]:
         try:
             outputs = whole.call(batch)
         except Exception:  # of any kind, from the code of a layer that got fewer steps
+            if not in_pieces:
+                raise
             _refuse_layer(whole, (*failed, *(layer for layer, _ in record[-1:]), None)[0])
     return [*record, *((None, np.asarray(y)) for y in flat_outputs(outputs))]
 
