@@ -81,7 +81,7 @@ def test_a_picture_takes_no_name_for_a_formula(tmp_path):
 def test_a_progress_bar(monkeypatch):
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, color_system=None, width=120)
-    monkeypatch.setattr("rich.progress.get_console", lambda: console)
+    monkeypatch.setattr("rich.console.Console", lambda **kwargs: console)
     monkeypatch.setattr(bars, "DELAY", -1.0)
     list(bars.progress(range(3), "[bold]a[/bold]\x07\x1b[31m", 3))
     assert r"[bold]a[/bold]\x07\x1b[31m" in file.getvalue()

@@ -44,14 +44,14 @@ def follow(
         title: of the progress bar.
     """
     inputs = [x for x, _, _ in batches(model, data, BATCH_SIZE)]
-    run = _Run(model, inputs, wanted, change)
+    run = _Run(model, inputs, wanted, change, title)
     if not calls_its_graph(model):
         run.operation(model, [_Calls(*[((x,), {"training": False})] * 2) for x in inputs])
         return
     graph = graph_of(model)
     arriving = [standardized_inputs(graph, x) for x in inputs]
     columns = [[(array, array) for array in column] for column in zip(*arriving, strict=True)]
-    run.through(graph, columns, lambda nodes: progress(nodes, title, len(nodes)))
+    run.through(graph, columns)
 
 
 class _Calls(NamedTuple):
@@ -66,8 +66,8 @@ class _Enough(BaseException):
 
 
 class _Run:
-    def __init__(self, model, inputs, wanted, change):
-        self.model, self.inputs, self.change = model, inputs, change
+    def __init__(self, model, inputs, wanted, change, title):
+        self.model, self.inputs, self.change, self.title = model, inputs, change, title
         self.wanted = {id(layer) for layer in wanted}
         self.chains = {}  # {layer: what runs in its place}
         self.called_once = set()  # ids of layers inside operations
@@ -79,13 +79,13 @@ class _Run:
             for layer in _layers(operation)
         )
 
-    def through(self, graph, arriving, shown=list):
+    def through(self, graph, arriving):
         """The outputs of a graph, each a list of pairs (before, now), one a batch."""
         nodes = nodes_of(graph)
         uses = collections.Counter(id(t) for node in nodes for t in node.input_tensors)
         uses.update(map(id, graph.outputs))
         values = dict(zip(map(id, graph.inputs), arriving, strict=True))
-        for node in shown(nodes):
+        for node in progress(nodes, self.title, len(nodes), lambda node: node.operation.name):
             leaving = self._node(node, {id(t): values[id(t)] for t in node.input_tensors})
             values |= dict(zip(map(id, node.outputs), leaving, strict=True))
             uses.subtract(map(id, node.input_tensors))
@@ -107,7 +107,10 @@ class _Run:
 
     def operation(self, operation, calls: list[_Calls]) -> list:
         """Changes the wanted layers of an operation; its outputs (before, now) of each call."""
-        for group in self._groups(operation, calls):
+        groups = self._groups(operation, calls)
+        if groups != [[operation]]:  # of which the nodes are shown
+            groups = progress(groups, self.title, len(groups), lambda group: group[0].name)
+        for group in groups:
             self._change(group, operation, calls)
         changed = altered(operation, self._arounds())
         pairs = []

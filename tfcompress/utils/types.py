@@ -53,6 +53,7 @@ Activations: TypeAlias = Literal["int8", "float32", "static_int8", "static_int16
 Target: TypeAlias = Literal["bits", "tflite", "macs", "archive"]  # of a budget
 Store: TypeAlias = Literal["fast", "small"]  # what a .tflite file is written for
 Rest: TypeAlias = Literal["float32", "float16", "int8"]  # of kernels that nobody compressed
+Verbose: TypeAlias = Literal["auto", 0, 1, 2]  # what long work shows, as in Keras' `fit`
 Sample: TypeAlias = Any  # inputs of one call: an array, or a list or dict of them
 
 # As Keras' layers take them: a name, a config, an object.
