@@ -10,9 +10,12 @@ from tfcompress.graph.intercept import altered
 from tfcompress.graph.suffix import Suffix
 from tfcompress.measure.held_out_loss import HeldOutLoss, split
 from tfcompress.measure.macs import macs
-from tfcompress.planning import candidates, planner
+from tfcompress.planning import candidates
+from tfcompress.planning.correction import damage_factors
 from tfcompress.planning.costs import cost_function
 from tfcompress.planning.planner import Planner
+from tfcompress.planning.testbed import Testbed, _put_back
+from tfcompress.utils.workers import Shared, Workers
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -140,11 +143,13 @@ def test_two_steps_are_candidates_and_are_put_back_whole():
     assert chosen["conv"].parts == ("conv_in", "conv")
     new = tfc.swap(model, {path: one.maker for path, one in chosen.items()})
     plan = dataclasses.replace(plan, chosen=chosen, model=new)
-    held_out_loss = HeldOutLoss(model, *split(model, (X, Y))[1], LOSS)
-    assert set(planner._damage_factors(model, plan, held_out_loss)) == set(chosen)
+    testbed = Testbed(model, split(model, (X, Y))[1], LOSS, None, new)
+    with Workers(None) as workers:
+        factors = damage_factors(testbed, plan, workers, Shared(Testbed, mine=testbed))
+    assert set(factors) == set(chosen)
     chain = [new.get_layer(name) for name in ("conv_in", "conv")]
     part = keras.Model(new.inputs, new.get_layer("norm").input)
-    found = altered(part, planner._put_back(chain, model.get_layer("conv")))(X[:3])
+    found = altered(part, _put_back(chain, model.get_layer("conv")))(X[:3])
     np.testing.assert_allclose(found, model.get_layer("conv")(X[:3]), rtol=1e-4, atol=1e-5)
 
 

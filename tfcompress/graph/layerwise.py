@@ -40,7 +40,8 @@ def follow(
         change: called once for each of these that the data reach, in the order in which they are
             called, as `change(layer, pairs)`; `pairs` yields what the layer gets before and after
             the changes so far, two arrays for each batch and call. Returns the chain of layers that
-            runs in its place from now on, or None.
+            runs in its place from now on, or None, or a function that gives it; that is called once
+            all layers with the same input have begun to change.
         title: of the progress bar.
     """
     inputs = [x for x, _, _ in batches(model, data, BATCH_SIZE)]
@@ -160,8 +161,9 @@ class _Run:
             pairs = self._inside(group[0], self.model, whole)
         if len(group) > 1:
             pairs = list(pairs)
-        for layer in group:
-            chain = self.change(layer, iter(pairs))
+        begun = [(layer, self.change(layer, iter(pairs))) for layer in group]
+        for layer, chain in begun:
+            chain = chain() if callable(chain) else chain
             if chain:
                 self.chains[layer] = chain
 

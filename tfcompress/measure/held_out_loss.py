@@ -44,6 +44,7 @@ class HeldOutLoss:
         x, y, weights: the examples.
         loss: as in `compile`, or None for the compiled one. Without labels or a loss it is the mean
             squared change of the outputs, divided by their variance.
+        loss_weights: as in `compile`, beside `loss`.
 
     Attributes:
         base: the loss of the network before any change.
@@ -52,7 +53,13 @@ class HeldOutLoss:
     """
 
     def __init__(
-        self, model: keras.Model, x: Tensor, y: Tensor, weights: Tensor, loss: Loss
+        self,
+        model: keras.Model,
+        x: Tensor,
+        y: Tensor,
+        weights: Tensor,
+        loss: Loss,
+        loss_weights: Any = None,
     ) -> None:
         given = list(batches(model, (x, y, weights), BATCH_SIZE))
         self.inputs = [x for x, _, _ in given]
@@ -63,7 +70,7 @@ class HeldOutLoss:
             # Objective needs TensorFlow; the change of the outputs works on any backend.
             from tfcompress.measure.objective import Objective
 
-            self.objective = Objective(model, loss)
+            self.objective = Objective(model, loss, loss_weights=loss_weights)
             for labels, _ in self.labels:
                 self.objective.check_labels(labels)
         outputs = Suffix(model, self.inputs).outputs()

@@ -74,6 +74,7 @@ class Objective:
         model: a built model.
         loss: as in `compile`, or None for the compiled one.
         compiled: the model whose compiled loss is meant; None for `model` itself.
+        loss_weights: as in `compile`, beside `loss`.
 
     Raises:
         ValueError: the backend is not TensorFlow; the model has no kernels or no loss; its outputs
@@ -81,7 +82,11 @@ class Objective:
     """
 
     def __init__(
-        self, model: keras.Model, loss: Loss = None, compiled: keras.Model | None = None
+        self,
+        model: keras.Model,
+        loss: Loss = None,
+        compiled: keras.Model | None = None,
+        loss_weights: Any = None,
     ) -> None:
         if keras.backend.backend() != "tensorflow":
             raise ValueError(
@@ -90,7 +95,7 @@ class Objective:
             )
         check_finite_weights(model)
         self.model = model
-        weights = None
+        weights = loss_weights
         if loss is None:
             loss, weights = _compiled(compiled or model)
         self.terms = [

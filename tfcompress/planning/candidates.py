@@ -173,7 +173,7 @@ def fitted(
 
 def _fit(name, maker, layer, metric, w, count, reasons):
     """The `Fitted` form of a maker, not measured; None, with a reason, if there is none."""
-    first_step = _first_step(maker)
+    first_step = maker.first_step() if isinstance(maker, Maker) else maker
     if getattr(first_step, "layer_class", None) is forms.CPConv2D and w.size > LARGEST_CP_KERNEL:
         reasons.append(f"- CP would take long for the {w.size:,} weights of {layer.name}.")
         return None
@@ -199,7 +199,7 @@ def _by_size(layer, candidates, estimate):
         # where one takes the layer, the others' reasons why they do not are of no use
         fitting = [one for one in makers if isinstance(one, Maker) and one.takes(layer)]
         for maker in fitting or makers:
-            bare = None if estimate is None else _unfitted(_first_step(maker), layer)
+            bare = None if estimate is None else _unfitted(maker, layer)
             if bare is None:
                 found.append((0, name, maker, None))
                 continue
@@ -210,16 +210,12 @@ def _by_size(layer, candidates, estimate):
     return sorted(found, key=lambda entry: entry[0])
 
 
-def _first_step(maker):
-    return Maker(maker.layer_class, maker.options) if isinstance(maker, Composed) else maker
-
-
 def _unfitted(maker, layer):
     """The layer that a maker makes, with random weights; None if that takes the kernel itself."""
     if not isinstance(maker, Maker):
         return None
     try:
-        bare = maker(type(layer).from_config(layer.get_config()))
+        bare = maker.first_step()(type(layer).from_config(layer.get_config()))
         bare.build(layer.get_build_config()["input_shape"])
     except ValueError:
         return None

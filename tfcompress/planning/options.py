@@ -1,52 +1,46 @@
 """Fits and measures what each layer of a network could be replaced by."""
 
 import math
-from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import keras
 
 from tfcompress import layers as forms
-from tfcompress.graph.intercept import running
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.nodes import calls_its_graph, input_shapes
 from tfcompress.graph.paths import walk
-from tfcompress.graph.suffix import Suffix
 from tfcompress.measure.macs import macs, matrices, steps_of
 from tfcompress.measure.moments import Moments, can_measure
-from tfcompress.planning.candidates import fitted
 from tfcompress.planning.plan_result import Option
+from tfcompress.planning.testbed import Terms, Testbed, options_of
 from tfcompress.rewriting.matching import match
-from tfcompress.utils.types import Loss
+from tfcompress.utils.progress import progress
+from tfcompress.utils.workers import Shared, Workers
 
 LARGEST_BLOCK = 1024  # fan-in above which the metric of a layer's inputs is cut into blocks
 POSITIONS = 16  # at which a convolution's inputs are measured in each image
-HARMLESS_RISE = 0.002  # share of the loss; once a form raises it by less, larger ones are not tried
-UNCHANGED = "float32"  # name of the option that leaves a layer as it is
 
 
 def measured_options(
-    model: keras.Model,
-    fit_inputs: Any,
-    counts: Any,
-    loss: Loss,
-    candidates: Any,
-    reasons: dict[str, str],
-) -> Any:
-    """`{path: options by rising cost}`, fitted and measured in one walk over the network.
+    testbed: Testbed, fit_inputs: Any, terms: Terms, workers: Workers, shared: Shared
+) -> tuple[dict[str, list[Option]], list[str]]:
+    """`{path: options by rising cost}`, fitted and measured, and why forms are none.
+
+    One walk over the network measures the inputs of each layer; the rest is a task for each.
 
     Args:
-        model: the network.
+        testbed: the network.
         fit_inputs: inputs on which the kernels are fitted.
-        counts: two functions of the shapes of a layer's inputs, which give `count` and `estimate`
-            of `fitted`.
-        loss: the `HeldOutLoss` of the network.
-        candidates: see `planner.plan`.
-        reasons: a list, to which is added why a maker cannot take a layer.
+        terms: what is counted and tried.
+        workers: do the tasks.
+        shared: makes the testbed of a worker.
     """
-    targets, _ = match(walk(model), {_has_kernel: lambda layer: layer})
+    model, layers = testbed.changed, walk(testbed.changed)
+    targets, _ = match(layers, {_has_kernel: lambda layer: layer})
+    numbers = {id(layer): number for number, (layer, _) in enumerate(layers.values())}
     shapes = input_shapes(model) if calls_its_graph(model) else {}
-    suffix, found, steps = Suffix(model, loss.inputs), {}, steps_of(model, shapes)
+    tasks, steps = {}, steps_of(model, shapes)
 
     def change(layer, pairs):
         moments = input_moments(layer)
@@ -54,27 +48,17 @@ def measured_options(
             moments.add(before)
         # a part of a composite layer counts once, in a recurrent one once a step, as in `macs`
         uses = shapes.get(id(layer)) or [(None, *before.shape[1:])] * (steps.get(id(layer)) or 1)
-        count, estimate = (of(uses) for of in counts)
-        suffix.advance(layer)
-        forms_of_layer = fitted(
-            layer,
-            moments.metric(),
-            candidates,
-            count,
-            estimate,
-            measure=partial(rise, layer),
-            harmless=HARMLESS_RISE * loss.scale,
-            reasons=reasons,
-        )
-        row = [Option(*form, _names(chain)) for *form, chain in forms_of_layer]
-        found[targets[id(layer)][0]] = [*row, Option(UNCHANGED, None, count([layer]))]
+        path, number, metric = targets[id(layer)][0], numbers[id(layer)], moments.metric()
+        given = number, layer.name, metric, uses, terms
+        tasks[path] = workers.submit(f"Layer {path!r}", options_of, shared, *given)
 
-    def rise(layer, chain):
-        return max(loss.of_outputs(suffix.outputs({layer: running(chain)})) - loss.base, 0.0)
-
-    layers = [layer for layer, _ in walk(model).values() if id(layer) in targets]
-    follow(model, fit_inputs, layers, change, "Trying forms")
-    return found
+    wanted = [layer for layer, _ in layers.values() if id(layer) in targets]
+    follow(model, fit_inputs, wanted, change, "Trying forms")
+    found, reasons = {}, []
+    for path, task in progress(tasks.items(), "Measuring forms", len(tasks), itemgetter(0)):
+        found[path], why = task.result()
+        reasons += why
+    return found, reasons
 
 
 def check_steps_known(model: keras.Model) -> None:
@@ -96,10 +80,6 @@ def input_moments(layer: keras.layers.Layer) -> Moments:
 
 def _has_kernel(layer):
     return layer.built and can_measure(layer) and not isinstance(layer, forms.CompressedLayer)
-
-
-def _names(chain):
-    return tuple(part.name for part in chain)
 
 
 def fixed_cost(model: keras.Model, target: str, options: Any) -> int:

@@ -1,34 +1,33 @@
 """Spreads one budget over a whole network: chooses the form of each layer."""
 
-from functools import partial
+from concurrent.futures import Executor
 from typing import Any
 
 import keras
-import numpy as np
 
-from tfcompress.graph.chain import Chain
 from tfcompress.graph.copy import copied
-from tfcompress.graph.intercept import running
-from tfcompress.graph.paths import check_keras_3, name_of, walk
+from tfcompress.graph.paths import check_keras_3
+from tfcompress.graph.private_training import compiled_loss
 from tfcompress.graph.sound import check_finite_weights
-from tfcompress.graph.suffix import Suffix
 from tfcompress.measure.batch_norm import recalibrate_batch_norm
-from tfcompress.measure.held_out_loss import HeldOutLoss, split
+from tfcompress.measure.held_out_loss import split
 from tfcompress.numerics.knapsack import solve_knapsack
 from tfcompress.planning.candidates import by_name, default_candidates
-from tfcompress.planning.costs import cost_function
+from tfcompress.planning.correction import damage_factors
 from tfcompress.planning.options import (
-    HARMLESS_RISE,
     check_steps_known,
     fixed_cost,
     input_moments,
     measured_options,
 )
 from tfcompress.planning.plan_result import Option, Plan, tables
+from tfcompress.planning.testbed import Terms, Testbed
 from tfcompress.rewriting.opening import close_like, opened
 from tfcompress.rewriting.swap import swapped
 from tfcompress.utils.checks import check_budget, check_store
-from tfcompress.utils.types import Data, Loss, Store, Target
+from tfcompress.utils.progress import showing
+from tfcompress.utils.types import Data, Loss, Store, Target, Verbose
+from tfcompress.utils.workers import Shared, Workers, check_executor
 
 LEAST_GAIN = 0.1  # share of the damage that another choice must save to be carried out
 TARGETS = ("bits", "tflite", "archive", "macs")
@@ -42,6 +41,8 @@ def plan(
     loss: Loss = None,
     candidates: Any = None,
     store: Store = "fast",
+    executor: Executor | None = None,
+    verbose: Verbose = "auto",
 ) -> Plan:
     """Chooses a form for each layer so that the network fits a budget and loses least.
 
@@ -75,6 +76,10 @@ def plan(
             `"archive"` codebooks of 8 and 16 entries with 60, 80 and 90% zeros; for `"macs"`
             low-rank, k x 1 / 1 x k and Tucker forms with 1/2, 1/4 and 1/8 of the MACs.
         store: how the file that `"tflite"` counts stores kernels, as in `to_tflite`.
+        executor: a `concurrent.futures.Executor`, whose workers fit and measure the forms of the
+            layers; None does it here. The plan is the same to the bit where the workers have
+            processors and threads like those here. See the page "On several machines".
+        verbose: as in Keras' `fit`; see `swap`.
 
     Returns:
         A `Plan`.
@@ -95,14 +100,15 @@ def plan(
     True
     """
     check_budget(budget)
-    return Planner(model, data, target, loss, candidates, store).plan(budget)
+    with showing(verbose):
+        return Planner(model, data, target, loss, candidates, store, executor).plan(budget)
 
 
 class Planner:
     """Fits and measures the forms of each layer once, for plans of any budget; see `plan`.
 
     Args:
-        model, data, target, loss, candidates, store: as in `plan`.
+        model, data, target, loss, candidates, store, executor: as in `plan`.
 
     Attributes:
         options: `{layer path: list of Option}` by rising cost; the last one is the layer as it is.
@@ -118,24 +124,30 @@ class Planner:
         loss: Loss = None,
         candidates: Any = None,
         store: Store = "fast",
+        executor: Executor | None = None,
     ) -> None:
         check_keras_3(model)
         check_finite_weights(model)
         _check_target(target)
         check_store(store)
+        check_executor(executor)
         candidates = by_name(candidates or default_candidates(target))
         self.closed, self.model, self.target = model, opened(model), target
+        self.executor = executor
         if target == "macs":
             check_steps_known(self.model)
         self.fit_inputs, held_out = split(model, data)
-        self.loss = HeldOutLoss(model, *held_out, loss)
-        reasons = []
-        count = partial(cost_function, target, store=store)
-        # bytes are known only after a fit: a coder or an exporter decides
-        counts = count, count if target in ("bits", "macs") else lambda *_: None
-        self.options = measured_options(
-            self.model, self.fit_inputs, counts, self.loss, candidates, reasons
-        )
+        weights = None
+        if loss is None and held_out[1] is not None and compiled_loss(model) is not None:
+            loss, weights = compiled_loss(model)
+        self.parts = held_out, loss, weights
+        self.testbed = Testbed(self.model, *self.parts)
+        terms = Terms(target, store, candidates)
+        with Workers(executor) as workers:
+            shared = Shared(Testbed, self.model, *self.parts, mine=self.testbed)
+            self.options, reasons = measured_options(
+                self.testbed, self.fit_inputs, terms, workers, shared
+            )
         if not any(len(row) > 1 for row in self.options.values()):
             why = "\n".join(["", *reasons])
             raise ValueError(f"No candidate takes any layer, or none would be smaller.{why}")
@@ -170,7 +182,10 @@ class Planner:
                     break
             plans.append(self.carried_out(allowed, chosen))
             if len(plans) == 1:
-                found = _damage_factors(self.model, plans[0], self.loss)
+                testbed = self.testbed.of(plans[0].model)
+                with Workers(self.executor) as workers:
+                    shared = Shared(Testbed, self.model, *self.parts, plans[0].model, mine=testbed)
+                    found = damage_factors(testbed, plans[0], workers, shared)
                 factors = {path: factors[path] * found.get(path, 1.0) for path in factors}
         return min(plans, key=lambda plan: plan.measured)
 
@@ -199,57 +214,15 @@ class Planner:
             float_cost=self.float_cost,
             options=self.options,
             chosen=chosen,
-            loss=self.loss.base,
+            loss=self.testbed.loss.base,
             predicted=sum(option.measured for option in chosen.values()),
-            measured=self.loss(new) - self.loss.base,
+            measured=self.testbed.loss(new) - self.testbed.loss.base,
             model=new,
         )
 
 
 def _damage(chosen, factors):
     return sum(factors[path] * option.measured for path, option in chosen.items())
-
-
-def _damage_factors(model, plan, loss):
-    """How much more, or less, the form of each layer costs among the others than alone."""
-    suffix, before, now = Suffix(plan.model, loss.inputs), walk(model), walk(plan.model)
-    total, factors = loss.base + plan.measured, {}
-    chains = {}
-    for path, option in plan.chosen.items():
-        if option.maker is not None and option.measured > HARMLESS_RISE * plan.predicted:
-            chains[path] = _chain_at(path, option, now)
-    for path in sorted(chains, key=lambda path: suffix.place(chains[path][0])):
-        suffix.advance(chains[path][0])
-        restored = suffix.outputs(_put_back(chains[path], before[path][0]))
-        gain, alone = total - loss.of_outputs(restored), plan.chosen[path].measured
-        # Both are measured on few examples, so that no single ratio may count for too much.
-        factors[path] = float(np.clip(gain / alone, 0.25, 4.0)) if alone > 0 else 1.0
-    return factors
-
-
-def _chain_at(path, option, layers):
-    """The layers that stand for one, in a graph by their names, elsewhere in one `Chain`."""
-    if path in layers and isinstance(layers[path][0], Chain):
-        return [layers[path][0]]
-    folder = path.removesuffix(name_of(path))
-    return [layers[folder + name][0] for name in option.parts]
-
-
-def _put_back(chain, layer):
-    """Functions by which a layer runs in place of a chain: on the first one's input, for the last.
-
-    See `graph.intercept.altered`.
-    """
-    arrived = []
-
-    def first(call, x, *args, **kwargs):
-        arrived.append(x)
-        return call(x, *args, **kwargs)
-
-    def last(call, x, *args, **kwargs):
-        return layer(arrived.pop(), training=False)
-
-    return {chain[0]: running([layer])} if len(chain) == 1 else {chain[0]: first, chain[-1]: last}
 
 
 def _check_target(target):

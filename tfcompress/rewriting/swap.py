@@ -1,8 +1,10 @@
 """Replaces layers of a model of any kind."""
 
+import contextlib
 import itertools
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Any
 
 import keras
@@ -10,12 +12,16 @@ import keras
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.paths import check_keras_3, walk
 from tfcompress.layers.core.base import CompressedLayer
+from tfcompress.layers.core.fit import fit as fit_kernel
+from tfcompress.layers.core.fit import fitted_layer, stand_in
 from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.core.ordinary import kernel_bits
 from tfcompress.measure.moments import Moments
 from tfcompress.rewriting.opening import close, open_for
 from tfcompress.rewriting.replace import with_replacements
-from tfcompress.utils.types import Curvature, Data, Rules
+from tfcompress.utils.progress import progress, showing
+from tfcompress.utils.types import Curvature, Data, Rules, Verbose
+from tfcompress.utils.workers import Workers, check_executor
 
 
 def swap(
@@ -24,6 +30,8 @@ def swap(
     curvature: Curvature | None = None,
     data: Data | None = None,
     inplace: bool = False,
+    executor: Executor | None = None,
+    verbose: Verbose = "auto",
 ) -> keras.Model:
     """Makes a copy of a model in which the layers that rules name are replaced.
 
@@ -49,6 +57,13 @@ def swap(
             normalization, call `recalibrate_batch_norm` afterwards.
         inplace: whether the model itself is changed, as by `model.quantize`, for those who hold
             references to it or to its layers.
+        executor: a `concurrent.futures.Executor`, whose workers fit the kernels that do not wait
+            for each other: without `data` all of them, with data those that have the same input.
+            None fits them here. The result is the same to the bit where the workers have processors
+            and threads like those here. See the page "On several machines".
+        verbose: as in Keras' `fit`. 0: nothing; 1 or `"auto"`: in a terminal a bar with the layer
+            at work and the time left, elsewhere a line a minute to the logger `"tfcompress"`; 2:
+            a printed line for each layer.
 
     Returns:
         The copy, or with `inplace` the model. It is not compiled: call `compile`.
@@ -74,7 +89,8 @@ def swap(
     check_keras_3(model)
     if curvature is not None and data is not None:
         raise ValueError("Give either `curvature` or `data`, not both: `data` measures its own.")
-    return swapped(model, rules, curvature, data, inplace=inplace)
+    with showing(verbose):
+        return swapped(model, rules, curvature, data, inplace=inplace, executor=executor)
 
 
 def swapped(
@@ -84,11 +100,14 @@ def swapped(
     data: Data | None = None,
     moments: Callable[..., Any] = Moments,
     inplace: bool = False,
+    executor: Executor | None = None,
 ) -> keras.Model:
     """`swap`; `moments(layer)` makes what measures the inputs of a layer."""
+    check_executor(executor)
     opening = open_for(model, rules, inplace)
     try:
-        chains = _made(opening, curvature, data, moments)
+        with Workers(executor) as workers:
+            chains = _made(opening, curvature, data, moments, workers)
     except BaseException:
         if inplace:
             close(model, opening.closed)
@@ -101,30 +120,45 @@ def swapped(
     return new
 
 
-def _made(opening, curvature, data, moments) -> dict:
+def _made(opening, curvature, data, moments, workers) -> dict:
     """The chains that stand in the places of layers, `{layer: chain}`."""
     model, targets, left, made = opening.model, opening.targets, opening.left, {}
 
-    def make(layer, pairs=None):
+    def begin(layer, pairs=None):
         path, maker, by_name = targets[id(layer)]
-        try:
-            fit = {"metric": (curvature or {}).get(path)}
+        fit, begun = {"metric": (curvature or {}).get(path)}, []
+        with _explained(path, by_name, left):
             if pairs is not None and isinstance(maker, Maker):
                 fit = _measured(moments(layer), pairs)
-            made[id(layer)] = _make(maker, layer, by_name, fit)
-        except ValueError as error:
-            if by_name:
-                raise ValueError(f"Layer {path!r} cannot be swapped. {error}") from error
-            left[path] = str(error)
-        return made.get(id(layer))
+            begun.append(_begun(maker, layer, path, fit, workers))
+
+        def finish():
+            with _explained(path, by_name, left):
+                for chain in begun:
+                    made[id(layer)] = _checked(maker, layer, by_name, chain())
+            return made.get(id(layer))
+
+        return finish
 
     layers = [layer for layer, _ in walk(model).values() if id(layer) in targets]
     if data is not None:
-        follow(model, data, [layer for layer in layers if layer.built], make)
-    for layer in layers:
-        if data is None or not layer.built:
-            make(layer)
+        follow(model, data, [layer for layer in layers if layer.built], begin)
+    rest = [layer for layer in layers if data is None or not layer.built]
+    waiting = [(layer, begin(layer)) for layer in rest]
+    for _, finish in progress(waiting, "Fitting layers", len(waiting), lambda one: one[0].name):
+        finish()
     return {layer: made[id(layer)] for layer in layers if made.get(id(layer))}
+
+
+@contextlib.contextmanager
+def _explained(path, by_name, left):
+    """Notes why a layer cannot be swapped, or raises it if a rule names this very layer."""
+    try:
+        yield
+    except ValueError as error:
+        if by_name:
+            raise ValueError(f"Layer {path!r} cannot be swapped. {error}") from error
+        left[path] = str(error)
 
 
 def to_ordinary(model: keras.Model) -> keras.Model:
@@ -149,9 +183,20 @@ def _measured(moments, pairs) -> dict:
     return {"metric": moments.metric(), "kernel": moments.adapted()}
 
 
-def _make(maker, layer, by_name, fit):
-    """The chain of layers that a maker makes; `ValueError` with the reason if it cannot."""
-    made = maker(layer, **fit) if isinstance(maker, Maker) else maker(layer)
+def _begun(maker, layer, path, fit, workers):
+    """A function that gives what a maker makes of a layer, whose kernel is fitted in a worker."""
+    if not isinstance(maker, Maker):
+        return lambda: maker(layer)
+    if workers.executor is None or not layer.built or not maker.takes(layer):
+        return lambda: maker(layer, **fit)
+    maker.layer_class.arguments_from(layer)  # raises before anything is sent
+    given = maker.first_step(), stand_in(layer, fit.get("kernel")), fit["metric"]
+    task = workers.submit(f"Layer {path!r}", fit_kernel, None, *given)
+    return lambda: maker.finished(fitted_layer(layer, task.result()))
+
+
+def _checked(maker, layer, by_name, made):
+    """The chain of layers that was made; `ValueError` with the reason if it is none."""
     if made is layer:
         return None
     chain = list(made) if isinstance(made, (list, tuple)) else [made]

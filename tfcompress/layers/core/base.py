@@ -185,12 +185,7 @@ class CompressedLayer(keras.layers.Layer):
         Raises:
             ValueError: the layer cannot be taken; the message tells why.
         """
-        refuse(cls, layer)
-        names = {} if isinstance(layer, CompressedLayer) else cls.ordinary_names
-        arguments = {
-            name: getattr(layer, names.get(name, name)) for name in (*cls.arguments, *cls.common)
-        }
-        arguments |= {"name": layer.name, "dtype": layer.dtype_policy}
+        arguments = cls.arguments_from(layer)
         if not layer.built:
             new = cls(**arguments, **options, trainable=layer.trainable)
             new.supports_masking = layer.supports_masking
@@ -205,8 +200,17 @@ class CompressedLayer(keras.layers.Layer):
         return new
 
     @classmethod
+    def arguments_from(cls, layer: keras.layers.Layer) -> Config:
+        """The arguments that are the layer's own; `ValueError` if the layer cannot be taken."""
+        refuse(cls, layer)
+        names = {} if isinstance(layer, CompressedLayer) else cls.ordinary_names
+        own = {name: names.get(name, name) for name in (*cls.arguments, *cls.common)}
+        own = {name: getattr(layer, attribute) for name, attribute in own.items()}
+        return own | {"name": layer.name, "dtype": layer.dtype_policy}
+
+    @classmethod
     def takes(cls, layer: keras.layers.Layer) -> bool:
-        """Whether a layer is an `ordinary` one or a compressed form of it."""
+        """Whether a layer is an `ordinary` one or a compressed form."""
         return cls.ordinary in (type(layer), getattr(layer, "ordinary", None))
 
     @classmethod

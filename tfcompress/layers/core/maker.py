@@ -25,6 +25,14 @@ class Maker:
         """Whether the layer is of the kind that this maker compresses."""
         return self.layer_class.takes(layer)
 
+    def first_step(self) -> "Maker":
+        """The maker of one layer that makes the chain's first form; itself if it has one step."""
+        return self
+
+    def finished(self, layer: keras.layers.Layer) -> Any:
+        """What is made of the layer of the first step."""
+        return layer
+
     def then(self, *makers: "Maker") -> "Composed":
         """A maker in two steps: the layer is unfolded into a chain, which `makers` compress.
 
@@ -60,6 +68,12 @@ class Composed(Maker):
         self, layer: keras.layers.Layer, metric: Metric = None, kernel: np.ndarray | None = None
     ) -> Any:
         return self.unfolded(super().__call__(layer, metric, kernel))
+
+    def first_step(self) -> Maker:
+        return Maker(self.layer_class, self.options)
+
+    def finished(self, layer: keras.layers.Layer) -> list:
+        return self.unfolded(layer)
 
     def unfolded(self, layer: keras.layers.Layer) -> list:
         """The chain that the second step makes of the layer of the first step."""

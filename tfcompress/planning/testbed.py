@@ -1,0 +1,141 @@
+"""A network in which one layer at a time is replaced, and the loss measured: in this process, or
+in a worker that has the network from a file.
+
+A layer is named by its number in the order of `walk`, which is the same wherever the model is read;
+the automatic names of layers inside composite ones are not.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import keras
+
+from tfcompress.graph.intercept import running
+from tfcompress.graph.paths import walk
+from tfcompress.graph.suffix import Suffix
+from tfcompress.measure.held_out_loss import HeldOutLoss
+from tfcompress.planning.candidates import fitted
+from tfcompress.planning.costs import cost_function
+from tfcompress.planning.plan_result import Option
+from tfcompress.utils.types import Loss, Metric
+
+HARMLESS_RISE = 0.002  # share of the loss; once a form raises it by less, larger ones are not tried
+UNCHANGED = "float32"  # name of the option that leaves a layer as it is
+
+
+class Terms(NamedTuple):
+    """What a plan counts and tries: see `plan`."""
+
+    target: str
+    store: str
+    candidates: dict
+
+
+class Testbed:
+    """The loss of a network on held-out examples while single layers of it are replaced.
+
+    Args:
+        model: the network before any change.
+        held_out: `(x, y, sample_weight)`.
+        loss, loss_weights: see `HeldOutLoss`.
+        changed: the network in which layers are replaced; None for `model`.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        held_out: Any,
+        loss: Loss,
+        loss_weights: Any,
+        changed: keras.Model | None = None,
+    ) -> None:
+        self.loss = HeldOutLoss(model, *held_out, loss, loss_weights)
+        layers = walk(model)
+        self.paths, self.originals = list(layers), [layer for layer, _ in layers.values()]
+        self._change(model if changed is None else changed)
+
+    def of(self, changed: keras.Model) -> "Testbed":
+        """The same for another network in which layers are replaced."""
+        other = object.__new__(Testbed)
+        other.loss, other.paths, other.originals = self.loss, self.paths, self.originals
+        other._change(changed)
+        return other
+
+    def _change(self, changed):
+        self.changed = changed
+        self.layers = [layer for layer, _ in walk(changed).values()]
+        self.suffix = Suffix(changed, self.loss.inputs)
+
+    def loss_with(self, first: keras.layers.Layer, arounds: Any) -> float:
+        """The loss with others in the place of layers, of which `first` is called first."""
+        if self.suffix.place(first) < self.suffix.position:  # it lies behind
+            self.suffix = Suffix(self.changed, self.loss.inputs)
+        self.suffix.advance(first)
+        return self.loss.of_outputs(self.suffix.outputs(arounds))
+
+
+def options_of(
+    testbed: Testbed, number: int, name: str, metric: Metric, uses: list, terms: Terms
+) -> tuple[list[Option], list[str]]:
+    """The options of a layer by rising cost, and why forms are none.
+
+    Args:
+        testbed: the network.
+        number: of the layer.
+        name: of the layer, in the process of the plan.
+        metric: of its inputs.
+        uses: the shapes of its inputs, one for each of its uses.
+        terms: what is counted and tried.
+    """
+    layer, reasons = testbed.layers[number], []
+    count = cost_function(terms.target, uses, terms.store)
+    forms = fitted(
+        layer,
+        metric,
+        terms.candidates,
+        count,
+        # bytes are known only after a fit: a coder or an exporter decides
+        count if terms.target in ("bits", "macs") else None,
+        measure=partial(_rise, testbed, layer),
+        harmless=HARMLESS_RISE * testbed.loss.scale,
+        reasons=reasons,
+    )
+    row = []
+    for *form, chain in forms:
+        parts = tuple(part.name.replace(layer.name, name, 1) for part in chain)
+        row.append(Option(*form, parts))
+    return [*row, Option(UNCHANGED, None, count([layer]))], reasons
+
+
+def _rise(testbed, layer, chain):
+    """The rise of the loss with a chain in the place of a layer."""
+    return max(testbed.loss_with(layer, {layer: running(chain)}) - testbed.loss.base, 0.0)
+
+
+def loss_with_original(testbed: Testbed, chain: list[int], original: int) -> float:
+    """The loss of a changed network with an original layer put back in the place of a chain.
+
+    Args:
+        testbed: the network.
+        chain: numbers of the layers of the chain.
+        original: number of the layer in the network before any change.
+    """
+    layers = [testbed.layers[number] for number in chain]
+    return testbed.loss_with(layers[0], _put_back(layers, testbed.originals[original]))
+
+
+def _put_back(chain, layer):
+    """Functions by which a layer runs in place of a chain: on the first one's input, for the last.
+
+    See `graph.intercept.altered`.
+    """
+    arrived = []
+
+    def first(call, x, *args, **kwargs):
+        arrived.append(x)
+        return call(x, *args, **kwargs)
+
+    def last(call, x, *args, **kwargs):
+        return layer(arrived.pop(), training=False)
+
+    return {chain[0]: running([layer])} if len(chain) == 1 else {chain[0]: first, chain[-1]: last}
