@@ -1,6 +1,6 @@
 """Bytes and latency of recurrent layers against the stock converter's files.
 
-    python benchmarks/recurrent.py                    writes docs/recurrent-benchmark.md
+    python benchmarks/recurrent.py                    writes docs/recurrent-files-benchmark.md
 
 Our file is made for any batch and any number of steps; the stock one for one sequence of the length
 that is timed, since the converter makes no other.
@@ -100,7 +100,7 @@ def measure(name, kind, units, steps, whole, rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="docs/recurrent-benchmark.md")
+    parser.add_argument("--out", default="docs/recurrent-files-benchmark.md")
     parser.add_argument("--rounds", type=int, default=61)
     parser.add_argument("--net", choices=NETS, help="this one alone; nothing is written")
     arguments = parser.parse_args()

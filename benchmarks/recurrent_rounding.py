@@ -5,10 +5,12 @@
 The data are those of the Free Spoken Digit Dataset (Jackson et al., github.com/Jakobovski/
 free-spoken-digit-dataset) in one file: `audio` int16, `offsets` of the recordings in it, and for
 each recording `digit`, `speaker` and `take`. Float nets are trained there if missing (some minutes
-each). Writes docs/recurrent-benchmark.md.
+each), and what was measured is kept there too, so that a run goes on where the last one ended.
+Writes docs/recurrent-benchmark.md.
 """
 
 import argparse
+import json
 import pathlib
 import time
 
@@ -21,7 +23,7 @@ import tfcompress as tfc
 RATE, FRAME, HOP, BANDS, FRAMES = 8000, 256, 128, 32, 48
 SPEAKER = "theo"  # held out in the second split
 EPOCHS, BATCH = 30, 64
-NETS = {"gru": "2 x GRU(128)", "lstm": "LSTM(128)"}
+NETS = {"lstm": "LSTM(128)", "gru": "2 x GRU(128)"}
 METHODS = {
     "4 bits": tfc.layers.QuantizedDense.using(bits=4),
     "ternary": tfc.layers.TernaryDense.using(),
@@ -34,12 +36,13 @@ Digit Dataset: 3,000 recordings of ten digits by six speakers, as {frames} frame
 energies. Held out are the takes 0 to 4 of each speaker and digit (300 recordings, as the authors
 do), or all 500 of one speaker ({speaker}). All kernels of the recurrent layers are compressed, the
 last Dense layer stays float. Points of accuracy lost: "plain", the same form by the weights alone
-(nearest values, magnitude); "measured", on {sequences} training sequences without their labels,
-mean of {seeds} draws of these, and the worst of them. A negative number is a gain. The settings are
+(nearest values, magnitude); "measured", on {sequences} training sequences without their labels.
+Each is the mean of {seeds} float nets, trained from seeds of their own and each with its own draw
+of sequences; "worst" is the largest loss of a net. A negative number is a gain. The settings are
 those of `benchmarks/post_training.py`: nothing was chosen on these data. Seconds on a busy machine.
 
-| net (float accuracy) | method | plain | measured | worst | seconds |
-|---|---|---|---|---|---|
+| net | float accuracy | method | plain | measured | worst | seconds |
+|---|---|---|---|---|---|---|
 """
 
 
@@ -93,18 +96,17 @@ def network(kind):
     return keras.Model(inputs, keras.layers.Dense(10, name="digits")(x))
 
 
-def load_or_train(kind, split, folder, train):
+def load_or_train(kind, split, seed, folder, train):
     """The float net: from the folder, or trained now (Adam, cosine from 2e-3) and saved there."""
-    path = pathlib.Path(folder, f"{kind}-{split}.keras")
+    path = folder / f"{kind}-{split}-{seed}.keras"
     if path.exists():
         return keras.saving.load_model(path, compile=False)
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(seed)
     model, (x, y) = network(kind), train
     rate = keras.optimizers.schedules.CosineDecay(2e-3, EPOCHS * -(-len(x) // BATCH))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate, clipnorm=1.0), loss)
-    model.fit(Shifted(x, y), epochs=EPOCHS, verbose=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    model.fit(Shifted(x, y, seed), epochs=EPOCHS, verbose=2)
     model.save(path)
     return model
 
@@ -112,9 +114,9 @@ def load_or_train(kind, split, folder, train):
 class Shifted(keras.utils.PyDataset):
     """Batches of recordings, each louder or fainter and some frames earlier than recorded."""
 
-    def __init__(self, x, y):
+    def __init__(self, x, y, seed):
         super().__init__()
-        self.x, self.y, self.random = x, y, np.random.default_rng(0)
+        self.x, self.y, self.random = x, y, np.random.default_rng(seed)
         self.order = self.random.permutation(len(x))
 
     def __len__(self):
@@ -149,22 +151,43 @@ def accuracy(model, x, digits):
     return float(np.mean(model.predict(x, batch_size=500, verbose=0).argmax(-1) == digits))
 
 
-def rows(label, model, train, test, seeds, count):
-    """One line of the table for each method."""
-    base = accuracy(model, *test)
-    for name, method in METHODS.items():
-        plain = accuracy(compress(model, method, None), *test)
-        found, seconds = [], []
-        for seed in seeds:
-            chosen = np.random.default_rng(seed).choice(len(train[0]), count, replace=False)
-            start = time.perf_counter()
-            small = compress(model, method, train[0][chosen])
-            seconds.append(time.perf_counter() - start)
-            found.append(accuracy(small, *test))
-        lost, worst = 100 * (base - np.mean(found)), 100 * (base - min(found))
+def measure(model, method, train, test, seed, count):
+    """What one method costs one net: its accuracies, and the seconds that it took."""
+    chosen = np.random.default_rng(seed).choice(len(train[0]), count, replace=False)
+    plain = accuracy(compress(model, method, None), *test)
+    start = time.perf_counter()
+    small = compress(model, method, train[0][chosen])
+    seconds = time.perf_counter() - start
+    found = {"float": accuracy(model, *test), "plain": plain, "measured": accuracy(small, *test)}
+    return found | {"seconds": seconds}
+
+
+def results_of(kind, split, seed, arguments, data):
+    """`{method: what measure found}` of one net; what was found before is read from the folder."""
+    folder = pathlib.Path(arguments.nets)
+    path = folder / f"{kind}-{split}-{seed}-{arguments.sequences}.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    missing = [name for name in METHODS if name not in found]
+    if missing:
+        model = load_or_train(kind, split, seed, folder, data[0])
+    for name in missing:
+        found[name] = measure(model, METHODS[name], *data, seed, arguments.sequences)
+        path.write_text(json.dumps(found, indent=1))
+        print(kind, split, seed, name, found[name], flush=True)
+    return found
+
+
+def rows(label, results):
+    """One line of the table for each method; `results` of each seed."""
+    for name in METHODS:
+        columns = {
+            key: np.array([of_net[name][key] for of_net in results]) for key in results[0][name]
+        }
+        plain, measured = (100 * (columns["float"] - columns[key]) for key in ("plain", "measured"))
         yield (
-            f"| {label} ({base:.2%}) | {name} | {100 * (base - plain):.2f} | **{lost:.2f}** | "
-            f"{worst:.2f} | {np.mean(seconds):.0f} |"
+            f"| {label} | {np.mean(columns['float']):.2%} | {name} | {np.mean(plain):.2f} | "
+            f"**{np.mean(measured):.2f}** | {max(measured):.2f} | "
+            f"{np.mean(columns['seconds']):.0f} |\n"
         )
 
 
@@ -176,25 +199,25 @@ def _head(arguments):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="spoken_digits.npz")
-    parser.add_argument("--nets", default="benchmarks/float-nets", help="folder of .keras files")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--nets", default="benchmarks/float-nets", help="folder of nets and results"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="float nets of each kind")
     parser.add_argument("--sequences", type=int, default=2000, help="for calibration")
     parser.add_argument("--splits", nargs="*", default=["takes", "speaker"])
     parser.add_argument("--output", default="docs/recurrent-benchmark.md")
     arguments = parser.parse_args()
+    pathlib.Path(arguments.nets).mkdir(parents=True, exist_ok=True)
     x, columns = recordings(arguments.data)
     lines = [_head(arguments)]
     for split in arguments.splits:
-        held_out = splits(columns)[split]
-        train = x[~held_out], columns["digit"][~held_out]
-        test = x[held_out], columns["digit"][held_out]
+        out = splits(columns)[split]
+        data = [(x[rows_of], columns["digit"][rows_of]) for rows_of in (~out, out)]
         for kind in NETS:
-            model = load_or_train(kind, split, arguments.nets, train)
-            label = f"{NETS[kind]}, {split} held out"
-            for row in rows(label, model, train, test, range(arguments.seeds), arguments.sequences):
-                print(row, flush=True)
-                lines.append(row + "\n")
-                pathlib.Path(arguments.output).write_text("".join(lines))
+            seeds = range(arguments.seeds)
+            results = [results_of(kind, split, seed, arguments, data) for seed in seeds]
+            lines += rows(f"{NETS[kind]}, {split} held out", results)
+            pathlib.Path(arguments.output).write_text("".join(lines))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,41 @@ def test_a_quantized_table_is_read_exactly_from_its_bits(bits, shape):
     assert stored["table/scales"] == ("FLOAT32", 4 * ROWS)
 
 
+def test_wide_rows_are_looked_up_at_once_and_narrow_ones_with_a_table_of_scales():
+    inputs = keras.Input((5,), dtype="int32")
+    model = keras.Model(inputs, layers.Embedding(ROWS, 64, name="table")(inputs))
+    small = swap(model, {"table": QuantizedEmbedding.using(bits=4)})
+    ids = np.arange(15, dtype="int32").reshape(3, 5)
+    lookups = {}
+    for store in ("fast", "small"):
+        blob = to_tflite(small, check=ids, store=store)
+        lookups[store] = operators(blob).count("EMBEDDING_LOOKUP"), len(blob)
+        for delegates in (True, False):
+            close(run(blob, [ids], delegates)[0], small(ids))
+    (fast, fast_bytes), (few, few_bytes) = lookups.values()
+    assert (fast, few) == (1, 2)
+    assert 6 * ROWS < fast_bytes - few_bytes < 8 * ROWS  # the zero points, less two operators
+
+
+def test_ids_are_read_as_they_are_and_wrong_ones_refused():
+    for rules in ({}, {"table": QuantizedEmbedding.using(bits=4)}, rounding(8)):
+        small = swap(table_of((5,)), rules) if rules else table_of((5,))
+        ids = np.arange(15, dtype="int32").reshape(3, 5)
+        blob = to_tflite(small, check=ids)
+        assert not {"LESS", "SELECT", "SELECT_V2"} & set(operators(blob))
+        with pytest.raises(RuntimeError):
+            run(blob, [ids - 1])
+
+
+def test_indices_of_other_lookups_may_be_negative():
+    table = keras.ops.convert_to_tensor(np.arange(12.0).reshape(6, 2).astype("float32"))
+    inputs = keras.Input((3,), dtype="int32")
+    taken = layers.Lambda(lambda x: keras.ops.take(table, x, axis=0), output_shape=(3, 2))(inputs)
+    ids = np.array([[-1, 0, 5], [2, -6, 1]], "int32")
+    y = run(to_tflite(keras.Model(inputs, taken), check=ids), [ids])[0]
+    np.testing.assert_array_equal(y, np.arange(12.0).reshape(6, 2)[ids])
+
+
 def test_ids_of_64_bits():
     small = swap(table_of((5,), "int64"), {"table": QuantizedEmbedding.using(bits=4)})
     ids = np.random.default_rng(2).integers(0, ROWS, (3, 5))

@@ -170,6 +170,25 @@ def test_rounding_a_whole_network(bits):
     assert type(kept.get_layer("conv")) is keras.layers.Conv2D
 
 
+def test_rounding_gives_8_bits_where_a_file_saves_nothing_with_fewer():
+    x = inputs = keras.Input((8, 8, 8))
+    x = keras.layers.Conv2DTranspose(16, 3, name="transposed")(x)  # 1152 weights
+    x = keras.layers.Conv2D(16, 3, name="conv")(x)  # 2304
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dense(33, name="large")(x)  # 528
+    model = keras.Model(inputs, keras.layers.Dense(15, name="small")(x))  # 495
+    expected = {"transposed": 8, "conv": 4, "large": 4, "small": 8}
+    for rules, bits in (
+        (tfc.layers.rounding(4), expected),
+        (
+            {"small": tfc.layers.QuantizedDense.using(bits=4), **tfc.layers.rounding(4)},
+            expected | {"small": 4},
+        ),
+    ):
+        small = tfc.swap(model, rules)
+        assert {name: small.get_layer(name).level_bits for name in bits} == bits
+
+
 def test_bad_rounding():
     for bits in (1, 9, 32, True, 8.5):
         with pytest.raises(ValueError, match="bits"):

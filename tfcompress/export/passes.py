@@ -8,6 +8,7 @@ from tfcompress.export.convert.column_factors import restore_kernels
 from tfcompress.export.convert.exact_integers import store_exact
 from tfcompress.export.convert.float32 import convert_lowered, keep_float32
 from tfcompress.export.convert.full_integer import quantize
+from tfcompress.export.convert.lookups import read_plain_ids
 from tfcompress.export.convert.names import drop_names, name_kernels
 from tfcompress.export.convert.ranges import measure_noise
 from tfcompress.export.convert.static_shapes import make_shapes_static
@@ -21,6 +22,7 @@ from tfcompress.export.lower.structured_constants import name_structured_constan
 CLEAN = (
     make_shapes_static,
     name_kernels,
+    read_plain_ids,
     restore_kernels,
     name_structured_constants,
     drop_names,

@@ -24,7 +24,7 @@ def make_shapes_static(draft: Draft) -> None:
             shape = _static_shape(graph, operator, readers.get(operator.outputs[0], []))
             if shape is not None and graph.values(operator.inputs[1]) is None:
                 operator.inputs[1] = graph.constant(np.array(shape, np.int32), "shape")
-    _drop_unread(graph)
+    drop_unread(graph)
 
 
 def _static_shape(graph, reshape, readers) -> list[int] | None:
@@ -44,7 +44,7 @@ def _product_width(graph, reader, tensor) -> int | None:
     return graph.shape(reader.inputs[1])[-1]
 
 
-def _drop_unread(graph) -> None:
+def drop_unread(graph) -> None:
     """Removes operators whose outputs nothing reads, from the last to the first."""
     subgraph, kept = graph.subgraph, []
     read = {int(index) for index in subgraph.outputs}

@@ -64,7 +64,9 @@ from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.runtimes import HALF_DEPTHWISE, INT2
 from tfcompress.utils.types import Store
 
-LEAST_KERNEL_SIZE = 256  # entries; below 1024 the forms are within 0.05 microseconds of float32
+LEAST_KERNEL_SIZE = 256  # entries; smaller kernels stay in float32
+LEAST_PRODUCT_SIZE = 513  # of int8 arithmetic, which costs smaller products 0.3 microseconds
+MOST_ZERO_POINTS = 2**16, 0.25  # bytes, and of a table's, that a quicker lookup may take
 ROW_BYTES = 12  # a float32 scale and an int64 zero point, as if no other kernel shared these
 IM2COL_CHANNELS = 32  # from here on the product gains more than the GATHER of the taps costs
 UNPACKED = ("TRANSPOSE_CONV", "CONV_3D", "BATCH_MATMUL")
@@ -95,7 +97,7 @@ def choose_form(
         return None
     bits = kernel.bits_for(runtime >= INT2)
     if kernel.code == "GATHER":
-        choices = _table_choices(kernel, bits)
+        choices = _table_choices(kernel, bits, store)
     elif kernel.code in UNPACKED or graph.subgraph is not graph.model.subgraphs[0]:
         choices = _plain_choices(kernel, bits, activations)
     elif kernel.shared is not None and activations == "float32":
@@ -112,12 +114,15 @@ def choose_form(
     return choices[int(np.argmin(sizes))] if min(sizes, default=np.inf) < 4 * kernel.size else None
 
 
-def _table_choices(kernel, bits):
+def _table_choices(kernel, bits, store):
     """A table in the bits that hold it; one that has one scale for all rows is a little smaller."""
     if bits >= 16:
         return [(forms.weight_only, 16)] * (bits == 16)
-    one_scale = [(tables.gathered, 8)] * (bits == 8 and tables.has_one_scale(kernel))
-    return one_scale or [(tables.looked_up, bits)]
+    if bits == 8 and tables.has_one_scale(kernel):
+        return [(tables.gathered, 8)]
+    most, share = MOST_ZERO_POINTS
+    quick = store == "fast" and 8 * kernel.units <= min(most, share * kernel.size * bits / 8)
+    return [(tables.looked_up if kernel.tied or quick else tables.looked_up_twice, bits)]
 
 
 def _plain_choices(kernel, bits, activations):
@@ -145,7 +150,8 @@ def _float_choices(graph, operator, kernel, store, runtime):
 def _product_choices(graph, operator, kernel, bits, activations, store):
     small = store == "small"
     if activations == "int8":
-        choices = [(forms.hybrid, bits)]
+        quick = small or kernel.size >= LEAST_PRODUCT_SIZE
+        choices = [(forms.hybrid, bits) if quick else (forms.weight_only, 8)]
         flat = _is_matrix_product(graph, operator, kernel)
         if flat and (small or _blocks_are_fast(kernel, 8)):
             choices.append((sparse.blocks, 8))
@@ -211,7 +217,8 @@ def _blocks_are_fast(kernel, bits) -> bool:
 
 def _form_bytes(graph, operator, kernel, form, bits) -> float:
     """Bytes of a kernel in a form, with the operators around it."""
-    scales = 0 if bits in (16, 32) or form is tables.gathered else ROW_BYTES * kernel.units
+    row_bytes = 4 if form is tables.looked_up_twice else ROW_BYTES
+    scales = 0 if bits in (16, 32) or form is tables.gathered else row_bytes * kernel.units
     if form is unpacked.computed:
         return unpacked.computed_bytes(kernel, bits)
     if form is unpacked.coded:

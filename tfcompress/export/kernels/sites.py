@@ -9,13 +9,18 @@ from tfcompress.export.kernels import dense_forms as forms
 from tfcompress.export.kernels import sparse_forms as sparse
 from tfcompress.export.kernels import unpacked_forms as unpacked
 from tfcompress.export.kernels.kernel import Kernel, find_kernel
-from tfcompress.export.kernels.tables import gathered, looked_up
+from tfcompress.export.kernels.tables import gathered, looked_up, looked_up_twice
 from tfcompress.graph.paths import walk
 from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import operator_name
 from tfcompress.utils.types import Rest
 
-EXACT_FORMS = (forms.digits, forms.weight_only, sparse.densified, looked_up, gathered)
+EXACT_FORMS = (
+    forms.digits,
+    forms.weight_only,
+    sparse.densified,
+    *(looked_up, looked_up_twice, gathered),
+)
 Choose = Callable[..., Any]
 
 

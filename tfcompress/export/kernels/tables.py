@@ -11,23 +11,29 @@ LOOKUP_VERSION = {8: 3, 4: 4, 2: 5}  # of EMBEDDING_LOOKUP
 
 
 def looked_up(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> list:
-    """EMBEDDING_LOOKUP of rows of integers, and a scale for each row: exact.
+    """EMBEDDING_LOOKUP of rows of integers, each with its scale: exact.
 
-    A quantized table of `n` rows would take `8 n` bytes for zero points too, so the scales are
-    looked up in a table of their own. A table that is also the kernel of a matrix product has these
-    zero points: it is stored once for both.
+    Takes 12 bytes for each row beside the integers, 8 of them for a zero point. A table that is
+    also the kernel of a matrix product is stored once for both.
     """
     write = Writer(graph)
+    table = kernel.add_as_is(graph, bits)
+    rows = _rows(write, _vector(write, operator.inputs[1]), table, LOOKUP_VERSION[bits])
+    _reshape_rows(write, rows, operator)
+    return write.operators
+
+
+def looked_up_twice(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> list:
+    """EMBEDDING_LOOKUP of rows of integers, and of their scales in a table of its own: exact.
+
+    Takes 4 bytes for each row beside the integers, and 0.3 microseconds more than `looked_up`.
+    """
+    write, name = Writer(graph), f"{kernel.layer}/scales"
     ids = _vector(write, operator.inputs[1])
-    if kernel.tied:
-        table = kernel.add_as_is(graph, bits)
-        rows = _rows(write, ids, table, LOOKUP_VERSION[bits])
-    else:
-        name = f"{kernel.layer}/scales"
-        table = graph.integers(kernel.grid.values, bits, kernel.name, per_channel(1.0))
-        scales = graph.constant(kernel.grid.scale[:, None], name)
-        rows = _rows(write, ids, table, LOOKUP_VERSION[bits])
-        rows = write("MUL", [rows, _rows(write, ids, scales, 1)], (-1, kernel.shape[1]))
+    table = graph.integers(kernel.grid.values, bits, kernel.name, per_channel(1.0))
+    scales = graph.constant(kernel.grid.scale[:, None], name)
+    rows = _rows(write, ids, table, LOOKUP_VERSION[bits])
+    rows = write("MUL", [rows, _rows(write, ids, scales, 1)], (-1, kernel.shape[1]))
     _reshape_rows(write, rows, operator)
     return write.operators
 

@@ -1,5 +1,7 @@
 """The swap rules that round a whole network to fewer bits."""
 
+import math
+
 import keras
 import numpy as np
 
@@ -44,6 +46,14 @@ FAMILIES = {
 }
 
 
+TRANSPOSED = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+SMALL_KERNEL = 512  # entries: 4 bits instead of 8 save a file 256 bytes of these at most
+
+
 class FamilyMaker(Maker):
     """A maker that chooses, from a family of classes, the one for the layer that it is given."""
 
@@ -51,11 +61,19 @@ class FamilyMaker(Maker):
         self, layer: keras.layers.Layer, metric: Metric = None, kernel: np.ndarray | None = None
     ) -> CompressedLayer:
         cls = self.member(layer)
-        new = cls.from_layer(layer, metric, kernel, **self.options)
+        new = cls.from_layer(layer, metric, kernel, **self._options_for(layer))
         if cls is quantized.QuantizedEmbedding and new.level_bits == 8 and layer.built:
             # Files then take no more bytes than those of the stock converter.
             _share_scale(new, to_numpy(layer.embeddings) if kernel is None else kernel)
         return new
+
+    def _options_for(self, layer) -> dict:
+        """The options, but 8 bits where fewer cost accuracy and save a file no bytes."""
+        if self.options.get("bits", 8) >= 8 or not layer.built:
+            return self.options
+        transposed = isinstance(layer, TRANSPOSED)
+        small = max(math.prod(weight.shape) for weight in layer.weights) <= SMALL_KERNEL
+        return self.options | {"bits": 8} if transposed or small else self.options
 
     def takes(self, layer: keras.layers.Layer) -> bool:
         return self.member(layer) is not None
@@ -85,6 +103,11 @@ def rounding(bits: int = 8) -> dict:
     first rule that matches a layer wins, so put rules for single layers before them:
     `{"stem": None, **rounding(4)}`. In 8 bits all rows of an Embedding get one scale, as in files
     of the stock converter; `QuantizedEmbedding.using(bits=8)` has one for each row.
+
+    Two kinds of kernels get 8 bits where fewer are asked for, since these would cost accuracy and
+    save a file next to nothing: kernels of up to 512 weights, and those of transposed convolutions,
+    with which LiteRT does not compute in fewer. The classes give them fewer where a rule says so:
+    `{keras.layers.Conv2DTranspose: QuantizedConv2DTranspose.using(bits=4), **rounding(4)}`.
 
     Args:
         bits: 16 for float16 (`Float16Dense`, ...), or from 2 to 8 (`QuantizedDense`, ...).
