@@ -19,6 +19,7 @@ ORDER = [
     "pruning archive export curvature distill_losses",
     "callbacks reporting checks interop",
     "planning",
+    "diagnosis",
     "cli",
 ]
 # Of Keras objects; what a class of ours names itself with an underscore is its own.

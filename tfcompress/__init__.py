@@ -18,6 +18,7 @@ from tfcompress import (
     schedules,
     score,
 )
+from tfcompress.diagnosis.explain import explain
 from tfcompress.distillation.distiller import Distiller
 from tfcompress.distillation.hints import Hint
 from tfcompress.graph.paths import walk
@@ -71,6 +72,7 @@ __all__ = [
     "curvature",
     "datasets",
     "distill_losses",
+    "explain",
     "interop",
     "layers",
     "metric",

@@ -29,11 +29,16 @@ def page(
     parts = [f"<h1>{name}</h1>", f"<p>{_made_with()}</p>", _facts(report, accuracy), _notes(report)]
     parts += [pareto(points)] if points else []
     parts += [stacks(report), bars(report), _table(report), _left(report)]
+    return whole_page(report.name, "\n".join(parts))
+
+
+def whole_page(name: str, body: str) -> str:
+    """A page of that title."""
     return (
         '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{name}</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
+        f"<title>{escape(name)}</title><style>{STYLE}</style></head>\n<body>\n"
+        + body
         + "\n</body>\n</html>\n"
     )
 

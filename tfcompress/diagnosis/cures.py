@@ -1,0 +1,124 @@
+"""What brings a layer's accuracy back: calls that can be printed and run."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from tfcompress.diagnosis.pairs import Pair, pairs_of
+from tfcompress.graph.copy import copied
+from tfcompress.layers.core.maker import Maker
+from tfcompress.layers.discrete.fake_quant import FakeQuant
+from tfcompress.layers.discrete.rounding import rounding
+from tfcompress.measure.batch_norm import recalibrate_batch_norm
+from tfcompress.rewriting.opening import close_like, opened
+from tfcompress.rewriting.replace import with_replacements
+from tfcompress.rewriting.swap import swap
+from tfcompress.utils.types import Data, Rules
+
+
+@dataclass(frozen=True)
+class SwapRule:
+    """A rule for `swap`: the layer is made again, in another form or as it was.
+
+    Attributes:
+        path: of the layer.
+        maker: what makes it; None leaves the float layer as it is.
+    """
+
+    path: str
+    maker: Maker | None = None
+
+    @property
+    def rules(self) -> Rules:
+        """The rule for `swap`, to be put before the others."""
+        return {self.path: self.maker}
+
+    def __str__(self):
+        made = "None" if self.maker is None else f"tfc.layers.{self.maker!r}"
+        return f"tfc.swap(model, {{{json.dumps(self.path)}: {made}, **rules}})"
+
+    def layers(self, pair: Pair) -> list:
+        """What stands in the place of a pair then."""
+        if self.maker is None:
+            return pair.before
+        made = self.maker(pair.before[0])
+        return [*(made if isinstance(made, list) else [made]), *pair.before[1:]]
+
+    def apply(self, model: keras.Model, small: keras.Model, data: Data) -> keras.Model:
+        """A copy of the compressed model in which this one layer is made again."""
+        before, now = opened(model), opened(small)
+        pair = next((p for p in pairs_of(before, now) if p.path == self.path), None)
+        if pair is None:
+            raise ValueError(f"Layer {self.path!r} is the same in both models.")
+        chains = {layer: [keras.layers.Identity()] for layer in pair.now[:-1]}
+        chains[pair.now[-1]] = [copied(layer) for layer in self.layers(pair)]
+        new = with_replacements(now, chains)
+        close_like(new, small)
+        return new
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """A call of `recalibrate_batch_norm` on the compressed model."""
+
+    def __str__(self):
+        return "tfc.recalibrate_batch_norm(small, data)"
+
+    def apply(self, model: keras.Model, small: keras.Model, data: Data) -> keras.Model:
+        """A copy of the compressed model with the statistics measured again."""
+        new = copied(small)
+        recalibrate_batch_norm(new, data)
+        return new
+
+
+@dataclass(frozen=True)
+class ActivationRange:
+    """A `FakeQuant` with the range of what it gets, for a rule of `swap`."""
+
+    path: str
+    low: float
+    high: float
+
+    def __str__(self):
+        new = f"tfc.layers.FakeQuant({self.low:.4g}, {self.high:.4g})"
+        return f"tfc.swap(small, {{{json.dumps(self.path)}: lambda layer: {new}}})"
+
+    def layers(self, pair: Pair) -> list:
+        return [FakeQuant(self.low, self.high)]
+
+    def apply(self, model: keras.Model, small: keras.Model, data: Data) -> keras.Model:
+        """A copy of the compressed model with that range."""
+        return swap(small, {self.path: lambda layer: self.layers(None)[0]})
+
+
+@dataclass(frozen=True)
+class Export:
+    """A call of `to_tflite` with other options, on inputs to measure ranges on.
+
+    Attributes:
+        options: of the call.
+    """
+
+    options: dict
+
+    def __str__(self):
+        options = "".join(f", {name}={value!r}" for name, value in self.options.items())
+        return f"tfc.to_tflite(small, path{options}, check=x)"
+
+    def file(self, small: keras.Model, inputs: Any) -> bytes:
+        """The bytes of that file."""
+        from tfcompress.export import to_tflite
+
+        return to_tflite(small, check=inputs, **self.options)
+
+
+Cure = SwapRule | Recalibration | ActivationRange | Export
+
+
+def eight_bits(layer: keras.layers.Layer) -> Maker | None:
+    """The maker of the layer in 8 bits with a scale per output; None where there is none."""
+    (maker,) = rounding(8).values()
+    kind = maker.member(layer)
+    return None if kind is None else kind.using(bits=8)

@@ -1,0 +1,186 @@
+"""The result of `explain`: a row for each layer, as text, as data, as a page and as a picture."""
+
+import dataclasses
+import json
+from typing import Any
+
+from tfcompress.diagnosis.case import Cause
+from tfcompress.diagnosis.cures import Cure
+from tfcompress.reporting.notebook import table_html
+from tfcompress.reporting.text import table_text
+from tfcompress.utils.checks import check_ending
+from tfcompress.utils.plain import plain, unparsed
+from tfcompress.utils.types import Path
+from tfcompress.utils.writers import save_figure, write_file
+
+COLUMNS = ("layer", "method", "share", "of the rise", "kernel error", "output error", "cause")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplainedLayer:
+    """What one layer does to the model.
+
+    Attributes:
+        path: of the layer in the float model; of a layer that only the small one has, its own.
+        method: the classes of the layers in its place.
+        share: its share of the rise of the loss, in units of the loss.
+        error: the standard error of `share` over the examples.
+        moved: its share of the change of the outputs, `(z - z0)^2 / var z0`.
+        kernel_error: the change of its kernel, as a share of its norm; None without a kernel.
+        output_error: the root mean square of the error of its outputs on the inputs that it gets,
+            as a share of that of the outputs; None if nothing is finite.
+        worst: numbers of the examples whose loss it raises most.
+        cause: a `Cause`, or None.
+        cured: the loss once its cure is applied; None if that was not tried.
+    """
+
+    path: str
+    method: str
+    share: float
+    error: float
+    moved: float
+    kernel_error: float | None
+    output_error: float | None
+    worst: tuple[int, ...]
+    cause: Cause | None
+    cured: float | None = None
+
+    @property
+    def cure(self) -> Cure | None:
+        """What can be done: `str` of it is code, `apply` runs it."""
+        return None if self.cause is None else self.cause.cure
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """Where the accuracy of a compressed model went.
+
+    Attributes:
+        name: of the compressed model.
+        measure: what is measured: "loss", or without labels "change of the outputs".
+        before, after: the loss of the float model and of the compressed one.
+        rest: the part of the rise that is no layer's: what the models differ in beside layers.
+        metric: what the user judges by and its values before and after, or None.
+        layers: an `ExplainedLayer` for each layer that differs, the worst first.
+        orders: the number of orders in which layers were put back.
+        examples: the number of examples.
+    """
+
+    name: str
+    measure: str
+    before: float
+    after: float
+    rest: float
+    metric: tuple[str, float, float] | None
+    layers: tuple[ExplainedLayer, ...]
+    orders: int
+    examples: int
+
+    @property
+    def rise(self) -> float:
+        """By how much the loss is higher than that of the float model."""
+        return self.after - self.before
+
+    def __getitem__(self, path) -> ExplainedLayer:
+        """The row of a layer."""
+        return next(row for row in self.layers if row.path == path)
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """All data as JSON, the cures as code."""
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        data["rise"] = self.rise
+        data["layers"] = [_as_data(row) for row in self.layers]
+        return json.dumps(data, indent=indent)
+
+    def to_html(self, path: Path) -> None:
+        """Writes one self-contained page.
+
+        Raises:
+            ValueError: the path has the ending of another format.
+            WriteError: the file cannot be written.
+        """
+        from tfcompress.reporting.html import whole_page
+
+        check_ending(path, ".html")
+        write_file(path, whole_page(self.name, self._repr_html_()))
+
+    def plot(self, path: Path) -> Any:
+        """Draws the share of each layer, with its standard error.
+
+        Args:
+            path: path of the `.png` file to write.
+
+        Returns:
+            The matplotlib figure.
+        """
+        from matplotlib.figure import Figure
+
+        rows = self.layers[:30][::-1]
+        figure = Figure(figsize=(8, 1.5 + 0.3 * len(rows)), dpi=150, layout="constrained")
+        axes = figure.subplots()
+        errors = [row.error for row in rows]
+        axes.barh(range(len(rows)), [row.share for row in rows], xerr=errors, ecolor="0.4")
+        names = [unparsed(row.path) for row in rows]
+        axes.set_yticks(range(len(rows)), names)
+        causes = [row.cause.name if row.cause else "" for row in rows]
+        for place, (row, cause) in enumerate(zip(rows, causes, strict=True)):
+            axes.annotate(
+                f" {unparsed(cause)}", (max(row.share, 0), place), va="center", fontsize=7
+            )
+        axes.margins(x=0.25)
+        axes.set(xlabel=f"share of the rise of the {self.measure}", title=unparsed(self._title()))
+        save_figure(figure, path)
+        return figure
+
+    def __repr__(self):
+        worst = f", most by {plain(self.layers[0].path)}" if self.layers else ""
+        return f"<Explanation of {plain(self.name)}: {self.measure} {self.rise:+.4g}{worst}>"
+
+    def __str__(self):
+        from rich.table import Table
+
+        table = Table(title=self._title(), title_justify="left", box=None, pad_edge=False)
+        for name in COLUMNS:
+            text = name in ("layer", "method", "cause")
+            table.add_column(name, justify="left" if text else "right", overflow="fold")
+        for row in self.layers:
+            table.add_row(*self._cells(row))
+        return table_text(table, *self._notes(), width=140)
+
+    def _repr_html_(self) -> str:
+        rows = [self._cells(row) for row in self.layers]
+        return table_html(self._title(), COLUMNS, rows, list(self._notes()))
+
+    def _title(self) -> str:
+        text = f"{plain(self.name)}: {self.measure} {self.before:.4g} -> {self.after:.4g}"
+        if self.metric is not None:
+            name, before, after = self.metric
+            text += f", {plain(name)} {before:.4g} -> {after:.4g}"
+        return text
+
+    def _cells(self, row):
+        part = f"{row.share / self.rise:.0%}" if self.rise > 0 else "-"
+        cause = "-" if row.cause is None else plain(str(row.cause))
+        errors = (_percent(row.kernel_error), _percent(row.output_error))
+        return [plain(row.path), row.method, f"{row.share:+.2g}", part, *errors, cause]
+
+    def _notes(self):
+        for row in self.layers:
+            if row.cure is not None:
+                gain = "" if row.cured is None else f"  # {self.measure} {row.cured:.4g}"
+                yield f"{plain(row.path)}: {row.cure}{gain}"
+        if abs(self.rest) > 1e-6 * max(1.0, abs(self.before)):
+            yield f"No layer's: {self.rest:+.2g}, by what the models differ in beside layers"
+        yield f"On {self.examples:,} examples; layers put back in {self.orders} orders."
+
+
+def _percent(value) -> str:
+    return "-" if value is None else f"{value:.2%}"
+
+
+def _as_data(row):
+    data = {f.name: getattr(row, f.name) for f in dataclasses.fields(row)}
+    data["cause"] = row.cause and row.cause.name
+    data["evidence"] = row.cause and row.cause.evidence
+    data["cure"] = row.cure and str(row.cure)
+    return data
