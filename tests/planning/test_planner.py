@@ -14,7 +14,7 @@ from tfcompress.planning import candidates
 from tfcompress.planning.correction import damage_factors
 from tfcompress.planning.costs import cost_function
 from tfcompress.planning.planner import Planner
-from tfcompress.planning.testbed import Testbed, _put_back
+from tfcompress.planning.workbench import Workbench, _put_back
 from tfcompress.utils.workers import Shared, Workers
 
 L = keras.layers
@@ -143,9 +143,9 @@ def test_two_steps_are_candidates_and_are_put_back_whole():
     assert chosen["conv"].parts == ("conv_in", "conv")
     new = tfc.swap(model, {path: one.maker for path, one in chosen.items()})
     plan = dataclasses.replace(plan, chosen=chosen, model=new)
-    testbed = Testbed(model, split(model, (X, Y))[1], LOSS, None, new)
+    workbench = Workbench(model, split(model, (X, Y))[1], LOSS, None, new)
     with Workers(None) as workers:
-        factors = damage_factors(testbed, plan, workers, Shared(Testbed, mine=testbed))
+        factors = damage_factors(workbench, plan, workers, Shared(Workbench, mine=workbench))
     assert set(factors) == set(chosen)
     chain = [new.get_layer(name) for name in ("conv_in", "conv")]
     part = keras.Model(new.inputs, new.get_layer("norm").input)

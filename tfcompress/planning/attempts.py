@@ -1,8 +1,10 @@
 """Plans carried out: the models that `compress` and `search` make at one budget after another."""
 
 import os
+import threading
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -19,8 +21,10 @@ from tfcompress.planning.kept import KeepZeros, discrete_kernels_frozen
 from tfcompress.planning.plan_result import Plan
 from tfcompress.planning.planner import Planner
 from tfcompress.planning.quality import Quality
+from tfcompress.planning.shown_epochs import ShownEpochs
 from tfcompress.utils.arrays import concatenated, rows
 from tfcompress.utils.batches import batches
+from tfcompress.utils.progress import showing
 from tfcompress.utils.types import Data, Loss, Rest, Store, Target
 from tfcompress.utils.writers import temporary_folder
 
@@ -30,6 +34,8 @@ TEMPERATURE, ALPHA = 2.0, 0.5  # of the Distiller
 CALIBRATION_EXAMPLES = 2000  # that plans are made on
 HELD_OUT_ONE_IN = 10  # of the data, if there are no other data to validate on
 SIZE_ATTEMPTS = 4  # to bring the size of a file below a budget
+
+_ALONE = threading.RLock()  # the seeds of a training are those of the whole process
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,28 @@ class Attempt:
     score: float
 
 
+class Known(NamedTuple):
+    """What a `Compressor` measured, for one of the same model in another process.
+
+    Attributes:
+        options: see `Planner.by_number`.
+        float_size, smallest_size, before: of the compressor.
+    """
+
+    options: list
+    float_size: int
+    smallest_size: int
+    before: float
+
+
 class Compressor:
     """Compresses one model to several budgets; data, measured forms and teacher are shared.
 
-    Args: see `compress`.
+    Args: see `compress`; `known` is what another one has measured.
 
     Attributes:
+        arguments: all but the model, with the data as arrays.
+        known: what was measured.
         float_size, smallest_size: of the model itself, and with the smallest form of each layer.
         before: the score of the model itself.
         tried: `[(share of the float size, size, score)]` of all attempts.
@@ -72,6 +94,8 @@ class Compressor:
         store: Store,
         loss: Loss,
         seed: int = 0,
+        executor: Executor | None = None,
+        known: Known | None = None,
     ) -> None:
         self.model, self.fine_tune = model, fine_tune
         self.teacher = model if isinstance(teacher, str) else teacher
@@ -85,6 +109,17 @@ class Compressor:
             self.train, validation = _hold_out(self.train)
         else:
             validation = _arrays(model, validation_data)
+        self.arguments = {
+            "data": self.train,
+            "metric": metric,
+            "fine_tune": fine_tune,
+            "teacher": self.teacher,
+            "validation_data": validation,
+            "target": target,
+            "store": store,
+            "loss": loss,
+            "seed": seed,
+        }
         if self.loss is not None:  # of all examples, before any of them is measured
             for _, labels, _ in (self.train, validation):
                 Objective(model, loss).check_labels(labels)
@@ -95,11 +130,19 @@ class Compressor:
         self.calibration = examples[0]
         labelled = self.loss is not None and examples[1] is not None
         given = examples if labelled else examples[0]
-        self.planner = Planner(model, given, target, loss if labelled else None, store=store)
-        self.float_size = self.size(model, self.planner.float_cost, "float32")
+        measured = None if known is None else known.options
+        self.planner = Planner(
+            model, given, target, loss if labelled else None, None, store, executor, measured
+        )
+        if known is None:
+            known = self._measured()
+        self.known, self.float_size, self.smallest_size, self.before = known, *known[1:]
+
+    def _measured(self) -> Known:
+        float_size = self.size(self.model, self.planner.float_cost, "float32")
         smallest = self.planner.smallest()
-        self.smallest_size = self.size(smallest.model, smallest.cost)
-        self.before = self.quality(model)
+        smallest_size = self.size(smallest.model, smallest.cost)
+        return Known(self.planner.by_number(), float_size, smallest_size, self.quality(self.model))
 
     def share(self, budget: float) -> float:
         """A budget as a share of what the float32 model takes."""
@@ -122,6 +165,15 @@ class Compressor:
             alpha, temperature: of the `Distiller`.
             factors: of the expected damage of each layer, see `Planner.plan_for`.
         """
+        with _ALONE, showing() as display, display.loop(f"Budget {budget:.4g}", 1) as shown:
+            shown.at("planning")
+            made = self._attempt(budget, rate, alpha, temperature, factors)
+            units = self.target if self.target in ("bits", "macs") else f"bytes of {self.target}"
+            shown.at("")
+            shown.done(f"{made.size:,} {units}, {self.quality.name} {made.score:.4f}")
+        return made
+
+    def _attempt(self, budget, rate, alpha, temperature, factors):
         allowed = aim = round(self.share(budget) * self.float_size)
         for _ in range(SIZE_ATTEMPTS):
             plan, before = self.plan_within(aim, factors)
@@ -183,10 +235,10 @@ class Compressor:
             x = self.cache
         learner.compile(optimizer, self.loss, self.loss_weights)
         given = {"batch_size": BATCH_SIZE, "epochs": epochs, "sample_weight": weights}
-        kept = [KeepZeros(self.model, student)]
+        callbacks = [KeepZeros(self.model, student), ShownEpochs()]
         with discrete_kernels_frozen(self.model, student):
             if student.trainable_variables:
-                learner.fit(x, y, verbose=0, callbacks=kept, **given)
+                learner.fit(x, y, verbose=0, callbacks=callbacks, **given)
         return student
 
     def _distiller(self, student, alpha, temperature):

@@ -1,5 +1,6 @@
 """`compress`: makes a trained model fit a budget, exports it and measures it."""
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,9 @@ from tfcompress.reporting.html_text import escape
 from tfcompress.reporting.model_report import ModelReport, report
 from tfcompress.utils.checks import check_budget, check_number, is_whole
 from tfcompress.utils.plain import plain
-from tfcompress.utils.types import Data, Loss, Path, Store, Target
+from tfcompress.utils.progress import showing
+from tfcompress.utils.types import Data, Loss, Path, Store, Target, Verbose
+from tfcompress.utils.workers import check_executor
 
 CHECKED_EXAMPLES = 32  # that the file is verified with
 BISECTIONS = 4  # of the logarithm of the budget
@@ -84,6 +87,8 @@ def compress(
     loss: Loss = None,
     path: Path | None = None,
     seed: int = 0,
+    executor: Executor | None = None,
+    verbose: Verbose = "auto",
 ) -> Compressed:
     """Compresses a trained model to a budget, or as far as its accuracy allows.
 
@@ -128,6 +133,9 @@ def compress(
             softmax or sigmoid.
         path: where to write the .tflite file; None writes no file.
         seed: passed to `keras.utils.set_random_seed` before each training.
+        executor: a `concurrent.futures.Executor`, whose workers fit and measure the forms of the
+            layers, see `plan`; the training is done here.
+        verbose: as in Keras' `fit`: what is tried, the layer at work and the epochs. See `swap`.
 
     Returns:
         A `Compressed`.
@@ -154,14 +162,15 @@ def compress(
     """
     model = model_of(model, compile=True)
     check_arguments(model, budget, max_drop, fine_tune, teacher)
-    compressor = Compressor(
-        model, data, metric, fine_tune, teacher, validation_data, target, store, loss, seed
-    )
-    if max_drop is None:
-        attempt = compressor.attempt(budget)
-    else:
-        attempt = _smallest_within(compressor, budget, max_drop)
-    return finish(compressor, attempt, path)
+    check_executor(executor)
+    with showing(verbose):
+        given = data, metric, fine_tune, teacher, validation_data, target, store, loss
+        compressor = Compressor(model, *given, seed, executor)
+        if max_drop is None:
+            attempt = compressor.attempt(budget)
+        else:
+            attempt = _smallest_within(compressor, budget, max_drop)
+        return finish(compressor, attempt, path)
 
 
 def _smallest_within(compressor, budget, max_drop):

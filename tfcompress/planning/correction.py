@@ -9,7 +9,7 @@ import numpy as np
 from tfcompress.graph.chain import Chain
 from tfcompress.graph.paths import name_of, walk
 from tfcompress.planning.plan_result import Plan
-from tfcompress.planning.testbed import HARMLESS_RISE, Testbed, loss_with_original
+from tfcompress.planning.workbench import HARMLESS_RISE, Workbench, loss_with_original
 from tfcompress.utils.progress import progress
 from tfcompress.utils.workers import Shared, Workers
 
@@ -17,7 +17,7 @@ BOUNDS = 0.25, 4.0  # both losses are measured on few examples: no ratio may cou
 
 
 def damage_factors(
-    testbed: Testbed, plan: Plan, workers: Workers, shared: Shared
+    workbench: Workbench, plan: Plan, workers: Workers, shared: Shared
 ) -> dict[str, float]:
     """By what the damage of each layer's form is to be multiplied, as this plan showed.
 
@@ -25,10 +25,10 @@ def damage_factors(
     alone.
 
     Args:
-        testbed: that of the plan's network.
+        workbench: that of the plan's network.
         plan: what was carried out.
         workers: do the tasks, one for each layer.
-        shared: makes the testbed of a worker.
+        shared: makes the workbench of a worker.
     """
     layers = walk(plan.model)
     chains = {
@@ -36,13 +36,13 @@ def damage_factors(
         for path, option in plan.chosen.items()
         if option.maker is not None and option.measured > HARMLESS_RISE * plan.predicted
     }
-    now = {id(layer): number for number, layer in enumerate(testbed.layers)}
-    before = {path: number for number, path in enumerate(testbed.paths)}
+    now = {id(layer): number for number, layer in enumerate(workbench.layers)}
+    before = {path: number for number, path in enumerate(workbench.paths)}
     tasks = {}
-    for path in sorted(chains, key=lambda path: testbed.suffix.place(chains[path][0])):
+    for path in sorted(chains, key=lambda path: workbench.suffix.place(chains[path][0])):
         numbers = [now[id(layer)] for layer in chains[path]], before[path]
         tasks[path] = workers.submit(f"Layer {path!r}", loss_with_original, shared, *numbers)
-    total, factors = testbed.loss.base + plan.measured, {}
+    total, factors = workbench.loss.base + plan.measured, {}
     for path, task in progress(tasks.items(), "Correcting", len(tasks), itemgetter(0)):
         gain, alone = total - task.result(), plan.chosen[path].measured
         factors[path] = float(np.clip(gain / alone, *BOUNDS)) if alone > 0 else 1.0

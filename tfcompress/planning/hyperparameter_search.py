@@ -1,19 +1,24 @@
 """`search`: tunes how a budget is spread over the layers and how the model is trained."""
 
 import dataclasses
+from concurrent.futures import Executor
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfcompress.planning.attempts import Compressor
+from tfcompress.graph.private_training import compiled_argument
+from tfcompress.planning.attempts import Compressor, Known
 from tfcompress.planning.compression import Compressed, check_arguments, finish
 from tfcompress.utils.checks import whole_number
-from tfcompress.utils.types import Data, Loss, Path, Store, Target
+from tfcompress.utils.progress import showing
+from tfcompress.utils.types import Data, Loss, Path, Store, Target, Verbose
+from tfcompress.utils.workers import Shared, Workers, as_done, check_executor
 
 LARGEST_TILT = 2.0  # logarithm of the factor between the damage of the last and the first layer
 LEARNING_RATES = (1e-4, 5e-3)
 TEMPERATURES = (1.0, 6.0)
+TRIALS_AT_ONCE = 4  # whose values are drawn before any of them has a score
 
 
 def search(
@@ -32,6 +37,8 @@ def search(
     store: Store = "fast",
     loss: Loss = None,
     path: Path | None = None,
+    executor: Executor | None = None,
+    verbose: Verbose = "auto",
 ) -> Compressed:
     """Searches for the best spread of a budget over the layers and the best way to train.
 
@@ -51,6 +58,10 @@ def search(
             interrupted continues, and which several processes can share. None keeps the trials in
             memory.
         study_name: name of the search in the storage.
+        executor: a `concurrent.futures.Executor`, whose workers run the trials; None runs them
+            here, one after the other. In memory the values of four trials are drawn at a time, so
+            that the result is the same whatever the executor.
+        verbose: as in `compress`.
 
     Returns:
         A `Compressed`, whose `tried` lists the best trial only.
@@ -81,14 +92,18 @@ def search(
     if callable(fine_tune) or not fine_tune:
         raise ValueError(f"A search needs `fine_tune` epochs, at least 1. Received: {fine_tune!r}")
     whole_number(trials, "trials")
-    compressor = Compressor(
-        model, data, metric, fine_tune, teacher, validation_data, target, store, loss
-    )
-    best = _best_attempt(compressor, budget, trials, storage, study_name)
-    return dataclasses.replace(finish(compressor, best, path), tried=compressor.tried[-1:])
+    check_executor(executor)
+    with showing(verbose):
+        given = data, metric, fine_tune, teacher, validation_data, target, store, loss
+        compressor = Compressor(model, *given, executor=executor)
+        with Workers(executor) as workers:
+            best = _best_values(compressor, budget, trials, storage, study_name, workers)
+        attempt = _attempt(compressor, budget, best)
+        return dataclasses.replace(finish(compressor, attempt, path), tried=compressor.tried[-1:])
 
 
-def _best_attempt(compressor, budget, trials, storage, study_name):
+def _best_values(compressor, budget, trials, storage, study_name, workers) -> dict[str, float]:
+    """The values of the best trial."""
     import optuna
     from optuna.trial import TrialState
 
@@ -101,30 +116,87 @@ def _best_attempt(compressor, budget, trials, storage, study_name):
             load_if_exists=True,
             direction="maximize",
             # A shared study needs a random seed, or all processes would try the same values.
-            sampler=optuna.samplers.TPESampler(seed=0 if storage is None else None),
+            sampler=optuna.samplers.TPESampler(
+                seed=0 if storage is None else None, constant_liar=True
+            ),
         )
         if not study.trials:
             study.enqueue_trial({"rate": 1e-3, "alpha": 0.5, "temperature": 2.0, "tilt": 0.0})
-        until = optuna.study.MaxTrialsCallback(trials, states=(TrialState.COMPLETE,))
-        if len(study.get_trials(states=(TrialState.COMPLETE,))) < trials:
-            study.optimize(lambda trial: _score(compressor, budget, trial), callbacks=[until])
-        return _attempt(compressor, budget, optuna.trial.FixedTrial(study.best_params))
+        at_once = 1 if storage is not None and workers.executor is None else TRIALS_AT_ONCE
+
+        def left():
+            return trials - len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+
+        shared = _shared(compressor)
+        with showing() as display, display.loop("Trials", trials) as shown:
+            while (count := left()) > 0:
+                _run(study, min(count, at_once), workers, shared, budget, shown)
+        return study.best_params
     finally:
         optuna.logging.set_verbosity(verbosity)
 
 
-def _score(compressor, budget, trial):
-    """What a trial maximizes."""
-    return compressor.quality.sign * _attempt(compressor, budget, trial).score
+def _run(study, count, workers, shared, budget, shown):
+    """Runs some trials at a time; each is in the storage as soon as it is done."""
+    asked = [(trial, _values(trial)) for trial in (study.ask() for _ in range(count))]
+    if workers.executor is None:
+        for trial, values in asked:
+            _tell(study, trial, workers.submit("", score_of, shared, budget, values), shown)
+        return
+    tasks = {
+        workers.submit(f"Trial {trial.number}", score_of, shared, budget, values): trial
+        for trial, values in asked
+    }
+    for task in as_done(tasks):
+        _tell(study, tasks[task], task, shown)
 
 
-def _attempt(compressor, budget, trial):
-    rate = trial.suggest_float("rate", *LEARNING_RATES, log=True)
-    alpha = trial.suggest_float("alpha", 0.0, 1.0)
-    temperature = trial.suggest_float("temperature", *TEMPERATURES)
-    tilt = trial.suggest_float("tilt", -LARGEST_TILT, LARGEST_TILT)
+def _tell(study, trial, task, shown):
+    """Hands a score to the study."""
+    study.tell(trial, task.result())
+    shown.done(f"best {abs(study.best_value):.4f}")
+
+
+def _values(trial) -> dict[str, float]:
+    return {
+        "rate": trial.suggest_float("rate", *LEARNING_RATES, log=True),
+        "alpha": trial.suggest_float("alpha", 0.0, 1.0),
+        "temperature": trial.suggest_float("temperature", *TEMPERATURES),
+        "tilt": trial.suggest_float("tilt", -LARGEST_TILT, LARGEST_TILT),
+    }
+
+
+def _attempt(compressor, budget, values):
     paths = list(compressor.planner.options)
-    factors = np.exp(tilt * np.linspace(-0.5, 0.5, len(paths)))
-    return compressor.attempt(
-        budget, rate, alpha, temperature, dict(zip(paths, factors, strict=True))
-    )
+    factors = np.exp(values["tilt"] * np.linspace(-0.5, 0.5, len(paths)))
+    given = values["rate"], values["alpha"], values["temperature"]
+    return compressor.attempt(budget, *given, dict(zip(paths, factors, strict=True)))
+
+
+def score_of(compressor: Compressor, budget: float, values: dict[str, float]) -> float:
+    """What a trial maximizes."""
+    return compressor.quality.sign * _attempt(compressor, budget, values).score
+
+
+def _shared(compressor) -> Shared:
+    """What makes the compressor of a worker."""
+    model, compiled = compressor.model, {}
+    if getattr(model, "compiled", False):
+        names = "loss", "loss_weights", "metrics", "weighted_metrics"
+        compiled = {name: compiled_argument(model, name) for name in names}
+    parts = model, compiled, compressor.arguments, compressor.known
+    return Shared(compressor_of, *parts, mine=compressor)
+
+
+def compressor_of(model: keras.Model, compiled: dict, arguments: dict, known: Known) -> Compressor:
+    """A compressor with what another one has measured already.
+
+    Args:
+        model: the model, in another process not compiled.
+        compiled: what it was compiled with.
+        arguments: the others of `Compressor`, with all data as arrays.
+        known: of the other compressor.
+    """
+    if compiled and not model.compiled:
+        model.compile(**compiled)
+    return Compressor(model, **arguments, known=known)

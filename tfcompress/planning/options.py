@@ -13,7 +13,7 @@ from tfcompress.graph.paths import walk
 from tfcompress.measure.macs import macs, matrices, steps_of
 from tfcompress.measure.moments import Moments, can_measure
 from tfcompress.planning.plan_result import Option
-from tfcompress.planning.testbed import Terms, Testbed, options_of
+from tfcompress.planning.workbench import Terms, Workbench, options_of
 from tfcompress.rewriting.matching import match
 from tfcompress.utils.progress import progress
 from tfcompress.utils.workers import Shared, Workers
@@ -23,20 +23,20 @@ POSITIONS = 16  # at which a convolution's inputs are measured in each image
 
 
 def measured_options(
-    testbed: Testbed, fit_inputs: Any, terms: Terms, workers: Workers, shared: Shared
+    workbench: Workbench, fit_inputs: Any, terms: Terms, workers: Workers, shared: Shared
 ) -> tuple[dict[str, list[Option]], list[str]]:
     """`{path: options by rising cost}`, fitted and measured, and why forms are none.
 
     One walk over the network measures the inputs of each layer; the rest is a task for each.
 
     Args:
-        testbed: the network.
+        workbench: the network.
         fit_inputs: inputs on which the kernels are fitted.
         terms: what is counted and tried.
         workers: do the tasks.
-        shared: makes the testbed of a worker.
+        shared: makes the workbench of a worker.
     """
-    model, layers = testbed.changed, walk(testbed.changed)
+    model, layers = workbench.changed, walk(workbench.changed)
     targets, _ = match(layers, {_has_kernel: lambda layer: layer})
     numbers = {id(layer): number for number, (layer, _) in enumerate(layers.values())}
     shapes = input_shapes(model) if calls_its_graph(model) else {}

@@ -1,12 +1,13 @@
 """Spreads one budget over a whole network: chooses the form of each layer."""
 
+import dataclasses
 from concurrent.futures import Executor
 from typing import Any
 
 import keras
 
 from tfcompress.graph.copy import copied
-from tfcompress.graph.paths import check_keras_3
+from tfcompress.graph.paths import check_keras_3, name_of, walk
 from tfcompress.graph.private_training import compiled_loss
 from tfcompress.graph.sound import check_finite_weights
 from tfcompress.measure.batch_norm import recalibrate_batch_norm
@@ -21,7 +22,7 @@ from tfcompress.planning.options import (
     measured_options,
 )
 from tfcompress.planning.plan_result import Option, Plan, tables
-from tfcompress.planning.testbed import Terms, Testbed
+from tfcompress.planning.workbench import Terms, Workbench
 from tfcompress.rewriting.opening import close_like, opened
 from tfcompress.rewriting.swap import swapped
 from tfcompress.utils.checks import check_budget, check_store
@@ -109,6 +110,7 @@ class Planner:
 
     Args:
         model, data, target, loss, candidates, store, executor: as in `plan`.
+        measured: the options of another planner of the same model, see `by_number`.
 
     Attributes:
         options: `{layer path: list of Option}` by rising cost; the last one is the layer as it is.
@@ -125,6 +127,7 @@ class Planner:
         candidates: Any = None,
         store: Store = "fast",
         executor: Executor | None = None,
+        measured: list | None = None,
     ) -> None:
         check_keras_3(model)
         check_finite_weights(model)
@@ -141,19 +144,27 @@ class Planner:
         if loss is None and held_out[1] is not None and compiled_loss(model) is not None:
             loss, weights = compiled_loss(model)
         self.parts = held_out, loss, weights
-        self.testbed = Testbed(self.model, *self.parts)
-        terms = Terms(target, store, candidates)
-        with Workers(executor) as workers:
-            shared = Shared(Testbed, self.model, *self.parts, mine=self.testbed)
-            self.options, reasons = measured_options(
-                self.testbed, self.fit_inputs, terms, workers, shared
-            )
+        self.workbench = Workbench(self.model, *self.parts)
+        reasons = []
+        if measured is not None:
+            self.options = _by_path(measured, self.model)
+        else:
+            terms = Terms(target, store, candidates)
+            with Workers(executor) as workers:
+                shared = Shared(Workbench, self.model, *self.parts, mine=self.workbench)
+                given = self.workbench, self.fit_inputs, terms, workers, shared
+                self.options, reasons = measured_options(*given)
         if not any(len(row) > 1 for row in self.options.values()):
             why = "\n".join(["", *reasons])
             raise ValueError(f"No candidate takes any layer, or none would be smaller.{why}")
         self.fixed_cost = fixed_cost(self.model, target, self.options)
         self.float_cost = self.fixed_cost + sum(row[-1].cost for row in self.options.values())
         self.smallest_cost = self.fixed_cost + sum(row[0].cost for row in self.options.values())
+
+    def by_number(self) -> list[tuple[int, str, list[Option]]]:
+        """The options with the number of each layer, which is the same wherever a model is read."""
+        numbers = {path: number for number, path in enumerate(walk(self.model))}
+        return [(numbers[path], name_of(path), row) for path, row in self.options.items()]
 
     def plan(self, budget: float) -> Plan:
         """The plan for a budget in the form that `plan` takes."""
@@ -182,10 +193,12 @@ class Planner:
                     break
             plans.append(self.carried_out(allowed, chosen))
             if len(plans) == 1:
-                testbed = self.testbed.of(plans[0].model)
+                workbench = self.workbench.of(plans[0].model)
                 with Workers(self.executor) as workers:
-                    shared = Shared(Testbed, self.model, *self.parts, plans[0].model, mine=testbed)
-                    found = damage_factors(testbed, plans[0], workers, shared)
+                    shared = Shared(
+                        Workbench, self.model, *self.parts, plans[0].model, mine=workbench
+                    )
+                    found = damage_factors(workbench, plans[0], workers, shared)
                 factors = {path: factors[path] * found.get(path, 1.0) for path in factors}
         return min(plans, key=lambda plan: plan.measured)
 
@@ -214,11 +227,22 @@ class Planner:
             float_cost=self.float_cost,
             options=self.options,
             chosen=chosen,
-            loss=self.testbed.loss.base,
+            loss=self.workbench.loss.base,
             predicted=sum(option.measured for option in chosen.values()),
-            measured=self.testbed.loss(new) - self.testbed.loss.base,
+            measured=self.workbench.loss(new) - self.workbench.loss.base,
             model=new,
         )
+
+
+def _by_path(measured, model):
+    """The options of `by_number` by the paths here, where automatic names may be others."""
+    paths, found = list(walk(model)), {}
+    for number, name, row in measured:
+        own = name_of(paths[number])
+        parts = [tuple(part.replace(name, own, 1) for part in option.parts) for option in row]
+        pairs = zip(row, parts, strict=True)
+        found[paths[number]] = [dataclasses.replace(option, parts=p) for option, p in pairs]
+    return found
 
 
 def _damage(chosen, factors):

@@ -168,7 +168,8 @@ class _Loop:
 
     def text(self):
         of = "" if self.total is None else f" of {self.total}"
-        return f"{self.what}: {self.count}{of}" + (f", {self.name}" if self.name else "")
+        parts = [] if self.total == 1 and self.name else [f"{self.count}{of}"]
+        return f"{self.what}: " + ", ".join([*parts, self.name] if self.name else parts)
 
     def left(self):
         """The time that the rest takes if it goes on as it did."""

@@ -14,7 +14,7 @@ import os
 import pickle
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -174,6 +174,18 @@ class Task:
                 f"{self.what}: the worker that had it died or could not read it, and so did the "
                 f"one that tried again. Received: {type(error).__name__}: {error}"
             ) from error
+
+
+def as_done(tasks: Iterable[Task]) -> Iterator[Task]:
+    """Tasks in the order in which they end."""
+    waiting = {}
+    for task in tasks:
+        if task.future is None:
+            yield task
+        else:
+            waiting[task.future] = task
+    for future in concurrent.futures.as_completed(waiting):
+        yield waiting[future]
 
 
 class _Outcome(NamedTuple):

@@ -204,9 +204,8 @@ class CompressedLayer(keras.layers.Layer):
         """The arguments that are the layer's own; `ValueError` if the layer cannot be taken."""
         refuse(cls, layer)
         names = {} if isinstance(layer, CompressedLayer) else cls.ordinary_names
-        own = {name: names.get(name, name) for name in (*cls.arguments, *cls.common)}
-        own = {name: getattr(layer, attribute) for name, attribute in own.items()}
-        return own | {"name": layer.name, "dtype": layer.dtype_policy}
+        found = {n: getattr(layer, names.get(n, n)) for n in (*cls.arguments, *cls.common)}
+        return found | {"name": layer.name, "dtype": layer.dtype_policy}
 
     @classmethod
     def takes(cls, layer: keras.layers.Layer) -> bool:

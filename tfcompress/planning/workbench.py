@@ -31,7 +31,7 @@ class Terms(NamedTuple):
     candidates: dict
 
 
-class Testbed:
+class Workbench:
     """The loss of a network on held-out examples while single layers of it are replaced.
 
     Args:
@@ -54,9 +54,9 @@ class Testbed:
         self.paths, self.originals = list(layers), [layer for layer, _ in layers.values()]
         self._change(model if changed is None else changed)
 
-    def of(self, changed: keras.Model) -> "Testbed":
+    def of(self, changed: keras.Model) -> "Workbench":
         """The same for another network in which layers are replaced."""
-        other = object.__new__(Testbed)
+        other = object.__new__(Workbench)
         other.loss, other.paths, other.originals = self.loss, self.paths, self.originals
         other._change(changed)
         return other
@@ -75,19 +75,19 @@ class Testbed:
 
 
 def options_of(
-    testbed: Testbed, number: int, name: str, metric: Metric, uses: list, terms: Terms
+    workbench: Workbench, number: int, name: str, metric: Metric, uses: list, terms: Terms
 ) -> tuple[list[Option], list[str]]:
     """The options of a layer by rising cost, and why forms are none.
 
     Args:
-        testbed: the network.
+        workbench: the network.
         number: of the layer.
         name: of the layer, in the process of the plan.
         metric: of its inputs.
         uses: the shapes of its inputs, one for each of its uses.
         terms: what is counted and tried.
     """
-    layer, reasons = testbed.layers[number], []
+    layer, reasons = workbench.layers[number], []
     count = cost_function(terms.target, uses, terms.store)
     forms = fitted(
         layer,
@@ -96,8 +96,8 @@ def options_of(
         count,
         # bytes are known only after a fit: a coder or an exporter decides
         count if terms.target in ("bits", "macs") else None,
-        measure=partial(_rise, testbed, layer),
-        harmless=HARMLESS_RISE * testbed.loss.scale,
+        measure=partial(_rise, workbench, layer),
+        harmless=HARMLESS_RISE * workbench.loss.scale,
         reasons=reasons,
     )
     row = []
@@ -107,21 +107,21 @@ def options_of(
     return [*row, Option(UNCHANGED, None, count([layer]))], reasons
 
 
-def _rise(testbed, layer, chain):
+def _rise(workbench, layer, chain):
     """The rise of the loss with a chain in the place of a layer."""
-    return max(testbed.loss_with(layer, {layer: running(chain)}) - testbed.loss.base, 0.0)
+    return max(workbench.loss_with(layer, {layer: running(chain)}) - workbench.loss.base, 0.0)
 
 
-def loss_with_original(testbed: Testbed, chain: list[int], original: int) -> float:
+def loss_with_original(workbench: Workbench, chain: list[int], original: int) -> float:
     """The loss of a changed network with an original layer put back in the place of a chain.
 
     Args:
-        testbed: the network.
+        workbench: the network.
         chain: numbers of the layers of the chain.
         original: number of the layer in the network before any change.
     """
-    layers = [testbed.layers[number] for number in chain]
-    return testbed.loss_with(layers[0], _put_back(layers, testbed.originals[original]))
+    layers = [workbench.layers[number] for number in chain]
+    return workbench.loss_with(layers[0], _put_back(layers, workbench.originals[original]))
 
 
 def _put_back(chain, layer):
