@@ -8,13 +8,18 @@ from typing import Any, NamedTuple
 import keras
 
 from tfcompress.graph.intercept import altered, as_array, running
-from tfcompress.graph.nodes import called_operations, calls_its_graph, graph_of, nodes_of
+from tfcompress.graph.nodes import called_operations, calls_its_graph, graph_of
 from tfcompress.graph.private_keras import layers_in, standardized_inputs
+from tfcompress.graph.steps import Step, held_bytes, sizes_of, steps_of, working_bytes
+from tfcompress.utils.arrays import rows
 from tfcompress.utils.batches import batches
 from tfcompress.utils.progress import progress
 from tfcompress.utils.types import Data
 
-BATCH_SIZE = 256
+BATCH_SIZE = 256  # at most
+MEMORY = 2**30  # bytes of the values that wait between two steps
+WORKING = 1 / 8  # share of it that one batch may take in one step
+WAITING = 3 / 4  # share of it for the values that wait
 
 
 def follow(
@@ -23,36 +28,58 @@ def follow(
     wanted: Iterable[keras.layers.Layer],
     change: Callable[..., Any],
     title: str = "Fitting layers",
+    memory: int = MEMORY,
 ) -> None:
     """Runs a model call by call, as it is and as it is being changed, and lets its layers change.
 
     In a graph, all batches go through a node before the next one runs, and what no later node needs
-    is dropped: two forward passes in all, however many layers change. A composite layer, or a
+    is dropped: two forward passes in all, however many layers change. Where the values of all
+    examples would take more than the memory, fewer go on: as many as all later nodes have room for.
+    The others come in at the first layer before which there is room, through all that was changed
+    before it, so that no example goes through a node more than twice. A composite layer, or a
     model whose `call` is Python code, runs twice more for each group of its wanted layers that have
     the same input, up to the call of these layers.
 
-    Memory: the inputs and outputs of the operations at work, for all of the data, twice.
+    Memory: `memory` bytes, and the inputs themselves. At least one batch of one example is at work.
 
     Args:
         model: a built model of any kind.
-        data: inputs, in any form of `batches` that can be used twice.
+        data: inputs, in any form of `batches`; they are held.
         wanted: layers of it, at any depth.
         change: called once for each of these that the data reach, in the order in which they are
-            called, as `change(layer, pairs)`; `pairs` yields what the layer gets before and after
-            the changes so far, two arrays for each batch and call. Returns the chain of layers that
-            runs in its place from now on, or None, or a function that gives it; that is called once
-            all layers with the same input have begun to change.
+            called, as `change(layer, pairs)`; `pairs`, an `Inputs`, yields what the layer gets
+            before and after the changes so far, two arrays for each batch and call. Returns the
+            chain of layers that runs in its place from now on, or None, or a function that gives
+            it; that is called once all layers with the same input have begun to change.
         title: of the progress bar.
+        memory: bytes.
     """
     inputs = [x for x, _, _ in batches(model, data, BATCH_SIZE)]
-    run = _Run(model, inputs, wanted, change, title)
     if not calls_its_graph(model):
+        run = _Run(model, inputs, wanted, change, title)
         run.operation(model, [_Calls(*[((x,), {"training": False})] * 2) for x in inputs])
         return
     graph = graph_of(model)
-    arriving = [standardized_inputs(graph, x) for x in inputs]
-    columns = [[(array, array) for array in column] for column in zip(*arriving, strict=True)]
-    run.through(graph, columns)
+    steps = steps_of(graph)
+    sizes = sizes_of(steps, graph, standardized_inputs(graph, inputs[0]))
+    size = int(WORKING * memory / max(working_bytes(steps, sizes), 1))
+    inputs = [part for x in inputs for part in _cut(x, max(1, min(size, BATCH_SIZE)))]
+    run = _Run(model, inputs, wanted, change, title)
+    run.through(graph, steps, sizes, WAITING * memory)
+
+
+class Inputs:
+    """What a layer gets before and after the changes so far, two arrays for each batch and call.
+
+    Attributes:
+        examples: how many examples of the model's inputs that is.
+    """
+
+    def __init__(self, pairs: Iterable[tuple], examples: int) -> None:
+        self.pairs, self.examples = pairs, examples
+
+    def __iter__(self) -> Iterator[tuple]:
+        return iter(self.pairs)
 
 
 class _Calls(NamedTuple):
@@ -72,6 +99,7 @@ class _Run:
         self.wanted = {id(layer) for layer in wanted}
         self.chains = {}  # {layer: what runs in its place}
         self.called_once = set()  # ids of layers inside operations
+        self.held = []  # of each batch that has come in, its values by their keys: (before, now)
         operations = list(called_operations(graph_of(model))) if calls_its_graph(model) else [model]
         self.uses = collections.Counter(
             id(layer)
@@ -80,47 +108,52 @@ class _Run:
             for layer in _layers(operation)
         )
 
-    def through(self, graph, arriving):
-        """The outputs of a graph, each a list of pairs (before, now), one a batch."""
-        nodes = nodes_of(graph)
-        uses = collections.Counter(id(t) for node in nodes for t in node.input_tensors)
-        uses.update(map(id, graph.outputs))
-        values = dict(zip(map(id, graph.inputs), arriving, strict=True))
-        for node in progress(nodes, self.title, len(nodes), lambda node: node.operation.name):
-            leaving = self._node(node, {id(t): values[id(t)] for t in node.input_tensors})
-            values |= dict(zip(map(id, node.outputs), leaving, strict=True))
-            uses.subtract(map(id, node.input_tensors))
-            for tensor in node.input_tensors:
-                if uses[id(tensor)] <= 0:
-                    values.pop(id(tensor), None)
-        return [values[id(tensor)] for tensor in graph.outputs]
+    def through(self, graph, steps, sizes, memory):
+        """Lets the batches go through the steps, each from the first wanted layer with room for it.
 
-    def _node(self, node, arrived):
-        operation = node.operation
-        if calls_its_graph(operation):
-            return self.through(graph_of(operation), [arrived[id(t)] for t in node.input_tensors])
-        calls = []
-        for number in range(len(self.inputs)):
-            values = [{key: col[number][i] for key, col in arrived.items()} for i in (0, 1)]
-            calls.append(_Calls(*map(node.arguments.fill_in, values)))
-        pairs = self.operation(operation, calls)
-        return [[(b[i], n[i]) for b, n in pairs] for i in range(len(node.outputs))]
+        Args:
+            sizes: the bytes of each value of an example.
+            memory: for the values of all of them.
+        """
+        changing = [self._wanted_in(step.node.operation) for step in steps]
+        steps = steps[: 1 + max((i for i, found in enumerate(changing) if found), default=-1)]
+        # a value before the changes and one after them
+        room = [memory / max(2 * size, 1) for size in held_bytes(steps, sizes, len(graph.inputs))]
+        changed = []  # the operations as they are now
+        shown = progress(steps, self.title, len(steps), lambda step: step.node.operation.name)
+        for place, step in enumerate(shown):
+            if self._wanted_in(step.node.operation):
+                self._let_in(graph, steps[:place], changed, room[place])
+                calls = [_Calls(*_arguments(step, values)) for values in self.held]
+                self.operation(step.node.operation, calls)
+                del calls  # which would hold what the step gives back
+            changed.append(altered(step.node.operation, self._arounds()))
+            for values in self.held if place < len(steps) - 1 else ():
+                _run_step(step, changed[-1], values)
 
-    def operation(self, operation, calls: list[_Calls]) -> list:
-        """Changes the wanted layers of an operation; its outputs (before, now) of each call."""
+    def _let_in(self, graph, steps, changed, room):
+        """Lets further batches in, up to so many examples, through the steps so far."""
+        count = sum(map(_length, self.inputs[: len(self.held)]))
+        for x in self.inputs[len(self.held) :]:
+            count += _length(x)
+            if self.held and count > room:
+                return
+            arriving = standardized_inputs(graph, x)
+            values = {key: (array, array) for key, array in enumerate(arriving)}
+            for step, operation in zip(steps, changed, strict=True):
+                _run_step(step, operation, values)
+            self.held.append(values)
+
+    def _wanted_in(self, operation):
+        return any(id(layer) in self.wanted for layer in _layers(operation))
+
+    def operation(self, operation, calls: list[_Calls]) -> None:
+        """Changes the wanted layers of an operation."""
         groups = self._groups(operation, calls)
-        if groups != [[operation]]:  # of which the nodes are shown
+        if groups != [[operation]]:  # of which the steps are shown
             groups = progress(groups, self.title, len(groups), lambda group: group[0].name)
         for group in groups:
             self._change(group, operation, calls)
-        changed = altered(operation, self._arounds())
-        pairs = []
-        for (args, kwargs), (args_now, kwargs_now) in calls:
-            before = now = keras.tree.flatten(operation(*args, **kwargs))
-            if changed is not operation or not _same((args, kwargs), (args_now, kwargs_now)):
-                now = keras.tree.flatten(changed(*args_now, **kwargs_now))
-            pairs.append((before, now))
-        return pairs
 
     def _arounds(self):
         return {layer: running(chain) for layer, chain in self.chains.items()}
@@ -151,17 +184,19 @@ class _Run:
 
     def _change(self, group, operation, calls):
         self.wanted -= set(map(id, group))
+        come_in = self.inputs[: len(self.held) or None]
         if group == [operation] and self.uses[id(operation)] == 1:
             pairs = (tuple(as_array(_first(*call)) for call in pair) for pair in calls)
         elif max(self.uses[id(layer)] for layer in group) == 1:
             pairs = self._inside(group[0], operation, calls)
         else:  # it is called elsewhere too
-            whole = [_Calls(*[((x,), {"training": False})] * 2) for x in self.inputs]
+            whole = [_Calls(*[((x,), {"training": False})] * 2) for x in come_in]
             self.called_once -= {id(group[0])}
             pairs = self._inside(group[0], self.model, whole)
         if len(group) > 1:
             pairs = list(pairs)
-        begun = [(layer, self.change(layer, iter(pairs))) for layer in group]
+        examples = sum(map(_length, come_in))
+        begun = [(layer, self.change(layer, Inputs(pairs, examples))) for layer in group]
         for layer, chain in begun:
             chain = chain() if callable(chain) else chain
             if chain:
@@ -193,6 +228,25 @@ class _Run:
             yield from zip(*both, strict=True)
 
 
+def _run_step(step: Step, changed: Any, values: dict) -> None:
+    """Runs a step before and after the changes on the values of a batch, which it replaces."""
+    before, now = _arguments(step, values)
+    outputs = same = keras.tree.flatten(step.node.operation(*before[0], **before[1]))
+    if changed is not step.node.operation or not _same(before, now):
+        same = keras.tree.flatten(changed(*now[0], **now[1]))
+    values |= dict(zip(step.leaving, zip(outputs, same, strict=True), strict=True))
+    for key in step.done:
+        values.pop(key, None)
+
+
+def _arguments(step, values) -> list[tuple]:
+    """The arguments of a step before and after the changes."""
+    return [
+        step.node.arguments.fill_in({tensor: values[key][i] for tensor, key in step.arriving})
+        for i in (0, 1)
+    ]
+
+
 def _layers(operation) -> list:
     return layers_in(operation) if isinstance(operation, keras.layers.Layer) else [operation]
 
@@ -204,3 +258,12 @@ def _first(args, kwargs):
 def _same(one, other) -> bool:
     pairs = zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=True)
     return all(a is b for a, b in pairs)
+
+
+def _length(x) -> int:
+    return len(keras.tree.flatten(x)[0])
+
+
+def _cut(x, size) -> list:
+    """A batch as batches of at most so many examples."""
+    return [rows(x, slice(start, start + size)) for start in range(0, _length(x), size)]

@@ -4,6 +4,7 @@ Letters: b batch, n fan-in, G groups, N = examples x positions, m outputs of a g
 """
 
 import math
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,10 @@ from tfcompress.utils.arrays import transposed
 from tfcompress.utils.types import Tensor
 
 LARGEST_BLOCK = 4096  # a larger fan-in is cut into blocks on the diagonal
-PATCH_NUMBERS = 2**24  # of patches held at a time, 64 MB
+PATCH_NUMBERS = 2**23  # of patches held at a time, 32 MB
+ROWS_FOR_INPUT = 16  # for each input of an output so many rows are enough to fit a kernel on
+LEAST_ROWS = 2**14
+EXAMPLES = 2**11, 2**14  # on which a model is fitted, at least and at most
 
 
 def measure(
@@ -68,8 +72,9 @@ class Moments:
 
     Args:
         layer, block: as in `measure`.
-        positions: at how many positions of an image the inputs of a convolution are taken, drawn
-            again for each batch; None for all. A few are enough, since neighbours are much alike.
+        positions: at how many positions of an example, such as an image or a sentence, the inputs
+            are taken, drawn again for each batch; None for all. A few are enough, since neighbours
+            are much alike.
     """
 
     def __init__(
@@ -158,6 +163,43 @@ class Moments:
         return kernel.reshape(rows.shape[2], len(rows), -1).transpose(1, 0, 2)  # (G, n, m)
 
 
+def enough_positions(layer: keras.layers.Layer, examples: int) -> int:
+    """At how many positions of each of so many examples the inputs of a layer are to be measured.
+
+    Together they give 16 rows for each input of an output, at least 16,384.
+    """
+    rows = max(ROWS_FOR_INPUT * _fan_in(layer), LEAST_ROWS)
+    return -(-rows // max(examples, 1))
+
+
+def enough_examples(layers: Iterable[keras.layers.Layer], shapes: Mapping[int, Any]) -> int:
+    """How many examples are enough to fit the kernels of layers: from 2,048 to 16,384.
+
+    A convolution sees many rows in each image, a Dense layer one.
+
+    Args:
+        layers: built layers.
+        shapes: the input shapes of their calls, by the id of the layer.
+    """
+    least, most = EXAMPLES
+    for layer in layers:
+        for shape in shapes.get(id(layer), ()):
+            places = math.prod(n or 1 for n in shape[1:-1]) if isinstance(shape, tuple) else 1
+            least = max(least, ROWS_FOR_INPUT * _fan_in(layer) // max(places, 1))
+    return min(least, most)
+
+
+def _fan_in(layer):
+    if _is_embedding(layer) or not hasattr(layer, "kernel"):
+        return 1
+    shape = tuple(layer.kernel.shape)
+    if hasattr(layer, "equation"):
+        return math.prod(shape[: _contracted(layer)])
+    if hasattr(layer, "depth_multiplier"):
+        return math.prod(shape[:-2])
+    return math.prod(fan_in_first(layer, np.empty(shape, "bool")).shape[:-1])
+
+
 def can_measure(layer: keras.layers.Layer) -> bool:
     """Whether `measure` takes this kind of layer."""
     if hasattr(layer, "part_names"):  # an opened layer, whose parts are measured
@@ -196,7 +238,7 @@ def patches(
             depthwise convolution (a group for each channel). They are recognized by their
             attributes, so that compressed layers of these kinds are accepted as well.
         x: the layer's inputs, `(b, ...)`.
-        positions: how many positions of a convolution to draw; None for all.
+        positions: how many positions of each example to draw; None for all.
         seed: seed of the draw.
 
     Raises:
@@ -204,21 +246,30 @@ def patches(
     """
     check_measurable(layer)
     x = np.asarray(x, "float32")
-    if hasattr(layer, "equation"):
-        return x.reshape(1, -1, np.prod(x.shape[x.ndim - _contracted(layer) :], dtype=int))
     if not hasattr(layer, "kernel_size"):
-        return x.reshape(1, -1, x.shape[-1])
+        summed = _contracted(layer) if hasattr(layer, "equation") else 1
+        places = x.shape[1 : x.ndim - summed]
+        x = x.reshape(len(x), math.prod(places), math.prod(x.shape[x.ndim - summed :]))
+        drawn = _drawn(places, positions, seed)
+        return (x if drawn is None else x[:, drawn]).reshape(1, -1, x.shape[-1])
     depthwise = hasattr(layer, "depth_multiplier")
     if getattr(layer, "data_format", None) == "channels_first":
         x = np.moveaxis(x, 1, -1)
     groups = x.shape[-1] if depthwise else getattr(layer, "groups", 1)
     windows = _windows(layer, x)  # (b, positions..., taps..., channels)
     space = windows.shape[1 : 1 + len(layer.kernel_size)]
-    if positions is not None and positions < math.prod(space):
-        drawn = np.random.default_rng(seed).choice(math.prod(space), positions, replace=False)
+    drawn = _drawn(space, positions, seed)
+    if drawn is not None:
         windows = windows[(slice(None), *np.unravel_index(drawn, space))]
     rows = windows.reshape(-1, math.prod(layer.kernel_size), groups, x.shape[-1] // groups)
     return rows.transpose(2, 0, 1, 3).reshape(groups, len(rows), -1)
+
+
+def _drawn(space, positions, seed):
+    """Which of the positions in a space are taken, by their numbers; None for all."""
+    if positions is None or positions >= math.prod(space):
+        return None
+    return np.random.default_rng(seed).choice(math.prod(space), positions, replace=False)
 
 
 def _windows(layer, x):

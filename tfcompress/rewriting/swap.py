@@ -5,20 +5,24 @@ import itertools
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 import keras
 
-from tfcompress.graph.layerwise import follow
+from tfcompress.graph.layerwise import MEMORY, follow
+from tfcompress.graph.nodes import calls_its_graph, input_shapes
 from tfcompress.graph.paths import check_keras_3, walk
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.fit import fit as fit_kernel
 from tfcompress.layers.core.fit import fitted_layer, stand_in
 from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.core.ordinary import kernel_bits
-from tfcompress.measure.moments import Moments
+from tfcompress.measure.moments import Moments, enough_examples, enough_positions
 from tfcompress.rewriting.opening import close, open_for
 from tfcompress.rewriting.replace import with_replacements
+from tfcompress.utils.batches import some
+from tfcompress.utils.checks import whole_number
 from tfcompress.utils.progress import progress, showing
 from tfcompress.utils.types import Curvature, Data, Rules, Verbose
 from tfcompress.utils.workers import Workers, check_executor
@@ -31,6 +35,7 @@ def swap(
     data: Data | None = None,
     inplace: bool = False,
     executor: Executor | None = None,
+    memory: int = MEMORY,
     verbose: Verbose = "auto",
 ) -> keras.Model:
     """Makes a copy of a model in which the layers that rules name are replaced.
@@ -50,10 +55,13 @@ def swap(
             them, as a list) from a layer; None leaves the layer as it is.
         curvature: dict `{path: metric}`, as from `tfcompress.curvature`; the kernels are fitted in
             it. See `CompressedLayer.fit_kernel`.
-        data: inputs of the model, in any form that `fit` takes; all are held; labels are ignored,
-            some 2,000 examples are enough. Each layer's Kronecker metric is then measured on the
-            inputs that it sees in the model as swapped so far, and its kernel adapted to them, so
-            that later layers make up for earlier ones. Not with `curvature`. In a model with batch
+        data: inputs of the model, in any form that `fit` takes; labels are ignored. Each layer's
+            Kronecker metric is then measured on the inputs that it sees in the model as swapped so
+            far, and its kernel adapted to them, so that later layers make up for earlier ones. From
+            2,048 to 16,384 examples are used, 16 for each input of the widest Dense layer: of
+            arrays, such rows at equal distances, of a stream the first ones, so shuffle it. Of a
+            convolution or a sequence, so many positions of each example are used that they are 16
+            for each input of a kernel, at least 16,384. Not with `curvature`. In a model with batch
             normalization, call `recalibrate_batch_norm` afterwards.
         inplace: whether the model itself is changed, as by `model.quantize`, for those who hold
             references to it or to its layers.
@@ -64,6 +72,9 @@ def swap(
         verbose: as in Keras' `fit`. 0: nothing; 1 or `"auto"`: in a terminal a bar with the layer
             at work and the time left, elsewhere a line a minute to the logger `"tfcompress"`; 2:
             a printed line for each layer.
+        memory: with `data`, how many bytes what waits between two layers may take, beside the
+            kernel at work. With less of it, early layers see fewer examples, and of a stream fewer
+            are held, at most a quarter of it.
 
     Returns:
         The copy, or with `inplace` the model. It is not compiled: call `compile`.
@@ -90,7 +101,7 @@ def swap(
     if curvature is not None and data is not None:
         raise ValueError("Give either `curvature` or `data`, not both: `data` measures its own.")
     with showing(verbose):
-        return swapped(model, rules, curvature, data, inplace=inplace, executor=executor)
+        return swapped(model, rules, curvature, data, None, inplace, executor, memory)
 
 
 def swapped(
@@ -98,16 +109,18 @@ def swapped(
     rules: Rules,
     curvature: Curvature | None = None,
     data: Data | None = None,
-    moments: Callable[..., Any] = Moments,
+    moments: Callable[..., Any] | None = None,
     inplace: bool = False,
     executor: Executor | None = None,
+    memory: int = MEMORY,
 ) -> keras.Model:
     """`swap`; `moments(layer)` makes what measures the inputs of a layer."""
     check_executor(executor)
+    whole_number(memory, "memory")
     opening = open_for(model, rules, inplace)
     try:
         with Workers(executor) as workers:
-            chains = _made(opening, curvature, data, moments, workers)
+            chains = _made(opening, curvature, data, moments, workers, memory)
     except BaseException:
         if inplace:
             close(model, opening.closed)
@@ -120,7 +133,7 @@ def swapped(
     return new
 
 
-def _made(opening, curvature, data, moments, workers) -> dict:
+def _made(opening, curvature, data, moments, workers, memory) -> dict:
     """The chains that stand in the places of layers, `{layer: chain}`."""
     model, targets, left, made = opening.model, opening.targets, opening.left, {}
 
@@ -129,7 +142,7 @@ def _made(opening, curvature, data, moments, workers) -> dict:
         fit, begun = {"metric": (curvature or {}).get(path)}, []
         with _explained(path, by_name, left):
             if pairs is not None and isinstance(maker, Maker):
-                fit = _measured(moments(layer), pairs)
+                fit = _measured((moments or partial(_moments, pairs))(layer), pairs)
             begun.append(_begun(maker, layer, path, fit, workers))
 
         def finish():
@@ -142,7 +155,10 @@ def _made(opening, curvature, data, moments, workers) -> dict:
 
     layers = [layer for layer, _ in walk(model).values() if id(layer) in targets]
     if data is not None:
-        follow(model, data, [layer for layer in layers if layer.built], begin)
+        built = [layer for layer in layers if layer.built]
+        shapes = input_shapes(model) if calls_its_graph(model) else {}
+        data = some(model, data, enough_examples(built, shapes), memory // 4)
+        follow(model, data, built, begin, memory=memory)
     rest = [layer for layer in layers if data is None or not layer.built]
     waiting = [(layer, begin(layer)) for layer in rest]
     for _, finish in progress(waiting, "Fitting layers", len(waiting), lambda one: one[0].name):
@@ -174,6 +190,11 @@ def to_ordinary(model: keras.Model) -> keras.Model:
     new = with_replacements(model, {layer: layer.to_ordinary() for layer in layers})
     close(new)
     return new
+
+
+def _moments(pairs, layer) -> Moments:
+    """What measures the inputs of a layer, at as many positions as are enough."""
+    return Moments(layer, positions=enough_positions(layer, pairs.examples))
 
 
 def _measured(moments, pairs) -> dict:

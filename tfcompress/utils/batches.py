@@ -8,10 +8,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.utils.arrays import rows, to_numpy
+from tfcompress.utils.arrays import concatenated, rows, to_numpy
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.types import Data
 
+STREAM_BATCH = 32  # of what is drawn from a stream
 PARTS = ("inputs", "labels", "sample weights")
 
 
@@ -84,6 +85,38 @@ def batches(
             yield batch
     if empty:
         raise ValueError("`data` holds no examples. A generator can be used only once.")
+
+
+def some(model: keras.Model | None, data: Data, most: int, held: int) -> Any:
+    """The inputs of at most so many examples of `data`.
+
+    Args:
+        model: as in `batches`.
+        data: as in `batches`. Of arrays rows at equal distances are taken, or all of them, which
+            are not copied. Of what yields batches the first ones are taken and held.
+        most: how many examples.
+        held: how many bytes a stream's examples may take; of one example at least.
+
+    Returns:
+        Inputs like those of a batch: an array, or a list or dict of arrays.
+    """
+    if isinstance(data, (tuple, list, dict)) or hasattr(data, "shape"):
+        whole, _, _ = keras.tree.map_structure(_array, _parts(data))
+        check_inputs(model, whole)
+        count = len(keras.tree.flatten(whole)[0])
+        if count <= most:
+            return whole
+        spread = np.linspace(0, count - 1, most).astype(int)
+        return rows(keras.tree.map_structure(to_numpy, whole), spread)
+    found, count, size = [], 0, 0
+    for x, _, _ in batches(model, data, STREAM_BATCH):
+        found.append((keras.tree.map_structure(to_numpy, x),))
+        arrays = keras.tree.flatten(found[-1])
+        count, size = count + len(arrays[0]), size + sum(array.nbytes for array in arrays)
+        if count >= most or size >= held:
+            break
+    (joined,) = concatenated(found)
+    return rows(joined, slice(most))
 
 
 def _raw_batches(data):
