@@ -1,8 +1,10 @@
 """`rounding` reaches the weights of common networks for sound and text."""
 
 import math
+import warnings
 
 import keras
+import models_of_all_kinds as kinds
 import numpy as np
 import pytest
 from model_families import FAMILIES
@@ -66,3 +68,32 @@ def test_nearly_all_weights_are_reached(build):
     x = np.ones((1, *model.inputs[0].shape[1:]), model.inputs[0].dtype)
     scale = np.abs(model(x)).max()
     np.testing.assert_allclose(small(x), model(x), atol=0.1 * scale)
+
+
+HUB = ("bert", "distil_bert", "roberta", "gpt2", "gemma", "whisper", "vit", "moonshine")
+SIZES = dict(vocabulary_size=2000, num_layers=2, num_heads=2, hidden_dim=64, intermediate_dim=256)
+
+
+def of_positions(model):
+    """Weights of tables of positions, of which real models have less than half a percent."""
+    return sum(math.prod(v.shape) for v in model.trainable_variables if "position" in v.path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*HUB, *SEQUENTIAL])
+def test_nearly_all_weights_are_measured(name, monkeypatch):
+    """A swap with data leaves those that it cannot measure, with a warning."""
+    if name in HUB:
+        hub = pytest.importorskip("keras_hub").models
+        monkeypatch.setattr(kinds, "SIZES", SIZES)
+        model, x = kinds.HUB[name](hub)
+    else:
+        model, x = FAMILIES[name]()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "(?s).*matching layers stay")
+        small = tfc.swap(model, tfc.layers.rounding(8), data=x)
+    total = sum(math.prod(v.shape) for v in model.trainable_variables)
+    counted = (total - of_positions(model)) / total
+    share = reached(model, small) / (counted if name in HUB else matrices(model))
+    print(f"{name}: {share:.1%}")
+    assert share > 0.98

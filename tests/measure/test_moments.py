@@ -1,3 +1,5 @@
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -5,7 +7,14 @@ import tensorflow as tf
 from keras import layers
 
 from tfcompress.graph.intercept import altered, watch_inputs
-from tfcompress.measure.moments import Moments, can_measure, measure, patches
+from tfcompress.measure.moments import (
+    Moments,
+    as_kernel,
+    can_measure,
+    fan_in_first,
+    measure,
+    patches,
+)
 from tfcompress.numerics.metric import Diagonal, Kronecker
 
 RNG = np.random.default_rng(0)
@@ -23,6 +32,13 @@ CASES = {
     "einsum heads": (layers.EinsumDense("abc,cde->abde", (None, 3, 5)), LINE),
     "einsum two axes": (layers.EinsumDense("abcd,cde->abe", (None, 5)), IMAGE),
     "einsum ellipsis": (layers.EinsumDense("...x,xy->...y", 7), LINE),
+    "einsum middle": (layers.EinsumDense("btd,ndh->btnh", (None, 2, 3)), LINE),
+    "einsum units first": (layers.EinsumDense("btd,hd->bth", (None, 3)), LINE),
+    "einsum apart": (layers.EinsumDense("bhwd,nhdk->bwnk", (8, 2, 3)), IMAGE),
+    "einsum steps": (layers.EinsumDense("btd,tk->bdk", (4, 3)), LINE),
+    "einsum mean": (layers.EinsumDense("btd,dk->bk", 3), LINE),
+    "einsum grouped": (layers.EinsumDense("bnd,ndh->bnh", (11, 3)), LINE),
+    "einsum grouped, groups last": (layers.EinsumDense("...nd,dnh->...nh", (8, 3)), IMAGE),
     "causal": (layers.Conv1D(6, 3, dilation_rate=2, padding="causal", use_bias=False), LINE),
     "conv1d grouped": (layers.Conv1D(6, 4, strides=3, padding="same", groups=2), LINE),
     "conv2d valid": (conv2d(strides=2), IMAGE),
@@ -41,10 +57,26 @@ def test_patches_times_kernel_is_the_layer(name):
     expected = keras.ops.convert_to_numpy(layer(x))
     rows = patches(layer, x)
     groups, _, n = rows.shape
-    kernel = np.asarray(layer.kernel).reshape(n, groups, -1).transpose(1, 0, 2)
-    found = (rows @ kernel).transpose(1, 0, 2).reshape(expected.shape)
+    kernel = fan_in_first(layer, np.asarray(layer.kernel))
+    found = rows @ kernel.reshape(n, groups, -1).transpose(1, 0, 2)
+    if "einsum grouped" in name:  # the group is a position of the output
+        found = np.moveaxis(found.reshape(groups, *expected.shape[:-2], -1), 0, -2)
+    else:
+        found = found.transpose(1, 0, 2).reshape(expected.shape)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert groups == (1 if "grouped" not in name and "depthwise" not in name else rows.shape[0])
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "einsum" in name])
+def test_a_kernel_comes_back_from_its_matrix(name):
+    layer, x = CASES[name]
+    layer(x)
+    kernel = np.random.default_rng(0).normal(size=layer.kernel.shape)
+    np.testing.assert_array_equal(as_kernel(layer, fan_in_first(layer, kernel)), kernel)
+    layer.kernel.assign(kernel)
+    moments = Moments(layer)
+    moments.add(x, x + 0.0)  # nothing has moved
+    np.testing.assert_allclose(moments.adapted(), np.asarray(layer.kernel), rtol=1e-6)
 
 
 def test_channels_first():
@@ -53,7 +85,7 @@ def test_channels_first():
     np.testing.assert_array_equal(patches(first, np.moveaxis(IMAGE, -1, 1)), patches(last, IMAGE))
 
 
-@pytest.mark.parametrize("name", ["dense", "conv2d grouped", "depthwise2d"])
+@pytest.mark.parametrize("name", ["dense", "conv2d grouped", "depthwise2d", "einsum middle"])
 def test_the_form_is_half_the_change_of_the_outputs(name):
     rng = np.random.default_rng(0)
     layer, x = CASES[name]
@@ -63,7 +95,8 @@ def test_the_form_is_half_the_change_of_the_outputs(name):
     layer.kernel.assign_add(e)
     change = np.asarray(layer(x), "float64") - before
     layer.kernel.assign_add(-e)
-    positions = change.size // change.shape[-1]
+    positions = change.size // math.prod(change.shape[2 if "einsum" in name else -1 :])
+    e = fan_in_first(layer, e)
     assert metric.quadratic(e) == pytest.approx(np.sum(change**2) / positions / 2, rel=1e-4)
 
 
@@ -196,7 +229,8 @@ def test_what_cannot_be_measured_says_so():
         layers.LSTM(3),
         layers.ReLU(),
         layers.MaxPooling2D(),
-        layers.EinsumDense("abc,bd->adc", (3, 4)),
+        layers.EinsumDense("abc,dcb->adb", (3, 11)),  # groups that lie apart
+        layers.EinsumDense("ab,bcc->ac", 3),
     ):
         assert not can_measure(layer)
         with pytest.raises(ValueError, match=type(layer).__name__):

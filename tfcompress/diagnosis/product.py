@@ -8,7 +8,7 @@ import math
 import keras
 import numpy as np
 
-from tfcompress.measure.moments import can_measure, fan_in_first, patches
+from tfcompress.measure.moments import as_kernel, can_measure, fan_in_first, patches
 
 MOST_ROWS = 4096
 POSITIONS = 64  # of an image, at which the inputs of a convolution are taken
@@ -63,7 +63,7 @@ class Product:
     def in_shape(self, matrix: np.ndarray) -> np.ndarray:
         """A matrix like `before` in the shape of the layer's kernel."""
         whole = matrix.reshape(self.shape)
-        return whole if self.x is None else fan_in_first(self.layer, whole)
+        return whole if self.x is None else as_kernel(self.layer, whole)
 
     def as_matrix(self, kernel: np.ndarray) -> np.ndarray:
         """The inverse of `in_shape`."""

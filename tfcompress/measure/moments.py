@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.measure.contraction import contraction
 from tfcompress.numerics.metric import Diagonal, Kronecker
 from tfcompress.numerics.what_a_kernel_is import is_discrete, is_pruned
 from tfcompress.utils.arrays import transposed
@@ -146,7 +147,7 @@ class Moments:
         metric = self.metric()
         rows = fan_in_first(self.layer, kernel)
         rows = rows + metric.solve(metric.join(self.drift / self.count, rows.shape))
-        return fan_in_first(self.layer, rows)
+        return as_kernel(self.layer, rows)
 
     def _add_rows(self, rows):
         cuts = [slice(i, i + self.block) for i in range(0, rows.shape[2], self.block)]
@@ -190,11 +191,11 @@ def enough_examples(layers: Iterable[keras.layers.Layer], shapes: Mapping[int, A
 
 
 def _fan_in(layer):
-    if _is_embedding(layer) or not hasattr(layer, "kernel"):
+    if _is_embedding(layer) or not (hasattr(layer, "kernel") and can_measure(layer)):
         return 1
     shape = tuple(layer.kernel.shape)
     if hasattr(layer, "equation"):
-        return math.prod(shape[: _contracted(layer)])
+        return contraction(layer.equation).fan_in(shape)
     if hasattr(layer, "depth_multiplier"):
         return math.prod(shape[:-2])
     return math.prod(fan_in_first(layer, np.empty(shape, "bool")).shape[:-1])
@@ -205,7 +206,7 @@ def can_measure(layer: keras.layers.Layer) -> bool:
     if hasattr(layer, "part_names"):  # an opened layer, whose parts are measured
         return False
     if hasattr(layer, "equation"):
-        return _contracted(layer) > 0
+        return contraction(layer.equation) is not None
     if _is_embedding(layer):
         return True
     if hasattr(layer, "recurrent_initializer"):
@@ -222,7 +223,7 @@ def check_measurable(layer: keras.layers.Layer) -> None:
     if not can_measure(layer):
         raise ValueError(
             "Expected a Dense layer, a convolution of any kind but a separable one, an EinsumDense "
-            "that sums the last axes of its input with the first of its kernel, or an Embedding. "
+            "whose kernel is a matrix for each group of inputs, or an Embedding. "
             f"Received: {layer} of type {type(layer).__name__}"
         )
 
@@ -233,10 +234,10 @@ def patches(
     """The rows that a layer multiplies by its kernel, `(G, N, n)`, in the kernel's own order.
 
     Args:
-        layer: `Dense`, `EinsumDense` that contracts the last axes of its input with the first of
-            its kernel, a convolution of any rank, stride, dilation, padding and groups, or a
-            depthwise convolution (a group for each channel). They are recognized by their
-            attributes, so that compressed layers of these kinds are accepted as well.
+        layer: `Dense`, `EinsumDense` whatever the order of its axes, a convolution of any rank,
+            stride, dilation, padding and groups, or a depthwise convolution (a group for each
+            channel). They are recognized by their attributes, so that compressed layers of these
+            kinds are accepted as well.
         x: the layer's inputs, `(b, ...)`.
         positions: how many positions of each example to draw; None for all.
         seed: seed of the draw.
@@ -247,11 +248,10 @@ def patches(
     check_measurable(layer)
     x = np.asarray(x, "float32")
     if not hasattr(layer, "kernel_size"):
-        summed = _contracted(layer) if hasattr(layer, "equation") else 1
-        places = x.shape[1 : x.ndim - summed]
-        x = x.reshape(len(x), math.prod(places), math.prod(x.shape[x.ndim - summed :]))
-        drawn = _drawn(places, positions, seed)
-        return (x if drawn is None else x[:, drawn]).reshape(1, -1, x.shape[-1])
+        groups = contraction(getattr(layer, "equation", "...i,io->...o")).rows(x)  # (G, b, p, n)
+        drawn = _drawn(groups.shape[2:3], positions, seed)
+        groups = groups if drawn is None else groups[:, :, drawn]
+        return groups.reshape(len(groups), -1, groups.shape[-1])
     depthwise = hasattr(layer, "depth_multiplier")
     if getattr(layer, "data_format", None) == "channels_first":
         x = np.moveaxis(x, 1, -1)
@@ -299,15 +299,6 @@ def _windows(layer, x):
     return np.moveaxis(windows, len(axes) + 1, -1)
 
 
-def _contracted(layer):
-    """How many axes an EinsumDense sums over; 0 if these axes do not make its kernel a matrix."""
-    inputs, rest = layer.equation.replace("...", "").replace(" ", "").split(",")
-    kernel, output = rest.split("->")
-    summed = "".join(letter for letter in inputs if letter in kernel)
-    plain = inputs.endswith(summed) and kernel.startswith(summed) and not set(summed) & set(output)
-    return len(summed) if plain else 0
-
-
 def _is_transposed(layer):
     return hasattr(layer, "output_padding")
 
@@ -317,12 +308,21 @@ def _spread(shape, strides):
 
 
 def fan_in_first(layer: keras.layers.Layer, kernel: np.ndarray) -> np.ndarray:
-    """A kernel with its outputs last; that of a transposed convolution has them last but one.
+    """A kernel with its fan-in first and its outputs last.
 
-    It is the layout in which a metric of the layer takes an array like its kernel. The function is
-    its own inverse.
+    It is the layout in which a metric of the layer takes an array like its kernel. The kernels of
+    transposed convolutions have their outputs last but one, those of EinsumDense layers any order.
     """
+    if hasattr(layer, "equation"):
+        return contraction(layer.equation).fan_in_first(kernel)
     return np.swapaxes(kernel, -1, -2) if _is_transposed(layer) else kernel
+
+
+def as_kernel(layer: keras.layers.Layer, rows: np.ndarray) -> np.ndarray:
+    """The inverse of `fan_in_first`."""
+    if hasattr(layer, "equation"):
+        return contraction(layer.equation).back(rows)
+    return fan_in_first(layer, rows)
 
 
 def _is_embedding(layer):

@@ -10,7 +10,7 @@ from tfcompress.graph.intercept import watching
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.paths import walk
 from tfcompress.graph.sound import check_finite_weights
-from tfcompress.measure.moments import Moments, can_measure, fan_in_first
+from tfcompress.measure.moments import Moments, as_kernel, can_measure, fan_in_first
 from tfcompress.numerics.optimal_brain_surgeon import shares, sparsify
 from tfcompress.pruning.masks import prunable, tighten, warn_of_left_out
 from tfcompress.rewriting.opening import close_like, opened_where
@@ -126,7 +126,7 @@ def _optimal_brain_surgeon(model, sparsity, data, layers, scope):
             moments.add(now, x)
         w = fan_in_first(layer, moments.adapted())
         w = sparsify(w, moments.metric(), sparsities[path])
-        found[path].kernel.assign(fan_in_first(layer, w))
+        found[path].kernel.assign(as_kernel(layer, w))
         return [found[path]]
 
     follow(model, data, [before[path] for path in paths], change, "Pruning layers")

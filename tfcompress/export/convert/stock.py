@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
+from tfcompress.export.convert.new_axes import new_axes_as_operators
 from tfcompress.export.exported import Exported, flat_outputs
 from tfcompress.graph.paths import walk
 from tfcompress.tflite.reader import operator_name, read, schema
@@ -76,7 +77,8 @@ def _concrete_function(model):
         _argument_name(i): tf.TensorSpec(tensor.shape, tensor.dtype, name=_argument_name(i))
         for i, tensor in enumerate(model.tensors)
     }
-    return tf.function(function, autograph=False).get_concrete_function(**specs), names
+    with new_axes_as_operators():
+        return tf.function(function, autograph=False).get_concrete_function(**specs), names
 
 
 def _converter(model, concrete, folder):
