@@ -19,7 +19,7 @@ from tfcompress.utils.types import Data
 BATCH_SIZE = 256  # at most
 MEMORY = 2**30  # bytes of the values that wait between two steps
 WORKING = 1 / 8  # share of it that one batch may take in one step
-WAITING = 3 / 4  # share of it for the values that wait
+WAITING = 1 / 2  # share of it for the values that wait
 
 
 def follow(
@@ -186,7 +186,7 @@ class _Run:
         self.wanted -= set(map(id, group))
         come_in = self.inputs[: len(self.held) or None]
         if group == [operation] and self.uses[id(operation)] == 1:
-            pairs = (tuple(as_array(_first(*call)) for call in pair) for pair in calls)
+            pairs = (_arrays(*(_first(*call) for call in pair)) for pair in calls)
         elif max(self.uses[id(layer)] for layer in group) == 1:
             pairs = self._inside(group[0], operation, calls)
         else:  # it is called elsewhere too
@@ -253,6 +253,12 @@ def _layers(operation) -> list:
 
 def _first(args, kwargs):
     return args[0] if args else next(iter(kwargs.values()))
+
+
+def _arrays(before, now) -> tuple:
+    """Both as arrays; one array if nothing has changed."""
+    array = as_array(before)
+    return array, array if now is before else as_array(now)
 
 
 def _same(one, other) -> bool:

@@ -20,7 +20,7 @@ from tfcompress.utils.types import Tensor
 LARGEST_BLOCK = 4096  # a larger fan-in is cut into blocks on the diagonal
 PATCH_NUMBERS = 2**23  # of patches held at a time, 32 MB
 ROWS_FOR_INPUT = 16  # for each input of an output so many rows are enough to fit a kernel on
-LEAST_ROWS = 2**14
+LEAST_ROWS = 2**11
 EXAMPLES = 2**11, 2**14  # on which a model is fitted, at least and at most
 
 
@@ -167,7 +167,7 @@ class Moments:
 def enough_positions(layer: keras.layers.Layer, examples: int) -> int:
     """At how many positions of each of so many examples the inputs of a layer are to be measured.
 
-    Together they give 16 rows for each input of an output, at least 16,384.
+    Together they give 16 rows for each input of an output, at least 2,048.
     """
     rows = max(ROWS_FOR_INPUT * _fan_in(layer), LEAST_ROWS)
     return -(-rows // max(examples, 1))

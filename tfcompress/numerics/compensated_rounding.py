@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.numerics.metric import Kronecker
+from tfcompress.numerics.metric import SINGLE_PRECISION_FROM, Kronecker
 from tfcompress.utils.arrays import transposed
 from tfcompress.utils.types import SecondOrder
 
-SINGLE_PRECISION_FROM = 1024  # inputs of a block
 HELD_ENTRIES = 2**23  # of `A`, up to which its factors are held for the next kernel
 ROWS_AT_A_TIME = 64  # rounded one by one between two matrix products
 

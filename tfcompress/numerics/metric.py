@@ -5,7 +5,7 @@ order. Letters: i, j fan-in; o outputs; G groups, each of m = o / G outputs; e =
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from tfcompress.utils.arrays import transposed
 from tfcompress.utils.types import Metric, Shape, Tensor
 
 DAMPING = 0.01  # of the mean diagonal of A, as in GPTQ
+SINGLE_PRECISION_FROM = 1024  # inputs of a block, in work that repeats over many steps
 
 
 class Diagonal:
@@ -121,7 +122,9 @@ class Kronecker:
             A, size = block.astype("float64"), block.shape[-1]
             mean = np.trace(A, axis1=1, axis2=2) / size
             extra = np.where(mean > 0, self.damping * mean, 1.0)  # an input that is always 0
-            yield slice(start, start + size), A, A + extra[:, None, None] * np.eye(size)
+            H = A.copy()
+            np.einsum("gii->gi", H)[:] += extra[:, None]
+            yield slice(start, start + size), A, H
             start += size
 
     def scaled(self, w: np.ndarray, power: float = 1.0) -> np.ndarray:
@@ -166,7 +169,7 @@ class Kronecker:
 
     def solve(self, w: np.ndarray) -> np.ndarray:
         """`A^-1 w`, damped, for any number of columns; the output scales are not used."""
-        return self._by_rows(lambda A, H, part: np.linalg.solve(H, part), w)
+        return self._by_rows(lambda A, H, part: inverter(H)(part), w)
 
     def whiten(self, w: np.ndarray) -> np.ndarray:
         """`L^T w` with `A = L L^T`, damped, for any number of columns.
@@ -194,6 +197,21 @@ class Kronecker:
     def __repr__(self):
         sizes = [block.shape[-1] for block in self.blocks]
         return f"Kronecker(blocks={sizes}, groups={self.groups}, g={self.g is not None})"
+
+
+def inverter(H: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that gives `H^-1 b` for `b (G, n, m)`, by Cholesky's factors.
+
+    Args:
+        H: symmetric and positive definite, `(G, n, n)`. A single matrix may be overwritten.
+    """
+    if len(H) > 1:  # many small ones
+        inverse = np.linalg.inv(H)
+        return lambda b: inverse @ b
+    import scipy.linalg
+
+    factor = scipy.linalg.cho_factor(H[0].T, overwrite_a=True, check_finite=False)
+    return lambda b: scipy.linalg.cho_solve(factor, b[0], check_finite=False)[None]
 
 
 def as_metric(

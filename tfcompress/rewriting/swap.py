@@ -61,7 +61,7 @@ def swap(
             2,048 to 16,384 examples are used, 16 for each input of the widest Dense layer: of
             arrays, such rows at equal distances, of a stream the first ones, so shuffle it. Of a
             convolution or a sequence, so many positions of each example are used that they are 16
-            for each input of a kernel, at least 16,384. Not with `curvature`. In a model with batch
+            for each input of a kernel, at least 2,048. Not with `curvature`. In a model with batch
             normalization, call `recalibrate_batch_norm` afterwards.
         inplace: whether the model itself is changed, as by `model.quantize`, for those who hold
             references to it or to its layers.
