@@ -19,6 +19,7 @@ from tfcompress.utils.types import Tensor
 
 LARGEST_BLOCK = 4096  # a larger fan-in is cut into blocks on the diagonal
 PATCH_NUMBERS = 2**23  # of patches held at a time, 32 MB
+LARGE_KERNEL = 2**18  # weights; the change of a larger one is in single precision
 ROWS_FOR_INPUT = 16  # for each input of an output so many rows are enough to fit a kernel on
 LEAST_ROWS = 2**11
 EXAMPLES = 2**11, 2**14  # on which a model is fitted, at least and at most
@@ -35,7 +36,7 @@ def measure(
     `A = mean x x^T` over examples and positions, where `x` holds the numbers that are multiplied by
     the weights of one output.
 
-    Cost: `N n^2` multiply-adds. Memory: 64 MB of patches, and `A` itself, `G n^2` numbers, which
+    Cost: `N n^2` multiply-adds. Memory: 96 MB of patches, and `A` itself, `G n^2` numbers, which
     are in single precision if `A` is cut into blocks.
 
     Args:
@@ -87,7 +88,8 @@ class Moments:
         check_measurable(layer)
         self.layer, self.block, self.positions = layer, block, positions
         self.random = np.random.default_rng(0)
-        self.sums, self.count, self.drift = None, 0, 0.0
+        self.sums, self.count, self.drift = None, 0, None
+        self.waiting, self.changes, self.kernel = [], [], None  # rows, and outputs that have moved
         self.squares, self.reversed_count = 0.0, 0
 
     def add(self, x: Tensor, before: Any = None) -> None:
@@ -108,10 +110,13 @@ class Moments:
             # one seed for both, so that `moved` compares the same positions
             part, seed = slice(start, start + size), int(self.random.integers(2**31))
             rows = draw(x[part], seed=seed)  # (G, N, n)
-            self._add_rows(rows)
+            self.waiting.append(rows)
+            self.count += rows.shape[1]
             if before is not None and before is not x:
                 moved = draw(np.asarray(before)[part], seed=seed) - rows
-                self.drift = self.drift + transposed(rows) @ (moved @ self._kernel(rows))
+                self.changes.append((rows, moved @ self._kernel(rows)))
+            if sum(rows.size for rows in self.waiting) >= PATCH_NUMBERS:
+                self._add_rows()
 
     def _add_reversed(self, x):
         """Adds vectors that a reversible embedding turns into logits by the table itself."""
@@ -128,6 +133,7 @@ class Moments:
             g = np.ones(self.layer.output_dim) if g is None else g
             reverse = self.squares / max(self.reversed_count, 1)  # each row meets all these inputs
             return Diagonal(np.outer(self.sums / self.count, g) + reverse)
+        self._add_rows()
         return Kronecker([total / self.count for total in self.sums], g)
 
     def adapted(self) -> np.ndarray:
@@ -139,29 +145,47 @@ class Moments:
         """
         kernel = getattr(self.layer, "embeddings", None)
         kernel = self.layer.kernel if kernel is None else kernel
-        kernel = np.asarray(keras.ops.convert_to_numpy(kernel), "float64")
-        if _is_embedding(self.layer) or np.ndim(self.drift) == 0:
+        dtype = "float64" if math.prod(kernel.shape) < LARGE_KERNEL else "float32"
+        kernel = np.asarray(keras.ops.convert_to_numpy(kernel), dtype)
+        self._add_rows()
+        if _is_embedding(self.layer) or self.drift is None:
             return kernel
         if is_pruned(kernel) or is_discrete(kernel):
             return kernel
         metric = self.metric()
         rows = fan_in_first(self.layer, kernel)
-        rows = rows + metric.solve(metric.join(self.drift / self.count, rows.shape))
+        change = self.drift.astype(dtype) / np.float32(self.count)
+        rows = rows + metric.solve(metric.join(change, rows.shape))
         return as_kernel(self.layer, rows)
 
-    def _add_rows(self, rows):
+    def _add_rows(self):
+        """Adds the rows that wait: a few products of many rows are faster than many of few."""
+        if not self.waiting:
+            return
+        rows = np.concatenate(self.waiting, 1)  # (G, N, n)
         cuts = [slice(i, i + self.block) for i in range(0, rows.shape[2], self.block)]
         if self.sums is None:  # blocks are large, and double precision would not fit
             dtype = "float64" if len(cuts) == 1 else "float32"
             self.sums = [np.zeros((len(rows), *[rows[0, 0, c].size] * 2), dtype) for c in cuts]
         for total, cut in zip(self.sums, cuts, strict=True):
             total += transposed(rows[:, :, cut]) @ rows[:, :, cut]
-        self.count += rows.shape[1]
+        if self.changes:
+            if len(self.changes) < len(self.waiting):  # some had not changed
+                rows = np.concatenate([rows for rows, _ in self.changes], 1)
+            changes = np.concatenate([change for _, change in self.changes], 1)  # (G, N, m)
+            if self.drift is None:
+                self.drift = np.zeros((len(rows), rows.shape[2], changes.shape[2]), "float32")
+            for cut in cuts:
+                self.drift[:, cut] += transposed(rows[:, :, cut]) @ changes
+        self.waiting, self.changes = [], []
 
     def _kernel(self, rows):
-        kernel = np.asarray(keras.ops.convert_to_numpy(self.layer.kernel), "float32")
-        kernel = fan_in_first(self.layer, kernel)
-        return kernel.reshape(rows.shape[2], len(rows), -1).transpose(1, 0, 2)  # (G, n, m)
+        """The kernel by groups, `(G, n, m)`."""
+        if self.kernel is None:
+            kernel = np.asarray(keras.ops.convert_to_numpy(self.layer.kernel), "float32")
+            kernel = fan_in_first(self.layer, kernel)
+            self.kernel = kernel.reshape(rows.shape[2], len(rows), -1).transpose(1, 0, 2)
+        return self.kernel
 
 
 def enough_positions(layer: keras.layers.Layer, examples: int) -> int:

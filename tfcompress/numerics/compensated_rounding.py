@@ -3,7 +3,7 @@
 Letters as in metric.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from tfcompress.numerics.metric import SINGLE_PRECISION_FROM, Kronecker
 from tfcompress.utils.arrays import transposed
 from tfcompress.utils.types import SecondOrder
 
-HELD_ENTRIES = 2**23  # of `A`, up to which its factors are held for the next kernel
+HELD_BYTES = 2**27  # of `A`, up to which its factors are held for the next kernel
 ROWS_AT_A_TIME = 64  # rounded one by one between two matrix products
 
 
@@ -27,7 +27,8 @@ def compensate(w: np.ndarray, round_row: Callable[..., Any], metric: SecondOrder
     form plain rounding makes smaller keeps that: no form is ever above plain rounding's.
 
     Cost: `fan_in^2 (fan_in / 3 + 1.5 out)` multiply-adds, with blocks of `n` inputs
-    `fan_in n (...)`; double precision, and single from 1024 inputs on (the factor still double).
+    `fan_in n (...)`; double precision, and single for a kernel in it or from 1024 inputs on (the
+    factor still double).
 
     Args:
         w: kernel.
@@ -54,7 +55,17 @@ def compensate(w: np.ndarray, round_row: Callable[..., Any], metric: SecondOrder
         return round_row(rows, np.arange(len(rows))).reshape(w.shape)
     parts = metric.split(w)
     out = np.empty(parts.shape, w.dtype if w.dtype.kind == "f" else "float64")
-    for rows, places, A, R in _factors(metric):
+    for rows, rounded in by_blocks(w, round_row, metric):
+        out[:, rows] = rounded
+    return metric.join(out, w.shape)
+
+
+def by_blocks(
+    w: np.ndarray, round_row: Callable[..., Any], metric: Kronecker
+) -> Iterator[tuple[Any, np.ndarray]]:
+    """Yields each block's slice of the fan-in and its rows, `(G, n, m)`, as `compensate` rounds."""
+    parts = metric.split(w)
+    for rows, places, A, R in _factors(metric, w.dtype):
         part = parts[:, rows][:, places].astype(R.dtype)
 
         def round_at(values, i, first=rows.start, places=places):  # values (G, m)
@@ -62,34 +73,35 @@ def compensate(w: np.ndarray, round_row: Callable[..., Any], metric: SecondOrder
 
         flat = part.swapaxes(0, 1).reshape(len(places), -1)
         plain = round_row(flat, rows.start + places).reshape(part.swapaxes(0, 1).shape)
-        plain = plain.swapaxes(0, 1)
+        plain = plain.swapaxes(0, 1).astype(R.dtype, copy=False)
         kept = (part == 0) & (plain == 0)  # zeros of a pruned kernel, where the form has a zero
         q = _feed_back(part, round_at, R, kept)
         # q^T A q - 2 q^T A w against the same of plain, in one product
         worse = np.sum((q - plain) * (A @ (q + plain - 2 * part)), 1, keepdims=True) > 0
-        out[:, rows.start + places] = np.where(worse, plain, q)
-    return metric.join(out, w.shape)
+        found = np.empty_like(q)
+        found[:, places] = np.where(worse, plain, q)
+        yield rows, found
 
 
-def _factors(metric):
+def _factors(metric, dtype):
     """`(rows, places in order, A, R)` of each block, so ordered; held by a small metric."""
-    if metric.factors is not None:
-        return metric.factors
-    found = (_ordered(*part) for part in metric.parts())
-    if sum(block.size for block in metric.blocks) > HELD_ENTRIES:
+    single = dtype == "float32"
+    if single in metric.factors:
+        return metric.factors[single]
+    found = (_ordered(*part, single) for part in metric.parts())
+    if sum(block.size for block in metric.blocks) * (4 if single else 8) > HELD_BYTES:
         return found
-    metric.factors = list(found)
-    return metric.factors
+    metric.factors[single] = list(found)
+    return metric.factors[single]
 
 
-def _ordered(rows, A, H):
+def _ordered(rows, A, H, single):
     importance = np.diagonal(A, axis1=1, axis2=2).mean(0)
     places = np.argsort(-importance, kind="stable")
-    A, H = A[:, places[:, None], places], H[:, places[:, None], places]
-    R = _upper(H)
-    if len(places) >= SINGLE_PRECISION_FROM:
+    R = _upper(H[:, places[:, None], places])
+    if single or len(places) >= SINGLE_PRECISION_FROM:
         A, R = A.astype("float32"), R.astype("float32")
-    return rows, places, A, R
+    return rows, places, A[:, places[:, None], places], R
 
 
 def _upper(H):

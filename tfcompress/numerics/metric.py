@@ -46,6 +46,10 @@ class Diagonal:
             )
         return self.d
 
+    def importance(self, shape: Shape) -> np.ndarray:
+        """How much a weight counts within its output: `d`."""
+        return self.diagonal(shape)
+
     def apply(self, e: Tensor) -> np.ndarray:
         """`H e = d e`."""
         return self.diagonal(np.shape(e)) * np.asarray(e)
@@ -103,7 +107,7 @@ class Kronecker:
         self.fan_in = sum(block.shape[-1] for block in self.blocks)
         self.g = None if g is None else np.asarray(g, "float64").reshape(-1)
         self.damping = damping
-        self.factors = None  # what `compensate` makes of `A` and needs for each kernel
+        self.factors = {}  # what `compensate` makes of `A` and needs for each kernel, by dtype
 
     def split(self, w: np.ndarray) -> np.ndarray:
         """The kernel as `(G, fan_in, m)`, a view where possible."""
@@ -159,9 +163,22 @@ class Kronecker:
         ones = self.split(np.ones(shape))
         return self.scaled(self.join(ones * np.concatenate(A, 1)[:, :, None], shape))
 
+    def importance(self, shape: Shape) -> np.ndarray:
+        """How much a weight counts within its output: `A_ii`, as a column where one suffices."""
+        if self.groups > 1:
+            return self.diagonal(shape)
+        return np.concatenate([np.diagonal(block[0]) for block in self.blocks])[:, None]
+
     def apply(self, e: Tensor) -> np.ndarray:
-        """`H e = A e g`, like the kernel."""
-        return self.scaled(self._by_rows(lambda A, H, part: A @ part, e))
+        """`H e = A e g`, like the kernel; in single precision if `e` is."""
+        e = np.asarray(e)
+        parts = self.split(e)
+        dtype = e.dtype if e.dtype == "float32" else "float64"
+        out, start = np.empty(parts.shape, e.dtype if e.dtype.kind == "f" else dtype), 0
+        for block in self.blocks:
+            rows = slice(start, start := start + block.shape[-1])
+            out[:, rows] = block.astype(dtype, copy=False) @ parts[:, rows].astype(dtype)
+        return self.scaled(self.join(out, e.shape))
 
     def quadratic(self, e: Tensor) -> float:
         """`1/2 sum_o g_o e_o^T A e_o`, the predicted increase of the loss."""

@@ -4,6 +4,7 @@ import numpy as np
 
 PRUNED_FROM = 0.01  # share of zeros; training leaves no exact ones, rounding a few
 MOST_LEVELS = 256  # distinct values beside zero of a kernel that is discrete
+FIRST = 2**16  # weights, which mostly tell that a kernel is not discrete
 TOLERANCE = 1e-4  # of the largest weight, up to which a discrete kernel is the same
 
 
@@ -23,6 +24,9 @@ def is_discrete(w: np.ndarray) -> bool:
     >>> is_discrete(np.tile([-1.0, 0.0, 1.0], 10)), is_discrete(np.arange(30.0))
     (True, False)
     """
+    first = np.ravel(w)[:FIRST]
+    if len(np.unique(first[first != 0])) > MOST_LEVELS:
+        return False
     left = np.asarray(w)[np.asarray(w) != 0]
     return bool(left.size and len(np.unique(left)) <= min(MOST_LEVELS, left.size // 4))
 

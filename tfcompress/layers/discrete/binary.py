@@ -187,7 +187,7 @@ class BinaryKernel(GridKernel):
         rows, metric = self.to_rows(w), as_metric(metric, w.shape, self.scale_axes)
         if isinstance(metric, Diagonal):
             metric = Diagonal(self.to_rows(metric.d))
-        d = metric.diagonal(rows.shape)
+        d = metric.importance(rows.shape)
         total = np.sum(d, 0)
         scale = np.sum(d * np.abs(rows), 0) / np.where(total > 0, total, 1)
         # An output whose curvature is 0 throughout counts its weights the same.

@@ -9,14 +9,15 @@ from keras import ops
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.dense_and_conv import CompressedDense
 from tfcompress.layers.core.ordinary import from_rows, to_rows
-from tfcompress.numerics.compensated_rounding import compensate
+from tfcompress.numerics.compensated_rounding import by_blocks, compensate
 from tfcompress.numerics.metric import Kronecker, as_metric
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import Metric, Shape, Tensor
 
 ROUNDS = 12  # of rounding and fitting the scales again, at most
-SINGLE_PRECISION_ABOVE = 2**18  # weights: the sums of a larger kernel take too long in double
-LEAST_GAIN = 0.003  # share of the damage that a round on such a kernel must take away to go on
+SINGLE_PRECISION_FROM = 2**16  # weights: the sums of a larger kernel take too long in double
+LARGE = 2**18  # weights
+LEAST_GAIN = 0.003  # share of the damage that a round on a large kernel must take away to go on
 ONE_ROUND_ABOVE = 2**23  # weights: on a larger kernel each round takes minutes
 
 
@@ -150,7 +151,9 @@ def fit_grid(
     """
     metric = as_metric(metric, w.shape)
     sized = w.size if isinstance(metric, Kronecker) else 0
-    w = np.asarray(w, np.float32 if sized > SINGLE_PRECISION_ABOVE else np.float64)
+    w = np.asarray(w, np.float32 if sized >= SINGLE_PRECISION_FROM else np.float64)
+    if sized > ONE_ROUND_ABOVE and metric.groups == 1 and metric.g is None:
+        return _fit_once(w, nearest, np.broadcast_to(scale, w.shape[-1:]), metric, refit)
     axes = tuple(range(w.ndim - 1))
     toward = metric.apply(w)  # H w
     none = np.sum(w * toward, axes)  # the damage of each output were its weights all zero
@@ -168,9 +171,25 @@ def fit_grid(
         grid = found if grid is None else np.where(better, found, grid)
         last, damage = np.sum(damage), np.minimum(left, damage)
         scale = np.where(better, trial, scale)
-        if w.size > SINGLE_PRECISION_ABOVE and last - np.sum(damage) < LEAST_GAIN * last < np.inf:
+        if w.size >= LARGE and last - np.sum(damage) < LEAST_GAIN * last < np.inf:
             break
     return grid.astype(np.float32), scale.astype(np.float32)
+
+
+def _fit_once(w, nearest, scale, metric, refit):
+    """One round on a very large kernel, block by block, so that little is held beside it."""
+    scale = np.asarray(scale, np.float32)
+    unit, rows_of_w = np.where(scale == 0, 1, scale), w.reshape(-1, w.shape[-1])
+    grid, gain, size = np.empty(rows_of_w.shape, np.float32), 0.0, 0.0
+    rounded = by_blocks(w, lambda row, _: scale * nearest(row / unit), metric)
+    for (rows, found), block in zip(rounded, metric.blocks, strict=True):
+        grid[rows] = np.where(scale == 0, nearest(0 * found[0, :1]), nearest(found[0] / unit))
+        moved = block[0].astype(np.float32, copy=False) @ grid[rows]
+        gain = gain + np.sum(rows_of_w[rows] * moved, 0)
+        size = size + np.sum(grid[rows] * moved, 0)
+    if refit:
+        scale = np.where(size > 0, gain / np.where(size > 0, size, 1), scale)
+    return grid.reshape(w.shape), scale.astype(np.float32)
 
 
 def _round(w, nearest, scale, metric):

@@ -31,6 +31,7 @@ from tfcompress.utils.types import Config, InputShape, Metric, Regularizer, Shap
 SCALE_SHARES = np.linspace(0.3, 1.2, 91)  # tried, in shares of the scale that clips nothing
 SEARCHED_WEIGHTS = 2**18  # the search for a scale looks at no fewer than these, in no fewer than
 SEARCHED_ROWS = 512  # these rows, where the kernel has as many
+AT_A_TIME = 2**24  # weights
 LEVELS = ("linear", "log")
 Levels = Literal["linear", "log"]
 
@@ -146,7 +147,7 @@ class QuantizedKernel(GridKernel):
         metric, rows = as_metric(metric, w.shape, self.scale_axes), self.to_rows(np.asarray(w))
         if isinstance(metric, Diagonal):
             metric = Diagonal(self.to_rows(metric.d))
-        d = metric.diagonal(rows.shape)
+        d = metric.importance(rows.shape)
         d = np.where(np.any(d > 0, 0), d, 1)  # an output that no data showed, as a rare word
         scale = self._search_scale(rows, d)
         grid, scale = fit_grid(rows, self._nearest, scale, metric)
@@ -156,23 +157,30 @@ class QuantizedKernel(GridKernel):
         self.set_latent(w, self.from_rows(grid, w.shape), scale)
 
     def set_latent(self, w: Tensor, grid: Tensor, scale: Tensor) -> None:
-        u = w / np.where(scale == 0, 1, scale)
         # Where the nearest level is the wanted one, with a margin for rounding, `w` is the latent.
         margin = 0.005 if self.latent.dtype == "bfloat16" else 0.001
-        agrees = self._nearest((1 - margin) * u) == grid
-        agrees &= self._nearest((1 + margin) * u) == grid
-        self.latent.assign(np.where(agrees, w, scale * grid))
+        latent = np.array(scale * grid, "float64" if self.latent.dtype == "float64" else "float32")
+        scale = np.broadcast_to(scale, latent.shape)
+        for start in range(
+            0, len(latent), rows := max(1, AT_A_TIME * len(latent) // max(w.size, 1))
+        ):
+            part = slice(start, start + rows)
+            u = w[part] / np.where(scale[part] == 0, 1, scale[part])
+            agrees = self._nearest((1 - margin) * u) == grid[part]
+            agrees &= self._nearest((1 + margin) * u) == grid[part]
+            np.copyto(latent[part], w[part], where=agrees)
+        self.latent.assign(latent)
 
     def _search_scale(self, w, d):
         """The scale per output with the least `sum d (w - a grid)^2` among `SCALE_SHARES`.
 
-        A large kernel is searched by evenly spaced rows. Where these still hold many weights, every
-        third scale is tried, in single precision.
+        A large kernel is searched by evenly spaced rows, where every third scale is tried, in
+        single precision.
         """
         widest = np.max(np.abs(w), 0) / self.largest
         step = max(1, min(w.size // SEARCHED_WEIGHTS, len(w) // SEARCHED_ROWS))
         w, d, shares = w[::step], d[::step], SCALE_SHARES
-        if w.size > 2 * SEARCHED_WEIGHTS:
+        if w.size >= SEARCHED_WEIGHTS:
             w, d = np.asarray(w, "float32"), np.asarray(d / max(d.max(), 1e-30), "float32")
             shares = SCALE_SHARES[1::3]
         best, best_error = widest, np.full(w.shape[-1], np.inf)
