@@ -62,7 +62,10 @@ def check_copy(model, x, train=True):
     assert owned(new).isdisjoint(owned(model))
     assert same(state(new), before)
     for training in (True, False) if train else (False,):  # equal seeds give equal noise
-        assert same(arrays(new(x, training=training)), arrays(model(x, training=training)))
+        keras.utils.set_random_seed(0)  # dropout without a seed draws from torch's own generator
+        of_new = arrays(new(x, training=training))
+        keras.utils.set_random_seed(0)
+        assert same(of_new, arrays(model(x, training=training)))
     assert same(state(new), state(model))
     kept = state(model)
     for variable in new.variables:
@@ -149,6 +152,7 @@ def test_a_compiled_model_gives_an_uncompiled_copy_that_trains_the_same():
     assert new.losses == [] and len(new.variables) == len(model.variables)
     for each in (model, new):
         each.compile("sgd", "mse")
+        keras.utils.set_random_seed(0)  # as above
         each.fit(x, y, verbose=0, shuffle=False)
     assert same(state(new), state(model))
 

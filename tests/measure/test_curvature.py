@@ -1,11 +1,13 @@
 import keras
 import numpy as np
 import pytest
+import scipy.linalg
 import tensorflow as tf
 from keras import layers
 from oracles_metric import hessian_diagonal
 
 import tfcompress.curvature as curvature
+import tfcompress.measure.curvature as measured
 from tfcompress.measure.objective import Objective, kernels
 
 RNG = np.random.default_rng(0)
@@ -85,14 +87,19 @@ RARE = ("one-hot", "sigmoid logits", "log-cosh", "custom")
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in RARE else n for n in LOSSES]
 )
-def test_random_signs_average_to_the_exact_diagonal_under_every_loss(name):
+def test_random_signs_average_to_the_exact_diagonal_under_every_loss(name, monkeypatch):
+    """The mean over signs that are orthogonal is their expectation, with no chance left in it."""
     last, loss, y = LOSSES[name]
     model = dense(last=last)
     expected = curvature.gauss_newton_exact(model, (X, y), loss)
-    found = curvature.gauss_newton(model, (X, y), loss, passes=120, batch_size=3)
+    found = dict.fromkeys(expected, 0)
+    for signs in scipy.linalg.hadamard(8):  # two examples of three outputs have six signs
+        signs = tf.constant(signs[1:7], "float32")
+        monkeypatch.setattr(measured, "_signs", lambda shape, *_, r=signs: tf.reshape(r, shape))
+        drawn = curvature.gauss_newton(model, (X, y), loss, batch_size=2)
+        found = {path: found[path] + drawn[path] / 8 for path in found}
     for path in expected:
-        np.testing.assert_allclose(found[path], expected[path], rtol=0.5, atol=3e-3)
-        assert abs(found[path].sum() / expected[path].sum() - 1) < 0.05
+        np.testing.assert_allclose(found[path], expected[path], rtol=1e-4, atol=1e-7)
     if last is None:  # piecewise linear up to the loss: convex ones have this very Hessian
         hessian = curvature.exact(model, (X, y), loss)
         np.testing.assert_allclose(hessian["out"], expected["out"], rtol=2e-3, atol=1e-5)
@@ -389,12 +396,24 @@ def test_bad_input():
         curvature.gauss_newton(keras.Sequential([layers.ReLU()]), X, "mse")
 
 
+def test_signs_are_fair_and_differ_between_batches_and_outputs():
+    draws = [
+        np.asarray(measured._signs((50, 40), number, tf.constant([0, batch], "int64")))
+        for number in (0, 1)
+        for batch in (0, 1)
+    ]
+    assert all(set(np.unique(one)) == {-1, 1} for one in draws)
+    products = np.array([np.mean(a * b) for i, a in enumerate(draws) for b in [1, *draws[:i]]])
+    assert np.abs(products).max() < 4 / np.sqrt(2000)  # four times the deviation of a mean of 2,000
+
+
 def test_kronecker_of_a_linear_layer_is_the_hessian():
     rng = np.random.default_rng(0)
     model = keras.Sequential([keras.Input((6,)), layers.Dense(2, use_bias=False, name="out")])
-    metric = curvature.kronecker(model, (X, X[:, :2]), "mse")["out"]
+    # one example at a time: a batch adds the products of its examples' random signs
+    metric = curvature.kronecker(model, (X, X[:, :2]), "mse", batch_size=1)["out"]
     e = rng.normal(size=(6, 2))
-    np.testing.assert_allclose(metric.quadratic(e), np.mean((X @ e) ** 2), rtol=0.3)
+    np.testing.assert_allclose(metric.quadratic(e), np.mean((X @ e) ** 2), rtol=1e-5)
     plain = curvature.kronecker(model, X)["out"]
     np.testing.assert_allclose(plain.blocks[0][0], X.T @ X / 12, rtol=1e-5)
     assert plain.g is None

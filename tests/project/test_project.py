@@ -154,17 +154,27 @@ def test_a_projection_is_idempotent_and_sees_ratios_of_d_only(project, shape):
     assert not np.allclose(project(w), v)  # d matters
 
 
+def alternated(project, w, d):
+    """The damage after each of 25 steps from a start that is 1.7 times too wide."""
+    levels = project.fit(w, np.ones_like(d)) * np.float32(1.7)
+    for _ in range(25):
+        yield damage(w, d, project.nearest(w, levels))
+        levels = project.refine(w, d, levels)
+
+
 @pytest.mark.parametrize("project", LEVELS, ids=repr)
 def test_an_alternation_never_makes_it_worse(project):
-    w, d = random_kernel((40, 3))
-    w, d = w.astype("float32"), d.astype("float32")
-    levels = project.fit(w, np.ones_like(d)) * np.float32(1.7)
-    last = np.inf
-    for _ in range(25):
-        now = damage(w, d, project.nearest(w, levels))
-        assert now <= last * (1 + 1e-6)
-        last, levels = now, project.refine(w, d, levels)
-    assert last >= damage(w, d, project(w, d)) * (1 - 1e-6) or project == Codebook(5)
+    w, d = (one.astype("float32") for one in random_kernel((40, 3)))
+    found = np.array(list(alternated(project, w, d)))
+    assert np.all(found[1:] <= found[:-1] * (1 + 1e-6))
+
+
+@pytest.mark.parametrize("project", [p for p in LEVELS if p != Codebook(5)], ids=repr)
+def test_no_alternation_ends_below_the_projection(project):
+    """A codebook's projection is a local minimum, and is compared with the best one above."""
+    w, d = (one.astype("float32") for one in random_kernel((40, 3)))
+    *_, last = alternated(project, w, d)
+    assert last >= damage(w, d, project(w, d)) * (1 - 1e-6)
 
 
 @pytest.mark.parametrize("project", LEVELS, ids=repr)

@@ -41,7 +41,8 @@ def kronecker(
         data: as in `gauss_newton`; without a loss, labels are not needed.
         loss: as in `compile`; `"compiled"` takes the compiled one, with its loss weights; None
             means no loss, and so `g = 1`.
-        batch_size: larger batches are cut to this size.
+        batch_size: larger batches are cut to this size, and for the scales `g` to 32 at most. With
+            1 the scales of a linear model are exact.
         block: of a layer with a larger fan-in, only blocks of this size on the diagonal of `A` are
             kept.
         seed, class_weight: as in `gauss_newton`.
@@ -78,7 +79,8 @@ def kronecker(
     if loss is None:
         return metrics
     loss = None if isinstance(loss, str) and loss == COMPILED else loss
-    diagonals = gauss_newton(model, data, loss, seed=seed, class_weight=class_weight)
+    small = min(batch_size, 32)  # many small batches make a better estimate than few large ones
+    diagonals = gauss_newton(model, data, loss, 1, small, seed, class_weight)
     return {
         path: _match_trace(metric, diagonals[path], layers[path])
         for path, metric in metrics.items()
