@@ -37,22 +37,21 @@ class Form:
     Attributes:
         make: gives the network.
         options: of `to_tflite`.
-        sites: what the kernels become, `"form bits"` (see `export.kernels.choice`); None:
-            not looked at.
+        sites: what the kernels become, `"form bits"` (see `export.kernels.choice`).
         limit: the largest error in units of the output's rms; None: from the steps of rounding.
         samples: how many inputs the exporter gets to measure ranges on.
     """
 
     make: object
     options: dict = field(default_factory=dict)
-    sites: tuple[str, ...] | None = ()
+    sites: tuple[str, ...] = ()
     limit: float | None = None
     samples: int = 0
 
     @property
     def exact(self) -> bool:
         """Whether it computes in float32 throughout."""
-        return self.limit is None and set(self.sites or ()) <= EXACT_SITES
+        return self.limit is None and set(self.sites) <= EXACT_SITES
 
     def export(self, model, **options) -> bytes:
         check = {"check": inputs_of(model, self.samples)} if self.samples else {}
@@ -266,7 +265,11 @@ def _structured():
         }.items():
             yield f"{name}, {store}", Form(make, {"store": store})
         yield f"tiles, {store}", Form(tiles, {"store": store}, ("hybrid 2",), 0.1)
-        yield f"network, {store}", Form(network, {"store": store}, None, 0.12)
+        sites = {
+            "fast": ("hybrid 8", "hybrid 8", "hybrid 2", "hybrid 4"),
+            "small": ("coded 1", "computed 8", "hybrid 2", "coded 3"),
+        }
+        yield f"network, {store}", Form(network, {"store": store}, sites[store], 0.12)
     yield "tiles, exact", Form(tiles, EXACT, ("densified 8",))
 
 
@@ -311,13 +314,17 @@ def _loops_and_others():
         model = plain(sequences, layers.LSTM(24, return_sequences=True))
         return tfc.swap(model, tfc.layers.rounding(bits)) if bits < 32 else model
 
-    yield "recurrent", Form(partial(recurrent, 32), sites=None, limit=1e-5)
+    yield "recurrent", Form(partial(recurrent, 32), limit=1e-5)
     for bits in (8, 4, 2):
-        yield f"recurrent, {bits} bits", Form(partial(recurrent, bits), sites=None, limit=0.1)
-    for bits in (8, 4, 2):
+        sites = (f"hybrid {bits}",) * 2
+        yield f"recurrent, {bits} bits", Form(partial(recurrent, bits), {}, sites, 0.1)
+    for bits, form in (8, "gathered"), (4, "looked_up_twice"), (2, "looked_up_twice"):
         rounded = tfc.layers.rounding(bits)
         make = partial(lambda r: tfc.swap(plain((6,), layers.Embedding(40, 16)), r), rounded)
-        yield f"table, {bits} bits", Form(make, sites=None, limit=1e-5)
+        yield f"table, {bits} bits", Form(make, {}, (f"{form} {bits}",), 1e-5)
+    wide = partial(plain, (6,), layers.Embedding(40, 256))
+    make = partial(lambda make: tfc.swap(make(), tfc.layers.rounding(4)), wide)
+    yield "table of wide rows, 4 bits", Form(make, {}, ("looked_up 4",), 1e-5)
     eight = tfc.layers.rounding(8)
     others = {
         "transposed convolution": ((5, 6, 8), layers.Conv2DTranspose(8, 3, strides=2)),
@@ -325,7 +332,7 @@ def _loops_and_others():
     }
     for name, (shape, layer) in others.items():
         make = partial(lambda *parts: tfc.swap(plain(*parts), eight), shape, layer)
-        yield name, Form(make, sites=None, limit=1e-5)
+        yield name, Form(make, {}, ("weight_only 8",), 1e-5)
 
 
 def every_form():

@@ -60,8 +60,9 @@ def network():
 
 def inputs_of(model, count=3, seed=1):
     random, shape = np.random.default_rng(seed), (count, *model.input_shape[1:])
-    if isinstance(model.layers[0], layers.Embedding):
-        return random.integers(0, model.layers[0].input_dim, shape).astype("float32")
+    for layer in model.layers:
+        if "Embedding" in type(layer).__name__:  # rounded or not: ids of its rows
+            return random.integers(0, layer.input_dim, shape).astype("float32")
     return random.standard_normal(shape).astype("float32")
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 from oracles_export import operators, run
 
-from tfcompress.export import to_tflite
+from tfcompress.export import ExportError, to_tflite
 from tfcompress.layers import QuantizedEmbedding, rounding
 from tfcompress.rewriting.swap import swap
 from tfcompress.tflite.stored_tensors import stored_tensors
@@ -69,6 +69,15 @@ def test_ids_are_read_as_they_are_and_wrong_ones_refused():
         assert not {"LESS", "SELECT", "SELECT_V2"} & set(operators(blob))
         with pytest.raises(RuntimeError):
             run(blob, [ids - 1])
+
+
+def test_ids_that_come_as_floating_point_numbers():
+    """`keras.Input((5,))` before an Embedding: Keras rounds them towards zero."""
+    model = table_of((5,), dtype="float32")
+    ids = np.random.default_rng(2).integers(0, ROWS, (3, 5)).astype("float32")
+    close(run(to_tflite(model), [ids])[0], model(ids))
+    with pytest.raises(ExportError, match="ids of each Embedding layer"):
+        to_tflite(model, check=-1 - ids)
 
 
 def test_indices_of_other_lookups_may_be_negative():

@@ -21,6 +21,7 @@ from tfcompress.export.streaming import streamed
 from tfcompress.export.verify import Limits, TFLiteFile, verify
 from tfcompress.tflite.runtimes import INT2
 from tfcompress.tflite.writer import write
+from tfcompress.utils.errors import ExportError
 from tfcompress.utils.types import Activations, Path, Rest, Sample, Store
 from tfcompress.utils.writers import temporary_folder, write_file
 
@@ -136,9 +137,15 @@ def to_tflite(
         made = TFLiteFile(write(draft.file))
         made.samples = verified_samples(reference, arrays)
         batches = first_batches(reference, arrays), other_batches(reference, arrays, made.samples)
-        made.differences = verify(
-            made, Limits(draft), *batches, STATIC_ERROR if draft.static else None
-        )
+        try:
+            made.differences = verify(
+                made, Limits(draft), *batches, STATIC_ERROR if draft.static else None
+            )
+        except RuntimeError as error:  # of LiteRT: an index outside a table, for example
+            raise ExportError(
+                f"LiteRT cannot run the file on these inputs: {error}. Expected the ids of each "
+                "Embedding layer to be rows of its table, 0 or more."
+            ) from error
     if path is not None:
         write_file(path, made)
     return made

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tfcompress.export.exported import Exported
+from tfcompress.graph.private_keras import layers_in
 from tfcompress.utils.types import Sample
 
 FREE_BATCH_SIZE = 3  # beside a batch of 1, where the model leaves the batch size free
@@ -26,7 +27,8 @@ def sample_arrays(model: Exported, check: Sample) -> list[np.ndarray]:
             and a size other than the batch is unknown.
     """
     if check is None:
-        return [_random_samples(tensor) for tensor in model.tensors]
+        tables = any("Embedding" in type(layer).__name__ for layer in layers_in(model.model))
+        return [_random_samples(tensor, tables) for tensor in model.tensors]
     shapes = [tuple(tensor.shape) for tensor in model.tensors]
     arrays = [np.asarray(array) for array in keras.tree.flatten(check)]
     arrays = [array.astype(array.dtype.newbyteorder("="), copy=False) for array in arrays]
@@ -110,13 +112,16 @@ def _fits(array, shape) -> bool:
     return array.ndim == len(shape) and all(size in (None, got) for got, size in pairs)
 
 
-def _random_samples(tensor):
+def _random_samples(tensor, tables):
+    """Random numbers; where the model has `tables`, those that may be ids are rows of any table."""
     if any(size is None for size in tensor.shape[1:]):
         raise ValueError(
             f"Input {tensor.name!r} has sizes that are not known: {tuple(tensor.shape)}. Give "
             "sample inputs as `check`, or build the model with those sizes."
         )
     random, shape = np.random.default_rng(0), (FREE_BATCH_SIZE, *tensor.shape[1:])
+    if "float" in tensor.dtype and tables:
+        return random.uniform(0, 2, shape).astype(tensor.dtype)
     if "float" in tensor.dtype:
         return random.standard_normal(shape).astype(tensor.dtype)
     high = 256 if tensor.dtype == "uint8" else 2
