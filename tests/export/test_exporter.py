@@ -441,11 +441,22 @@ def two_bits(model):
     return swap(model, rules)
 
 
-@pytest.mark.parametrize("make", [lambda model: model, two_bits], ids=["plain", "compressed"])
-@pytest.mark.parametrize("activations", ["int8", "float32"])
-def test_large_kernels_are_put_into_the_file_after_its_conversion(make, activations, monkeypatch):
+LARGE = {"plain": lambda model: model, "compressed": two_bits}
+
+
+@pytest.mark.parametrize(
+    ("kind", "activations"),
+    [
+        ("compressed", "int8"),
+        *(
+            pytest.param(*each, marks=pytest.mark.matrix)
+            for each in (("compressed", "float32"), ("plain", "int8"), ("plain", "float32"))
+        ),
+    ],
+)
+def test_large_kernels_are_put_into_the_file_after_its_conversion(kind, activations, monkeypatch):
     monkeypatch.setattr(large, "LEAST_LARGE_SIZE", 2**30)
-    model = make(many_kinds())
+    model = LARGE[kind](many_kinds())
     whole = to_tflite(model, activations=activations)
     monkeypatch.setattr(large, "LEAST_LARGE_SIZE", 1)
     converted = []
@@ -453,7 +464,7 @@ def test_large_kernels_are_put_into_the_file_after_its_conversion(make, activati
     monkeypatch.setattr(float32, "convert", lambda m: converted.append(m) or convert(m))
     blob = to_tflite(model, activations=activations)  # verified
     (lowered,) = (whole.model for whole in converted)
-    assert sum(map(large.is_thin, lowered._flatten_layers())) == 8 + 3 * (make is two_bits)
+    assert sum(map(large.is_thin, lowered._flatten_layers())) == 8 + 3 * (kind == "compressed")
     assert max(weight.size for weight in map(np.asarray, lowered.weights)) <= 9 * 16
     kernels = [
         {row.layer: (row.encoding, row.shape) for row in stored_tensors(file)}

@@ -96,7 +96,7 @@ SLOW = set(APPLICATIONS) - {"MobileNetV3Small"}
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in APPLICATIONS]
+    "name", [pytest.param(n, marks=[pytest.mark.matrix] * (n in SLOW)) for n in APPLICATIONS]
 )
 def test_keras_applications(name):
     size = APPLICATIONS[name]

@@ -79,7 +79,7 @@ def of_positions(model):
     return sum(math.prod(v.shape) for v in model.trainable_variables if "position" in v.path)
 
 
-@pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", [*HUB, *SEQUENTIAL])
 def test_nearly_all_weights_are_measured(name, monkeypatch):
     """A swap with data leaves those that it cannot measure, with a warning."""

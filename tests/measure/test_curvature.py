@@ -85,7 +85,7 @@ RARE = ("one-hot", "sigmoid logits", "log-cosh", "custom")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in RARE else n for n in LOSSES]
+    "name", [pytest.param(n, marks=pytest.mark.matrix) if n in RARE else n for n in LOSSES]
 )
 def test_random_signs_average_to_the_exact_diagonal_under_every_loss(name, monkeypatch):
     """The mean over signs that are orthogonal is their expectation, with no chance left in it."""
@@ -235,7 +235,7 @@ SEQUENCES = {
     "bidirectional": lambda: layers.Bidirectional(layers.SimpleRNN(2)),
     "conv1d": lambda: layers.Conv1D(3, 2, padding="causal"),
 }
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("gru", "bidirectional")]
+SLOW = [pytest.param(kind, marks=pytest.mark.matrix) for kind in ("gru", "bidirectional")]
 
 
 @pytest.mark.parametrize("kind", ["lstm", "conv1d", *SLOW])
