@@ -7,7 +7,11 @@ from sklearn.datasets import load_digits
 
 import tfcompress as tfc
 from tfcompress.layers.core.ordinary import kernel_of
+from tfcompress.tflite.reader import constant, operator_name, read
+from tfcompress.tflite.writer import write
 from tfcompress.utils.arrays import to_numpy
+
+COPIES = ("RESHAPE", "EXPAND_DIMS", "TRANSPOSE", "MAX_POOL_2D")
 
 
 def digits():
@@ -259,4 +263,119 @@ def moved(model, random):
     return small, path, {"weights moved"}
 
 
-FAULTS = (scale, clipped, dead, statistics, rank, bits, hashed, nan, pruned, outlier, bias, moved)
+def _constants(file, model):
+    """`{path: (operator, tensor)}` of the kernels in the main graph of a file."""
+    paths, found = tfc.walk(tfc.opened(model)), {}
+    graph = file.subgraphs[0]
+    for operator in graph.operators:
+        for index in operator.inputs[1:2]:
+            name = graph.tensors[index].name.decode()
+            path = next((p for p in (name, name.rpartition("/")[0]) if p in paths), None)
+            if path is not None and file.buffers[graph.tensors[index].buffer].data is not None:
+                found[path] = operator, graph.tensors[index]
+    return found
+
+
+def _file(model, random, activations):
+    rules = tfc.layers.rounding(8) if random.random() < 0.5 else {}
+    small = tfc.swap(model, rules) if rules else model
+    check = digits()[0][0][:300]
+    return small, read(tfc.to_tflite(small, activations=activations, check=check))
+
+
+def _changed(file, tensor, change):
+    """Writes other values into a constant."""
+    buffer = file.buffers[tensor.buffer]
+    values = constant(file, tensor)
+    new = np.ascontiguousarray(change(values.copy()).astype(values.dtype))
+    buffer.data = new.reshape(-1).view(np.uint8)
+
+
+def transposed_in_file(model, random):
+    small, file = _file(model, random, str(random.choice(["int8", "static_int8"])))
+    found = _constants(file, model)
+    paths = [p for p, (_, t) in found.items() if min(t.shape[0], np.prod(t.shape[1:])) > 2]
+    path = str(random.choice([p for p in paths if "depth" not in p]))
+
+    def transpose(w):
+        return w.reshape(len(w), -1).T.reshape(w.shape)
+
+    _changed(file, found[path][1], transpose)
+    return small, path, {"weights moved"}, write(file)
+
+
+def saturated_in_file(model, random):
+    small, file = _file(model, random, "static_int8")
+    found, graph = _constants(file, model), file.subgraphs[0]
+    path = str(random.choice(list(found)))
+    index, factor = found[path][0].outputs[0], random.uniform(0.1, 0.4)
+    tensors = [index]
+    for operator in graph.operators:  # those that copy the integers keep the scale
+        same = operator_name(file, operator) in (
+            "RESHAPE",
+            "EXPAND_DIMS",
+            "TRANSPOSE",
+            "MAX_POOL_2D",
+        )
+        if same and operator.inputs[0] in tensors:
+            tensors.append(operator.outputs[0])
+    for one in tensors:
+        table = graph.tensors[one].quantization
+        table.scale = np.asarray(table.scale) * np.float32(factor)
+    return small, path, {"activation range clipped"}, write(file)
+
+
+def scale_in_file(model, random):
+    small, file = _file(model, random, "int8")
+    found = _constants(file, model)
+    path = str(random.choice(list(found)))
+    tensor, factor = found[path][1], float(random.choice([0.4, 0.6, 1.6, 2.5]))
+    if tensor.quantization is not None and tensor.quantization.scale is not None:
+        tensor.quantization.scale = np.asarray(tensor.quantization.scale) * np.float32(factor)
+    else:
+        _changed(file, tensor, lambda w: w * factor)
+    return small, path, {"scale off"}, write(file)
+
+
+def dead_in_file(model, random):
+    small, file = _file(model, random, str(random.choice(["int8", "static_int8"])))
+    found = _constants(file, model)
+    path = str(random.choice(list(found)))
+
+    def kill(w):
+        if "depth" in path:
+            w[..., random.integers(w.shape[-1])] = 0
+        else:
+            w[random.integers(len(w))] = 0
+        return w
+
+    _changed(file, found[path][1], kill)
+    return small, path, {"dead channels"}, write(file)
+
+
+def nan_in_file(model, random):
+    small, file = model, read(tfc.to_tflite(model))
+    found = _constants(file, model)
+    path = str(random.choice(list(found)))
+
+    def spoil(w):
+        w.flat[random.integers(w.size)] = np.nan
+        return w
+
+    _changed(file, found[path][1], spoil)
+    return small, path, {"not finite"}, write(file)
+
+
+FAULTS = (
+    scale,
+    clipped,
+    dead,
+    statistics,
+    rank,
+    bits,
+    hashed,
+    nan,
+    transposed_in_file,
+    saturated_in_file,
+)
+OTHERS = (pruned, outlier, bias, moved, scale_in_file, dead_in_file, nan_in_file)

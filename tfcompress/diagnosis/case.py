@@ -105,8 +105,9 @@ class Case:
 
     @property
     def in_8_bits(self) -> SwapRule:
-        """The float layer in 8 bits with a scale for each output, or as it was."""
-        return SwapRule(self.path, eight_bits(self.pair.before[0]))
+        """The float layer in 8 bits, or as it was if it is in 8 bits already."""
+        rounded = getattr(self.now, "level_bits", None) == 8
+        return SwapRule(self.path, None if rounded else eight_bits(self.pair.before[0]))
 
     @property
     def again(self) -> SwapRule:

@@ -12,7 +12,7 @@ from tfcompress.diagnosis.example_loss import ExampleLoss
 from tfcompress.diagnosis.explanation import ExplainedLayer, Explanation
 from tfcompress.diagnosis.observations import observe
 from tfcompress.diagnosis.pairs import pairs_of
-from tfcompress.diagnosis.shares import shares
+from tfcompress.diagnosis.shares import SIGNIFICANT, shares
 from tfcompress.diagnosis.switchboard import Switchboard
 from tfcompress.diagnosis.trials import tried
 from tfcompress.graph.paths import check_keras_3, walk
@@ -49,7 +49,9 @@ def explain(
         small: the compressed one, made from it by `swap`, `prune`, training or other means.
         data: inputs `x` or `(x, y)`, in any form that `fit` takes; held in memory. Without labels
             the change of the outputs is measured.
-        tflite: the bytes or the path of the .tflite file of `small`.
+        tflite: the bytes or the path of the .tflite file of `small`. Its tensors are then read as
+            it runs, and what only the file loses is shared too: the model goes on from the file's
+            numbers, layer after layer, and the loss is measured each time.
         loss: as in `compile`; None takes the one that `model` is compiled with.
         try_cures: whether each cure is applied, alone, and the loss measured again.
         seconds: after which no further orders begin; there are at least two.
@@ -92,14 +94,21 @@ def explain(
         for pair, share in zip(pairs, found, strict=True)
     ]
     rise = float(after.mean() - measured.before.mean())
+    rest = rise - sum(share.rise for share in found)
+    if tflite is not None:
+        from tfcompress.diagnosis.file.faults import FileDiagnosis  # TensorFlow
+        from tfcompress.diagnosis.file.rows import with_file
+
+        file = FileDiagnosis(model, small, now, tflite, examples, loss)
+        layers, rise, rest = with_file(layers, file), rise + file.rise, rest + file.rest
     return Explanation(
         name=small.name,
         measure=measured.name,
         before=float(measured.before.mean()),
-        after=float(after.mean()),
-        rest=rise - sum(share.rise for share in found),
+        after=float(measured.before.mean()) + rise,
+        rest=rest,
         metric=_metric(model, small, examples, loss),
-        layers=tuple(_ranked(layers, found)),
+        layers=tuple(_ranked(layers)),
         orders=orders,
         examples=len(after),
     )
@@ -140,9 +149,9 @@ def _row(pair, share, observation, cause, cured) -> ExplainedLayer:
     )
 
 
-def _ranked(layers, found):
+def _ranked(layers):
     """The worst first: by the loss if one stands out of chance, else by the change of outputs."""
-    stands_out = any(share.stands_out for share in found)
+    stands_out = any(row.share > SIGNIFICANT * row.error for row in layers)
     return sorted(layers, key=lambda row: -(row.share if stands_out else row.moved))
 
 

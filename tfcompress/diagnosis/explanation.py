@@ -14,6 +14,8 @@ from tfcompress.utils.types import Path
 from tfcompress.utils.writers import save_figure, write_file
 
 COLUMNS = ("layer", "method", "share", "of the rise", "kernel error", "output error", "cause")
+EXPLAINED = 5  # layers whose causes and cures are printed
+IN_FILE = ("of the file", "error in the file")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,9 @@ class ExplainedLayer:
         output_error: the root mean square of the error of its outputs on the inputs that it gets,
             as a share of that of the outputs; None if nothing is finite.
         worst: numbers of the examples whose loss it raises most.
+        file_share: the part of `share` that only the .tflite file has.
+        file_error: like `output_error`, of what the file makes of the inputs that it has there,
+            beside what the layer would; None without a file, and where it does not differ.
         cause: a `Cause`, or None.
         cured: the loss once its cure is applied; None if that was not tried.
     """
@@ -43,6 +48,8 @@ class ExplainedLayer:
     output_error: float | None
     worst: tuple[int, ...]
     cause: Cause | None
+    file_share: float = 0.0
+    file_error: float | None = None
     cured: float | None = None
 
     @property
@@ -58,7 +65,7 @@ class Explanation:
     Attributes:
         name: of the compressed model.
         measure: what is measured: "loss", or without labels "change of the outputs".
-        before, after: the loss of the float model and of the compressed one.
+        before, after: the loss of the float model and of the compressed one, or of its file.
         rest: the part of the rise that is no layer's: what the models differ in beside layers.
         metric: what the user judges by and its values before and after, or None.
         layers: an `ExplainedLayer` for each layer that differs, the worst first.
@@ -140,16 +147,16 @@ class Explanation:
         from rich.table import Table
 
         table = Table(title=self._title(), title_justify="left", box=None, pad_edge=False)
-        for name in COLUMNS:
+        for name in self._columns():
             text = name in ("layer", "method", "cause")
             table.add_column(name, justify="left" if text else "right", overflow="fold")
         for row in self.layers:
             table.add_row(*self._cells(row))
-        return table_text(table, *self._notes(), width=140)
+        return table_text(table, *self._notes(), width=150)
 
     def _repr_html_(self) -> str:
         rows = [self._cells(row) for row in self.layers]
-        return table_html(self._title(), COLUMNS, rows, list(self._notes()))
+        return table_html(self._title(), self._columns(), rows, list(self._notes()))
 
     def _title(self) -> str:
         text = f"{plain(self.name)}: {self.measure} {self.before:.4g} -> {self.after:.4g}"
@@ -158,17 +165,28 @@ class Explanation:
             text += f", {plain(name)} {before:.4g} -> {after:.4g}"
         return text
 
+    @property
+    def _has_file(self) -> bool:
+        return any(row.file_error is not None for row in self.layers)
+
+    def _columns(self):
+        return (*COLUMNS[:-1], *(IN_FILE if self._has_file else ()), COLUMNS[-1])
+
     def _cells(self, row):
         part = f"{row.share / self.rise:.0%}" if self.rise > 0 else "-"
-        cause = "-" if row.cause is None else plain(str(row.cause))
+        cause = "-" if row.cause is None else row.cause.name
         errors = (_percent(row.kernel_error), _percent(row.output_error))
+        if self._has_file:
+            errors = (*errors, f"{row.file_share:+.2g}", _percent(row.file_error))
         return [plain(row.path), row.method, f"{row.share:+.2g}", part, *errors, cause]
 
     def _notes(self):
-        for row in self.layers:
+        for row in self.layers[:EXPLAINED]:
+            if row.cause is not None:
+                yield f"{plain(row.path)}: {row.cause}"
             if row.cure is not None:
                 gain = "" if row.cured is None else f"  # {self.measure} {row.cured:.4g}"
-                yield f"{plain(row.path)}: {row.cure}{gain}"
+                yield f"    {row.cure}{gain}"
         if abs(self.rest) > 1e-6 * max(1.0, abs(self.before)):
             yield f"No layer's: {self.rest:+.2g}, by what the models differ in beside layers"
         yield f"On {self.examples:,} examples; layers put back in {self.orders} orders."

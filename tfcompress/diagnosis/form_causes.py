@@ -234,5 +234,5 @@ def own_form(case: Case) -> Cause | None:
     """The layer's form, whatever it is, explains half: no kernel of that form comes closer."""
     if case.form_share < HALF:
         return None
-    evidence = f"{case.maker!r} holds the kernel no better"
-    return Cause("form too small", evidence, case.form_share, case.in_8_bits)
+    evidence = f"{case.maker!r} comes no closer to the kernel"
+    return Cause("the form itself", evidence, case.form_share, case.in_8_bits)

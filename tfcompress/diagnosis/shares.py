@@ -30,10 +30,6 @@ class Share:
     moved: float
     worst: tuple[int, ...]
 
-    @property
-    def stands_out(self) -> bool:
-        return self.rise > SIGNIFICANT * self.error
-
 
 def shares(
     board: Switchboard, pairs: Sequence[Pair], loss: ExampleLoss, seconds: float, seed: int = 0
@@ -81,11 +77,12 @@ def shares(
         if len(pairs) < 3:  # these two are all orders
             break
         order = random.permutation(len(pairs))
-    return [_share(total / orders) for total in totals], orders
+    return [share_of(total / orders) for total in totals], orders
 
 
-def _share(total) -> Share:
-    rises, moved = total
+def share_of(change: np.ndarray) -> Share:
+    """The share of what changes the loss and the outputs of each example, `(2, examples)`."""
+    rises, moved = change
     worst = np.argsort(-rises, kind="stable")[:3]
     error = float(rises.std() / np.sqrt(max(len(rises) - 1, 1)))
     worst = tuple(int(i) for i in worst if rises[i] > 0)

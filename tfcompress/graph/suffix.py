@@ -37,15 +37,38 @@ class Suffix:
     def advance(self, layer: keras.layers.Layer) -> None:
         """Goes on to the first node that calls a layer, which must not lie behind."""
         for _ in range(self.position, self.place(layer)):
-            node = self.nodes[self.position]
-            for values in self.held:
+            self.step()
+
+    def step(self) -> Any:
+        """Goes on by one node, and returns it."""
+        node = self.nodes[self.position]
+        for values in self.held:
+            _run(node, node.operation, values)
+        self.uses.subtract(map(id, node.input_tensors))
+        for tensor in node.input_tensors:
+            if self.uses[id(tensor)] <= 0:
+                for values in self.held:
+                    values.pop(id(tensor), None)
+        self.position += 1
+        return node
+
+    def run_ahead(self, nodes: list) -> list[list]:
+        """What nodes that come next would give, each the list of its outputs of each batch.
+
+        Nothing else changes.
+        """
+        found = []
+        for held in self.held:
+            values = dict(held)
+            for node in nodes:
                 _run(node, node.operation, values)
-            self.uses.subtract(map(id, node.input_tensors))
-            for tensor in node.input_tensors:
-                if self.uses[id(tensor)] <= 0:
-                    for values in self.held:
-                        values.pop(id(tensor), None)
-            self.position += 1
+            found.append([[values[id(tensor)] for tensor in node.outputs] for node in nodes])
+        return [list(rows) for rows in zip(*found, strict=True)]
+
+    def hold(self, tensor: Any, values: list) -> None:
+        """Sets the values of a symbolic tensor, one for each batch, for all later nodes."""
+        for held, value in zip(self.held, values, strict=True):
+            held[id(tensor)] = value
 
     def place(self, layer: keras.layers.Layer) -> int:
         """The number of the first node that calls a layer; 0 in a model without a graph."""

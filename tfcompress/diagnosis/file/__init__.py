@@ -1,0 +1,1 @@
+"""What a .tflite file computes otherwise than its model, layer by layer."""
