@@ -12,6 +12,7 @@ import tfcompress as tfc
 from tfcompress.export import to_tflite
 from tfcompress.layers import BinaryDense, CPConv2D, HashedDense, LowRankDense
 from tfcompress.reporting.file_constants import constants_of
+from tfcompress.reporting.html import page
 from tfcompress.reporting.model_report import report
 from tfcompress.tflite.stored_tensors import stored_tensors
 
@@ -339,3 +340,20 @@ def test_low_rank_and_pruned_kernels_keep_their_own_columns():
     assert row.bits == 32 * 4 * (1600 + 32)
     assert row.kernel_shape == (1600, 32)
     assert row.nonzero == 1
+
+
+def test_kernels_in_loops_are_told_from_others():
+    start = keras.Input((6, 16))
+    model = keras.Model(start, L.Dense(32, name="out")(L.LSTM(24, name="rnn")(start)))
+    small = tfc.swap(model, tfc.layers.rounding(8))
+    blob = to_tflite(small, check=np.zeros((2, 6, 16), "float32"))
+    made = report(small, tflite=blob, baseline=model)
+    rows = rows_of(made) | {part.path: part for row in made.rows for part in row.parts}
+    graphs = {path.rpartition("/")[2]: row.subgraphs for path, row in rows.items()}
+    assert graphs["kernel"] == graphs["out"] == (0,)
+    assert len(graphs["recurrent_kernel"]) == 1 and graphs["recurrent_kernel"] > (0,)
+    shown = page(made)
+    assert shown.count("INT8, partly in a loop") == 1  # the sum of both kernels
+    assert shown.count("INT8, in a loop") == 1
+    assert "loop" in str(made)
+    assert sum(t.bytes for t in stored_tensors(blob)) == len(blob)

@@ -8,7 +8,14 @@ from typing import Any
 from tfcompress.reporting.html_pictures import bars, pareto, stacks
 from tfcompress.reporting.html_style import STYLE
 from tfcompress.reporting.html_text import escape, size, table_row
-from tfcompress.reporting.text import number, part_cells, reasons, shape_text, times_faster
+from tfcompress.reporting.text import (
+    encodings_text,
+    number,
+    part_cells,
+    reasons,
+    shape_text,
+    times_faster,
+)
 
 PACKAGES = ("tfcompress", "keras", "tensorflow", "ai-edge-litert")
 
@@ -128,4 +135,4 @@ def _table(report):
 def _in_file(row):
     if row.file_bytes is None:
         return "not found"
-    return f"{row.file_bytes:,} {'+'.join(row.encodings)}"
+    return f"{row.file_bytes:,} {encodings_text(row)}"

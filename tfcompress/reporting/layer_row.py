@@ -31,6 +31,8 @@ class LayerRow:
         file_bytes: the bytes of the layer's constants in the .tflite file; None without a file, or
             if no constant in it belongs to the layer.
         encodings: the types of these constants, that of the largest first.
+        subgraphs: the numbers of the graphs of the file that hold them: 0 is the main one, others
+            are bodies of loops.
         full_size: whether the layer is compressed, but the file holds a float32 constant as large
             as its ordinary kernel.
     """
@@ -45,6 +47,7 @@ class LayerRow:
     nonzero: float
     file_bytes: int | None = None
     encodings: tuple[str, ...] = ()
+    subgraphs: tuple[int, ...] = ()
     full_size: bool = False
     parts: tuple["LayerRow", ...] = ()
 

@@ -214,6 +214,7 @@ def _in_file(row, constants):
             parts=parts,
             file_bytes=sum(sizes) if sizes else None,
             encodings=tuple(dict.fromkeys(e for part in parts for e in part.encodings)),
+            subgraphs=tuple(sorted({n for part in parts for n in part.subgraphs})),
             full_size=any(part.full_size for part in parts),
         )
     tensors = sorted(constants.get(row.path, []), key=lambda t: -t.bytes)
@@ -223,6 +224,7 @@ def _in_file(row, constants):
         row,
         file_bytes=sum(t.bytes for t in tensors),
         encodings=tuple(dict.fromkeys(t.encoding for t in tensors)),
+        subgraphs=tuple(sorted({t.subgraph for t in tensors})),
         full_size=row.bits < row.float_bits and any(_is_full(t, row) for t in tensors),
     )
 

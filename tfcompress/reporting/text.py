@@ -96,7 +96,14 @@ def _in_file(row):
     if row.file_bytes is None:
         return "not found"
     size = ", FULL SIZE" if row.full_size else ""
-    return f"{row.file_bytes:,} B {'+'.join(row.encodings)}{size}"
+    return f"{row.file_bytes:,} B {encodings_text(row)}{size}"
+
+
+def encodings_text(row: Any) -> str:
+    """The types of a layer's constants in a file, and whether they lie in the body of a loop."""
+    loops = any(row.subgraphs), 0 not in row.subgraphs
+    where = {(True, True): ", in a loop", (True, False): ", partly in a loop"}.get(loops, "")
+    return "+".join(row.encodings) + where
 
 
 def shape_text(shape: Any) -> str:

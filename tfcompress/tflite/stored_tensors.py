@@ -21,6 +21,8 @@ class StoredTensor:
             entries. What several tensors share counts once.
         float_bytes: the size of a float32 tensor of that shape; the same as `bytes` for a constant
             that is no kernel, such as a shape.
+        subgraph: the number of the graph that holds it: 0 is the main one, others are conditions
+            and bodies of loops, as of recurrent layers.
     """
 
     layer: str
@@ -28,6 +30,7 @@ class StoredTensor:
     shape: tuple[int, ...]
     bytes: int
     float_bytes: int
+    subgraph: int = 0
 
 
 def stored_tensors(source: Path | bytes) -> list[StoredTensor]:
@@ -58,7 +61,7 @@ def stored_tensors(source: Path | bytes) -> list[StoredTensor]:
             kernel = scales is not None or "FLOAT" in encoding
             float_bytes = 4 * math.prod(shape) if kernel else size
             name = (tensor.name or b"").decode() or "(constant)"
-            rows.append(StoredTensor(name, encoding, shape, size, float_bytes))
+            rows.append(StoredTensor(name, encoding, shape, size, float_bytes, place))
     rest = len(blob) - sum(row.bytes for row in rows)
     return [*rows, StoredTensor("(operators, names, shapes)", "graph", (), rest, rest)]
 

@@ -65,7 +65,7 @@ from tfcompress.tflite.runtimes import HALF_DEPTHWISE, INT2
 from tfcompress.utils.types import Store
 
 LEAST_KERNEL_SIZE = 256  # entries; smaller kernels stay in float32
-LEAST_PRODUCT_SIZE = 513  # of int8 arithmetic, which costs smaller products 0.3 microseconds
+LEAST_PRODUCT_SIZE = {4: 513, 2: 513, 8: 1024}  # of int8 arithmetic; smaller ones stay exact
 MOST_ZERO_POINTS = 2**16, 0.25  # bytes, and of a table's, that a quicker lookup may take
 ROW_BYTES = 12  # a float32 scale and an int64 zero point, as if no other kernel shared these
 IM2COL_CHANNELS = 32  # from here on the product gains more than the GATHER of the taps costs
@@ -150,7 +150,7 @@ def _float_choices(graph, operator, kernel, store, runtime):
 def _product_choices(graph, operator, kernel, bits, activations, store):
     small = store == "small"
     if activations == "int8":
-        quick = small or kernel.size >= LEAST_PRODUCT_SIZE
+        quick = small or kernel.size >= LEAST_PRODUCT_SIZE[bits]
         choices = [(forms.hybrid, bits) if quick else (forms.weight_only, 8)]
         flat = _is_matrix_product(graph, operator, kernel)
         if flat and (small or _blocks_are_fast(kernel, 8)):
@@ -191,6 +191,7 @@ def _convolution_choices(graph, operator, kernel, bits, activations, store):
     pointwise, units = math.prod(kernel.taps) == 1, kernel.units
     # INT8 saves products and costs a pass over the inputs and outputs: see the second table.
     faster = channels * units >= 26 * (channels + units) if pointwise else channels >= 3
+    faster = faster and (store == "small" or kernel.size >= LEAST_PRODUCT_SIZE[8])
     choices = [(forms.hybrid, 8)] if faster else whole
     as_product = pointwise and options.strideH == options.strideW == 1
     if as_product and bits == 4 and channels * units >= 40 * (channels + units):
