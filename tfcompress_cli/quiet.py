@@ -1,43 +1,68 @@
-"""What surrounds each command: a quiet start, and errors as one message."""
+"""What surrounds each command: nothing in the terminal but what is ours, errors as one message."""
 
+import faulthandler
 import os
 import sys
+import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
 
 
-def import_quietly() -> None:
-    """Imports the package without what TensorFlow writes to the terminal when it starts.
+@contextmanager
+def held_noise() -> Iterator[None]:
+    """Keeps from the terminal what libraries write to file descriptor 2 themselves.
 
-    Its libraries write from C++ to file descriptor 2 while they are loaded, those of TensorFlow
-    2.21 whatever `TF_CPP_MIN_LOG_LEVEL` says; errors are Python exceptions and come through.
+    TensorFlow, its converter and LiteRT do so from C++, some of it whatever `TF_CPP_MIN_LOG_LEVEL`
+    says; errors are Python exceptions and come through, as all does that Python writes. What was
+    held is shown before the traceback of an error that nobody expected.
     """
-    if "tensorflow" in sys.modules:
+    if sys.stderr is None or sys.stderr is not sys.__stderr__:  # somebody else reads it
+        yield
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        import tensorflow  # noqa: F401
-
-        import tfcompress  # noqa: F401
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
+    before = sys.stderr
+    before.flush()
+    with tempfile.TemporaryFile() as held:
+        terminal = os.dup(2)
+        own = os.fdopen(
+            terminal, "w", buffering=1, encoding=before.encoding, errors="backslashreplace"
+        )
+        os.dup2(held.fileno(), 2)
+        sys.stderr = own
+        faulthandler.enable(own)  # if a library ends the process
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore")
+                warnings.filterwarnings("default", module="tfcompress")
+                yield
+        except Exception:
+            held.seek(0)
+            own.write(held.read().decode(errors="replace"))
+            raise
+        finally:
+            faulthandler.disable()
+            own.flush()
+            os.dup2(terminal, 2)
+            sys.stderr = before
+            own.close()
 
 
 @contextmanager
 def errors_as_messages() -> Iterator[None]:
     """Prints an error as one message and ends with exit code 1, without a traceback."""
-    try:
-        import_quietly()
-        yield
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-        from tfcompress.utils.plain import plain_lines
+    failed = False
+    with held_noise():
+        try:
+            import tfcompress  # noqa: F401
 
-        typer.secho(f"Error: {plain_lines(error)}", err=True, fg="red")
-        raise typer.Exit(1) from None
+            yield
+        except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+            from tfcompress.utils.plain import plain_lines
+
+            typer.secho(f"Error: {plain_lines(error)}", err=True, fg="red")
+            failed = True
+    if failed:
+        raise typer.Exit(1)

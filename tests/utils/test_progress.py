@@ -94,7 +94,7 @@ def test_a_loop_that_was_left_does_not_disturb_later_ones(capsys):
     with showing(2):
         left.close()
         list(layers(1))
-    assert capsys.readouterr().out == "Fitting: 1 of 1, layer0\n"
+    assert capsys.readouterr().out == "Fitting: layer0\n"
     assert bars._DISPLAY.get() is None
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from tfcompress.graph import keras_state
 from tfcompress.graph.chain import Chain, open_chain
 from tfcompress.graph.containers import MAKERS, owns
+from tfcompress.graph.private_training import strategy_scope
 
 SHARED = (
     type(None),
@@ -66,7 +67,8 @@ def copied(model: keras.Model, replacements: dict | None = None) -> Any:
     """
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(f"Expected a Keras model or layer. Received: {model!r}")
-    return _Copy(replacements or {}).of(model)
+    with strategy_scope(model):
+        return _Copy(replacements or {}).of(model)
 
 
 def shadow(model: Any) -> tuple[Any, dict[int, Any]]:

@@ -1,5 +1,6 @@
 """Private Keras behind training: losses, optimizers, callbacks; one function for each use."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,15 @@ def compiled_loss(model: keras.Model) -> Any:
     if not getattr(model, "compiled", False) or model._compile_loss is None:
         return None
     return model.loss, model._compile_loss._user_loss_weights
+
+
+def strategy_scope(model: Any) -> contextlib.AbstractContextManager:
+    """The scope of the `tf.distribute` strategy that a model was made in, for what is made of it.
+
+    Relies on `TensorFlowTrainer._distribute_strategy`, None outside of scopes.
+    """
+    strategy = getattr(model, "_distribute_strategy", None)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
 def of_replica(loss: Tensor) -> Tensor:

@@ -115,8 +115,9 @@ class Objective:
 
     @cached_property
     def variables(self) -> list:
-        """What the kernels are held in."""
-        return [variable.value for variable in self.kernels.values()]
+        """What the kernels are held in, by the first replica where there are several."""
+        held = (variable.value for variable in self.kernels.values())
+        return [one.values[0] if hasattr(one, "values") else one for one in held]
 
     def check_labels(self, y: Tensor) -> None:
         """Raises `ValueError` for labels that are no classes of the outputs."""

@@ -15,7 +15,7 @@ from tfcompress.distillation.losses import squared_error
 from tfcompress.distillation.meaning import soft_losses
 from tfcompress.export import file_bytes
 from tfcompress.graph.copy import copied
-from tfcompress.graph.private_training import compiled_loss
+from tfcompress.graph.private_training import compiled_loss, strategy_scope
 from tfcompress.measure.objective import Objective
 from tfcompress.planning.kept import KeepZeros, discrete_kernels_frozen
 from tfcompress.planning.plan_result import Plan
@@ -221,6 +221,10 @@ class Compressor:
 
     def trained(self, plan: Any, rate: float, alpha: float, temperature: float) -> keras.Model:
         """The swapped model after training with the teacher, while the rate falls to 0."""
+        with strategy_scope(self.model):
+            return self._trained(plan, rate, alpha, temperature)
+
+    def _trained(self, plan, rate, alpha, temperature):
         student, epochs = copied(plan.model), self.fine_tune
         x, y, weights = self.train
         if self.loss is None:

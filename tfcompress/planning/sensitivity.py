@@ -20,8 +20,8 @@ from tfcompress.rewriting.opening import opened_where
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.batches import check_repeats
 from tfcompress.utils.plain import plain, unparsed
-from tfcompress.utils.progress import progress
-from tfcompress.utils.types import Data, Layers, Loss, Path
+from tfcompress.utils.progress import progress, showing
+from tfcompress.utils.types import Data, Layers, Loss, Path, Verbose
 from tfcompress.utils.writers import save_figure
 
 BATCH_SIZE = 500
@@ -138,6 +138,7 @@ def sensitivity(
     layers: Layers = "*",
     candidates: Any = None,
     loss: Loss = None,
+    verbose: Verbose = "auto",
 ) -> Sensitivity:
     """Measures the loss with each layer compressed in each way, while all other layers stay.
 
@@ -160,6 +161,7 @@ def sensitivity(
             the first that accepts it. None takes those of `plan` that make one layer. A candidate
             is skipped for a layer that it does not accept, and a layer that is compressed already.
         loss: as in `compile`; None takes the compiled one.
+        verbose: as in Keras' `fit`; see `swap`.
 
     Returns:
         A `Sensitivity`: the `loss`, and in `rows` a `Damage` for each layer and candidate.
@@ -178,9 +180,6 @@ def sensitivity(
     >>> [(row.layer, row.bits) for row in found.rows]
     [('fc', 384), ('fc', 768)]
     """
-    from tfcompress.measure.kronecker import COMPILED, kronecker
-    from tfcompress.measure.objective import mean_loss
-
     check_keras_3(model)
     check_repeats(data, 2)
     if candidates is None:
@@ -189,10 +188,17 @@ def sensitivity(
     if loss is None and compiled_loss(model) is None:
         raise ValueError("The model is not compiled with a loss: give `loss`, as in `compile`.")
     model = _opened(model, layers)
-    paths = _paths(model, layers)
+    with showing(verbose):
+        return _measured(model, data, _paths(model, layers), candidates, loss)
+
+
+def _measured(model, data, paths, candidates, loss) -> Sensitivity:
+    from tfcompress.measure.kronecker import COMPILED, kronecker
+    from tfcompress.measure.objective import mean_loss
+
     metrics = kronecker(model, data, COMPILED if loss is None else loss)
     fitted, reasons = {}, []
-    for path in progress(paths, "Fitting kernels", len(paths)):
+    for path in progress(paths, "Fitting kernels", len(paths), str):
         for name, makers in candidates.items():
             layer, reason = _fitted(makers, walk(model)[path][0], metrics.get(path))
             if layer is None:
@@ -204,9 +210,14 @@ def sensitivity(
     changed = copied(model)
     measure = partial(mean_loss, changed, data, loss, BATCH_SIZE, compiled=model)
     base, rows = measure(), []
-    for (path, name), layer in progress(fitted.items(), "Measuring the loss", len(fitted)):
+    pairs = progress(fitted.items(), "Measuring the loss", len(fitted), _pair_name)
+    for (path, name), layer in pairs:
         rows.append(_damage(path, name, layer, changed, measure, base, metrics[path]))
     return Sensitivity(base, rows)
+
+
+def _pair_name(item):
+    return ", ".join(item[0])
 
 
 def _of_one_kernel(candidates):

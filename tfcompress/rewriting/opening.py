@@ -5,6 +5,7 @@ from typing import NamedTuple
 import keras
 
 from tfcompress.graph.paths import check_keras_3, named_with_parts, walk
+from tfcompress.graph.private_training import strategy_scope
 from tfcompress.layers.core.embedding import is_renamed
 from tfcompress.layers.core.opened import OpenedLayer
 from tfcompress.layers.core.untied_embedding import OpenedReversibleEmbedding
@@ -44,11 +45,12 @@ def openings(model: keras.Model) -> dict[keras.layers.Layer, OpenedLayer]:
 
     The model is not changed.
     """
-    return {
-        layer: form.from_layer(layer)
-        for layer, _ in walk(model).values()
-        if layer.built and (form := _form_of(layer)) is not None
-    }
+    with strategy_scope(model):
+        return {
+            layer: form.from_layer(layer)
+            for layer, _ in walk(model).values()
+            if layer.built and (form := _form_of(layer)) is not None
+        }
 
 
 def _form_of(layer):

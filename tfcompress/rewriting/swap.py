@@ -13,6 +13,7 @@ import keras
 from tfcompress.graph.layerwise import MEMORY, follow
 from tfcompress.graph.nodes import calls_its_graph, input_shapes
 from tfcompress.graph.paths import check_keras_3, walk
+from tfcompress.graph.private_training import strategy_scope
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.fit import fit as fit_kernel
 from tfcompress.layers.core.fit import fitted_layer, stand_in
@@ -117,15 +118,16 @@ def swapped(
     """`swap`; `moments(layer)` makes what measures the inputs of a layer."""
     check_executor(executor)
     whole_number(memory, "memory")
-    opening = open_for(model, rules, inplace)
-    try:
-        with Workers(executor) as workers:
-            chains = _made(opening, curvature, data, moments, workers, memory)
-    except BaseException:
-        if inplace:
-            close(model, opening.closed)
-        raise
-    new = with_replacements(opening.model, chains, inplace or bool(opening.closed))
+    with strategy_scope(model):
+        opening = open_for(model, rules, inplace)
+        try:
+            with Workers(executor) as workers:
+                chains = _made(opening, curvature, data, moments, workers, memory)
+        except BaseException:
+            if inplace:
+                close(model, opening.closed)
+            raise
+        new = with_replacements(opening.model, chains, inplace or bool(opening.closed))
     if opening.left:
         reasons = "\n".join(f"- {path}: {reason}" for path, reason in opening.left.items())
         number = len(opening.left)
@@ -187,8 +189,9 @@ def to_ordinary(model: keras.Model) -> keras.Model:
     """
     check_keras_3(model)
     layers = [layer for layer, _ in walk(model).values() if isinstance(layer, CompressedLayer)]
-    new = with_replacements(model, {layer: layer.to_ordinary() for layer in layers})
-    close(new)
+    with strategy_scope(model):
+        new = with_replacements(model, {layer: layer.to_ordinary() for layer in layers})
+        close(new)
     return new
 
 

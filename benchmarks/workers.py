@@ -1,0 +1,97 @@
+"""What workers save: `plan` by one and by two processes with one thread each, the same plan.
+
+    python benchmarks/workers.py              writes docs/workers-benchmark.md
+    python benchmarks/workers.py --quick      a small net, printed only
+
+The workers are those of a `ProcessPoolExecutor`; they are started, and have imported TensorFlow,
+before the clock runs. Each time is the least of the rounds: others may use the machine.
+"""
+
+import argparse
+import multiprocessing
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
+os.environ |= dict.fromkeys((*THREADS, "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+from pages import write_page  # noqa: E402
+
+import tfcompress as tfc  # noqa: E402
+
+HEAD = """# Workers
+
+Written by `benchmarks/workers.py` on {cores} cores: `plan` to 10% of the bits with {images} images
+by the workers of a `ProcessPoolExecutor`, one thread each. The plans are the same to the bit.
+
+| net | one worker, s | two workers, s | times faster |
+|---|---|---|---|
+"""
+
+
+def nets(quick):
+    if quick:
+        return {"small ResNet": (tfc.models.small_resnet(), (28, 28, 1), 200)}
+    resnet = tfc.models.resnet18((32, 32, 3), 10)
+    return {"ResNet-18 at 32 x 32": (resnet, (32, 32, 3), 1000)}
+
+
+def ready(seconds):
+    """Imports what tasks need, and keeps its worker so that another one gets the next call."""
+    import tfcompress  # noqa: F401
+
+    time.sleep(seconds)
+
+
+def planned(model, data, workers):
+    """A plan, and the seconds that it took."""
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        for future in [pool.submit(ready, 1.0) for _ in range(workers)]:
+            future.result()
+        begin = time.perf_counter()
+        plan = tfc.plan(model, data, 0.1, executor=pool, verbose=0)
+        return plan, time.perf_counter() - begin
+
+
+def check_same(one, other):
+    for path, row in one.options.items():
+        for a, b in zip(row, other.options[path], strict=True):
+            numbers = [(o.name, o.cost, o.predicted, o.measured) for o in (a, b)]
+            assert numbers[0] == numbers[1], (path, numbers)
+    pairs = zip(one.model.get_weights(), other.model.get_weights(), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a small net, printed only")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--out", default="docs/workers-benchmark.md")
+    args = parser.parse_args()
+    text = ""
+    for name, (model, shape, images) in nets(args.quick).items():
+        rng = np.random.default_rng(0)
+        keras.utils.set_random_seed(0)
+        x = rng.standard_normal((images, *shape), "float32")
+        data = x, rng.integers(0, 10, images)
+        model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        least = {}
+        for _ in range(args.rounds):
+            plans = {}
+            for workers in (1, 2):
+                plans[workers], seconds = planned(model, data, workers)
+                least[workers] = min(seconds, least.get(workers, seconds))
+                print(f"{name}: {workers} workers, {seconds:.1f} s", flush=True)
+            check_same(*plans.values())
+        ratio = f"{least[1] / least[2]:.2f}"
+        print(f"{name}: {ratio} times faster", flush=True)
+        text += f"| {name} | {least[1]:.1f} | {least[2]:.1f} | {ratio} |\n"
+    if not args.quick:
+        write_page(args.out, HEAD.format(cores=os.cpu_count(), images=images) + text)
+
+
+if __name__ == "__main__":
+    main()
