@@ -103,6 +103,7 @@ for data in (None, X):
     compare("swap", tfc.swap(one, rules, data=data).get_weights(), small.get_weights())
     assert is_mirrored(tfc.to_ordinary(small))
 assert is_mirrored(tfc.prune(two, 0.5, data=X, score="obs"))
+assert is_mirrored(tfc.prune_channels(two, 0.5))
 with strategy.scope():
     recurrent = keras.Sequential([keras.Input((4, 3)), L.LSTM(8)])
 assert is_mirrored(tfc.opened(recurrent))

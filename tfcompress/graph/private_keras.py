@@ -18,6 +18,7 @@ from keras.src.ops.node import KerasHistory
 from keras.src.saving.serialization_lib import SafeModeScope
 
 from tfcompress.graph.keras_state import COMPILED, inside
+from tfcompress.graph.private_training import strategy_scope
 from tfcompress.utils.types import Initializer, Tensor
 
 # Attributes in which Keras keeps lists of its own beside a layer's parts.
@@ -254,4 +255,5 @@ def forget_compiled(model: keras.Model) -> None:
     """
     for name in COMPILED:
         vars(model).pop(name, None)
-    Trainer.__init__(model)
+    with strategy_scope(model):
+        Trainer.__init__(model)

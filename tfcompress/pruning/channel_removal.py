@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from tfcompress.graph.private_keras import layers_in
+from tfcompress.graph.private_training import strategy_scope
 from tfcompress.measure.attention import with_heads
 from tfcompress.pruning.channel_ties import DEPTHWISE, TRANSPOSED
 from tfcompress.rewriting.replace import with_replacements
@@ -22,7 +23,11 @@ def shrink(model: keras.Model, channels: Any, gone: Any) -> keras.Model:
     Returns:
         A new model of ordinary layers with the remaining weights.
     """
+    with strategy_scope(model):
+        return with_replacements(model, _replacements(model, channels, gone))
 
+
+def _replacements(model, channels, gone) -> dict:
     replacements = {}
     for layer in layers_in(model):
         key = id(layer)
@@ -36,7 +41,7 @@ def shrink(model: keras.Model, channels: Any, gone: Any) -> keras.Model:
             kept = channels.kept(channels.heads[key], gone)
             if not kept.all():
                 replacements[layer] = [with_heads(layer, kept)]
-    return with_replacements(model, replacements)
+    return replacements
 
 
 def _smaller(layer, rows, columns):

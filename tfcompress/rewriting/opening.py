@@ -128,12 +128,13 @@ def close_like(model: keras.Model, other: keras.Model) -> None:
     Those of which a part is no ordinary layer stay open.
     """
     now, before = walk(model), walk(other)
-    chains = {
-        layer: [layer.closed()]
-        for path, (layer, _) in now.items()
-        if isinstance(layer, OpenedLayer) and not isinstance(before[path][0], OpenedLayer)
-    }
-    close(model, {one: chain for one, chain in chains.items() if chain[0] is not None})
+    with strategy_scope(model):
+        chains = {
+            layer: [layer.closed()]
+            for path, (layer, _) in now.items()
+            if isinstance(layer, OpenedLayer) and not isinstance(before[path][0], OpenedLayer)
+        }
+        close(model, {one: chain for one, chain in chains.items() if chain[0] is not None})
 
 
 def close(model: keras.Model, chains: dict | None = None) -> None:
