@@ -128,3 +128,37 @@ def plan(
         print_plan(made, json)
         if output is not None:
             write_model(made.model, output, json)
+
+
+@app.command()
+def explain(
+    model: Annotated[Path, typer.Argument(help="The compressed model: .keras, .h5 or .tfc.")],
+    baseline: Annotated[Path, typer.Option(help="The model from which it was made.")],
+    data: Data,
+    tflite: Annotated[Path | None, typer.Option(help="Its .tflite file.")] = None,
+    try_cures: Annotated[
+        bool, typer.Option("--try-cures", help="Measure what each cure gives.")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="An HTML page to write.")] = None,
+    model_explorer: Annotated[
+        Path | None, typer.Option(help="A folder of node data for Model Explorer to write.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show in which layers a compressed model lost its accuracy, why, and what helps."""
+    with errors_as_messages():
+        from tfcompress.cli.data import load_data
+        from tfcompress.cli.files import load_model
+        from tfcompress.diagnosis.explain import explain as run
+        from tfcompress.reporting.model_report import report
+
+        if model_explorer is not None and tflite is None:
+            raise ValueError("`--model-explorer` is for a file: give `--tflite`.")
+        small, float_model = load_model(model), load_model(baseline, compile=True)
+        given = load_data(data, float_model)
+        found = run(float_model, small, given, tflite, try_cures=try_cures)
+        if html is not None:
+            report(small, float_model).to_html(html, explanation=found)
+        if model_explorer is not None:
+            found.to_model_explorer(model_explorer, tflite)
+        print(found.to_json() if json else found)

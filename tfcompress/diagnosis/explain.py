@@ -95,12 +95,14 @@ def explain(
     ]
     rise = float(after.mean() - measured.before.mean())
     rest = rise - sum(share.rise for share in found)
+    file_errors = {}
     if tflite is not None:
         from tfcompress.diagnosis.file.faults import FileDiagnosis  # TensorFlow
         from tfcompress.diagnosis.file.rows import with_file
 
         file = FileDiagnosis(model, small, now, tflite, examples, loss)
         layers, rise, rest = with_file(layers, file), rise + file.rise, rest + file.rest
+        file_errors = file.errors
     return Explanation(
         name=small.name,
         measure=measured.name,
@@ -111,6 +113,7 @@ def explain(
         layers=tuple(_ranked(layers)),
         orders=orders,
         examples=len(after),
+        file_errors=file_errors,
     )
 
 

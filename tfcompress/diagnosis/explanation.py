@@ -71,6 +71,8 @@ class Explanation:
         layers: an `ExplainedLayer` for each layer that differs, the worst first.
         orders: the number of orders in which layers were put back.
         examples: the number of examples.
+        file_errors: `{index: error}` of the tensors of the .tflite file that belong to an operation
+            of the model.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Explanation:
     layers: tuple[ExplainedLayer, ...]
     orders: int
     examples: int
+    file_errors: dict[int, float] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def rise(self) -> float:
@@ -110,6 +113,21 @@ class Explanation:
 
         check_ending(path, ".html")
         write_file(path, whole_page(self.name, self._repr_html_()))
+
+    def to_model_explorer(self, folder: Path, tflite: Path | bytes) -> None:
+        """Writes what Model Explorer shows on the graph of the .tflite file.
+
+        The files are node data, with one number for each operator: `error.json`, the error of its
+        outputs from the numbers that it gets; `bytes.json`, of its constants; `milliseconds.json`,
+        its time when it runs alone. Start `model-explorer small.tflite` and upload them.
+
+        Args:
+            folder: of the three files.
+            tflite: the file that was explained.
+        """
+        from tfcompress.diagnosis.file.overlay import write_overlays
+
+        write_overlays(self.file_errors, tflite, folder)
 
     def plot(self, path: Path) -> Any:
         """Draws the share of each layer, with its standard error.

@@ -24,6 +24,7 @@ def page(
     report: Any,
     points: Mapping[str, tuple[float, float]] | None = None,
     accuracy: float | None = None,
+    explanation: Any = None,
 ) -> str:
     """The page of a report.
 
@@ -31,11 +32,14 @@ def page(
         report: a `ModelReport`.
         points: dict `{name: (bytes, accuracy)}` of models to compare, or None.
         accuracy: of the model, where it is known.
+        explanation: an `Explanation` of where its accuracy went, or None.
     """
     name = escape(report.name)
     parts = [f"<h1>{name}</h1>", f"<p>{_made_with()}</p>", _facts(report, accuracy), _notes(report)]
     parts += [pareto(points)] if points else []
     parts += [stacks(report), bars(report), _table(report), _left(report)]
+    if explanation is not None:
+        parts += ["<h2>Where the accuracy went</h2>", explanation._repr_html_()]
     return whole_page(report.name, "\n".join(parts))
 
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 
@@ -102,6 +103,7 @@ class ModelReport:
         path: Path,
         points: Mapping[str, tuple[float, float]] | None = None,
         accuracy: float | None = None,
+        explanation: Any = None,
     ) -> None:
         """Writes one self-contained HTML page with the sizes of layers before and after.
 
@@ -109,13 +111,14 @@ class ModelReport:
             path: the path of the page.
             points: dict `{name: (bytes, accuracy)}` of models to plot, or None.
             accuracy: of this model, to be shown with the totals, or None.
+            explanation: of where its accuracy went, as from `tfc.explain`, or None.
 
         Raises:
             ValueError: the path has the ending of another format.
             WriteError: the file cannot be written.
         """
         check_ending(path, ".html")
-        write_file(path, page(self, points, accuracy))
+        write_file(path, page(self, points, accuracy, explanation))
 
     def print(self, print_fn: Callable[[str], None] = print) -> None:
         """Prints the tables, as one string passed to `print_fn`."""

@@ -58,6 +58,7 @@ class FileDiagnosis:
         layers: a `FileFault` for each place where the file differs.
         rise: the loss of the file without that of `small`, on the same examples.
         rest: the part of the rise that is no layer's.
+        errors: of the file's tensors that belong to an operation of the model, by index.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class FileDiagnosis:
         self.order, self.arrays = self._inputs()
         outputs = keras.tree.flatten(opened(self.x, training=False))
         self.before = self._measured(outputs)
-        self.layers, self.rest = [], 0.0
+        self.layers, self.rest, self.errors = [], 0.0, {}
         if calls_its_graph(opened):
             file_outputs = self._side_by_side()
         else:
@@ -122,6 +123,7 @@ class FileDiagnosis:
         side = SideBySide(self.opened, self.taps, self.x, self.arrays, self.order, products)
         value = self.before
         for place in side.places():
+            self.errors[place.tensor] = place.error
             if place.error < LEAST_ERROR:
                 continue
             (outputs,) = side.suffix.outputs()
