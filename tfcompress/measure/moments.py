@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from tfcompress.measure.contraction import contraction
-from tfcompress.numerics.metric import Diagonal, Kronecker
+from tfcompress.numerics.metric import Diagonal, Kronecker, inverter
 from tfcompress.numerics.what_a_kernel_is import is_discrete, is_pruned
 from tfcompress.utils.arrays import transposed
 from tfcompress.utils.types import Tensor
@@ -152,10 +152,12 @@ class Moments:
             return kernel
         if is_pruned(kernel) or is_discrete(kernel):
             return kernel
-        metric = self.metric()
-        rows = fan_in_first(self.layer, kernel)
-        change = self.drift.astype(dtype) / np.float32(self.count)
-        rows = rows + metric.solve(metric.join(change, rows.shape))
+        self.kernel, metric = None, self.metric()
+        rows = np.array(fan_in_first(self.layer, kernel), order="C")
+        adapted = metric.split(rows)  # a view
+        for part, _, H in metric.parts():
+            solve = inverter(H, dtype)
+            adapted[:, part] += solve(self.drift[:, part].astype(dtype) / np.float32(self.count))
         return as_kernel(self.layer, rows)
 
     def _add_rows(self):
@@ -195,6 +197,11 @@ def enough_positions(layer: keras.layers.Layer, examples: int) -> int:
     """
     rows = max(ROWS_FOR_INPUT * _fan_in(layer), LEAST_ROWS)
     return -(-rows // max(examples, 1))
+
+
+def block_of(layer: keras.layers.Layer) -> int:
+    """The largest block of `A` to fit a layer in: that of a very large kernel takes less memory."""
+    return LARGEST_BLOCK if _fan_in(layer) <= 2 * LARGEST_BLOCK else LARGEST_BLOCK // 2
 
 
 def enough_examples(layers: Iterable[keras.layers.Layer], shapes: Mapping[int, Any]) -> int:

@@ -216,18 +216,21 @@ class Kronecker:
         return f"Kronecker(blocks={sizes}, groups={self.groups}, g={self.g is not None})"
 
 
-def inverter(H: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def inverter(H: np.ndarray, dtype: str | None = None) -> Callable[[np.ndarray], np.ndarray]:
     """A function that gives `H^-1 b` for `b (G, n, m)`, by Cholesky's factors.
 
     Args:
         H: symmetric and positive definite, `(G, n, n)`. A single matrix may be overwritten.
+        dtype: in which it is used, where that is not the one in which it is factorised.
     """
+    dtype = dtype or H.dtype
     if len(H) > 1:  # many small ones
-        inverse = np.linalg.inv(H)
+        inverse = np.linalg.inv(H).astype(dtype)
         return lambda b: inverse @ b
     import scipy.linalg
 
-    factor = scipy.linalg.cho_factor(H[0].T, overwrite_a=True, check_finite=False)
+    factor, lower = scipy.linalg.cho_factor(H[0].T, overwrite_a=True, check_finite=False)
+    factor = factor.astype(dtype, copy=False), lower
     return lambda b: scipy.linalg.cho_solve(factor, b[0], check_finite=False)[None]
 
 

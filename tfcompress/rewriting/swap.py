@@ -19,7 +19,7 @@ from tfcompress.layers.core.fit import fit as fit_kernel
 from tfcompress.layers.core.fit import fitted_layer, stand_in
 from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.core.ordinary import kernel_bits
-from tfcompress.measure.moments import Moments, enough_examples, enough_positions
+from tfcompress.measure.moments import Moments, block_of, enough_examples, enough_positions
 from tfcompress.rewriting.opening import close, open_for
 from tfcompress.rewriting.replace import with_replacements
 from tfcompress.utils.batches import some
@@ -197,7 +197,7 @@ def to_ordinary(model: keras.Model) -> keras.Model:
 
 def _moments(pairs, layer) -> Moments:
     """What measures the inputs of a layer, at as many positions as are enough."""
-    return Moments(layer, positions=enough_positions(layer, pairs.examples))
+    return Moments(layer, block_of(layer), enough_positions(layer, pairs.examples))
 
 
 def _measured(moments, pairs) -> dict:

@@ -159,7 +159,9 @@ class QuantizedKernel(GridKernel):
     def set_latent(self, w: Tensor, grid: Tensor, scale: Tensor) -> None:
         # Where the nearest level is the wanted one, with a margin for rounding, `w` is the latent.
         margin = 0.005 if self.latent.dtype == "bfloat16" else 0.001
-        latent = np.array(scale * grid, "float64" if self.latent.dtype == "float64" else "float32")
+        latent = np.asarray(
+            scale * grid, "float64" if self.latent.dtype == "float64" else "float32"
+        )
         scale = np.broadcast_to(scale, latent.shape)
         for start in range(
             0, len(latent), rows := max(1, AT_A_TIME * len(latent) // max(w.size, 1))
