@@ -83,6 +83,69 @@ def test_a_swap_is_the_same_by_whatever_executor(pool, threads, data):
         assert made.get_layer("right").activation is keras.activations.gelu
 
 
+@keras.saving.register_keras_serializable("test_executor")
+class Gated(L.Layer):
+    """A composite layer whose parts have automatic names, others in each process."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.value, self.gate = L.Dense(units, "gelu"), L.Dense(units)
+
+    def build(self, shape):
+        self.value.build(shape)
+        self.gate.build(shape)
+
+    def call(self, x):
+        return self.value(x) * keras.ops.sigmoid(self.gate(x))
+
+    def get_config(self):
+        return super().get_config() | {"units": self.units}
+
+
+def gated_net():
+    keras.utils.set_random_seed(0)
+    start = keras.Input((6, 12))
+    x = L.LSTM(16, return_sequences=True, name="lstm")(start)
+    x = L.MultiHeadAttention(2, 8, name="attention")(x, x)
+    x = L.Lambda(lambda x: 2 * x, name="twice")(Gated(24)(x))
+    return keras.Model(start, L.Dense(4, name="out")(L.GlobalAveragePooling1D()(x)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["bits", "macs", "archive"])
+def test_parts_of_composite_layers_are_found_in_workers(pool, target):
+    x = RNG.normal(size=(64, 6, 12)).astype("float32")
+    candidates = None
+    if target == "bits":  # a chain of two layers, which `plan` puts back
+        eight = tfc.layers.QuantizedDense.using(bits=8)
+        candidates = [tfc.layers.LowRankDense.using(rank=0.3).then(eight), eight]
+    plans = []
+    for executor in (None, pool):
+        plans.append(tfc.plan(gated_net(), x, 0.6, target, None, candidates, executor=executor))
+    rows = [list(map(list, numbers(plan)[0].values())) for plan in plans]
+    names = [[[option[:-1] for option in row] for row in one] for one in rows]
+    assert names[0] == names[1]
+    assert plans[0].measured == plans[1].measured and len(plans[0].options) == 9
+    assert same_weights(plans[0].model, plans[1].model)
+
+
+def test_a_model_that_cannot_be_saved_is_refused_by_name():
+    class Local(keras.Model):
+        def __init__(self, size):
+            super().__init__(name="local")
+            self.out = L.Dense(size, name="out")
+
+        def call(self, x):
+            return self.out(x)
+
+    model = Local(4)
+    model(X.reshape(len(X), -1))
+    message = r"Layer 'out': .* could not read it|Model 'local' cannot be sent"
+    with new_pool() as pool, pytest.raises((RuntimeError, ValueError), match=message):
+        tfc.plan(model, X.reshape(len(X), -1), 0.5, executor=pool)
+
+
 def die(shared, path):
     """Ends the process the first time that it is called."""
     if not os.path.exists(path):

@@ -20,8 +20,9 @@ import tensorflow as tf
 
 from tfcompress.measure.obd_recursion import obd_recursion as obd_recursion
 from tfcompress.measure.objective import Objective
-from tfcompress.utils.batches import batches, passes_over
-from tfcompress.utils.types import Data, Loss
+from tfcompress.utils.batches import batches, number_of_batches, passes_over
+from tfcompress.utils.progress import showing
+from tfcompress.utils.types import Data, Loss, Verbose
 
 
 def gauss_newton(
@@ -32,6 +33,7 @@ def gauss_newton(
     batch_size: int = 32,
     seed: int = 0,
     class_weight: dict[int, float] | None = None,
+    verbose: Verbose = "auto",
 ) -> dict[str, np.ndarray]:
     """Estimates the diagonal of the Gauss-Newton matrix with random signs: the default curvature.
 
@@ -54,6 +56,7 @@ def gauss_newton(
         batch_size: larger batches are cut to this size.
         seed: seed of the random signs.
         class_weight: dict `{class: weight}`, as in `fit`.
+        verbose: as in Keras' `fit`; see `swap`.
 
     Returns:
         Dict `{path: array of the kernel's shape}`.
@@ -81,11 +84,17 @@ def gauss_newton(
             total = tf.add_n(parts)
         return map(tf.square, _gradient(tape, total, objective))
 
-    return objective.mean(squares, passes_over(model, data, passes, batch_size, class_weight), seed)
+    steps = passes_over(model, data, passes, batch_size, class_weight)
+    with showing(verbose):
+        return objective.mean(squares, steps, seed, number_of_batches(data, batch_size, passes))
 
 
 def gauss_newton_exact(
-    model: keras.Model, data: Data, loss: Loss = None, class_weight: dict[int, float] | None = None
+    model: keras.Model,
+    data: Data,
+    loss: Loss = None,
+    class_weight: dict[int, float] | None = None,
+    verbose: Verbose = "auto",
 ) -> dict[str, np.ndarray]:
     """Computes the diagonal of the Gauss-Newton matrix exactly, output by output.
 
@@ -106,11 +115,17 @@ def gauss_newton_exact(
         )
         return [tf.reduce_sum(part, 0) for part in squared]
 
-    return objective.mean(squares, batches(model, data, 1, class_weight))
+    with showing(verbose):
+        steps = batches(model, data, 1, class_weight)
+        return objective.mean(squares, steps, total=number_of_batches(data, 1))
 
 
 def fisher(
-    model: keras.Model, data: Data, loss: Loss = None, class_weight: dict[int, float] | None = None
+    model: keras.Model,
+    data: Data,
+    loss: Loss = None,
+    class_weight: dict[int, float] | None = None,
+    verbose: Verbose = "auto",
 ) -> dict[str, np.ndarray]:
     """Computes the diagonal of the empirical Fisher matrix: the mean squared gradient of examples.
 
@@ -127,7 +142,9 @@ def fisher(
             total = objective.loss(x, y, weights)
         return map(tf.square, _gradient(tape, total, objective))
 
-    return objective.mean(squares, batches(model, data, 1, class_weight))
+    with showing(verbose):
+        steps = batches(model, data, 1, class_weight)
+        return objective.mean(squares, steps, total=number_of_batches(data, 1))
 
 
 def hutchinson(
@@ -138,6 +155,7 @@ def hutchinson(
     batch_size: int = 256,
     seed: int = 0,
     class_weight: dict[int, float] | None = None,
+    verbose: Verbose = "auto",
 ) -> dict[str, np.ndarray]:
     """Estimates the diagonal of the Hessian as the mean of `v * H v` over random signs `v`.
 
@@ -164,9 +182,9 @@ def hutchinson(
             for v, product in zip(signs, _gradient(outer, slopes, objective, signs), strict=True)
         ]
 
-    return objective.mean(
-        products, passes_over(model, data, passes, batch_size, class_weight), seed
-    )
+    steps = passes_over(model, data, passes, batch_size, class_weight)
+    with showing(verbose):
+        return objective.mean(products, steps, seed, number_of_batches(data, batch_size, passes))
 
 
 def exact(
@@ -175,6 +193,7 @@ def exact(
     loss: Loss = None,
     batch_size: int = 1024,
     class_weight: dict[int, float] | None = None,
+    verbose: Verbose = "auto",
 ) -> dict[str, np.ndarray]:
     """Computes the diagonal of the Hessian exactly, by one Hessian-vector product for each weight.
 
@@ -197,7 +216,9 @@ def exact(
             for slope, v in zip(slopes, objective.variables, strict=True)
         ]
 
-    return objective.mean(diagonal, batches(model, data, batch_size, class_weight))
+    steps = batches(model, data, batch_size, class_weight)
+    with showing(verbose):
+        return objective.mean(diagonal, steps, total=number_of_batches(data, batch_size))
 
 
 @contextlib.contextmanager

@@ -9,9 +9,9 @@ from tfcompress.graph.sound import check_finite_weights
 from tfcompress.measure.curvature import gauss_newton
 from tfcompress.measure.moments import LARGEST_BLOCK, Moments, can_measure, fan_in_first
 from tfcompress.numerics.metric import Diagonal, Kronecker
-from tfcompress.utils.batches import batches, check_repeats
-from tfcompress.utils.progress import progress
-from tfcompress.utils.types import Data, Loss
+from tfcompress.utils.batches import batches, check_repeats, number_of_batches
+from tfcompress.utils.progress import progress, showing
+from tfcompress.utils.types import Data, Loss, Verbose
 
 COMPILED = "compiled"  # the loss that a model is compiled with
 
@@ -24,6 +24,7 @@ def kronecker(
     block: int = LARGEST_BLOCK,
     seed: int = 0,
     class_weight: dict[int, float] | None = None,
+    verbose: Verbose = "auto",
 ) -> dict[str, Kronecker]:
     """Measures the Kronecker metric `(A, g)` of each layer.
 
@@ -45,7 +46,7 @@ def kronecker(
             1 the scales of a linear model are exact.
         block: of a layer with a larger fan-in, only blocks of this size on the diagonal of `A` are
             kept.
-        seed, class_weight: as in `gauss_newton`.
+        seed, class_weight, verbose: as in `gauss_newton`.
 
     Returns:
         Dict `{path: Kronecker}` of the Dense, EinsumDense and convolution layers (transposed,
@@ -69,8 +70,10 @@ def kronecker(
     layers = {path: layer for path, (layer, _) in walk(model).items() if can_measure(layer)}
     moments = {id(layer): Moments(layer, block) for layer in layers.values()}
     watched = watching(model, layers.values(), lambda layer, x: moments[id(layer)].add(x))
-    for x, _, _ in progress(batches(model, data, batch_size), "Measuring inputs"):
-        watched(x, training=False)
+    steps, total = batches(model, data, batch_size), number_of_batches(data, batch_size)
+    with showing(verbose):
+        for x, _, _ in progress(steps, "Measuring inputs", total):
+            watched(x, training=False)
     metrics = {
         path: moments[id(layer)].metric()
         for path, layer in layers.items()

@@ -246,7 +246,8 @@ def can_measure(layer: keras.layers.Layer) -> bool:
         return False
     if hasattr(layer, "kernel_size"):
         return hasattr(layer, "strides")
-    return hasattr(layer, "units")
+    # a composite layer of the user's own may have units, and then has no kernel
+    return hasattr(layer, "units") and (not layer.built or hasattr(layer, "kernel"))
 
 
 def check_measurable(layer: keras.layers.Layer) -> None:

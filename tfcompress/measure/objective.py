@@ -166,7 +166,11 @@ class Objective:
         return sums
 
     def mean(
-        self, contribution: Callable[..., Any], steps: int, seed: int = 0
+        self,
+        contribution: Callable[..., Any],
+        steps: Any,
+        seed: int = 0,
+        total: int | None = None,
     ) -> dict[str, np.ndarray]:
         """The mean over examples of an array for each kernel, added up batch by batch.
 
@@ -176,6 +180,7 @@ class Objective:
                 stateless random numbers.
             steps: batches `(x, y, weights)`.
             seed: seed from which each batch gets its key.
+            total: the number of batches, if it is known.
         """
         check_integer(seed, "seed")
         sums = [tf.Variable(tf.zeros(v.shape, "float32")) for v in self.variables]
@@ -186,7 +191,7 @@ class Objective:
 
         self.begin()
         count, graph = 0, None
-        for step, batch in enumerate(progress(steps, "Measuring curvature")):
+        for step, batch in enumerate(progress(steps, "Measuring curvature", total)):
             self.check_labels(batch[1])
             batch = keras.tree.map_structure(_tensor, batch)
             key = tf.constant([1000 * seed % SEEDS, step], "int64")

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tfcompress.utils.arrays import concatenated, rows, to_numpy
-from tfcompress.utils.checks import whole_number
+from tfcompress.utils.checks import is_whole, whole_number
 from tfcompress.utils.types import Data
 
 STREAM_BATCH = 32  # of what is drawn from a stream
@@ -29,6 +29,16 @@ def passes_over(
     return itertools.chain.from_iterable(
         batches(model, data, size, class_weight) for _ in range(passes)
     )
+
+
+def number_of_batches(data: Data, size: int, passes: int = 1) -> int | None:
+    """How many batches of at most `size` examples arrays make; None for what yields batches."""
+    arrays = isinstance(data, (tuple, list, dict)) or hasattr(data, "shape")
+    if not (arrays and is_whole(size) and is_whole(passes)):
+        return None
+    shapes = [getattr(array, "shape", ()) for array in keras.tree.flatten(data)]
+    count = next((shape[0] for shape in shapes if len(shape)), None)
+    return None if count is None else passes * -(-int(count) // size)
 
 
 def check_repeats(data: Data, times: int) -> None:

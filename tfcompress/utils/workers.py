@@ -8,12 +8,15 @@ pickled ones, in which models are `.keras` files.
 import concurrent.futures
 import contextlib
 import hashlib
+import importlib
 import io
 import multiprocessing
 import os
 import pickle
+import re
 import threading
 import traceback
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -251,11 +254,12 @@ def pickled(value: Any) -> bytes:
 class _Pickler(pickle.Pickler):
     def reducer_override(self, value):
         if isinstance(value, keras.Model):
-            return _read_model, (_model_file(value),)
+            return _read_model, _model_file(value)
         return NotImplemented
 
 
-def _model_file(model) -> bytes:
+def _model_file(model) -> tuple[bytes, list[str]]:
+    """The file of a model, and the modules that its config names."""
     with temporary_folder() as folder:
         path = os.path.join(folder, "model.keras")
         try:
@@ -265,10 +269,15 @@ def _model_file(model) -> bytes:
                 f"Model {model.name!r} cannot be sent to other processes, because it cannot be "
                 f"saved: {error} Give a ThreadPoolExecutor, or no executor."
             ) from error
-        return _read(path)
+        with zipfile.ZipFile(path) as file:
+            config = file.read("config.json").decode()
+        return _read(path), sorted(set(re.findall(r'"module": "([\w.]+)"', config)))
 
 
-def _read_model(content):
+def _read_model(content, modules):
+    for module in modules:  # which register the classes of their own
+        with contextlib.suppress(ImportError):  # Keras tells what it misses
+            importlib.import_module(module)
     with temporary_folder() as folder:
         path = os.path.join(folder, "model.keras")
         with open(path, "wb") as file:
