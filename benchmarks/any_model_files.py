@@ -62,13 +62,13 @@ What to read with it:
 
 - The other tool leaves the kernel of `Conv2DTranspose` (in 4 bits) and the table of `Embedding` in
   float32.
-- No operator of LiteRT computes with a transposed kernel in 4 bits. `rounding(4)` gives such kernels
-  8 bits, and those of up to 512 weights too, such as the small Dense layer behind the table.
+- No operator of LiteRT computes with a transposed kernel in 4 bits. `rounding(4)` gives it 8 bits,
+  and kernels of up to 512 weights too, such as that of the small Dense layer behind the table.
 - 3x3 convolutions in 4 bits are held in 8: these run faster than a product of 4-bit numbers.
   `store="small"` packs them.
-- The network with the table takes one to two microseconds. Our files read the ids as they are, while
-  the stock converter's count negative ids from the end. The rows of a table in 4 bits have a scale
-  and a zero point each; `store="small"` keeps the scales in a table of their own, which takes 40 KB
+- The network with the table takes one to two microseconds. Our files read the ids as they are; the
+  stock converter's count negative ids from the end. The rows of a table in 4 bits have a scale and
+  a zero point each. `store="small"` keeps the scales in a table of their own, which takes 40 KB
   less and 0.3 microseconds more.
 - 1x1 convolutions in 4 bits run as matrix products where these are faster than float32.
 """

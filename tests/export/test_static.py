@@ -213,6 +213,23 @@ def test_what_int16_activations_cannot_do_is_named(make, message):
         wide(model, normal(8, *model.inputs[0].shape[1:]))
 
 
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("import os; os.abort()", r"it ends the process \(exit code -6\)"),
+        ("raise RuntimeError('no such range')", "no such range"),
+        ("", "it ends the process"),
+    ],
+)
+def test_a_quantizer_that_ends_its_process_is_told(program, message, tmp_path, monkeypatch):
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    monkeypatch.setattr("tfcompress.export.convert.integer_activations.PROGRAM", str(path))
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    with pytest.raises(ExportError, match=f"(?s)cannot quantize the model: .*{message}"):
+        to_tflite(model, check=np.ones((2, 4), "float32"), activations="static_int16")
+
+
 def test_int16_activations_need_samples_and_float32_ends():
     model = keras.Sequential([keras.Input((16,)), layers.Dense(4)])
     with pytest.raises(ValueError, match=r"`activations='static_int16'` measures its ranges"):

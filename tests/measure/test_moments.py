@@ -11,6 +11,7 @@ from tfcompress.measure.moments import (
     Moments,
     as_kernel,
     can_measure,
+    enough_positions,
     fan_in_first,
     measure,
     patches,
@@ -221,6 +222,20 @@ def test_each_step_is_seen_and_a_call_without_values_is_passed_over():
     model = keras.Sequential([keras.Input((4,)), InAGraph()])
     watch_inputs(model, LINE[:, 0], [model.layers[0].part], lambda _, x: seen.append(x))
     assert len(seen) == 3
+
+
+def test_as_many_positions_are_enough_as_tell_the_inputs_apart():
+    plain, spread = layers.Conv2D(6, 12), layers.Conv2DTranspose(6, 12, strides=(1, 3))
+    dense, steps = layers.Dense(6), layers.EinsumDense("btd,ndh->btnh", (None, 2, 3))
+    for layer, x in ((plain, (1, 12, 12, 4)), (spread, (1, 3, 3, 4)), (dense, (1, 600))):
+        layer.build(x)
+    steps.build((1, 2, 600))
+    inputs = 12 * 12 * 4
+    assert enough_positions(plain, 9) == 16 * inputs // 9
+    assert enough_positions(spread, 9) == 3 * 16 * inputs // 9  # a third of the taps meet zeros
+    assert enough_positions(dense, 9600) == 1
+    assert enough_positions(steps, 600) == 16
+    assert enough_positions(layers.Dense(2), 4) == 2048 // 4  # not built
 
 
 def test_what_cannot_be_measured_says_so():

@@ -193,9 +193,11 @@ class Moments:
 def enough_positions(layer: keras.layers.Layer, examples: int) -> int:
     """At how many positions of each of so many examples the inputs of a layer are to be measured.
 
-    Together they give 16 rows for each input of an output, at least 2,048.
+    Together they give 16 rows for each input of an output, at least 2,048. The stride of a
+    transposed convolution spreads its inputs, so that each row holds only some of them.
     """
-    rows = max(ROWS_FOR_INPUT * _fan_in(layer), LEAST_ROWS)
+    strides = _per_axis(layer.strides, len(layer.kernel_size)) if _is_transposed(layer) else ()
+    rows = max(ROWS_FOR_INPUT * math.prod(strides) * _fan_in(layer), LEAST_ROWS)
     return -(-rows // max(examples, 1))
 
 

@@ -1,6 +1,9 @@
 """The stock converter's two quantizers: both take a float32 file whose tensors have ranges."""
 
+import os
 import re
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,9 @@ from tfcompress.tflite.reader import operator_name, read
 from tfcompress.tflite.runner import Runner
 from tfcompress.tflite.writer import write
 from tfcompress.utils.errors import ExportError
+from tfcompress.utils.writers import temporary_folder
 
+PROGRAM = os.path.join(os.path.dirname(__file__), "int16_child.py")
 WHOLE = ("INT32", "INT64", "BOOL")
 
 
@@ -35,30 +40,37 @@ def to_int16(file: Any) -> Any:
     """The file with int16 activations and int8 kernels, float32 inputs and outputs.
 
     Raises:
-        ExportError: LiteRT does not run an operator so; the message names the layer before it.
+        ExportError: the quantizer, which runs in a child process, does not take the file; or LiteRT
+            does not run an operator so, and the message names the layer before it.
     """
-    from tensorflow.lite.python.optimize import calibrator
-
     for tensor in file.subgraphs[0].tensors:
         table = tensor.quantization
         if table is not None and table.min is not None:  # one scale, and zero in the middle
             peak = max(abs(table.min[0]), abs(table.max[0]))
             table.min, table.max = [-peak], [peak]
-    kinds = [np.dtype(kind).num for kind in ("float32", "float32", "int16", "int64")]
-    io, _, activation, bias = kinds
     _refuse_loops(file)
     _refuse_integers(file)
-    blob = write(file)  # which must outlive the quantizer: it reads these bytes
-    try:
-        work = calibrator._calibration_wrapper.CalibrationWrapper(blob, [], [])
-        new = work.QuantizeModel(io, io, True, activation, bias, False, False)
-    except Exception as error:
-        raise ExportError(_message(error)) from error
+    new = _quantized_in_child(write(file))
     made = read(new)
     for tensor in made.subgraphs[0].tensors:
         tensor.name = tensor.name or b""
     _refuse_what_does_not_run(new, made)
     return made
+
+
+def _quantized_in_child(blob) -> bytes:
+    with temporary_folder() as folder:
+        source, target = (os.path.join(folder, f"{name}.tflite") for name in ("float32", "int16"))
+        with open(source, "wb") as opened:
+            opened.write(blob)
+        # -P: files beside the program are no modules
+        command = [sys.executable, "-P", PROGRAM, source, target]
+        run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if run.returncode or not os.path.exists(target):
+            ended = f"it ends the process (exit code {run.returncode})"
+            raise ExportError(_message(run.stderr.strip() if run.returncode == 1 else ended))
+        with open(target, "rb") as opened:
+            return opened.read()
 
 
 def _message(error) -> str:
