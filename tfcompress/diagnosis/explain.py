@@ -153,9 +153,14 @@ def _row(pair, share, observation, cause, cured) -> ExplainedLayer:
 
 
 def _ranked(layers):
-    """The worst first: by the loss if one stands out of chance, else by the change of outputs."""
+    """The worst first: by the loss, or by the change of the outputs where the loss does not tell.
+
+    It does not if no layer raises it by more than chance, or if some layer lowers it by more.
+    """
+    shares = [row.share for row in layers]
     stands_out = any(row.share > SIGNIFICANT * row.error for row in layers)
-    return sorted(layers, key=lambda row: -(row.share if stands_out else row.moved))
+    tells = stands_out and max(shares) >= -min(shares)
+    return sorted(layers, key=lambda row: -(row.share if tells else row.moved))
 
 
 def _metric(model, small, examples, loss) -> tuple[str, float, float] | None:

@@ -152,11 +152,11 @@ def unlike_channels(case: Case) -> Cause | None:
 def outlier_range(case: Case) -> Cause | None:
     """Few large weights set the step of all: a narrower range with as many levels explains half.
 
-    There are at least 7 levels, of which a narrower range leaves some for the other weights.
+    There are at least 5 levels, so that a narrower range leaves some for the other weights.
     """
     p, tried = case.product, []
     count = _steps(p.now)
-    if count < 3 or not _is_rounding(p, p.before, p.now):
+    if count < 2 or not _is_rounding(p, p.before, p.now):
         return None
     for peak in (np.abs(p.before).max(0), np.abs(p.before).max()):
         for clip in CLIPS:

@@ -5,6 +5,7 @@ import numpy as np
 from tfcompress.diagnosis.file.causes import CHANGED, FileCase
 from tfcompress.diagnosis.file.kernels import FileKernel
 from tfcompress.diagnosis.file.walk import Place
+from tfcompress.measure.moments import fan_in_first
 from tfcompress.tflite.reader import operator_name
 from tfcompress.tflite.taps import Taps
 
@@ -47,8 +48,11 @@ def _product(taps, kernel, values) -> Place | None:
     if x not in values or y not in values or operator.builtinOptions.fusedActivationFunction:
         return None
     rows = values[x].reshape(-1, values[x].shape[-1]).astype("float64")
-    matrix = kernel.values.reshape(rows.shape[1], -1)
-    expected = rows @ matrix if kernel.bias is None else rows @ matrix + kernel.bias.reshape(-1)
-    summed = np.cumprod(kernel.values.shape).tolist().index(rows.shape[1]) + 1
-    inputs = rows.reshape(-1, *kernel.values.shape[:summed])  # as an EinsumDense takes them
+    weights = fan_in_first(kernel.layer, kernel.values)
+    expected = rows @ weights.reshape(rows.shape[1], -1)
+    expected = expected if kernel.bias is None else expected + kernel.bias.reshape(-1)
+    summed = np.cumprod(weights.shape).tolist().index(rows.shape[1]) + 1
+    letters = getattr(kernel.layer, "equation", "bc").split(",")[0]  # an EinsumDense has its axes
+    free = len(letters) - summed if "..." not in letters else 1
+    inputs = rows.reshape(*[1] * (free - 1), -1, *weights.shape[:summed])
     return Place([kernel.layer], [inputs], y, expected, values[y].reshape(expected.shape))
