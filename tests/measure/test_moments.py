@@ -7,15 +7,8 @@ import tensorflow as tf
 from keras import layers
 
 from tfcompress.graph.intercept import altered, watch_inputs
-from tfcompress.measure.moments import (
-    Moments,
-    as_kernel,
-    can_measure,
-    enough_positions,
-    fan_in_first,
-    measure,
-    patches,
-)
+from tfcompress.measure.moments import Moments, enough_positions, measure
+from tfcompress.measure.rows import as_kernel, can_measure, fan_in_first, patches
 from tfcompress.numerics.metric import Diagonal, Kronecker
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import math
 import keras
 import numpy as np
 
-from tfcompress.measure.moments import as_kernel, can_measure, fan_in_first, patches
+from tfcompress.measure.rows import as_kernel, can_measure, fan_in_first, patches
 
 MOST_ROWS = 4096
 POSITIONS = 64  # of an image, at which the inputs of a convolution are taken

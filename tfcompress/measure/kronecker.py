@@ -7,7 +7,8 @@ from tfcompress.graph.intercept import watching
 from tfcompress.graph.paths import walk
 from tfcompress.graph.sound import check_finite_weights
 from tfcompress.measure.curvature import gauss_newton
-from tfcompress.measure.moments import LARGEST_BLOCK, Moments, can_measure, fan_in_first
+from tfcompress.measure.moments import LARGEST_BLOCK, Moments
+from tfcompress.measure.rows import can_measure, fan_in_first
 from tfcompress.numerics.metric import Diagonal, Kronecker
 from tfcompress.utils.batches import batches, check_repeats, number_of_batches
 from tfcompress.utils.progress import progress, showing

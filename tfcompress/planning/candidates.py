@@ -11,7 +11,7 @@ from tfcompress import layers as forms
 from tfcompress.layers.core.maker import Composed, Maker
 from tfcompress.layers.core.ordinary import kernel_of
 from tfcompress.layers.factorized.rank import Ranked
-from tfcompress.measure.moments import fan_in_first
+from tfcompress.measure.rows import fan_in_first
 from tfcompress.numerics.knapsack import frontier
 from tfcompress.numerics.metric import Kronecker
 from tfcompress.numerics.what_a_kernel_is import what_is_lost

@@ -11,7 +11,8 @@ from tfcompress.graph.layerwise import follow
 from tfcompress.graph.nodes import calls_its_graph, input_shapes
 from tfcompress.graph.paths import walk
 from tfcompress.measure.macs import macs, matrices, steps_of
-from tfcompress.measure.moments import Moments, can_measure
+from tfcompress.measure.moments import Moments
+from tfcompress.measure.rows import can_measure
 from tfcompress.planning.plan_result import Option
 from tfcompress.planning.workbench import Terms, Workbench, options_of
 from tfcompress.rewriting.matching import match

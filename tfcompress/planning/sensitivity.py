@@ -12,7 +12,7 @@ from tfcompress.graph.paths import check_keras_3, check_patterns, named_with_par
 from tfcompress.graph.private_training import compiled_argument, compiled_loss
 from tfcompress.layers.core.maker import Composed
 from tfcompress.layers.core.opened import OpenedLayer
-from tfcompress.measure.moments import fan_in_first
+from tfcompress.measure.rows import fan_in_first
 from tfcompress.planning.candidates import by_name, default_candidates
 from tfcompress.reporting.notebook import table_html
 from tfcompress.reporting.text import table_text

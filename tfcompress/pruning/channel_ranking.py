@@ -14,7 +14,8 @@ from tfcompress import score as scores_of
 from tfcompress.graph.intercept import watching
 from tfcompress.graph.paths import walk
 from tfcompress.measure.attention import by_head, projections
-from tfcompress.measure.moments import Moments, fan_in_first
+from tfcompress.measure.moments import Moments
+from tfcompress.measure.rows import fan_in_first
 from tfcompress.pruning.channel_removal import output_axis
 from tfcompress.utils.batches import batches
 from tfcompress.utils.progress import progress

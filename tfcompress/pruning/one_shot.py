@@ -10,7 +10,8 @@ from tfcompress.graph.intercept import watching
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.paths import walk
 from tfcompress.graph.sound import check_finite_weights
-from tfcompress.measure.moments import Moments, as_kernel, can_measure, fan_in_first
+from tfcompress.measure.moments import Moments
+from tfcompress.measure.rows import as_kernel, can_measure, fan_in_first
 from tfcompress.numerics.optimal_brain_surgeon import shares, sparsify
 from tfcompress.pruning.masks import prunable, tighten, warn_of_left_out
 from tfcompress.rewriting.opening import close_like, opened_where

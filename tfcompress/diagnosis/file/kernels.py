@@ -9,7 +9,7 @@ import numpy as np
 from tfcompress.diagnosis.case import kernel_in
 from tfcompress.export.convert.names import BIAS_PLACE
 from tfcompress.export.kernels.kernel import channel_axis, kernel_rows, layer_of, weight_place
-from tfcompress.measure.moments import as_kernel, fan_in_first
+from tfcompress.measure.rows import as_kernel, fan_in_first
 from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import operator_name
 from tfcompress.tflite.taps import constant_scales, real_constant

@@ -5,7 +5,7 @@ import numpy as np
 from tfcompress.diagnosis.file.causes import CHANGED, FileCase
 from tfcompress.diagnosis.file.kernels import FileKernel
 from tfcompress.diagnosis.file.walk import Place
-from tfcompress.measure.moments import fan_in_first
+from tfcompress.measure.rows import fan_in_first
 from tfcompress.tflite.reader import operator_name
 from tfcompress.tflite.taps import Taps
 
