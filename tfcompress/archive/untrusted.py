@@ -107,7 +107,7 @@ class Checker:
         if module not in allowed.OPERATIONS or name in allowed.CALLING:
             raise ValueError(
                 f"{module}.{name} is refused, as it may hold code or a vocabulary, or reads files. "
-                "If you trust it, pass it in `custom_objects`"
+                "Leave it outside the model, or register a class of your own in its place"
             )
         if name in allowed.LISTING:
             self._listing(entry)
