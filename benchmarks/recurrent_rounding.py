@@ -10,6 +10,7 @@ Writes docs/recurrent-benchmark.md.
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import time
@@ -37,11 +38,11 @@ energies. Held out are the takes 0 to 4 of each speaker and digit (300 recording
 do), or all 500 of one speaker ({speaker}). All kernels of the recurrent layers are compressed, the
 last Dense layer stays float. Points of accuracy lost: "plain", the same form by the weights alone
 (nearest values, magnitude); "measured", on {sequences} training sequences without their labels.
-Each is the mean of {seeds} float nets, trained from seeds of their own and each with its own draw
+Each is the mean of several float nets, trained from seeds of their own and each with its own draw
 of sequences; "worst" is the largest loss of a net. A negative number is a gain. The settings are
 those of `benchmarks/post_training.py`: nothing was chosen on these data. Seconds on a busy machine.
 
-| net | float accuracy | method | plain | measured | worst | seconds |
+| net (float accuracy) | method | plain | measured | worst | nets | seconds |
 |---|---|---|---|---|---|---|
 """
 
@@ -162,46 +163,58 @@ def measure(model, method, train, test, seed, count):
     return found | {"seconds": seconds}
 
 
-def results_of(kind, split, seed, arguments, data):
-    """`{method: what measure found}` of one net; what was found before is read from the folder."""
-    folder = pathlib.Path(arguments.nets)
-    path = folder / f"{kind}-{split}-{seed}-{arguments.sequences}.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
+def results_path(kind, split, seed, arguments):
+    return pathlib.Path(arguments.nets, f"{kind}-{split}-{seed}-{arguments.sequences}.json")
+
+
+def results_of(kind, split, seed, arguments):
+    """`{method: what measure found}` of one net, as far as the folder has it."""
+    path = results_path(kind, split, seed, arguments)
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def measure_missing(kind, split, seed, arguments, data):
+    """Measures one net, and keeps the results in the folder."""
+    found = results_of(kind, split, seed, arguments)
     missing = [name for name in METHODS if name not in found]
     if missing:
-        model = load_or_train(kind, split, seed, folder, data[0])
+        model = load_or_train(kind, split, seed, pathlib.Path(arguments.nets), data[0])
     for name in missing:
         found[name] = measure(model, METHODS[name], *data, seed, arguments.sequences)
-        path.write_text(json.dumps(found, indent=1))
+        results_path(kind, split, seed, arguments).write_text(json.dumps(found, indent=1))
         print(kind, split, seed, name, found[name], flush=True)
-    return found
 
 
 def rows(label, results):
-    """One line of the table for each method; `results` of each seed."""
+    """One line of the table for each method; `results` of each net."""
     for name in METHODS:
         columns = {
             key: np.array([of_net[name][key] for of_net in results]) for key in results[0][name]
         }
         plain, measured = (100 * (columns["float"] - columns[key]) for key in ("plain", "measured"))
         yield (
-            f"| {label} | {np.mean(columns['float']):.2%} | {name} | {np.mean(plain):.2f} | "
-            f"**{np.mean(measured):.2f}** | {max(measured):.2f} | "
+            f"| {label} ({np.mean(columns['float']):.2%}) | {name} | {np.mean(plain):.2f} | "
+            f"**{np.mean(measured):.2f}** | {max(measured):.2f} | {len(results)} | "
             f"{np.mean(columns['seconds']):.0f} |\n"
         )
 
 
-def _head(arguments):
+def page(arguments):
+    """The text of the page, from the nets of which the folder has all results."""
     sizes = {"frames": FRAMES, "bands": BANDS, "speaker": SPEAKER}
-    return HEAD.format(sequences=arguments.sequences, seeds=arguments.seeds, **sizes)
+    lines = [HEAD.format(sequences=arguments.sequences, **sizes)]
+    for split, kind in itertools.product(arguments.splits, NETS):
+        every = [results_of(kind, split, seed, arguments) for seed in range(arguments.seeds)]
+        whole = [found for found in every if len(found) == len(METHODS)]
+        if whole:
+            lines += rows(f"{NETS[kind]}, {split} held out", whole)
+    return "".join(lines)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="spoken_digits.npz")
-    parser.add_argument(
-        "--nets", default="benchmarks/float-nets", help="folder of nets and results"
-    )
+    parser.add_argument("--nets", default="benchmarks/float-nets", help="folder of nets, results")
     parser.add_argument("--seeds", type=int, default=3, help="float nets of each kind")
     parser.add_argument("--sequences", type=int, default=2000, help="for calibration")
     parser.add_argument("--splits", nargs="*", default=["takes", "speaker"])
@@ -209,15 +222,12 @@ def main():
     arguments = parser.parse_args()
     pathlib.Path(arguments.nets).mkdir(parents=True, exist_ok=True)
     x, columns = recordings(arguments.data)
-    lines = [_head(arguments)]
-    for split in arguments.splits:
-        out = splits(columns)[split]
-        data = [(x[rows_of], columns["digit"][rows_of]) for rows_of in (~out, out)]
-        for kind in NETS:
-            seeds = range(arguments.seeds)
-            results = [results_of(kind, split, seed, arguments, data) for seed in seeds]
-            lines += rows(f"{NETS[kind]}, {split} held out", results)
-            pathlib.Path(arguments.output).write_text("".join(lines))
+    held_out = splits(columns)
+    for seed, split, kind in itertools.product(range(arguments.seeds), arguments.splits, NETS):
+        out = held_out[split]
+        data = [(x[chosen], columns["digit"][chosen]) for chosen in (~out, out)]
+        measure_missing(kind, split, seed, arguments, data)
+        pathlib.Path(arguments.output).write_text(page(arguments))
 
 
 if __name__ == "__main__":
