@@ -111,7 +111,7 @@ def test_each_cure_is_code_and_runs():
     for row in found.layers:
         assert str(row.cure) in str(found)
         cured = row.cure.apply(model, small, x)
-        assert row.cured == pytest.approx(float(LOSS(y, cured(x))), rel=1e-3)
+        assert row.cured == pytest.approx(float(LOSS(y, cured(x))), rel=1e-2)
     assert found["norm"].cured < found.after
     assert str(found["norm"].cure) == "tfc.recalibrate_batch_norm(small, data)"
     assert found["fc"].cure.rules.keys() == {"fc"}

@@ -1,5 +1,6 @@
 """What brings a layer's accuracy back: calls that can be printed and run."""
 
+import itertools
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -8,14 +9,19 @@ import keras
 
 from tfcompress.diagnosis.pairs import Pair, pairs_of
 from tfcompress.graph.copy import copied
+from tfcompress.graph.intercept import watching
 from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.discrete.fake_quant import FakeQuant
 from tfcompress.layers.discrete.rounding import rounding
 from tfcompress.measure.batch_norm import recalibrate_batch_norm
+from tfcompress.measure.moments import can_measure, measure
 from tfcompress.rewriting.opening import close_like, opened
 from tfcompress.rewriting.replace import with_replacements
 from tfcompress.rewriting.swap import swap
+from tfcompress.utils.batches import batches
 from tfcompress.utils.types import Data, Rules
+
+BATCH_SIZE, MOST_BATCHES = 256, 2  # of the data by which a layer is fitted
 
 
 @dataclass(frozen=True)
@@ -37,13 +43,20 @@ class SwapRule:
 
     def __str__(self):
         made = "None" if self.maker is None else f"tfc.layers.{self.maker!r}"
-        return f"tfc.swap(model, {{{json.dumps(self.path)}: {made}, **rules}})"
+        return f"tfc.swap(model, {{{json.dumps(self.path)}: {made}, **rules}}, data=x)"
 
-    def layers(self, pair: Pair) -> list:
-        """What stands in the place of a pair then."""
+    def layers(self, pair: Pair, inputs: list) -> list:
+        """What stands in the place of a pair then.
+
+        Args:
+            pair: the layers.
+            inputs: arrays of inputs of the float layer, by which the new one is fitted.
+        """
         if self.maker is None:
             return pair.before
-        made = self.maker(pair.before[0])
+        layer = pair.before[0]
+        metric = measure(layer, inputs) if inputs and can_measure(layer) else None
+        made = self.maker(layer, metric)
         return [*(made if isinstance(made, list) else [made]), *pair.before[1:]]
 
     def apply(self, model: keras.Model, small: keras.Model, data: Data) -> keras.Model:
@@ -52,8 +65,12 @@ class SwapRule:
         pair = next((p for p in pairs_of(before, now) if p.path == self.path), None)
         if pair is None:
             raise ValueError(f"Layer {self.path!r} is the same in both models.")
+        inputs = []
+        watched = watching(before, pair.before[:1], lambda layer, x: inputs.append(x))
+        for x, _, _ in itertools.islice(batches(model, data, BATCH_SIZE), MOST_BATCHES):
+            watched(x, training=False)
         chains = {layer: [keras.layers.Identity()] for layer in pair.now[:-1]}
-        chains[pair.now[-1]] = [copied(layer) for layer in self.layers(pair)]
+        chains[pair.now[-1]] = [copied(layer) for layer in self.layers(pair, inputs)]
         new = with_replacements(now, chains)
         close_like(new, small)
         return new
@@ -85,12 +102,13 @@ class ActivationRange:
         new = f"tfc.layers.FakeQuant({self.low:.4g}, {self.high:.4g})"
         return f"tfc.swap(small, {{{json.dumps(self.path)}: lambda layer: {new}}})"
 
-    def layers(self, pair: Pair) -> list:
+    def layers(self, pair: Pair, inputs: list) -> list:
+        """What stands in the place of a pair then."""
         return [FakeQuant(self.low, self.high)]
 
     def apply(self, model: keras.Model, small: keras.Model, data: Data) -> keras.Model:
         """A copy of the compressed model with that range."""
-        return swap(small, {self.path: lambda layer: self.layers(None)[0]})
+        return swap(small, {self.path: lambda layer: self.layers(None, [])[0]})
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def explain(
     after = measured(outputs)
     found, orders = shares(board, pairs, measured, seconds)
     causes = {case.pair: cause_of(case) for case in _cases(now, pairs, observed)}
-    cured = tried(now, board, causes, measured) if try_cures else {}
+    cured = tried(now, board, causes, observed, measured) if try_cures else {}
     layers = [
         _row(pair, share, observed[pair], causes[pair], cured.get(pair))
         for pair, share in zip(pairs, found, strict=True)
@@ -103,6 +103,7 @@ def explain(
         file = FileDiagnosis(model, small, now, tflite, examples, loss)
         layers, rise, rest = with_file(layers, file), rise + file.rise, rest + file.rest
         file_errors = file.errors
+    by_loss = _loss_tells(layers)
     return Explanation(
         name=small.name,
         measure=measured.name,
@@ -110,7 +111,8 @@ def explain(
         after=float(measured.before.mean()) + rise,
         rest=rest,
         metric=_metric(model, small, examples, loss),
-        layers=tuple(_ranked(layers)),
+        layers=tuple(sorted(layers, key=lambda r: -(r.share if by_loss else r.moved))),
+        by_loss=by_loss,
         orders=orders,
         examples=len(after),
         file_errors=file_errors,
@@ -152,15 +154,11 @@ def _row(pair, share, observation, cause, cured) -> ExplainedLayer:
     )
 
 
-def _ranked(layers):
-    """The worst first: by the loss, or by the change of the outputs where the loss does not tell.
-
-    It does not if no layer raises it by more than chance, or if some layer lowers it by more.
-    """
+def _loss_tells(layers) -> bool:
+    """Whether some layer raises the loss by more than chance, and none lowers it by more."""
     shares = [row.share for row in layers]
     stands_out = any(row.share > SIGNIFICANT * row.error for row in layers)
-    tells = stands_out and max(shares) >= -min(shares)
-    return sorted(layers, key=lambda row: -(row.share if tells else row.moved))
+    return stands_out and max(shares) >= -min(shares)
 
 
 def _metric(model, small, examples, loss) -> tuple[str, float, float] | None:

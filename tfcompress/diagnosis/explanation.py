@@ -69,6 +69,8 @@ class Explanation:
         rest: the part of the rise that is no layer's: what the models differ in beside layers.
         metric: what the user judges by and its values before and after, or None.
         layers: an `ExplainedLayer` for each layer that differs, the worst first.
+        by_loss: whether that is by `share`. It is by `moved` where no layer raises the loss by more
+            than chance, or some layer lowers it by more.
         orders: the number of orders in which layers were put back.
         examples: the number of examples.
         file_errors: `{index: error}` of the tensors of the .tflite file that belong to an operation
@@ -82,6 +84,7 @@ class Explanation:
     rest: float
     metric: tuple[str, float, float] | None
     layers: tuple[ExplainedLayer, ...]
+    by_loss: bool
     orders: int
     examples: int
     file_errors: dict[int, float] = dataclasses.field(default_factory=dict, repr=False)
@@ -207,6 +210,8 @@ class Explanation:
                 yield f"    {row.cure}{gain}"
         if abs(self.rest) > 1e-6 * max(1.0, abs(self.before)):
             yield f"No layer's: {self.rest:+.2g}, by what the models differ in beside layers"
+        if self.layers and not self.by_loss:
+            yield "The loss does not tell the layers apart: the first ones change the outputs most."
         yield f"On {self.examples:,} examples; layers put back in {self.orders} orders."
 
 

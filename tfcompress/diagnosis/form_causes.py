@@ -8,7 +8,7 @@ of such a form would make too: a form cannot be blamed for more.
 import numpy as np
 
 from tfcompress.diagnosis.case import Case, Cause, kernel_in
-from tfcompress.diagnosis.cures import SwapRule, eight_bits
+from tfcompress.diagnosis.cures import SwapRule
 from tfcompress.diagnosis.product import Product
 from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.discrete.latent import GridKernel
@@ -44,7 +44,10 @@ def low_rank(case: Case) -> Cause | None:
     known = f"rank {case.now.rank}" if named else f"rank {rank}"
     evidence = f"{known} of {full}, and {KNEE:.0%} of its products' energy needs rank {knee}"
     return Cause(
-        "rank below the knee", evidence, explained, SwapRule(case.path, _of_rank(case, knee))
+        "rank below the knee",
+        evidence,
+        explained,
+        _of_rank(case, knee) if knee > rank else case.in_8_bits,
     )
 
 
@@ -65,12 +68,13 @@ def _rank(w) -> int:
     return int((values > RANK_TOLERANCE * max(values[0], 1e-300)).sum())
 
 
-def _of_rank(case, knee) -> Maker | None:
+def _of_rank(case, knee) -> SwapRule:
     """The layer's own form with another rank, where that has fewer weights; else 8 bits."""
     n, m = case.product.now.shape
     if case.maker is None or not isinstance(case.now.rank, int) or knee >= n * m / (n + m):
-        return eight_bits(case.pair.before[0])
-    return Maker(case.maker.layer_class, case.maker.options | {"rank": knee})
+        return case.in_8_bits
+    maker = Maker(case.maker.layer_class, case.maker.options | {"rank": knee})
+    return SwapRule(case.path, maker)
 
 
 def hash_collisions(case: Case) -> Cause | None:

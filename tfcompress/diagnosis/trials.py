@@ -10,13 +10,18 @@ from tfcompress.diagnosis.switchboard import Switchboard
 
 
 def tried(
-    small: keras.Model, board: Switchboard, causes: dict, loss: ExampleLoss
+    small: keras.Model,
+    board: Switchboard,
+    causes: dict,
+    observed: dict,
+    loss: ExampleLoss,
 ) -> dict[Pair, float]:
     """The loss with each cure, by pair.
 
     Args:
         small: the compressed model that `board` runs.
         causes: `{pair: Cause or None}`.
+        observed: `{pair: Observation}`.
         loss: on the examples.
     """
     found = {}
@@ -26,7 +31,7 @@ def tried(
             found[pair] = _recalibrated(cure, small, loss)
         elif hasattr(cure, "layers"):
             try:
-                chain = cure.layers(pair)
+                chain = cure.layers(pair, observed[pair].float_inputs)
             except ValueError:  # the form does not take the layer
                 continue
             outputs = [board(x, {pair: chain}) for x, _, _ in loss.batches]
