@@ -14,7 +14,8 @@ from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.discrete.fake_quant import FakeQuant
 from tfcompress.layers.discrete.rounding import rounding
 from tfcompress.measure.batch_norm import recalibrate_batch_norm
-from tfcompress.measure.moments import can_measure, measure
+from tfcompress.measure.moments import measure
+from tfcompress.measure.rows import can_measure
 from tfcompress.rewriting.opening import close_like, opened
 from tfcompress.rewriting.replace import with_replacements
 from tfcompress.rewriting.swap import swap

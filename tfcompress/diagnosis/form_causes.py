@@ -43,12 +43,8 @@ def low_rank(case: Case) -> Cause | None:
     knee = int(np.searchsorted(kept, KNEE) + 1)
     known = f"rank {case.now.rank}" if named else f"rank {rank}"
     evidence = f"{known} of {full}, and {KNEE:.0%} of its products' energy needs rank {knee}"
-    return Cause(
-        "rank below the knee",
-        evidence,
-        explained,
-        _of_rank(case, knee) if knee > rank else case.in_8_bits,
-    )
+    cure = _of_rank(case, knee) if knee > rank else case.in_8_bits
+    return Cause("rank below the knee", evidence, explained, cure)
 
 
 def _energy_kept(p) -> np.ndarray:
