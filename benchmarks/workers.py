@@ -4,7 +4,9 @@
     python benchmarks/workers.py --quick      a small net, printed only
 
 The workers are those of a `ProcessPoolExecutor`; they are started, and have imported TensorFlow,
-before the clock runs. Each time is the least of the rounds: others may use the machine.
+before the clock runs. The program itself, which measures the inputs of the layers and carries out
+the plan, has the threads that it is given. Each time is the least of the rounds: others may use the
+machine.
 """
 
 import argparse
@@ -13,22 +15,28 @@ import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
-os.environ |= dict.fromkeys((*THREADS, "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+import keras
+import numpy as np
+from pages import write_page
 
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-from pages import write_page  # noqa: E402
+import tfcompress as tfc
 
-import tfcompress as tfc  # noqa: E402
-
+THREADS = (
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+)
 HEAD = """# Workers
 
 Written by `benchmarks/workers.py` on {cores} cores: `plan` to 10% of the bits with {images} images
-by the workers of a `ProcessPoolExecutor`, one thread each. The plans are the same to the bit.
+by the workers of a `ProcessPoolExecutor`, one thread each. The plans are the same to the bit. The
+processor seconds are those of the run with one worker: of the program itself, and of the worker,
+which two share.
 
-| net | one worker, s | two workers, s | times faster |
-|---|---|---|---|
+| net | one worker, s | two workers, s | times faster | processor seconds here | of the worker |
+|---|---|---|---|---|---|
 """
 
 
@@ -47,13 +55,20 @@ def ready(seconds):
 
 
 def planned(model, data, workers):
-    """A plan, and the seconds that it took."""
+    """A plan, the seconds that it took, and those of processors, here and in a worker."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ |= dict.fromkeys(THREADS, "1")  # of the processes that start now
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        for future in [pool.submit(ready, 1.0) for _ in range(workers)]:
+        for future in [pool.submit(ready, 3.0) for _ in range(workers)]:
             future.result()
-        begin = time.perf_counter()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        theirs = pool.submit(time.process_time).result()
+        begin, here = time.perf_counter(), time.process_time()
         plan = tfc.plan(model, data, 0.1, executor=pool, verbose=0)
-        return plan, time.perf_counter() - begin
+        seconds, here = time.perf_counter() - begin, time.process_time() - here
+        theirs = pool.submit(time.process_time).result() - theirs  # of the one, if it is one
+    return plan, seconds, here, theirs
 
 
 def check_same(one, other):
@@ -82,13 +97,14 @@ def main():
         for _ in range(args.rounds):
             plans = {}
             for workers in (1, 2):
-                plans[workers], seconds = planned(model, data, workers)
+                plans[workers], *seconds = planned(model, data, workers)
                 least[workers] = min(seconds, least.get(workers, seconds))
-                print(f"{name}: {workers} workers, {seconds:.1f} s", flush=True)
+                print(f"{name}: {workers} workers, {seconds[0]:.1f} s", flush=True)
             check_same(*plans.values())
-        ratio = f"{least[1] / least[2]:.2f}"
-        print(f"{name}: {ratio} times faster", flush=True)
-        text += f"| {name} | {least[1]:.1f} | {least[2]:.1f} | {ratio} |\n"
+        (one, here, theirs), two = least[1], least[2][0]
+        row = f"{one:.1f} | {two:.1f} | {one / two:.2f} | {here:.1f} | {theirs:.1f}"
+        print(f"{name}: {row}", flush=True)
+        text += f"| {name} | {row} |\n"
     if not args.quick:
         write_page(args.out, HEAD.format(cores=os.cpu_count(), images=images) + text)
 

@@ -73,10 +73,11 @@ class Inputs:
 
     Attributes:
         examples: how many examples of the model's inputs that is.
+        alone: whether no other layer that changes has the same input.
     """
 
-    def __init__(self, pairs: Iterable[tuple], examples: int) -> None:
-        self.pairs, self.examples = pairs, examples
+    def __init__(self, pairs: Iterable[tuple], examples: int, alone: bool = False) -> None:
+        self.pairs, self.examples, self.alone = pairs, examples, alone
 
     def __iter__(self) -> Iterator[tuple]:
         return iter(self.pairs)
@@ -196,7 +197,8 @@ class _Run:
         if len(group) > 1:
             pairs = list(pairs)
         examples = sum(map(_length, come_in))
-        begun = [(layer, self.change(layer, Inputs(pairs, examples))) for layer in group]
+        alone = len(group) == 1
+        begun = [(layer, self.change(layer, Inputs(pairs, examples, alone))) for layer in group]
         for layer, chain in begun:
             chain = chain() if callable(chain) else chain
             if chain:

@@ -145,7 +145,9 @@ def _made(opening, curvature, data, moments, workers, memory) -> dict:
         with _explained(path, by_name, left):
             if pairs is not None and isinstance(maker, Maker):
                 fit = _measured((moments or partial(_moments, pairs))(layer), pairs)
-            begun.append(_begun(maker, layer, path, fit, workers))
+            # a layer for which all others wait is fitted here
+            alone = pairs is not None and pairs.alone
+            begun.append(_begun(maker, layer, path, fit, None if alone else workers))
 
         def finish():
             with _explained(path, by_name, left):
@@ -208,10 +210,10 @@ def _measured(moments, pairs) -> dict:
 
 
 def _begun(maker, layer, path, fit, workers):
-    """A function that gives what a maker makes of a layer, whose kernel is fitted in a worker."""
+    """A function that gives what a maker makes of a layer; a worker may fit the kernel."""
     if not isinstance(maker, Maker):
         return lambda: maker(layer)
-    if workers.executor is None or not layer.built or not maker.takes(layer):
+    if workers is None or workers.executor is None or not (layer.built and maker.takes(layer)):
         return lambda: maker(layer, **fit)
     maker.layer_class.arguments_from(layer)  # raises before anything is sent
     given = maker.first_step(), stand_in(layer, fit.get("kernel")), fit["metric"]
