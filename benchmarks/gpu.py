@@ -42,6 +42,7 @@ Seconds, and passes: the time divided by that of one `predict` of the same image
 |---|---|---|---|
 """
 SETTINGS = [(xla, policy) for policy in ("float32", "mixed_float16") for xla in (False, True)]
+QUICK_XLA = ("ordinary", "hashed 1/16", "`Prune` at each step", "`Distiller` with a hint")
 FORMS = {
     "binary": (L.BinaryConv2D.using(), L.BinaryDense.using()),
     "ternary": (L.TernaryConv2D.using(), L.TernaryDense.using()),
@@ -49,7 +50,7 @@ FORMS = {
     "4 bits": (L.QuantizedConv2D.using(bits=4), L.QuantizedDense.using(bits=4)),
     "codebook of 16": (L.CodebookConv2D.using(size=16), L.CodebookDense.using(size=16)),
     "hashed 1/16": (L.HashedConv2D.using(ratio=16), L.HashedDense.using(ratio=16)),
-    "tile-hashed 1/16": (None, L.TileHashedDense.using(ratio=16)),
+    "tile-hashed": (None, L.TileHashedDense.using(tile=16, tiles=4)),
     "circulant": (L.CirculantConv2D.using(block=16), L.CirculantDense.using(block=64)),
     "low rank 1/4": (L.LowRankConv2D.using(rank=0.25), L.LowRankDense.using(rank=0.25)),
     "k x 1, 1 x k 1/4": (L.SpatialConv2D.using(rank=0.25), None),
@@ -130,7 +131,7 @@ def step_ms(made, data, steps, xla):
     learner.compile(optimizer, LOSS, jit_compile=xla)
     clock = Clock()
     batch = tf.data.Dataset.from_tensors(data).repeat(steps + 5)
-    learner.fit(batch, epochs=1, verbose=0, callbacks=[*callbacks, clock])
+    learner.fit(batch, epochs=1, verbose=0, shuffle=False, callbacks=[*callbacks, clock])
     return 1000 * float(np.median(np.diff(clock.times)[4:]))
 
 
@@ -144,6 +145,8 @@ def step_rows(args, x, y):
         model.compile(loss=LOSS)
         data, ordinary = (x[: args.batch], y[: args.batch]), None
         for name, make in trainings(model, data).items():
+            if args.quick and xla and name not in QUICK_XLA:
+                continue
             try:
                 ms = step_ms(make(), data, args.steps, xla)
                 cell = f"{ms:.2f} ms" if ordinary is None else f"{ms / ordinary:.2f}"

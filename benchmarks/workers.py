@@ -1,7 +1,7 @@
 """What workers save: `plan` by one and by two processes with one thread each, the same plan.
 
     python benchmarks/workers.py              writes docs/workers-benchmark.md
-    python benchmarks/workers.py --quick      a small net, printed only
+    python benchmarks/workers.py --small      the small net alone
 
 The workers are those of a `ProcessPoolExecutor`; they are started, and have imported TensorFlow,
 before the clock runs. The program itself, which measures the inputs of the layers and carries out
@@ -30,21 +30,28 @@ THREADS = (
 )
 HEAD = """# Workers
 
-Written by `benchmarks/workers.py` on {cores} cores: `plan` to 10% of the bits with {images} images
-by the workers of a `ProcessPoolExecutor`, one thread each. The plans are the same to the bit. The
+Written by `benchmarks/workers.py` on {cores} cores, on which about {load} processes were at work at
+the end: `plan` by the workers of a `ProcessPoolExecutor`, one thread each. The plans are the same to
+the bit. The
 processor seconds are those of the run with one worker: of the program itself, and of the worker,
 which two share.
 
-| net | one worker, s | two workers, s | times faster | processor seconds here | of the worker |
+| work | one worker, s | two workers, s | times faster | processor seconds here | of the worker |
 |---|---|---|---|---|---|
 """
 
 
-def nets(quick):
-    if quick:
-        return {"small ResNet": (tfc.models.small_resnet(), (28, 28, 1), 200)}
-    resnet = tfc.models.resnet18((32, 32, 3), 10)
-    return {"ResNet-18 at 32 x 32": (resnet, (32, 32, 3), 1000)}
+def works(small):
+    """`{name: (model, shape, images, target)}`."""
+    net, shape = tfc.models.small_resnet(), (28, 28, 1)
+    found = {
+        "small ResNet, 200 images, 10% of the bits": (net, shape, 200, "bits"),
+        "the same, 30% of the .tflite bytes": (net, shape, 200, "tflite"),
+    }
+    if not small:
+        resnet, shape = tfc.models.resnet18((32, 32, 3), 10), (32, 32, 3)
+        found["ResNet-18, 1,000 images, 10% of the bits"] = resnet, shape, 1000, "bits"
+    return found
 
 
 def ready(seconds):
@@ -54,7 +61,7 @@ def ready(seconds):
     time.sleep(seconds)
 
 
-def planned(model, data, workers):
+def planned(model, data, target, workers):
     """A plan, the seconds that it took, and those of processors, here and in a worker."""
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ |= dict.fromkeys(THREADS, "1")  # of the processes that start now
@@ -65,7 +72,8 @@ def planned(model, data, workers):
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         theirs = pool.submit(time.process_time).result()
         begin, here = time.perf_counter(), time.process_time()
-        plan = tfc.plan(model, data, 0.1, executor=pool, verbose=0)
+        budget = 0.3 if target == "tflite" else 0.1
+        plan = tfc.plan(model, data, budget, target, executor=pool, verbose=0)
         seconds, here = time.perf_counter() - begin, time.process_time() - here
         theirs = pool.submit(time.process_time).result() - theirs  # of the one, if it is one
     return plan, seconds, here, theirs
@@ -82,12 +90,12 @@ def check_same(one, other):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a small net, printed only")
+    parser.add_argument("--small", action="store_true", help="the small net alone")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", default="docs/workers-benchmark.md")
     args = parser.parse_args()
     text = ""
-    for name, (model, shape, images) in nets(args.quick).items():
+    for name, (model, shape, images, target) in works(args.small).items():
         rng = np.random.default_rng(0)
         keras.utils.set_random_seed(0)
         x = rng.standard_normal((images, *shape), "float32")
@@ -97,7 +105,7 @@ def main():
         for _ in range(args.rounds):
             plans = {}
             for workers in (1, 2):
-                plans[workers], *seconds = planned(model, data, workers)
+                plans[workers], *seconds = planned(model, data, target, workers)
                 least[workers] = min(seconds, least.get(workers, seconds))
                 print(f"{name}: {workers} workers, {seconds[0]:.1f} s", flush=True)
             check_same(*plans.values())
@@ -105,8 +113,8 @@ def main():
         row = f"{one:.1f} | {two:.1f} | {one / two:.2f} | {here:.1f} | {theirs:.1f}"
         print(f"{name}: {row}", flush=True)
         text += f"| {name} | {row} |\n"
-    if not args.quick:
-        write_page(args.out, HEAD.format(cores=os.cpu_count(), images=images) + text)
+    load = f"{os.getloadavg()[0]:.0f}"
+    write_page(args.out, HEAD.format(cores=os.cpu_count(), load=load) + text)
 
 
 if __name__ == "__main__":
