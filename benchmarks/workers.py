@@ -31,10 +31,9 @@ THREADS = (
 HEAD = """# Workers
 
 Written by `benchmarks/workers.py` on {cores} cores, on which about {load} processes were at work at
-the end: `plan` by the workers of a `ProcessPoolExecutor`, one thread each. The plans are the same to
-the bit. The
-processor seconds are those of the run with one worker: of the program itself, and of the worker,
-which two share.
+the end: `plan` by the workers of a `ProcessPoolExecutor`, one thread each. The plans are the same
+to the bit. The processor seconds are those of the run with one worker: of the program itself, and
+of the worker, which two share.
 
 | work | one worker, s | two workers, s | times faster | processor seconds here | of the worker |
 |---|---|---|---|---|---|
