@@ -11,6 +11,10 @@ import numpy as np
 
 from tfcompress.utils.types import Metric
 
+SINGLE_PRECISION_FROM = 2**18  # weights; products with a larger kernel are in single precision
+TUCKER_SWEEPS = 10
+SETTLED = 1e-4  # share of the sum of squares that a sweep over a large kernel must add to go on
+LEAST_GAIN = 0.002  # share of the form that a sweep over a large kernel must take away to go on
 FULL_SVD_UP_TO = 1024  # shorter side of a matrix: the way over the Gram matrix is no faster
 
 
@@ -29,7 +33,7 @@ def svd(w: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         `u` of shape `(i, r)` and `v` of shape `(r, o)`, float64.
     """
-    w = np.asarray(w, np.float64)
+    w = np.asarray(w, np.float32 if min(w.shape) > FULL_SVD_UP_TO else np.float64)
     if not 1 <= rank <= min(w.shape):
         raise ValueError(
             f"`rank` must be from 1 to {min(w.shape)}, the full rank of a {w.shape[0]} x "
@@ -42,12 +46,26 @@ def svd(w: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
         u, s, v = np.linalg.svd(w, full_matrices=False)
         root = np.sqrt(s[:rank])
         return u[:, :rank] * root, root[:, None] * v[:rank]
+    return _leading_svd(w, rank)
+
+
+def _leading_svd(w, rank):
+    """`svd` of a large matrix that is not wider than high, with products in single precision.
+
+    The rounding of the Gram matrix turns its eigenvectors a little; one step of subspace iteration
+    on the matrix itself turns them back.
+    """
     import scipy.linalg
 
     n = w.shape[1]
-    values, vectors = scipy.linalg.eigh(w.T @ w, subset_by_index=[n - rank, n - 1])
+    _, vectors = scipy.linalg.eigh(
+        w.T @ w, subset_by_index=[n - rank, n - 1], overwrite_a=True, check_finite=False
+    )
+    vectors, _ = np.linalg.qr(w.T @ (w @ vectors))
+    left = (w @ vectors).astype(np.float64)
+    values, turn = np.linalg.eigh(left.T @ left)
     root = np.maximum(values, 1e-300) ** 0.25  # square root of the singular values
-    return (w @ vectors) / root, root[:, None] * vectors.T
+    return left @ (turn / root), root[:, None] * (vectors.astype(np.float64) @ turn).T
 
 
 def singular_values(w: np.ndarray) -> np.ndarray:
@@ -95,18 +113,24 @@ def tucker(w: np.ndarray, ranks: tuple[int, int]) -> list[np.ndarray]:
         raise ValueError(
             f"`ranks` must be from 1 to the channels, {w.shape[2:]}. Received: ranks={ranks}"
         )
-    w = np.asarray(w, np.float64)
-    a, b = _leading(w, 2, p), _leading(w, 3, q)
-    for _ in range(10):
-        a = _leading(w @ b, 2, p)
-        b = _leading(np.einsum("hwio,ip->hwpo", w, a, optimize=True), 3, q)
-    return [a, np.einsum("hwio,ip,oq->hwpq", w, a, b, optimize=True), b]
+    w = np.asarray(w, np.float32 if np.size(w) >= SINGLE_PRECISION_FROM else np.float64)
+    b, last = _leading(w, 3, q)[0], 0.0
+    for _ in range(TUCKER_SWEEPS):
+        a, _ = _leading(w @ b.astype(w.dtype), 2, p)
+        seen = np.tensordot(w, a.astype(w.dtype), (2, 0)).transpose(0, 1, 3, 2)  # h w p o
+        b, held = _leading(seen, 3, q)
+        if held - last <= SETTLED * held and w.dtype == "float32":
+            break
+        last = held
+    core = np.einsum("hwpo,oq->hwpq", seen, b, optimize=True)
+    return [a, core.astype(np.float64), b]
 
 
 def _leading(w, axis, rank):
-    """Orthonormal directions along an axis that hold the most of the sum of squares."""
+    """Orthonormal directions along an axis that hold the most of the sum of squares, and that."""
     flat = np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1)
-    return np.linalg.eigh(flat @ flat.T)[1][:, -rank:]
+    values, vectors = np.linalg.eigh((flat @ flat.T).astype(np.float64))
+    return vectors[:, -rank:], values[-rank:].sum()
 
 
 def least_squares(
@@ -116,6 +140,7 @@ def least_squares(
     w: np.ndarray,
     start: np.ndarray,
     steps: int = 50,
+    dtype: Any = np.float64,
 ) -> np.ndarray:
     """Parameters p for which `expand(p)` is nearest to `w` in a second-order form.
 
@@ -128,6 +153,7 @@ def least_squares(
         w: the target.
         start: the parameters to begin with, of any shape.
         steps: of conjugate gradients, at most.
+        dtype: in which they are made.
 
     Returns:
         Parameters like `start`, at least as good as it.
@@ -137,10 +163,10 @@ def least_squares(
     def matvec(p):
         return collect(apply(expand(p.reshape(start.shape)))).ravel()
 
-    operator = LinearOperator((start.size, start.size), matvec=matvec, dtype=np.float64)
-    right = collect(apply(np.asarray(w, np.float64))).ravel()
+    operator = LinearOperator((start.size, start.size), matvec=matvec, dtype=dtype)
+    right = collect(apply(np.asarray(w, dtype))).ravel()
     # To a relative residual of 1e-5, the default under the two names that SciPy has had for it.
-    found, _ = cg(operator, right, x0=np.ravel(start).astype(np.float64), atol=0.0, maxiter=steps)
+    found, _ = cg(operator, right, x0=np.ravel(start).astype(dtype), atol=0.0, maxiter=steps)
     return found.reshape(start.shape)
 
 
@@ -193,7 +219,8 @@ def refine(
     Returns:
         float64 arrays like `parts`.
     """
-    w, parts = np.asarray(w, np.float64), [np.asarray(part, np.float64) for part in parts]
+    dtype = np.float32 if np.size(w) >= SINGLE_PRECISION_FROM else np.float64
+    w, parts, damage = np.asarray(w, dtype), [np.asarray(p, dtype) for p in parts], np.inf
     inputs, output = expression.split("->")
     terms = inputs.split(",")
     for _ in range(sweeps):
@@ -211,8 +238,14 @@ def refine(
                 w,
                 parts[k],
                 steps=10,
-            )
-    return parts
+                dtype=dtype,
+            ).astype(dtype)
+        if dtype == np.float32:
+            last = damage
+            damage = metric.quadratic(w - np.einsum(expression, *parts, optimize=True))
+            if last - damage < LEAST_GAIN * damage:
+                break
+    return [part.astype(np.float64) for part in parts]
 
 
 def cp_noise_sensitivity(parts: list[np.ndarray], expression: str) -> float:

@@ -248,7 +248,7 @@ def as_metric(
         ValueError: the metric is one of other kernels.
     """
     if metric is None:
-        return Diagonal(np.ones(shape))
+        return Diagonal(np.ones(shape, "float32"))
     if not isinstance(metric, (Diagonal, Kronecker)):
         metric = Diagonal(metric)
     if isinstance(metric, Diagonal):

@@ -17,6 +17,7 @@ from tfcompress.utils.types import Metric, Shape, Tensor
 ROUNDS = 12  # of rounding and fitting the scales again, at most
 SINGLE_PRECISION_FROM = 2**16  # weights: the sums of a larger kernel take too long in double
 LARGE = 2**18  # weights
+VERY_LARGE = 2**20  # weights: single precision in any metric
 LEAST_GAIN = 0.003  # share of the damage that a round on a large kernel must take away to go on
 ONE_ROUND_ABOVE = 2**23  # weights: on a larger kernel each round takes minutes
 
@@ -151,7 +152,8 @@ def fit_grid(
     """
     metric = as_metric(metric, w.shape)
     sized = w.size if isinstance(metric, Kronecker) else 0
-    w = np.asarray(w, np.float32 if sized >= SINGLE_PRECISION_FROM else np.float64)
+    single = sized >= SINGLE_PRECISION_FROM or w.size >= VERY_LARGE
+    w = np.asarray(w, np.float32 if single else np.float64)
     if sized > ONE_ROUND_ABOVE and metric.groups == 1 and metric.g is None:
         return _fit_once(w, nearest, np.broadcast_to(scale, w.shape[-1:]), metric, refit)
     axes = tuple(range(w.ndim - 1))
