@@ -144,6 +144,14 @@ def test_pictures_and_pages_that_are_named_exist():
             assert (page.parent / target).exists(), (page.name, target)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_heading_stands_once(page):
+    """Two are what a careless merge leaves."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    headings = re.findall(r"^## .*", text, re.M)
+    assert len(headings) == len(set(headings))
+
+
 def runner():
     spec = importlib.util.spec_from_file_location("notebooks", ROOT / "tools" / "notebooks.py")
     module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,3 @@
-import importlib.util
 import os
 import pathlib
 import subprocess
@@ -20,7 +19,7 @@ CHOSEN = (
     " or decay or constraints or overflows or frozen or sync or reload and Ternary or by_hand"
     " or each_output and Ternary or single_filter"
 )
-ON_JAX = keras.backend.backend() == "jax"
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 x = np.random.default_rng(0).standard_normal((64, 6)).astype("float32")
 y = (x @ np.random.default_rng(1).standard_normal((6, 2))).astype("float32")
 
@@ -67,6 +66,10 @@ class AfterEachBatch(keras.callbacks.Callback):
         self.seen.append(self.look(self.model))
 
 
+def tensor(array):
+    return keras.ops.convert_to_tensor(array, "float32")
+
+
 @pytest.mark.parametrize("project", PROJECTS, ids=repr)
 def test_a_step_is_adam_on_the_latents_then_the_projection(project):
     """Against a plain loop: gradient at the projected weights, Adam in NumPy on the latents."""
@@ -74,15 +77,16 @@ def test_a_step_is_adam_on_the_latents_then_the_projection(project):
     w, m, v = model.get_weights()[0].astype("float64"), 0, 0
     compiled(project, 0.05, model)
     keeps = isinstance(project, Projection)
-    levels = project.fit(np.float32(w), np.ones(w.shape, "float32")) if keeps else None
-    value = np.asarray(project.nearest(np.float32(w), levels) if keeps else project(w))
+    latent, d = tensor(w), tensor(np.ones(w.shape))
+    levels = project.fit(latent, d) if keeps else None
+    value = np.asarray(project.nearest(latent, levels) if keeps else project(w))
     for step in range(1, 9):
         batch = slice(16 * ((step - 1) % 4), 16 * ((step - 1) % 4) + 16)
         gradient = 2 * x[batch].T @ (x[batch] @ value - y[batch]) / y[batch].size
         m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
         rate = 0.05 * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
         w = w - rate * m / (np.sqrt(v) + 1e-7)
-        latent, d = np.float32(w), np.float32(np.sqrt(v) + 1e-7)
+        latent, d = tensor(w), tensor(np.sqrt(v) + 1e-7)
         if keeps:
             levels = project.refine(latent, d, levels)
         value = np.asarray(project.nearest(latent, levels) if keeps else project(latent, d))
@@ -145,7 +149,7 @@ def test_each_output_has_a_scale_of_its_own(layer, shape, project):
     inputs = np.random.default_rng(0).standard_normal((16, *shape)).astype("float32")
     model.compile(ProxNewton(1e-3, project, variables=f"*{layer.name}/*kernel"), "mse")
     model.fit(inputs, np.ones((16, 2)), epochs=2, verbose=0)
-    kernel = layer.weights[0].numpy() if not ON_JAX else np.asarray(layer.weights[0])
+    kernel = keras.ops.convert_to_numpy(layer.weights[0])
     latent = outputs(layer, latents(model.optimizer)[0])
     levels = keras.ops.convert_to_numpy(model.optimizer._levels[0])
     expected = project.nearest(latent, levels)
@@ -179,7 +183,7 @@ def test_a_model_that_fit_builds(jit_compile):
         np.testing.assert_array_equal(built, unbuilt)
 
 
-@pytest.mark.skipif(ON_JAX, reason="JAX builds the optimizer before the first batch")
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="others build it before the first batch")
 def test_in_eager_mode_no_gradient_is_taken_at_the_float_weights():
     graph, early, late = compiled(), compiled(), compiled()
     for model in (early, late):
@@ -299,7 +303,7 @@ def test_frozen_and_shared_layers_and_chosen_variables():
     outputs = layers.Dense(2, name="out")(block(frozen(shared(shared(inputs)))))
     model = keras.Model(inputs, outputs)
     frozen.trainable = False
-    before = frozen.kernel.numpy() if not ON_JAX else np.asarray(frozen.kernel)
+    before = keras.ops.convert_to_numpy(frozen.kernel)
     compiled(model=model, variables=["shared/*kernel", "*inner/kernel"])
     fit(model)
     optimizer = model.optimizer
@@ -359,7 +363,7 @@ def test_a_model_saved_before_its_first_step(tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(latents(again.optimizer), before, strict=True))
 
 
-@pytest.mark.skipif(ON_JAX, reason="export needs TensorFlow")
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="export needs TensorFlow")
 @pytest.mark.parametrize(
     "project, encoding", [(Binary(), "INT2"), (Ternary(None), "INT2"), (Linear(4), "INT4")]
 )
@@ -402,14 +406,15 @@ def test_bad_arguments():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
-@pytest.mark.skipif(ON_JAX, reason="this is the process on JAX")
-def test_some_of_this_on_jax():
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="this is the process on another backend")
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_some_of_this_on_other_backends(backend):
+    pytest.importorskip(backend)
     here = pathlib.Path(__file__)
     files = [str(here), str(here.parent / "project" / "test_project.py")]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-n", "0", *files, "-k", CHOSEN],
-        env=os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
     )

@@ -1,6 +1,5 @@
 """The Distiller; the limits of `keras.distillation.Distiller` are marked "peer"."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -640,16 +639,17 @@ def test_the_student_is_no_teacher():
         Distiller(student=student, teacher=student)
 
 
-ON_JAX = "formula or runs_once or nested or stages or schedule or as_a_dataset"
+ELSEWHERE = "formula or runs_once or nested or stages or schedule or as_a_dataset"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="this is the process on JAX")
-def test_it_trains_on_jax():
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="this is the other process")
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_it_trains_on_other_backends(backend):
+    pytest.importorskip(backend)
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", __file__, "-k", ON_JAX],
-        env=os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": os.pathsep.join(sys.path)},
+        [sys.executable, "-m", "pytest", "-n", "0", __file__, "-k", ELSEWHERE],
+        env=os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
     )

@@ -90,7 +90,7 @@ class _Scaled(Projection):
         return ratio(total(weighted * w, self.axis), size, ops.zeros_like(size))
 
     def nearest(self, w: Tensor, levels: Tensor) -> Tensor:
-        return levels * self._codes(w, levels)
+        return ops.multiply(levels, self._codes(w, levels))
 
     def _codes(self, w, levels):
         # A scale of 0, which is what codes that are all zero give, has the largest codes: the next
