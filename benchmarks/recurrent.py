@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import io
 import os
-import pathlib
 import time
 
 import keras
@@ -18,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from export import machine
 from keras import layers
+from pages import write_page
 
 import tfcompress as tfc
 from tfcompress.tflite.runner import Runner
@@ -115,7 +115,7 @@ def main():
     for name, net in chosen.items():
         text += "".join(measure(name, *net, arguments.rounds))
     if not arguments.net:
-        pathlib.Path(arguments.out).write_text(text)
+        write_page(arguments.out, text)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import time
 import keras
 import numpy as np
 from keras import ops
+from pages import write_page
 
 import tfcompress as tfc
 
@@ -227,7 +228,7 @@ def main():
         out = held_out[split]
         data = [(x[chosen], columns["digit"][chosen]) for chosen in (~out, out)]
         measure_missing(kind, split, seed, arguments, data)
-        pathlib.Path(arguments.output).write_text(page(arguments))
+        write_page(arguments.output, page(arguments))
 
 
 if __name__ == "__main__":
