@@ -43,7 +43,7 @@ def test_the_layer_its_cause_and_its_cure_are_shown(files, tmp_path):
     done = run(files / "small.tfc", *given, *file, "--try-cures")
     assert done.exit_code == 0, done.output
     assert "fc: rank below the knee: rank 1 of 16" in done.stdout
-    assert 'tfc.swap(model, {"fc": tfc.layers.' in done.stdout
+    assert 'cure = {"fc": tfc.layers.' in done.stdout
     assert "Where the accuracy went" in page.read_text()
     assert "rank below the knee" in page.read_text()
     assert (folder / "error.json").exists()

@@ -115,6 +115,10 @@ def test_each_cure_is_code_and_runs():
     assert found["norm"].cured < found.after
     assert str(found["norm"].cure) == "tfc.recalibrate_batch_norm(small, data)"
     assert found["fc"].cure.rules.keys() == {"fc"}
+    names = {"tfc": tfc, "model": model, "rules": {"fc": tfc.layers.BinaryDense}, "x": x}
+    code, cure = str(found["fc"].cure), found["fc"].cure.maker
+    exec(code.replace("tfc.swap", "new = tfc.swap"), names)
+    assert type(names["new"].get_layer("fc")) is cure.layer_class
 
 
 def test_parts_of_recurrent_cells_are_named():

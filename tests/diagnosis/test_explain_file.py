@@ -145,3 +145,14 @@ def test_constants_are_the_numbers_that_they_stand_for():
     names = [t.name.decode() for t in taps.graph.tensors]
     kernel = real_constant(taps.graph, names.index("out/kernel"))
     np.testing.assert_allclose(kernel.T, np.array(small.get_layer("out").kernel), atol=1e-6)
+
+
+def test_the_metric_is_that_of_the_file():
+    model = net(recurrent)
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(True), metrics=["accuracy"])
+    y = np.argmax(model(X), -1)
+    blob = changed(tfc.to_tflite(model), "out", lambda w: (-w).astype(w.dtype))
+    found = tfc.explain(model, model, (X, y), tflite=blob)
+    right = np.mean(np.argmax(Taps(blob).run([X])[0][0], -1) == y)
+    assert found.metric == ("accuracy", 1.0, pytest.approx(right))
+    assert found.after > found.before

@@ -39,12 +39,14 @@ class SwapRule:
 
     @property
     def rules(self) -> Rules:
-        """The rule for `swap`, to be put before the others."""
+        """The rule for `swap`: with others, `cure.rules | others | cure.rules`."""
         return {self.path: self.maker}
 
     def __str__(self):
         made = "None" if self.maker is None else f"tfc.layers.{self.maker!r}"
-        return f"tfc.swap(model, {{{json.dumps(self.path)}: {made}, **rules}}, data=x)"
+        cure = f"cure = {{{json.dumps(self.path)}: {made}}}"
+        # A dict keeps the first place of a key and its last value: the cure comes before all rules.
+        return f"{cure}; tfc.swap(model, cure | rules | cure, data=x)"
 
     def layers(self, pair: Pair, inputs: list) -> list:
         """What stands in the place of a pair then.

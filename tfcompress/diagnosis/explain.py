@@ -95,7 +95,7 @@ def explain(
     ]
     rise = float(after.mean() - measured.before.mean())
     rest = rise - sum(share.rise for share in found)
-    file_errors = {}
+    file_errors, judged = {}, small
     if tflite is not None:
         from tfcompress.diagnosis.file.faults import FileDiagnosis  # TensorFlow
         from tfcompress.diagnosis.file.rows import with_file
@@ -103,6 +103,7 @@ def explain(
         file = FileDiagnosis(model, small, now, tflite, examples, loss)
         layers, rise, rest = with_file(layers, file), rise + file.rise, rest + file.rest
         file_errors = file.errors
+        judged = small if file.taps.batch else file  # which takes batches of any size
     by_loss = _loss_tells(layers)
     return Explanation(
         name=small.name,
@@ -110,7 +111,7 @@ def explain(
         before=float(measured.before.mean()),
         after=float(measured.before.mean()) + rise,
         rest=rest,
-        metric=_metric(model, small, examples, loss),
+        metric=_metric(model, judged, examples, loss),
         layers=tuple(sorted(layers, key=lambda r: -(r.share if by_loss else r.moved))),
         by_loss=by_loss,
         orders=orders,
@@ -162,10 +163,11 @@ def _loss_tells(layers) -> bool:
 
 
 def _metric(model, small, examples, loss) -> tuple[str, float, float] | None:
+    """What the user judges by, before and after; None where the data or the losses do not tell."""
+    if examples[1] is None:
+        return None
     try:
         quality = Quality(model, examples, loss=loss)
     except ValueError:  # what is good is not known
-        return None
-    if examples[1] is None:
         return None
     return quality.name, quality(model), quality(small)

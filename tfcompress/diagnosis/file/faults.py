@@ -1,6 +1,7 @@
 """What each layer of a model adds to the loss in its .tflite file alone."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -88,6 +89,11 @@ class FileDiagnosis:
         after = self._measured(self._in_order(file_outputs))
         self.rise = float((after - self.before)[0].mean())
         self._rest(after)
+
+    def __call__(self, x: Any, training: bool = False) -> list:
+        """The outputs of the file, as a model would give them."""
+        self.x = x
+        return self._in_order(self.taps.run(self._inputs()[1])[0])
 
     def _chosen(self, x) -> np.ndarray:
         """The examples that are run, of as many as the file takes at once and memory allows."""
