@@ -189,3 +189,24 @@ def test_only_what_differs_is_a_pair():
     model, _ = net()
     small = tfc.swap(model, {"conv": tfc.layers.BinaryConv2D})
     assert [pair.path for pair in pairs.pairs_of(model, small)] == ["conv"]
+
+
+def test_several_inputs_and_outputs_without_a_metric():
+    keras.utils.set_random_seed(0)
+    one, other = keras.Input((8,), name="one"), keras.Input((4,), name="other")
+    shared = keras.layers.Dense(16, name="shared")
+    parts = [keras.layers.Dense(8, name=n)(x) for n, x in (("p", one), ("q", other))]
+    h = shared(shared(keras.layers.Concatenate()(parts)))
+    heads = {n: keras.layers.Dense(k, name=n)(h) for n, k in (("u", 3), ("v", 1))}
+    model = keras.Model({"one": one, "other": other}, heads)
+    model.compile(loss={"u": LOSS, "v": "mse"})
+    random = np.random.default_rng(0)
+    x = {
+        n: random.standard_normal((50, k)).astype("float32") for n, k in (("one", 8), ("other", 4))
+    }
+    y = {"u": random.integers(0, 3, 50), "v": random.standard_normal((50, 1))}
+    small = tfc.swap(model, {"shared": tfc.layers.BinaryDense})
+    found = tfc.explain(model, small, (x, y), tflite=tfc.to_tflite(small, check=x))
+    assert found.metric is None
+    assert found["shared"].cause.name == "few bits"
+    assert sum(row.share for row in found.layers) == pytest.approx(found.rise, abs=1e-4)

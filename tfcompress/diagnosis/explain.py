@@ -33,7 +33,7 @@ def explain(
     tflite: Path | bytes | None = None,
     loss: Loss = None,
     try_cures: bool = False,
-    seconds: float = 10.0,
+    seconds: float = 3.0,
 ) -> Explanation:
     """Finds the layers in which a compressed model lost its accuracy, why, and what helps.
 
@@ -42,7 +42,7 @@ def explain(
     is put back is the layer's share of the rise (its Shapley value). The causes are found by rules,
     each of which undoes one kind of damage and counts how much of the layer's error is gone.
 
-    Cost: `2 layers` to `8 layers` forward passes of at most 512 examples, and a fit of each kernel.
+    Cost: `2 layers` to `4 layers` forward passes of at most 512 examples, and a fit of each kernel.
 
     Args:
         model: the float model, or its path; it stays as it is.
@@ -163,11 +163,11 @@ def _loss_tells(layers) -> bool:
 
 
 def _metric(model, small, examples, loss) -> tuple[str, float, float] | None:
-    """What the user judges by, before and after; None where the data or the losses do not tell."""
+    """What the user judges by, before and after; None where that is the loss or is not known."""
     if examples[1] is None:
         return None
     try:
         quality = Quality(model, examples, loss=loss)
     except ValueError:  # what is good is not known
         return None
-    return quality.name, quality(model), quality(small)
+    return None if quality.name == "loss" else (quality.name, quality(model), quality(small))

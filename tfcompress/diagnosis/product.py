@@ -11,6 +11,7 @@ import numpy as np
 from tfcompress.measure.rows import as_kernel, can_measure, fan_in_first, patches
 
 MOST_ROWS = 4096
+LEAST_ROWS = 16  # with fewer, a factor for each output would explain nearly anything
 POSITIONS = 64  # of an image, at which the inputs of a convolution are taken
 
 
@@ -72,7 +73,7 @@ class Product:
 
 
 def _rows(layer, inputs):
-    """Rows of finite inputs, `(G, N, n)`, or None."""
+    """Rows of finite inputs, `(G, N, n)`; None if there are too few."""
     is_table = hasattr(layer, "input_dim") and hasattr(layer, "output_dim")
     if is_table or not inputs or not can_measure(layer):
         return None
@@ -85,4 +86,4 @@ def _rows(layer, inputs):
         if count >= MOST_ROWS:
             break
     rows = np.concatenate(found, 1)[:, :MOST_ROWS].astype("float64")
-    return rows if rows.shape[1] else None
+    return rows if rows.shape[1] >= LEAST_ROWS else None

@@ -10,7 +10,7 @@ from tfcompress.diagnosis.example_loss import ExampleLoss
 from tfcompress.diagnosis.pairs import Pair
 from tfcompress.diagnosis.switchboard import Switchboard
 
-MOST_ORDERS = 8
+MOST_ORDERS = 4
 SIGNIFICANT = 3.0  # standard errors by which a share must stand out to be more than chance
 
 
@@ -40,7 +40,7 @@ def shares(
     step is that layer's. So in each order the shares add up to the whole rise. An order and its
     reverse are taken together; the first is that of the model.
 
-    Cost: as many forward passes as there are layers, for each of 2 to 8 orders.
+    Cost: as many forward passes as there are layers, for each of 2 to 4 orders.
 
     Args:
         board: of the compressed model.
