@@ -71,6 +71,9 @@ class Signs:
         return (2 * bits.astype(np.int8) - 1).astype(packed.dtype).reshape(packed.shape)
 
 
+AT_A_TIME = 2**18  # integers, a multiple of 8: each takes a number of 64 bits for every bit
+
+
 @dataclass(frozen=True)
 class Integers:
     """`bits` bits per entry, two's complement for a signed dtype, the first entry the low bits."""
@@ -83,11 +86,14 @@ class Integers:
         low, high = self.range(array.dtype)
         if array.size and (array.min() < low or array.max() > high):
             return None
-        codes = array.ravel().astype(np.int64) & ((1 << self.bits) - 1)
+        flat = array.ravel()
+        parts = (flat[i : i + AT_A_TIME] for i in range(0, flat.size, AT_A_TIME))
+        return _packed(self, array, b"".join(map(self._encode_part, parts)))
+
+    def _encode_part(self, part):
+        codes = part.astype(np.int64) & ((1 << self.bits) - 1)
         lanes = (codes[:, None] >> np.arange(self.bits)) & 1
-        return _packed(
-            self, array, np.packbits(lanes.astype(np.uint8), bitorder="little").tobytes()
-        )
+        return np.packbits(lanes.astype(np.uint8), bitorder="little").tobytes()
 
     def decode(self, packed: Packed) -> np.ndarray:
         count = _count(packed)

@@ -31,7 +31,7 @@ from tfcompress.utils.types import Config, InputShape, Metric, Regularizer, Shap
 SCALE_SHARES = np.linspace(0.3, 1.2, 91)  # tried, in shares of the scale that clips nothing
 SEARCHED_WEIGHTS = 2**18  # the search for a scale looks at no fewer than these, in no fewer than
 SEARCHED_ROWS = 512  # these rows, where the kernel has as many
-AT_A_TIME = 2**24  # weights
+AT_A_TIME = 2**21  # weights
 LEVELS = ("linear", "log")
 Levels = Literal["linear", "log"]
 
