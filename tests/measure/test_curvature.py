@@ -429,7 +429,7 @@ def test_kronecker_matches_the_trace_of_each_output_and_covers_nested_layers():
     x = rng.normal(size=(20, 5, 5, 4)).astype("float32")
     found = curvature.kronecker(model, x, CROSSENTROPY, batch_size=8)
     assert list(found) == ["depthwise", "grouped", "residual/conv", "out"]
-    diagonals = curvature.gauss_newton(model, x, CROSSENTROPY)
+    diagonals = curvature.gauss_newton(model, x, CROSSENTROPY, batch_size=8)
     for path, metric in found.items():
         d = metric.diagonal(diagonals[path].shape)
         sums = [metric.split(a).sum(1) for a in (d, diagonals[path])]

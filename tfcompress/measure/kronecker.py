@@ -84,7 +84,7 @@ def kronecker(
         return metrics
     loss = None if isinstance(loss, str) and loss == COMPILED else loss
     small = min(batch_size, 32)  # many small batches make a better estimate than few large ones
-    diagonals = gauss_newton(model, data, loss, 1, small, seed, class_weight)
+    diagonals = gauss_newton(model, data, loss, 1, small, seed, class_weight, verbose)
     return {
         path: _match_trace(metric, diagonals[path], layers[path])
         for path, metric in metrics.items()
