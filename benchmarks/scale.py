@@ -286,7 +286,7 @@ def main():
     for part in (*rows, *growing):
         line = row_text(part, arguments.before) if part in ROWS else growth_text(part)
         print(line, end="", flush=True)
-        text += (GROWTH if part == growing[:1] else "") + line
+        text += (GROWTH if [part] == growing[:1] else "") + line
     if not (arguments.row or arguments.growth):
         from export import machine
         from pages import write_page

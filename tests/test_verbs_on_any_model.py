@@ -169,6 +169,7 @@ def sensitivity(name, tmp_path):
     model, x, y = made(name)
     makers = [tfc.layers.QuantizedDense.using(bits=4), tfc.layers.QuantizedConv1D.using(bits=4)]
     makers += [tfc.layers.QuantizedConv2D.using(bits=4)]
+    makers += [tfc.layers.QuantizedEinsumDense.using(bits=4)]
     found = tfc.sensitivity(model, (x, y), candidates=makers, loss="mse")
     assert found.rows and all(np.isfinite(row.measured) for row in found.rows)
 

@@ -6,8 +6,7 @@ from typing import Any
 import keras
 
 from tfcompress.export.convert.full_integer import IO_TYPES
-from tfcompress.graph.paths import check_keras_3
-from tfcompress.graph.sound import check_finite_weights
+from tfcompress.graph.paths import check_finite_weights, check_keras_3
 from tfcompress.tflite.runtimes import parse_version
 from tfcompress.utils.checks import check_ending, check_store
 from tfcompress.utils.types import Activations, Path, Rest, Sample, Store

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfcompress.graph.private_keras import Functional, layers_in
+from tfcompress.utils.arrays import to_numpy
 
 
 def walk(
@@ -149,3 +151,15 @@ def check_graph(model: Any, work: str) -> None:
             "model, whose layers are called from Python code. Expected a Sequential or Functional "
             f"model, as `keras.Model(inputs, outputs)` makes it. Received: {model!r}"
         )
+
+
+def check_finite_weights(model: keras.Model) -> None:
+    """Raises `ValueError` with the layer and the weight if one holds NaN or infinite values."""
+    for path, (layer, _) in walk(model).items():
+        for variable in layer.weights:
+            if not keras.backend.is_float_dtype(variable.dtype):
+                continue
+            if not np.isfinite(to_numpy(variable)).all():
+                raise ValueError(
+                    f"Weight {variable.name!r} of layer {path!r} holds NaN or infinite values."
+                )

@@ -7,8 +7,7 @@ import keras
 import numpy as np
 
 from tfcompress.graph.intercept import altered
-from tfcompress.graph.paths import walk
-from tfcompress.graph.sound import check_finite_weights
+from tfcompress.graph.paths import check_finite_weights, walk
 from tfcompress.utils.batches import batches as batches_of
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.progress import progress

@@ -4,8 +4,7 @@ import keras
 import numpy as np
 
 from tfcompress.graph.intercept import watching
-from tfcompress.graph.paths import walk
-from tfcompress.graph.sound import check_finite_weights
+from tfcompress.graph.paths import check_finite_weights, walk
 from tfcompress.measure.curvature import gauss_newton
 from tfcompress.measure.moments import LARGEST_BLOCK, Moments
 from tfcompress.measure.rows import can_measure, fan_in_first

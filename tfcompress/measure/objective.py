@@ -12,10 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.graph.features import output_activations
-from tfcompress.graph.paths import walk
+from tfcompress.graph.paths import check_finite_weights, walk
 from tfcompress.graph.private_keras import layers_in, mask_of
 from tfcompress.graph.private_training import compiled_loss
-from tfcompress.graph.sound import check_finite_weights
 from tfcompress.measure.loss_term import Term
 from tfcompress.utils.batches import batches
 from tfcompress.utils.checks import check_integer

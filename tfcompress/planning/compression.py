@@ -9,8 +9,7 @@ import numpy as np
 
 from tfcompress.archive.model_files import model_of
 from tfcompress.export import to_tflite
-from tfcompress.graph.paths import check_keras_3
-from tfcompress.graph.sound import check_finite_weights
+from tfcompress.graph.paths import check_finite_weights, check_keras_3
 from tfcompress.planning.attempts import Compressor
 from tfcompress.planning.plan_result import Plan
 from tfcompress.reporting.html_text import escape

@@ -7,9 +7,8 @@ from typing import Any
 import keras
 
 from tfcompress.graph.copy import copied
-from tfcompress.graph.paths import check_keras_3, name_of, walk
+from tfcompress.graph.paths import check_finite_weights, check_keras_3, name_of, walk
 from tfcompress.graph.private_training import compiled_loss
-from tfcompress.graph.sound import check_finite_weights
 from tfcompress.measure.batch_norm import recalibrate_batch_norm
 from tfcompress.measure.held_out_loss import split
 from tfcompress.numerics.knapsack import solve_knapsack

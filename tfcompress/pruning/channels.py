@@ -9,8 +9,7 @@ from keras import ops
 from tfcompress import score as scores_of
 from tfcompress.graph.copy import copied
 from tfcompress.graph.layerwise import follow
-from tfcompress.graph.paths import check_patterns, name_of, named, walk
-from tfcompress.graph.sound import check_finite_weights
+from tfcompress.graph.paths import check_finite_weights, check_patterns, name_of, named, walk
 from tfcompress.measure.moments import Moments
 from tfcompress.pruning.channel_ranking import rank_by_readers, rank_by_weights
 from tfcompress.pruning.channel_removal import input_axis, shrink

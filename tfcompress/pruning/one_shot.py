@@ -9,8 +9,7 @@ from tfcompress.graph.copy import copied
 from tfcompress.graph.intercept import watching
 from tfcompress.graph.layerwise import MEMORY, follow
 from tfcompress.graph.nodes import calls_its_graph, input_shapes
-from tfcompress.graph.paths import walk
-from tfcompress.graph.sound import check_finite_weights
+from tfcompress.graph.paths import check_finite_weights, walk
 from tfcompress.measure.moments import Moments, enough_examples, enough_positions
 from tfcompress.measure.rows import as_kernel, can_measure, fan_in_first
 from tfcompress.numerics.optimal_brain_surgeon import shares, sparsify

@@ -159,13 +159,11 @@ class QuantizedKernel(GridKernel):
     def set_latent(self, w: Tensor, grid: Tensor, scale: Tensor) -> None:
         # Where the nearest level is the wanted one, with a margin for rounding, `w` is the latent.
         margin = 0.005 if self.latent.dtype == "bfloat16" else 0.001
-        latent = np.asarray(
-            scale * grid, "float64" if self.latent.dtype == "float64" else "float32"
-        )
+        kind = "float64" if self.latent.dtype == "float64" else "float32"
+        latent = np.asarray(scale * grid, kind)
         scale = np.broadcast_to(scale, latent.shape)
-        for start in range(
-            0, len(latent), rows := max(1, AT_A_TIME * len(latent) // max(w.size, 1))
-        ):
+        rows = max(1, AT_A_TIME * len(latent) // max(w.size, 1))
+        for start in range(0, len(latent), rows):
             part = slice(start, start + rows)
             u = w[part] / np.where(scale[part] == 0, 1, scale[part])
             agrees = self._nearest((1 - margin) * u) == grid[part]
@@ -176,8 +174,7 @@ class QuantizedKernel(GridKernel):
     def _search_scale(self, w, d):
         """The scale per output with the least `sum d (w - a grid)^2` among `SCALE_SHARES`.
 
-        A large kernel is searched by evenly spaced rows, where every third scale is tried, in
-        single precision.
+        Of a large kernel evenly spaced rows and every third scale, in single precision.
         """
         widest = np.max(np.abs(w), 0) / self.largest
         step = max(1, min(w.size // SEARCHED_WEIGHTS, len(w) // SEARCHED_ROWS))
