@@ -373,7 +373,7 @@ def test_levels_are_in_the_tflite_file(project, encoding):
     image = keras.Input((12, 12, 1))
     z = layers.BatchNormalization()(layers.Conv2D(8, 3, name="conv")(image))
     z = layers.Dense(64, "relu", name="fc")(layers.Flatten()(layers.ReLU()(z)))
-    model = keras.Model(image, layers.Dense(4, name="out")(z))
+    model = keras.Model(image, layers.Dense(10, name="out")(z))
     pixels = np.random.default_rng(0).random((64, 12, 12, 1)).astype("float32")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(ProxNewton(0.01, project), loss)

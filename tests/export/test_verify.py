@@ -11,10 +11,10 @@ from tfcompress.reporting.model_report import report
 from tfcompress.rewriting.swap import swap
 
 
-def network(batch=None):
+def network(batch=None, units=32):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((16,), batch_size=batch)
-    return keras.Model(inputs, layers.Dense(32, name="fc")(inputs))
+    return keras.Model(inputs, layers.Dense(units, name="fc")(inputs))
 
 
 def normal(*shape):
@@ -22,7 +22,7 @@ def normal(*shape):
 
 
 def test_samples_and_differences_are_told():
-    model = network()
+    model = network(units=64)  # whose product is in integers
     exact = to_tflite(model, check=normal(50, 16))
     assert exact.samples == 50 and 0 <= exact.differences["fc"] < 1e-5
     small = swap(model, {"fc": QuantizedDense.using(bits=8)})
