@@ -111,9 +111,9 @@ def some(model: keras.Model | None, data: Data, most: int, held: int) -> Any:
         Inputs like those of a batch: an array, or a list or dict of arrays.
     """
     if isinstance(data, (tuple, list, dict)) or hasattr(data, "shape"):
-        whole, _, _ = keras.tree.map_structure(_array, _parts(data))
+        parts = keras.tree.map_structure(_array, _parts(data))
+        whole, count = parts[0], _count(parts)
         check_inputs(model, whole)
-        count = len(keras.tree.flatten(whole)[0])
         if count <= most:
             return whole
         spread = np.linspace(0, count - 1, most).astype(int)
