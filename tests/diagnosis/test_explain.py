@@ -210,3 +210,55 @@ def test_several_inputs_and_outputs_without_a_metric():
     assert found.metric is None
     assert found["shared"].cause.name == "few bits"
     assert sum(row.share for row in found.layers) == pytest.approx(found.rise, abs=1e-4)
+
+
+def test_the_worst_examples_are_counted_in_the_data():
+    model, (x, y) = net()
+    x, y = np.concatenate([x] * 6), np.concatenate([y] * 6)  # 1,200, of which 512 are taken
+    small = tfc.swap(model, {"fc": tfc.layers.BinaryDense})
+    row = tfc.explain(model, small, (x, y)).layers[0]
+    losses = [keras.losses.sparse_categorical_crossentropy(y, m(x), True) for m in (model, small)]
+    rises = np.asarray(losses[1]) - np.asarray(losses[0])
+    taken = np.linspace(0, 1199, 512).astype(int)
+    assert rises[list(row.worst)] == pytest.approx(np.sort(rises[taken])[:-4:-1], abs=1e-5)
+
+
+def test_one_example_with_one_output_has_a_scale():
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False, name="out")(inputs))
+    small = tfc.opened(model)
+    small.get_layer("out").kernel.assign(1.5 * model.get_layer("out").kernel)
+    found = tfc.explain(model, small, np.ones((1, 3)))
+    assert found.rise == pytest.approx(0.25, rel=1e-4)
+
+
+def test_a_path_that_does_not_differ_is_a_key_error():
+    model, data = net()
+    found = tfc.explain(model, tfc.swap(model, {"fc": tfc.layers.BinaryDense}), data)
+    with pytest.raises(KeyError, match=r"'fc'.*'out'"):
+        found["out"]
+
+
+@pytest.mark.parametrize("names", [("model", "small"), ("small", "model")])
+def test_a_model_without_weights_is_refused(names):
+    model, data = net()
+    empty = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(4, name="out")])
+    given = dict(zip(names, (model, empty), strict=True))
+    with pytest.raises(ValueError, match=f"`{names[1]}` is not built"):
+        tfc.explain(**given, data=data)
+
+
+def test_a_model_of_other_inputs_is_refused():
+    model, data = net()
+    x = keras.Input((9, 9, 3))
+    h = keras.layers.Conv2D(8, 3, name="conv")(x)
+    other = keras.Model(x, keras.layers.Dense(4)(keras.layers.Flatten()(h)))
+    with pytest.raises(ValueError, match=r"same inputs.*\(9, 9, 3\)\] in `small`"):
+        tfc.explain(model, other, data)
+
+
+def test_labels_that_are_texts_are_refused():
+    model, (x, y) = net()
+    small = tfc.swap(model, {"fc": tfc.layers.BinaryDense})
+    with pytest.raises(ValueError, match="labels that are numbers"):
+        tfc.explain(model, small, (x, np.array(list("abcd"))[y]))

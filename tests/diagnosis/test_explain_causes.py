@@ -102,3 +102,14 @@ def test_one_scale_for_outputs_of_different_size():
     small.layers[-1].kernel.assign(step * np.rint(np.array(layer.kernel) / step))
     row = tfc.explain(model, small, X).layers[0]
     assert row.cause.name == "channels of different size"
+
+
+def test_a_binary_layer_that_was_not_fitted_has_few_bits_and_no_wrong_scale():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((40,)), keras.layers.Dense(6, name="out")])
+    random = np.random.default_rng(0)
+    kernel = np.abs(random.standard_normal((40, 6))) ** 3  # few large weights, met by large inputs
+    model.get_layer("out").kernel.assign(kernel)
+    x = kernel.mean(1) * random.uniform(0.5, 1.5, (200, 40))
+    small = tfc.swap(model, {"out": tfc.layers.BinaryDense})
+    assert tfc.explain(model, small, x)["out"].cause.name == "few bits"

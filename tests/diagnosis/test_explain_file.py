@@ -156,3 +156,13 @@ def test_the_metric_is_that_of_the_file():
     right = np.mean(np.argmax(Taps(blob).run([X])[0][0], -1) == y)
     assert found.metric == ("accuracy", 1.0, pytest.approx(right))
     assert found.after > found.before
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "of"), [(6, 3, "inputs"), (5, 2, "outputs")])
+def test_the_file_of_another_model_is_refused(inputs, outputs, of):
+    models = []
+    for sizes in ((5, 3), (inputs, outputs)):
+        x = keras.Input((sizes[0],))
+        models.append(keras.Model(x, keras.layers.Dense(sizes[1], name="out")(x)))
+    with pytest.raises(ValueError, match=f"Expected `tflite` to be the file of `small`, with {of}"):
+        tfc.explain(models[0], models[0], np.ones((8, 5)), tflite=tfc.to_tflite(models[1]))

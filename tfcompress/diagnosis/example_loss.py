@@ -41,7 +41,7 @@ class ExampleLoss:
         arrays = [[to_numpy(z).astype("float64") for z in row] for row in self.outputs]
         self.floats = arrays
         columns = zip(*arrays, strict=True)
-        self.variances = [max(np.var(np.concatenate(c)), 1e-12) for c in columns]
+        self.variances = [_variance(np.concatenate(c)) for c in columns]
         self.worst = np.inf
         self.before = self(self.outputs)
         self.worst = WORST * max(1.0, float(np.abs(self.before).max(initial=0.0)))
@@ -74,3 +74,8 @@ class ExampleLoss:
 
     def _finite(self, losses: np.ndarray) -> Any:
         return np.where(np.isfinite(losses), np.minimum(losses, self.worst), self.worst)
+
+
+def _variance(outputs: np.ndarray) -> float:
+    """The variance of outputs; of equal ones, as of a single number, their mean square."""
+    return float(np.var(outputs)) or float(np.square(outputs).mean()) or 1.0

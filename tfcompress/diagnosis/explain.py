@@ -1,6 +1,6 @@
 """`explain`: names the layers in which a compressed model lost its accuracy, the causes, cures."""
 
-from typing import Any
+import dataclasses
 
 import keras
 import numpy as np
@@ -60,7 +60,8 @@ def explain(
         An `Explanation`, which can be printed.
 
     Raises:
-        ValueError: the models have no layers in common, or a layer has another shape.
+        ValueError: a model is not built, the models have no layers in common or take other inputs,
+            a layer has another shape, or the file is not that of `small`.
 
     Example:
 
@@ -77,9 +78,8 @@ def explain(
     Shapley values as an explanation.
     """
     model, small = model_of(model), model_of(small)
-    check_keras_3(model)
-    check_keras_3(small)
-    examples = _examples(model, data)
+    _check_models(model, small)
+    examples, numbers = _examples(model, data)
     before, now = opened(model), opened(small)
     pairs = pairs_of(before, now)
     board = Switchboard(now, pairs)
@@ -112,7 +112,10 @@ def explain(
         after=float(measured.before.mean()) + rise,
         rest=rest,
         metric=_metric(model, judged, examples, loss),
-        layers=tuple(sorted(layers, key=lambda r: -(r.share if by_loss else r.moved))),
+        layers=tuple(
+            dataclasses.replace(row, worst=tuple(int(numbers[i]) for i in row.worst))
+            for row in sorted(layers, key=lambda r: -(r.share if by_loss else r.moved))
+        ),
         by_loss=by_loss,
         orders=orders,
         examples=len(after),
@@ -120,12 +123,31 @@ def explain(
     )
 
 
-def _examples(model, data) -> Any:
-    """`(x, y, sample_weight)` of at most 512 examples, evenly spread over the data."""
+def _check_models(model, small) -> None:
+    for one, name in ((model, "model"), (small, "small")):
+        check_keras_3(one)
+        if not one.built:
+            raise ValueError(
+                f"`{name}` is not built, so that its layers have no weights to compare. Give it an "
+                f"`Input`, or call it once. Received: {one!r}"
+            )
+    shapes = [
+        [tuple(tensor.shape[1:]) for tensor in keras.tree.flatten(one.inputs or [])]
+        for one in (model, small)
+    ]
+    if all(shapes) and shapes[0] != shapes[1]:
+        raise ValueError(
+            "Expected models that take the same inputs, `small` being made from `model`. Received: "
+            f"inputs of shapes {shapes[1]} in `small`, and {shapes[0]} in `model`"
+        )
+
+
+def _examples(model, data) -> tuple[tuple, np.ndarray]:
+    """`(x, y, sample_weight)` of at most 512 examples, evenly spread, and their numbers."""
     whole = concatenated(batches(model, data, BATCH_SIZE))
     count = len(keras.tree.flatten(whole[0])[0])
     chosen = np.linspace(0, count - 1, min(count, MOST_EXAMPLES)).astype(int)
-    return tuple(rows(part, chosen) for part in whole)
+    return tuple(rows(part, chosen) for part in whole), chosen
 
 
 def _cases(small, pairs, observed):

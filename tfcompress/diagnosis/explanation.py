@@ -31,7 +31,7 @@ class ExplainedLayer:
         kernel_error: the change of its kernel, as a share of its norm; None without a kernel.
         output_error: the root mean square of the error of its outputs on the inputs that it gets,
             as a share of that of the outputs; None if nothing is finite.
-        worst: numbers of the examples whose loss it raises most.
+        worst: numbers, in the data, of the examples whose loss it raises most.
         file_share: the part of `share` that only the .tflite file has.
         file_error: like `output_error`, of what the file makes of the inputs that it has there,
             beside what the layer would; None without a file, and where it does not differ.
@@ -96,7 +96,11 @@ class Explanation:
 
     def __getitem__(self, path) -> ExplainedLayer:
         """The row of a layer."""
-        return next(row for row in self.layers if row.path == path)
+        for row in self.layers:
+            if row.path == path:
+                return row
+        names = [row.path for row in self.layers]
+        raise KeyError(f"No layer that differs has this path. Expected one of {names}: {path!r}")
 
     def to_json(self, indent: int | None = 2) -> str:
         """All data as JSON, the cures as code."""

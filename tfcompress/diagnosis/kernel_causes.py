@@ -15,6 +15,7 @@ HALF = 0.5
 SCALED = 0.6  # above the half that is gone when an unrelated kernel is set to zero
 LEAST_SCALE = 1.05  # factor by which a kernel is off
 LEAST_CHANNEL_SCALE = 1.2
+OF_THE_FORM = 0.9  # share of the error that an undamaged kernel of the form makes too
 CLIPPED = 0.8
 NEAR = 0.05  # of a bound
 MOVED = 0.8
@@ -41,9 +42,12 @@ def wrong_scale(case: Case) -> Cause | None:
     """One factor for the whole kernel, of at least 1.05 either way, explains 60% of the error.
 
     It is the factor of least squares from the products as they are to those of the float layer,
-    which is near 1 for any form that was fitted.
+    which is near 1 for any form that was fitted to inputs; one that was not is no worse than its
+    form.
     """
     p = case.product
+    if case.form_share > OF_THE_FORM:
+        return None
     now, before = p.products(p.now), p.products(p.before)
     factor = float((now * before).sum() / max(np.square(now).sum(), 1e-300))
     explained = p.explained(factor * p.now)
@@ -56,9 +60,11 @@ def wrong_scale(case: Case) -> Cause | None:
 def wrong_channel_scales(case: Case) -> Cause | None:
     """A factor for single outputs, of at least 1.2 either way, explains 60% of the error.
 
-    Only outputs count whose own error falls by as much.
+    Only outputs count whose own error falls by as much, and not what the form itself makes.
     """
     p = case.product
+    if case.form_share > OF_THE_FORM:
+        return None
     now, before = p.products(p.now), p.products(p.before)
     factors = (now * before).sum(0) / np.maximum(np.square(now).sum(0), 1e-300)
     left = p.squares(factors * p.now - p.before)

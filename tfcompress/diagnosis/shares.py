@@ -80,10 +80,15 @@ def shares(
     return [share_of(total / orders) for total in totals], orders
 
 
-def share_of(change: np.ndarray) -> Share:
-    """The share of what changes the loss and the outputs of each example, `(2, examples)`."""
+def share_of(change: np.ndarray, numbers: np.ndarray | None = None) -> Share:
+    """The share of what changes the loss and the outputs of each example, `(2, examples)`.
+
+    Args:
+        change: of the loss, and of the outputs.
+        numbers: of the examples; None counts them.
+    """
     rises, moved = change
     worst = np.argsort(-rises, kind="stable")[:3]
     error = float(rises.std() / np.sqrt(max(len(rises) - 1, 1)))
-    worst = tuple(int(i) for i in worst if rises[i] > 0)
+    worst = tuple(int(i if numbers is None else numbers[i]) for i in worst if rises[i] > 0)
     return Share(float(rises.mean()), error, float(moved.mean()), worst)

@@ -12,6 +12,16 @@ from tfcompress.utils.types import InputShape, Tensor
 SPARSE = (keras.losses.sparse_categorical_crossentropy,)
 
 
+def check_numbers(labels: Tensor) -> None:
+    """Raises `ValueError` for labels that are texts or objects."""
+    values = to_numpy(labels)
+    if values.dtype.kind in "USO":
+        raise ValueError(
+            "Expected labels that are numbers, as the loss takes them: `np.unique(y, "
+            f"return_inverse=True)[1]` makes them of texts. Received: {values.ravel()[:1]!r:.80}"
+        )
+
+
 def check_classes(loss: Any, labels: Tensor, shape: InputShape, unknown: bool = False) -> None:
     """Raises `ValueError` for a label that is no class of an output.
 

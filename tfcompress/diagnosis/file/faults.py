@@ -1,5 +1,6 @@
 """What each layer of a model adds to the loss in its .tflite file alone."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,13 +76,15 @@ class FileDiagnosis:
         self.paths = {id(layer): path for path, (layer, _) in walk(opened).items()}
         layers = {path: layer for path, (layer, _) in walk(opened).items()}
         self.kernels = file_kernels(self.taps.graph.model, layers)
-        examples = tuple(rows(part, self._chosen(examples[0])) for part in examples)
+        self.numbers = self._chosen(examples[0])
+        examples = tuple(rows(part, self.numbers) for part in examples)
         self.x = examples[0]
         self.loss = ExampleLoss(model, [examples], loss)
         self.order, self.arrays = self._inputs()
         outputs = keras.tree.flatten(opened(self.x, training=False))
         self.before = self._measured(outputs)
         self.layers, self.rest, self.errors = [], 0.0, {}
+        self._check_shapes("outputs", outputs)
         if calls_its_graph(opened):
             file_outputs = self._side_by_side()
         else:
@@ -103,7 +106,21 @@ class FileDiagnosis:
             int
         )
 
+    def _check_shapes(self, of: str, arrays: list) -> None:
+        """Raises `ValueError` unless the file has inputs or outputs of the sizes of the model's."""
+        indices = [int(i) for i in getattr(self.taps.subgraph, of)]
+        file = [tuple(self.taps.graph.shape(i)[1:]) for i in indices]
+        model = [tuple(array.shape[1:]) for array in arrays]
+        sizes = [sorted(map(math.prod, shapes)) for shapes in (file, model)]
+        known = all(n >= 0 for shape in file for n in shape)  # negative: of any size
+        if len(file) != len(model) or (known and sizes[0] != sizes[1]):
+            raise ValueError(
+                f"Expected `tflite` to be the file of `small`, with {of} of the shapes {model} for "
+                f"one example. Received: a file with {of} of the shapes {file}"
+            )
+
     def _inputs(self) -> tuple[list, list]:
+        self._check_shapes("inputs", keras.tree.flatten(self.x))
         names = self.exported.input_names()
         order = self.taps.order(names, "inputs")
         arrays = [None] * len(order)
@@ -134,14 +151,16 @@ class FileDiagnosis:
                 continue
             (outputs,) = side.suffix.outputs()
             after = self._measured(outputs)
-            self.layers.append(self._fault(place, share_of(after - value), side.values))
+            share = share_of(after - value, self.numbers)
+            self.layers.append(self._fault(place, share, side.values))
             value = after
         self.last = value
         return side.outputs
 
     def _rest(self, after) -> None:
         """What the places do not explain: of one without any, of the kernels that differ."""
-        left = share_of(after - (self.last if self.layers else self.before))
+        last = self.last if self.layers else self.before
+        left = share_of(after - last, self.numbers)
         changed = {p: k for p, k in self.kernels.items() if not k.change() < CHANGED}
         if calls_its_graph(self.opened) or not changed:
             self.rest = left.rise
