@@ -262,3 +262,23 @@ def test_labels_that_are_texts_are_refused():
     small = tfc.swap(model, {"fc": tfc.layers.BinaryDense})
     with pytest.raises(ValueError, match="labels that are numbers"):
         tfc.explain(model, small, (x, np.array(list("abcd"))[y]))
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.fc = keras.layers.Dense(16, "relu", name="fc")
+        self.out = keras.layers.Dense(4, name="out")
+
+    def call(self, x):
+        return self.out(self.fc(x))
+
+
+def test_a_subclassed_model_is_explained():
+    keras.utils.set_random_seed(0)
+    model, x = Subclassed(), np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    model(x)
+    small = tfc.opened(model)
+    small.fc.kernel.assign(2 * model.fc.kernel)
+    (row,) = tfc.explain(model, small, x).layers
+    assert (row.path, row.cause.name) == ("fc", "scale off")

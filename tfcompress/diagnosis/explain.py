@@ -132,7 +132,7 @@ def _check_models(model, small) -> None:
                 f"`Input`, or call it once. Received: {one!r}"
             )
     shapes = [
-        [tuple(tensor.shape[1:]) for tensor in keras.tree.flatten(one.inputs or [])]
+        [tuple(tensor.shape[1:]) for tensor in keras.tree.flatten(getattr(one, "inputs", None) or [])]
         for one in (model, small)
     ]
     if all(shapes) and shapes[0] != shapes[1]:
