@@ -131,10 +131,8 @@ def _check_models(model, small) -> None:
                 f"`{name}` is not built, so that its layers have no weights to compare. Give it an "
                 f"`Input`, or call it once. Received: {one!r}"
             )
-    shapes = [
-        [tuple(tensor.shape[1:]) for tensor in keras.tree.flatten(getattr(one, "inputs", None) or [])]
-        for one in (model, small)
-    ]
+    inputs = [keras.tree.flatten(getattr(one, "inputs", None) or []) for one in (model, small)]
+    shapes = [[tuple(tensor.shape[1:]) for tensor in tensors] for tensors in inputs]
     if all(shapes) and shapes[0] != shapes[1]:
         raise ValueError(
             "Expected models that take the same inputs, `small` being made from `model`. Received: "
