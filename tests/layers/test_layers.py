@@ -1,5 +1,8 @@
 """The contract, over every layer and option."""
 
+import itertools
+import random
+
 import keras
 import numpy as np
 import pytest
@@ -196,8 +199,19 @@ REVERSIBLE = {
 CASES |= REVERSIBLE | other_convolutions()
 
 
-@pytest.mark.parametrize("check", checks.LAYER_CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", CASES)
+# Training takes more than all other checks together: a third of the forms here, all in the matrix.
+TRAINED = random.Random(0).sample(sorted(CASES), len(CASES) // 3)
+
+
+def contract(name, check):
+    rare = check is checks.check_training and name not in TRAINED
+    marks = [pytest.mark.matrix] if rare else []
+    return pytest.param(name, check, marks=marks, id=f"{name}-{check.__name__}")
+
+
+@pytest.mark.parametrize(
+    ("name", "check"), [contract(*each) for each in itertools.product(CASES, checks.LAYER_CHECKS)]
+)
 def test_contract(name, check):
     check(*CASES[name]())
 
