@@ -72,8 +72,13 @@ def folder(tmp_path_factory):
     return folder
 
 
+ALSO = ("export", "prune", "plan")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["export", "compress", "prune", "plan"])
+@pytest.mark.parametrize(
+    "name", ["compress", *(pytest.param(n, marks=pytest.mark.matrix) for n in ALSO)]
+)
 def test_nothing_but_ours_is_written_to_stderr(folder, name):
     model, data = str(folder / "model.keras"), ["--data", str(folder / "data.npz")]
     output = ["-o", str(folder / f"{name}.tflite")]
