@@ -18,7 +18,7 @@ from tfcompress.tflite.stored_tensors import stored_tensors
 class Block(layers.Layer):
     def __init__(self, width, **kwargs):
         super().__init__(**kwargs)
-        self.attention = layers.MultiHeadAttention(2, 8, name="attention")
+        self.attention = layers.MultiHeadAttention(2, 16, name="attention")
         self.norm = layers.LayerNormalization()
         self.wide = [layers.Dense(2 * width, "relu", name="up"), layers.Dense(width, name="down")]
 
@@ -35,8 +35,8 @@ class Network(keras.Model):
 
     def __init__(self):
         super().__init__()
-        self.embedding = layers.Embedding(50, 16, name="embedding")
-        self.blocks = [Block(16, name=f"block{i}") for i in range(2)]
+        self.embedding = layers.Embedding(50, 32, name="embedding")
+        self.blocks = [Block(32, name=f"block{i}") for i in range(2)]
         conv = layers.Conv1D(24, 3, use_bias=False, name="conv")
         self.head = keras.Sequential(
             [conv, layers.BatchNormalization(), layers.ReLU()], name="head"
@@ -97,7 +97,7 @@ def test_chains_in_composites_keep_the_path_of_the_layer(network):
     small = swap(network, {"block0/up": LowRankDense.using(rank=3)})
     blob = to_tflite(small, check=IDS)
     shapes = {row.layer: row.shape for row in stored_tensors(blob) if "block0/up" in row.layer}
-    assert sorted(shapes.values()) == [(3, 16), (32, 3)]
+    assert sorted(shapes.values()) == [(3, 32), (64, 3)]
     row = next(r for r in report(small, tflite=blob).rows if r.path == "block0/up")
     assert row.file_bytes == 4 * 3 * (16 + 32)
 
