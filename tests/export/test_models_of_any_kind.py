@@ -99,7 +99,7 @@ def test_chains_in_composites_keep_the_path_of_the_layer(network):
     shapes = {row.layer: row.shape for row in stored_tensors(blob) if "block0/up" in row.layer}
     assert sorted(shapes.values()) == [(3, 32), (64, 3)]
     row = next(r for r in report(small, tflite=blob).rows if r.path == "block0/up")
-    assert row.file_bytes == 4 * 3 * (16 + 32)
+    assert row.file_bytes == 4 * 3 * (32 + 64)
 
 
 class OwnCall(keras.Model):
