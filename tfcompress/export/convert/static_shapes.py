@@ -44,7 +44,7 @@ def _product_width(graph, reader, tensor) -> int | None:
     return graph.shape(reader.inputs[1])[-1]
 
 
-def drop_unread(graph) -> None:
+def drop_unread(graph: Graph) -> None:
     """Removes operators whose outputs nothing reads, from the last to the first."""
     subgraph, kept = graph.subgraph, []
     read = {int(index) for index in subgraph.outputs}
