@@ -161,7 +161,7 @@ class QuantizedKernel(GridKernel):
         margin = 0.005 if self.latent.dtype == "bfloat16" else 0.001
         kind = "float64" if self.latent.dtype == "float64" else "float32"
         latent = np.asarray(scale * grid, kind)
-        scale = np.broadcast_to(scale, latent.shape)
+        scale = np.broadcast_to(np.asarray(scale, kind), latent.shape)
         rows = max(1, AT_A_TIME * len(latent) // max(w.size, 1))
         for start in range(0, len(latent), rows):
             part = slice(start, start + rows)
