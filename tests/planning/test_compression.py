@@ -4,6 +4,8 @@ import pytest
 
 import tfcompress as tfc
 from tfcompress.export import file_bytes
+from tfcompress.measure import held_out_loss
+from tfcompress.planning import examples
 from tfcompress.planning.attempts import Compressor
 
 L = keras.layers
@@ -186,3 +188,64 @@ def test_a_label_that_is_no_class_is_refused_wherever_it_stands(model):
     y[1] = 4
     with pytest.raises(ValueError, match=r"labels from 0 to 3 .* Received: \[4\]"):
         tfc.compress(model, (TRAIN[0], y), 0.2, validation_data=TEST)
+
+
+class Counted(keras.utils.PyDataset):
+    """Batches of 50 examples, and how often each was read."""
+
+    def __init__(self, x, y, with_labels=True):
+        super().__init__()
+        self.x, self.y, self.with_labels = x, y, with_labels
+        self.read = np.zeros(len(self), int)
+
+    def __len__(self):
+        return len(self.x) // 50
+
+    def __getitem__(self, index):
+        self.read[index] += 1
+        rows = slice(50 * index, 50 * index + 50)
+        return (self.x[rows], self.y[rows]) if self.with_labels else (self.x[rows],)
+
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    for module in (examples, held_out_loss):
+        monkeypatch.setattr(module, "HELD", TRAIN[0][:600].nbytes)
+
+
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_what_is_too_much_for_the_memory_is_read_in_each_epoch(model, little_memory, with_labels):
+    stream = Counted(*TRAIN, with_labels)
+    made = tfc.compress(model, stream, 0.3, validation_data=TEST, fine_tune=2)
+    # checked, two epochs; before each `fit` Keras looks at some batches
+    assert stream.read.min() >= 3 and stream.read.max() <= 5
+    assert made.size <= 0.3 * file_bytes(model) and made.after > made.before - 0.05
+
+
+def test_a_stream_is_planned_for_on_its_first_examples(model, little_memory):
+    seen = []
+
+    def fine_tune(student, teacher, data):
+        seen.append(data)
+
+    stream = Counted(*TRAIN)
+    made = Compressor(model, stream, None, fine_tune, None, TEST, "tflite", "fast", None)
+    held = TRAIN[0][:300]  # half of what may be held
+    np.testing.assert_array_equal(made.calibration, held)
+    made.attempt(0.3)
+    assert seen == [stream]
+
+
+def test_what_a_stream_needs(model, little_memory):
+    with pytest.raises(ValueError, match="give `validation_data`"):
+        tfc.compress(model, Counted(*TRAIN), 0.3)
+    with pytest.raises(ValueError, match="`validation_data` are held in memory"):
+        tfc.compress(model, TRAIN, 0.3, validation_data=Counted(*TRAIN))
+    with pytest.raises(ValueError, match="generator can be used only once"):
+        stream = Counted(*TRAIN)
+        batches = (stream[i] for i in range(len(stream)))
+        tfc.compress(model, batches, 0.3, validation_data=TEST)
+    wrong = TRAIN[1].copy()
+    wrong[-1] = 4
+    with pytest.raises(ValueError, match="4"):
+        tfc.compress(model, Counted(TRAIN[0], wrong), 0.3, validation_data=TEST)

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 
 from tfcompress.graph.suffix import Suffix
-from tfcompress.utils.arrays import concatenated, rows
-from tfcompress.utils.batches import batches
+from tfcompress.utils.arrays import rows
+from tfcompress.utils.batches import HELD, are_arrays, batches, first
 from tfcompress.utils.types import Data, Loss, Tensor
 
 BATCH_SIZE = 64
@@ -21,12 +21,13 @@ def split(model: keras.Model, data: Data) -> tuple[Any, ...]:
 
     Args:
         model: the model that the data are for.
-        data: as in `batches`; all of it is held in memory.
+        data: as in `batches`; of what yields batches the first 512 MiB are taken.
 
     Raises:
         ValueError: there are fewer than 8 examples.
     """
-    x, y, weights = concatenated(batches(model, data, BATCH_SIZE))
+    most = None if are_arrays(data) else HELD
+    x, y, weights = first(batches(model, data, BATCH_SIZE), None, most)
     count = len(keras.tree.flatten(x)[0])
     size = min(MOST_UNLABELLED if y is None else MOST_LABELLED, count // HELD_OUT_ONE_IN)
     if not size:

@@ -17,13 +17,14 @@ from tfcompress.export import file_bytes
 from tfcompress.graph.copy import copied
 from tfcompress.graph.private_training import compiled_loss, strategy_scope
 from tfcompress.measure.objective import Objective
+from tfcompress.planning.examples import CALIBRATION_EXAMPLES, Stream, read
 from tfcompress.planning.kept import KeepZeros, discrete_kernels_frozen
 from tfcompress.planning.plan_result import Plan
 from tfcompress.planning.planner import Planner
 from tfcompress.planning.quality import Quality
 from tfcompress.planning.shown_epochs import ShownEpochs
-from tfcompress.utils.arrays import concatenated, rows
-from tfcompress.utils.batches import batches
+from tfcompress.utils.arrays import rows
+from tfcompress.utils.batches import examples_in
 from tfcompress.utils.progress import showing
 from tfcompress.utils.types import Data, Loss, Rest, Store, Target
 from tfcompress.utils.writers import temporary_folder
@@ -31,7 +32,6 @@ from tfcompress.utils.writers import temporary_folder
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3  # of Adam at the start; it falls to 0 by a cosine
 TEMPERATURE, ALPHA = 2.0, 0.5  # of the Distiller
-CALIBRATION_EXAMPLES = 2000  # that plans are made on
 HELD_OUT_ONE_IN = 10  # of the data, if there are no other data to validate on
 SIZE_ATTEMPTS = 4  # to bring the size of a file below a budget
 
@@ -75,7 +75,7 @@ class Compressor:
     Args: see `compress`; `known` is what another one has measured.
 
     Attributes:
-        arguments: all but the model, with the data as arrays.
+        arguments: all but the model, with data that are held in memory as arrays.
         known: what was measured.
         float_size, smallest_size: of the model itself, and with the smallest form of each layer.
         before: the score of the model itself.
@@ -104,13 +104,20 @@ class Compressor:
             self.loss, self.loss_weights = compiled
         self.target, self.store, self.seed = target, store, seed
         self.tried, self.cache = [], None
-        self.train = _arrays(model, data)
+        check_labels = (
+            (lambda y: None) if self.loss is None else Objective(model, loss).check_labels
+        )
+        self.train = read(model, data, check_labels)
         if validation_data is None:
             self.train, validation = _hold_out(self.train)
         else:
-            validation = _arrays(model, validation_data)
+            validation = read(model, validation_data, check_labels)
+        if isinstance(validation, Stream):
+            raise ValueError(
+                "`validation_data` are held in memory. Expected at most 512 MiB. Received: more"
+            )
         self.arguments = {
-            "data": self.train,
+            "data": self.train.data if isinstance(self.train, Stream) else self.train,
             "metric": metric,
             "fine_tune": fine_tune,
             "teacher": self.teacher,
@@ -120,13 +127,13 @@ class Compressor:
             "loss": loss,
             "seed": seed,
         }
-        if self.loss is not None:  # of all examples, before any of them is measured
-            for _, labels, _ in (self.train, validation):
-                Objective(model, loss).check_labels(labels)
         self.quality = Quality(model, validation, metric, loss)
-        count = len(keras.tree.flatten(self.train[0])[0])
-        spread = np.linspace(0, count - 1, min(count, CALIBRATION_EXAMPLES)).astype(int)
-        examples = rows(self.train, spread)
+        if isinstance(self.train, Stream):
+            examples = self.train.first
+        else:
+            count = examples_in(self.train)
+            spread = np.linspace(0, count - 1, min(count, CALIBRATION_EXAMPLES)).astype(int)
+            examples = rows(self.train, spread)
         self.calibration = examples[0]
         labelled = self.loss is not None and examples[1] is not None
         given = examples if labelled else examples[0]
@@ -180,7 +187,10 @@ class Compressor:
             keras.utils.set_random_seed(self.seed)
             model = plan.model
             if callable(self.fine_tune):
-                given = self.train if self.train[2] is not None else self.train[:2]
+                if isinstance(self.train, Stream):
+                    given = self.train.data
+                else:
+                    given = self.train if self.train[2] is not None else self.train[:2]
                 with discrete_kernels_frozen(self.model, model):
                     self.fine_tune(model, self.teacher, given)
                 KeepZeros(self.model, model).zero()
@@ -226,23 +236,27 @@ class Compressor:
 
     def _trained(self, plan, rate, alpha, temperature):
         student, epochs = copied(plan.model), self.fine_tune
-        x, y, weights = self.train
-        if self.loss is None:
-            y = None
-        steps = epochs * -(-len(keras.tree.flatten(x)[0]) // BATCH_SIZE)
-        optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
+        if isinstance(self.train, Stream):
+            x, y, given, steps = self.train.data, None, {}, self.train.steps
+        else:
+            x, y, weights = self.train
+            y = None if self.loss is None else y
+            given = {"batch_size": BATCH_SIZE, "sample_weight": weights}
+            steps = -(-examples_in(self.train) // BATCH_SIZE)
+        schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
+        optimizer = keras.optimizers.Adam(schedule)
         learner = student
         if self.teacher is not None:
             learner = self._distiller(student, alpha, temperature)
-            if self.cache is None:  # the teacher's outputs are the same at each budget
-                self.cache = learner.cache_teacher((x,) if y is None else (x, y)).x
-            x = self.cache
+            if not isinstance(self.train, Stream):
+                if self.cache is None:  # the teacher's outputs are the same at each budget
+                    self.cache = learner.cache_teacher((x,) if y is None else (x, y)).x
+                x = self.cache
         learner.compile(optimizer, self.loss, self.loss_weights)
-        given = {"batch_size": BATCH_SIZE, "epochs": epochs, "sample_weight": weights}
         callbacks = [KeepZeros(self.model, student), ShownEpochs()]
         with discrete_kernels_frozen(self.model, student):
             if student.trainable_variables:
-                learner.fit(x, y, verbose=0, callbacks=callbacks, **given)
+                learner.fit(x, y, epochs=epochs, verbose=0, callbacks=callbacks, **given)
         return student
 
     def _distiller(self, student, alpha, temperature):
@@ -273,14 +287,14 @@ class Compressor:
         return cost
 
 
-def _arrays(model, data):
-    """`(x, y, sample_weight)` as arrays in memory; what is not given is None."""
-    return tuple(concatenated(batches(model, data, 1024)))
-
-
 def _hold_out(data):
     """The data to train on, and those to validate on."""
-    count = len(keras.tree.flatten(data[0])[0])
+    if isinstance(data, Stream):  # which may come in another order each time
+        raise ValueError(
+            "`data` take more than 512 MiB, so that they are read anew in each epoch, and no part "
+            "of them can be held out: give `validation_data`."
+        )
+    count = examples_in(data)
     held_out = np.zeros(count, bool)
     held_out[::HELD_OUT_ONE_IN] = True
     return rows(data, ~held_out), rows(data, held_out)

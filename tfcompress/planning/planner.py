@@ -60,7 +60,7 @@ def plan(
         model: a built model of any kind; it stays as it is. The kernels of recurrent cells and of
             separable convolutions are planned for one by one.
         data: inputs `x`, or `(x, y)`, in any form that `fit` takes. About 1,000 examples are
-            enough; they are held in memory.
+            enough; of a dataset the first 512 MiB are read, and held in memory.
         budget: a share, in (0, 1], of the cost of the float32 network. A number above 1 counts
             bytes of stored kernels, bytes of the file's kernels, or MACs, depending on `target`.
         target: what the budget counts. `"bits"`: the stored bits of all kernels; `"tflite"`: the

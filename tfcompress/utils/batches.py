@@ -13,6 +13,7 @@ from tfcompress.utils.checks import is_whole, whole_number
 from tfcompress.utils.types import Data
 
 STREAM_BATCH = 32  # of what is drawn from a stream
+HELD = 512 * 2**20  # bytes of a stream that are held in memory, where all of it would be too much
 PARTS = ("inputs", "labels", "sample weights")
 
 
@@ -33,12 +34,16 @@ def passes_over(
 
 def number_of_batches(data: Data, size: int, passes: int = 1) -> int | None:
     """How many batches of at most `size` examples arrays make; None for what yields batches."""
-    arrays = isinstance(data, (tuple, list, dict)) or hasattr(data, "shape")
-    if not (arrays and is_whole(size) and is_whole(passes)):
+    if not (are_arrays(data) and is_whole(size) and is_whole(passes)):
         return None
     shapes = [getattr(array, "shape", ()) for array in keras.tree.flatten(data)]
     count = next((shape[0] for shape in shapes if len(shape)), None)
     return None if count is None else passes * -(-int(count) // size)
+
+
+def are_arrays(data: Data) -> bool:
+    """Whether `data` are arrays in memory, and not what yields batches of them."""
+    return isinstance(data, (tuple, list, dict)) or hasattr(data, "shape")
 
 
 def check_repeats(data: Data, times: int) -> None:
@@ -110,7 +115,7 @@ def some(model: keras.Model | None, data: Data, most: int, held: int) -> Any:
     Returns:
         Inputs like those of a batch: an array, or a list or dict of arrays.
     """
-    if isinstance(data, (tuple, list, dict)) or hasattr(data, "shape"):
+    if are_arrays(data):
         parts = keras.tree.map_structure(_array, _parts(data))
         whole, count = parts[0], _count(parts)
         check_inputs(model, whole)
@@ -118,15 +123,35 @@ def some(model: keras.Model | None, data: Data, most: int, held: int) -> Any:
             return whole
         spread = np.linspace(0, count - 1, most).astype(int)
         return rows(keras.tree.map_structure(to_numpy, whole), spread)
-    found, count, size = [], 0, 0
-    for x, _, _ in batches(model, data, STREAM_BATCH):
-        found.append((keras.tree.map_structure(to_numpy, x),))
-        arrays = keras.tree.flatten(found[-1])
-        count, size = count + len(arrays[0]), size + sum(array.nbytes for array in arrays)
-        if count >= most or size >= held:
+    x, _, _ = first(batches(model, data, STREAM_BATCH), most, held)
+    return x
+
+
+def first(found: Iterator[Any], most: int | None, held: int | None) -> tuple[Any, ...]:
+    """`(x, y, sample_weight)` of the first examples, as arrays.
+
+    Args:
+        found: batches, as `batches` yields them.
+        most: how many examples; None is no limit.
+        held: how many bytes they may take, where one batch is always taken; None is no limit.
+    """
+    parts, count, size = [], 0, 0
+    for batch in found:
+        parts.append(keras.tree.map_structure(lambda a: None if a is None else to_numpy(a), batch))
+        count, size = count + examples_in(batch), size + bytes_of(parts[-1])
+        if (held is not None and size >= held) or (most is not None and count >= most):
             break
-    (joined,) = concatenated(found)
-    return rows(joined, slice(most))
+    return rows(tuple(concatenated(parts)), slice(most))
+
+
+def examples_in(batch: Any) -> int:
+    """How many examples a batch holds."""
+    return len(keras.tree.flatten(batch)[0])
+
+
+def bytes_of(batch: Any) -> int:
+    """The size of the arrays of a batch."""
+    return sum(to_numpy(array).nbytes for array in keras.tree.flatten(batch) if array is not None)
 
 
 def _raw_batches(data):
@@ -135,7 +160,7 @@ def _raw_batches(data):
             "Expected `data` that `fit` takes: arrays, a dataset or a generator. Load the file "
             f"first, as by `np.load`. Received: {data!r:.80}"
         )
-    if isinstance(data, (tuple, list, dict)) or hasattr(data, "shape"):
+    if are_arrays(data):
         return [data]
     check_no_function(data)
     if isinstance(data, keras.utils.PyDataset):
