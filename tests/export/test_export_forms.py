@@ -1,3 +1,5 @@
+from importlib import metadata
+
 import keras
 import numpy as np
 import pytest
@@ -222,7 +224,12 @@ def test_im2col_of_random_geometry(seed):
     image = keras.Input((height, width, 32))
     conv = layers.Conv2D(64, taps, strides, padding, activation="relu")
     model = on_grid(keras.Model(image, conv(image)))
-    blob = to_tflite(model, store="small")
+    try:
+        blob = to_tflite(model, store="small")
+    except ExportError as refusal:  # LiteRT 2.1.2 computes one float32 convolution wrong
+        if "converter's own" not in str(refusal) or metadata.version("ai-edge-litert") >= "2.3":
+            raise
+        pytest.skip(str(refusal))
     x = random.standard_normal((3, height, width, 32)).astype("float32")
     for delegates in (True, False):
         assert error(run(blob, [x], delegates)[0], model(x)) < 0.1

@@ -26,8 +26,8 @@ def in_a_block():
 
 def fractions():
     start = keras.Input((3,))
-    bins = L.Discretization(bin_boundaries=[0.0, 4.0, 50.0], output_mode="one_hot")
-    return keras.Model(start, L.Dense(2)(L.Flatten()(bins(start)))), X
+    bins = L.Discretization(bin_boundaries=[0.0, 4.0, 50.0])
+    return keras.Model(start, L.Dense(2)(L.CategoryEncoding(4, "multi_hot")(bins(start)))), X
 
 
 def words():
