@@ -246,3 +246,25 @@ def test_arguments_by_keyword_in_a_graph():
     kinds = encodings(blob)
     assert kinds.pop("fc") == "INT2" and kinds.pop("out") == "FLOAT32"
     assert set(kinds.values()) == {"INT4"} and len(kinds) == 4
+
+
+class Counter(layers.Layer):
+    def build(self, shape):
+        self.calls = self.add_weight(trainable=False)
+
+    def call(self, x):
+        self.calls.assign(self.calls + 1.0)
+        return x * self.calls
+
+
+def test_a_state_that_a_file_cannot_have_is_named():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3), Counter(name="counter")])
+    with pytest.raises(ExportError, match=r"layer 'counter' sets a variable in its `call`"):
+        to_tflite(model)
+
+
+def test_a_layer_that_keras_has_quantized_is_named():
+    model = keras.Sequential([keras.Input((16,)), layers.Dense(8, name="fc")])
+    model.quantize("int8")
+    with pytest.raises(ExportError, match=r"Keras has quantized layer 'fc' \(int8\)\. Take the"):
+        to_tflite(model)

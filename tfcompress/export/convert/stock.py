@@ -15,6 +15,7 @@ from tfcompress.utils.errors import ExportError
 from tfcompress.utils.writers import temporary_folder
 
 SIGNATURE = "serving_default"
+ASSIGNMENTS = {"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"}
 LARGEST_IN_MEMORY = 2**26  # bytes of weights that the converter gets without files
 
 
@@ -103,9 +104,21 @@ def _argument_name(index) -> str:
 def _explanation(model, concrete, text) -> str:
     operators = sorted(set(re.findall(r"'(tf\.\w+)' op", text)))
     reason = f"it stopped with: {text.strip()[-400:]}"
-    layer = _layer_with(model, concrete, {name.removeprefix("tf.") for name in operators})
+    kinds = {name.removeprefix("tf.") for name in operators} or ASSIGNMENTS
+    layer = _layer_with(model, concrete, kinds)
     advice = "Replace the layer that needs it."
-    if operators:
+    quantized = {path: x for path, (x, _) in walk(model).items() if _quantized_by_keras(x)}
+    if quantized:
+        path, first = next(iter(quantized.items()))
+        reason = f"Keras has quantized layer {path!r} ({first.quantization_mode})"
+        advice = (
+            "Take the float model, and `tfcompress.swap(model, tfcompress.layers.rounding(8))`."
+        )
+    elif "AssignVariableOp" in text:
+        who = f"layer {layer!r}" if layer else "it"
+        reason = f"{who} sets a variable in its `call`, as of a metric or a state"
+        advice = "A file holds none: leave that out in inference (`training=False`)."
+    elif operators:
         reason = f"no builtin LiteRT operator does {', '.join(operators)}"
         reason += f" of layer {layer!r}" if layer else ""
     if "TensorList" in text:
@@ -114,6 +127,10 @@ def _explanation(model, concrete, text) -> str:
             "`keras.Input(shape, batch_size=1)`, or `input_signature`."
         )
     return f"The stock converter cannot convert model {model.name!r}: {reason}. {advice}"
+
+
+def _quantized_by_keras(layer) -> bool:
+    return getattr(layer, "quantization_mode", None) is not None
 
 
 def _layer_with(model, concrete, kinds) -> str | None:
