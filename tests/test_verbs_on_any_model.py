@@ -19,6 +19,7 @@ KERNELS = (
     *(layers.SeparableConv1D, layers.SeparableConv2D),
     *(layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell),
 )
+PARTS = ("kernel", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel")
 PACKAGES = ("families>", "kinds>", "keras_hub>")
 
 
@@ -65,10 +66,9 @@ def same(model, other, x):
 
 
 def names_its_parts(found, model):
-    """Every Dense layer is there; the rest are layers, or the two kernels of a recurrent cell."""
+    """Every Dense layer is there; the rest are layers, or kernels of cells and separable ones."""
     walked = tfc.walk(model)
-    cells = {path for path in walked if path.endswith("_cell")}
-    kernels = {f"{cell}/{name}" for cell in cells for name in ("kernel", "recurrent_kernel")}
+    kernels = {f"{path}/{name}" for path in walked for name in PARTS}
     dense = {path for path, (layer, _) in walked.items() if type(layer) is layers.Dense}
     assert dense <= set(found) <= set(walked) | kernels
 
@@ -84,7 +84,10 @@ def swap(name, tmp_path):
     left = sum(weights_in_kernels(small).values())
     assert left <= 0.05 * sum(weights_in_kernels(model).values())
     for new, old in zip(arrays(small(x)), arrays(model(x)), strict=True):
-        assert 0 < np.abs(new - old).max() < 0.1 * np.abs(old).max()
+        if old.dtype == bool:  # a mask
+            assert np.array_equal(new, old)
+        else:
+            assert 0 < np.abs(new - old).max() < 0.1 * np.abs(old).max()
 
 
 def swap_on_data(name, tmp_path):
@@ -113,7 +116,7 @@ def prune_obs(name, tmp_path):
 def prune_in_fit(name, tmp_path):
     model, x, y = made(name)
     new = tfc.swap(model, {})
-    new.compile("sgd", "mse", jit_compile=False, weighted_metrics=None)
+    new.compile("sgd", "mse", metrics=[], jit_compile=False)  # KerasHub's tasks bring some
     callback = tfc.callbacks.Prune(tfc.schedules.Constant(0.5), scope="layer", every=1)
     new.fit(x, y, batch_size=2, verbose=0, callbacks=[callback])
     dense = [layer for layer, _ in tfc.walk(new).values() if type(layer) is layers.Dense]
@@ -194,7 +197,7 @@ def compress(name, tmp_path):
     model, x, y = made(name)
     data = twenty(x), twenty(y)
     found = tfc.compress(
-        model, data, budget=0.9, fine_tune=0, metric=lambda new: 1.0, loss="mse", target="tflite"
+        model, data, budget=0.95, fine_tune=0, metric=lambda new: 1.0, loss="mse", target="tflite"
     )
     assert isinstance(found.model, type(model)) and found.size == len(found.tflite)
 

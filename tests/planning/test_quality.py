@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, losses, metrics, ops
 
+from tfcompress.measure.held_out_loss import change
 from tfcompress.planning.quality import Quality
 
 R = np.random.default_rng(0)
@@ -144,3 +145,10 @@ def test_ignored_classes_and_masks_do_not_count():
     right = model.predict(words, verbose=0).argmax(-1) == y
     found = Quality(model, (words, y, None))
     assert found(model) == pytest.approx(right[(words > 0) & (y >= 0)].mean())
+
+
+def test_a_mask_among_the_outputs_changes_by_zero_or_one():
+    before = [np.array([True, True, False, False]), np.array([0.0, 2.0])]
+    now = [np.array([True, False, False, False]), np.array([0.0, 4.0])]
+    # (1 / 4) / (1 / 4) and (4 / 2) / 1
+    assert change(before, now) == 1.5

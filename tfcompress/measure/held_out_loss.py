@@ -76,7 +76,7 @@ class HeldOutLoss:
                 self.objective.check_labels(labels)
         outputs = Suffix(model, self.inputs).outputs()
         if self.objective is None:
-            self.before = _joined(outputs)
+            self.before = joined(outputs)
         self.base = self.of_outputs(outputs)
         self.scale = self.base if self.objective is not None else 1.0
 
@@ -87,20 +87,26 @@ class HeldOutLoss:
     def of_outputs(self, outputs: Tensor) -> float:
         """The loss of the outputs of each batch."""
         if self.objective is None:
-            changes = [
-                np.mean(np.square(now - before)) / max(np.var(before), 1e-12)
-                for now, before in zip(_joined(outputs), self.before, strict=True)
-            ]
-            return float(np.mean(changes))
+            return change(self.before, joined(outputs))
         self.objective.begin()
         parts = zip(outputs, self.labels, strict=True)
         totals = (self.objective.total(self.objective.parts_of(z, *yw)) for z, yw in parts)
         return sum(map(float, totals)) / self.objective.divisor(self.count)
 
 
-def _joined(outputs):
+def joined(outputs: list) -> list[np.ndarray]:
     """Each output over all batches."""
     return [
         np.concatenate(list(map(keras.ops.convert_to_numpy, parts)))
         for parts in zip(*outputs, strict=True)
     ]
+
+
+def change(before: list[np.ndarray], now: list[np.ndarray]) -> float:
+    """The mean squared change of outputs, of any type, divided by their variance."""
+    squares = [  # masks are outputs, too
+        np.mean(np.square(np.subtract(b, a, dtype="float64")))
+        / max(np.var(a, dtype="float64"), 1e-12)
+        for a, b in zip(before, now, strict=True)
+    ]
+    return float(np.mean(squares))

@@ -8,6 +8,7 @@ from keras import ops
 
 from tfcompress.graph.features import output_activations
 from tfcompress.graph.private_keras import mask_of
+from tfcompress.measure.held_out_loss import change, joined
 from tfcompress.planning import metrics
 from tfcompress.planning.metrics import OutputLoss
 from tfcompress.utils.arrays import to_numpy
@@ -202,7 +203,7 @@ class Quality:
     def _label(self):
         """Makes the outputs of the model itself the labels."""
         outputs = self._outputs(self.source)
-        self.before = [[to_numpy(z) for z in row] for row in outputs]
+        self.before = joined(outputs)
         labels = [[self._own_label(*z) for z in enumerate(row)] for row in outputs]
         self.batches = [
             (x, keras.tree.pack_sequence_as(self.structure, row), w)
@@ -245,15 +246,7 @@ class Quality:
 
     def _change(self, model):
         """The mean squared change of the outputs, divided by their variance."""
-        now = self._outputs(model)
-        found = []
-        for index in range(len(self.shapes)):
-            old, new = (
-                np.concatenate([to_numpy(row[index]) for row in rows])
-                for rows in (self.before, now)
-            )
-            found.append(np.mean(np.square(new - old)) / max(np.var(old), 1e-12))
-        return np.mean(found)
+        return change(self.before, joined(self._outputs(model)))
 
 
 def _comparable(loss):
