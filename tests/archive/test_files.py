@@ -338,6 +338,7 @@ class Pair(keras.layers.Layer):
         self.units = units
         self.parts_of_it = [keras.layers.Dense(units), keras.layers.Dense(4)]
         self.inner = keras.layers.MultiHeadAttention(2, 4)
+        self.sum = keras.layers.Add()  # which `build` leaves unbuilt
 
     def build(self, shape):
         self.parts_of_it[0].build(shape)
@@ -346,7 +347,7 @@ class Pair(keras.layers.Layer):
         self.built = True
 
     def call(self, x):
-        x = x + self.inner(x, x)
+        x = self.sum([x, self.inner(x, x)])
         return self.parts_of_it[1](self.parts_of_it[0](x))
 
     def get_config(self):

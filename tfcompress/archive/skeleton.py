@@ -13,6 +13,19 @@ from tfcompress.graph.private_saving import has_graph_config
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.utils.types import Config
 
+_L = keras.layers
+# They have a `build` of their own, which makes no variables, and a composite may call them unbuilt.
+MERGES = (
+    _L.Add,
+    _L.Average,
+    _L.Concatenate,
+    _L.Dot,
+    _L.Maximum,
+    _L.Minimum,
+    _L.Multiply,
+    _L.Subtract,
+)
+
 
 def skeleton(config: Config, max_bytes: int, trusted: bool = False) -> keras.Model:
     """The model of a config; its variables have shapes and no values yet.
@@ -37,7 +50,8 @@ def skeleton(config: Config, max_bytes: int, trusted: bool = False) -> keras.Mod
         raise ValueError(f"it holds no model but {type(model).__name__}")
     _check_used(config["config"], model)
     for layer in layers_in(model):
-        if not layer.built and type(layer).build is not keras.layers.Layer.build:
+        sized = type(layer).build is keras.layers.Layer.build or type(layer) in MERGES
+        if not layer.built and not sized:
             raise ValueError(f"its layer {layer.name!r} is not built, so that its size is unknown")
     derived = (layer.derived_bytes for _, layer in compressed(model))
     check_bound(sum(map(_bytes, model.variables)) + sum(derived), max_bytes)
