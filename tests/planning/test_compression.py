@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfcompress as tfc
 from tfcompress.export import file_bytes
@@ -230,15 +231,30 @@ def test_a_stream_is_planned_for_on_its_first_examples(model, little_memory):
 
     stream = Counted(*TRAIN)
     made = Compressor(model, stream, None, fine_tune, None, TEST, "tflite", "fast", None)
-    held = TRAIN[0][:300]  # half of what may be held
-    np.testing.assert_array_equal(made.calibration, held)
+    np.testing.assert_array_equal(made.calibration, TRAIN[0][:600])
     made.attempt(0.3)
     assert seen == [stream]
 
 
+@pytest.mark.parametrize("kind", ["PyDataset", "tf.data"])
+def test_the_first_batches_of_a_stream_are_held_out(model, little_memory, kind):
+    stream = Counted(*TRAIN)
+    if kind == "tf.data":
+        stream = tf.data.Dataset.from_tensor_slices(TRAIN).batch(50)
+    made = Compressor(model, stream, None, 1, None, None, "tflite", "fast", None)
+    ((x, y, _),) = made.quality.batches
+    np.testing.assert_array_equal(x, TRAIN[0][:100])  # a tenth
+    np.testing.assert_array_equal(y, TRAIN[1][:100])
+    np.testing.assert_array_equal(made.calibration, TRAIN[0][100:600])
+    rest = [made.train.data[i] for i in range(18)] if kind == "PyDataset" else made.train.data
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in rest]), TRAIN[0][100:])
+    assert made.train.steps == 18
+
+
 def test_what_a_stream_needs(model, little_memory):
-    with pytest.raises(ValueError, match="give `validation_data`"):
-        tfc.compress(model, Counted(*TRAIN), 0.3)
+    with pytest.raises(ValueError, match=r"another order each time.*`validation_data`"):
+        shuffled = tf.data.Dataset.from_tensor_slices(TRAIN).shuffle(1000).batch(50)
+        tfc.compress(model, shuffled, 0.3)
     with pytest.raises(ValueError, match="`validation_data` are held in memory"):
         tfc.compress(model, TRAIN, 0.3, validation_data=Counted(*TRAIN))
     with pytest.raises(ValueError, match="generator can be used only once"):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 
 from tfcompress.archive import files as archive
 from tfcompress.distillation.distiller import Distiller
@@ -17,7 +16,7 @@ from tfcompress.export import file_bytes
 from tfcompress.graph.copy import copied
 from tfcompress.graph.private_training import compiled_loss, strategy_scope
 from tfcompress.measure.objective import Objective
-from tfcompress.planning.examples import CALIBRATION_EXAMPLES, Stream, read
+from tfcompress.planning.examples import Stream, calibration, hold_out, read
 from tfcompress.planning.kept import KeepZeros, discrete_kernels_frozen
 from tfcompress.planning.plan_result import Plan
 from tfcompress.planning.planner import Planner
@@ -32,7 +31,6 @@ from tfcompress.utils.writers import temporary_folder
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3  # of Adam at the start; it falls to 0 by a cosine
 TEMPERATURE, ALPHA = 2.0, 0.5  # of the Distiller
-HELD_OUT_ONE_IN = 10  # of the data, if there are no other data to validate on
 SIZE_ATTEMPTS = 4  # to bring the size of a file below a budget
 
 _ALONE = threading.RLock()  # the seeds of a training are those of the whole process
@@ -109,7 +107,7 @@ class Compressor:
         )
         self.train = read(model, data, check_labels)
         if validation_data is None:
-            self.train, validation = _hold_out(self.train)
+            self.train, validation = hold_out(self.train)
         else:
             validation = read(model, validation_data, check_labels)
         if isinstance(validation, Stream):
@@ -128,12 +126,9 @@ class Compressor:
             "seed": seed,
         }
         self.quality = Quality(model, validation, metric, loss)
+        examples = calibration(self.train)
         if isinstance(self.train, Stream):
-            examples = self.train.first
-        else:
-            count = examples_in(self.train)
-            spread = np.linspace(0, count - 1, min(count, CALIBRATION_EXAMPLES)).astype(int)
-            examples = rows(self.train, spread)
+            self.train = self.train._replace(held=[])
         self.calibration = examples[0]
         labelled = self.loss is not None and examples[1] is not None
         given = examples if labelled else examples[0]
@@ -285,16 +280,3 @@ class Compressor:
             with temporary_folder() as folder:
                 return archive.save(model, os.path.join(folder, "model"), half=True)
         return cost
-
-
-def _hold_out(data):
-    """The data to train on, and those to validate on."""
-    if isinstance(data, Stream):  # which may come in another order each time
-        raise ValueError(
-            "`data` take more than 512 MiB, so that they are read anew in each epoch, and no part "
-            "of them can be held out: give `validation_data`."
-        )
-    count = examples_in(data)
-    held_out = np.zeros(count, bool)
-    held_out[::HELD_OUT_ONE_IN] = True
-    return rows(data, ~held_out), rows(data, held_out)

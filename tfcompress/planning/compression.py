@@ -105,11 +105,11 @@ def compress(
             loss and metrics that it was compiled with.
         data: `(x, y)`, `(x, y, sample_weight)` or inputs `x`, in any form that `fit` takes. A
             dataset of more than 512 MiB is not held in memory but read once to check it, and then
-            in each epoch, in its own batches, while the plan is made on its first 2,000 examples;
-            it needs `validation_data`. Without labels the student learns from the teacher alone,
-            and the outputs of the original model are the labels to validate on: its most likely
-            classes, or the outputs themselves where the loss is not one of classes. Sample weights
-            count in training and in each metric.
+            in each epoch, in its own batches, while the plan is made on its first examples.
+            Without labels the student learns from the teacher alone, and the outputs of the
+            original model are the labels to validate on: its most likely classes, or the outputs
+            themselves where the loss is not one of classes. Sample weights count in training and
+            in each metric.
         budget: a share, in (0, 1], of the size of the float32 model; a number above 1 is in the
             unit of `target`, where `"bits"` also counts bytes.
         max_drop: by how much the metric may get worse. If `budget` is given too, it is the
@@ -125,7 +125,9 @@ def compress(
             held in memory as it is.
         teacher: `"self"` for the original model, another Keras model, or None to learn from the
             labels alone.
-        validation_data: like `data`, at most 512 MiB; None holds out a tenth of `data`.
+        validation_data: like `data`, at most 512 MiB; None holds out a tenth of `data`, or the
+            first ones of a larger dataset, at most a tenth, which must come in the same order each
+            time.
         target: what the budget counts. `"tflite"`: bytes of the file; `"archive"`: bytes of
             `archive.save(half=True)`; `"bits"`: stored bits of the kernels; `"macs"`:
             multiply-accumulates.

@@ -5,27 +5,39 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
-from tfcompress.utils.arrays import concatenated
-from tfcompress.utils.batches import HELD, are_arrays, batches, bytes_of, check_repeats, first
+from tfcompress.utils.arrays import concatenated, rows, to_numpy
+from tfcompress.utils.batches import (
+    HELD,
+    are_arrays,
+    batches,
+    bytes_of,
+    check_repeats,
+    examples_in,
+    first,
+)
 from tfcompress.utils.types import Data
 
 CALIBRATION_EXAMPLES = 2000  # that plans are made on
+HELD_OUT_ONE_IN = 10  # of the data, if there are no other data to validate on
 ARRAYS_BATCH = 1024  # only to check arrays: they are joined again
 
 
 class Stream(NamedTuple):
-    """Examples that are not held in memory.
+    """Examples that are not held in memory, apart from some of the first ones.
 
     Attributes:
         data: what yields them in batches, for `fit`.
-        first: `(x, y, sample_weight)` of the first ones, as arrays.
+        held: the first batches.
         steps: the number of batches.
+        count: the number of examples.
     """
 
     data: Data
-    first: tuple[Any, ...]
+    held: list
     steps: int
+    count: int
 
 
 def read(
@@ -44,7 +56,7 @@ def read(
         ValueError: a generator, which can be used only once, yields more than 512 MiB.
     """
     arrays = are_arrays(data)
-    held, size, steps = [], 0, 0
+    held, size, steps, count = [], 0, 0, 0
     for batch in batches(model, data, ARRAYS_BATCH if arrays else sys.maxsize):
         if check_labels is not None:
             check_labels(batch[1])
@@ -52,7 +64,77 @@ def read(
             held.append(batch)
         else:
             check_repeats(data, 2)
-        size, steps = size + bytes_of(batch), steps + 1
+        size, steps, count = size + bytes_of(batch), steps + 1, count + examples_in(batch)
     if arrays or size < HELD:
         return tuple(concatenated(held))
-    return Stream(data, first(iter(held), CALIBRATION_EXAMPLES, HELD // 2), steps)
+    return Stream(data, held, steps, count)
+
+
+def calibration(train: Any) -> tuple[Any, ...]:
+    """The examples that plans are made on: spread over arrays, or the first ones of a stream."""
+    if isinstance(train, Stream):
+        return first(iter(train.held), CALIBRATION_EXAMPLES, None)
+    count = examples_in(train)
+    spread = np.linspace(0, count - 1, min(count, CALIBRATION_EXAMPLES)).astype(int)
+    return rows(train, spread)
+
+
+def hold_out(data: Any) -> tuple[Any, tuple[Any, ...]]:
+    """What to train on, and the examples to validate on: every tenth, or the first of a stream.
+
+    Raises:
+        ValueError: a stream comes in another order each time.
+    """
+    if isinstance(data, Stream):
+        return _split(data)
+    count = examples_in(data)
+    held_out = np.zeros(count, bool)
+    held_out[::HELD_OUT_ONE_IN] = True
+    return rows(data, ~held_out), rows(data, held_out)
+
+
+def _split(stream):
+    again = next(batches(None, stream.data, sys.maxsize))
+    skipped = isinstance(stream.data, keras.utils.PyDataset) or hasattr(stream.data, "skip")
+    if not skipped or not _equal(again, stream.held[0]):
+        raise ValueError(
+            "`data` take more than 512 MiB, so that they are read anew in each epoch, and they "
+            "come in another order each time: which of them are held out cannot be told. Give "
+            "`validation_data`."
+        )
+    number, count, size = 0, 0, 0
+    while count < stream.count // HELD_OUT_ONE_IN and size < HELD // 2:
+        batch = stream.held[number]
+        number, count, size = number + 1, count + examples_in(batch), size + bytes_of(batch)
+    validation = tuple(concatenated(stream.held[:number]))
+    if isinstance(stream.data, keras.utils.PyDataset):
+        rest = _Rest(stream.data, number)
+    else:
+        rest = stream.data.skip(number)
+    left = stream.held[number:]
+    return Stream(rest, left, stream.steps - number, stream.count - count), validation
+
+
+def _equal(one, other) -> bool:
+    pairs = zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=True)
+    return all(a is None or np.array_equal(to_numpy(a), to_numpy(b)) for a, b in pairs)
+
+
+class _Rest(keras.utils.PyDataset):
+    """A PyDataset without its first batches."""
+
+    def __init__(self, data: keras.utils.PyDataset, left_out: int) -> None:
+        super().__init__(data.workers, data.use_multiprocessing, data.max_queue_size)
+        self.data, self.left_out = data, left_out
+
+    def __len__(self):
+        return len(self.data) - self.left_out
+
+    def __getitem__(self, index):
+        return self.data[index + self.left_out]
+
+    def on_epoch_begin(self) -> None:
+        self.data.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        self.data.on_epoch_end()
