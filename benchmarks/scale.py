@@ -166,7 +166,8 @@ def stream(count=200_000, side=32):
             layers.Dense(10),
         ]
     )
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(True), ["accuracy"])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"])
 
     def made(index):
         seed = tf.stack([index, index + 1])
