@@ -36,6 +36,7 @@ def axes_of(title, ylabel, xlabel=None, width=7):
     axes = Figure(figsize=(width, 4), dpi=130, layout="constrained").add_subplot()
     axes.set(title=title, ylabel=ylabel, xlabel=xlabel)
     axes.grid(alpha=0.3, axis="y" if xlabel is None else "both")
+    axes.set_axisbelow(True)
     return axes
 
 
@@ -231,6 +232,7 @@ def planning():
 def recurrent():
     found = rows("recurrent", r"GRU|LSTM")
     nets = [row[0].split(" (")[0].replace(", ", "\n") for row in found]
+    nets = [re.sub(r"(takes|speaker) held out", r"other \1", net) for net in nets]
     names = [f"{net}\n{row[1]}" for net, row in zip(nets, found, strict=True)]
     axes = axes_of(
         "Recurrent layers, without labels or training", "points of accuracy lost", width=9

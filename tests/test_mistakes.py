@@ -179,6 +179,113 @@ def test_other_mistakes(tmp_path):
         assert str(raised.value).count("\n") < 2, name
 
 
+TFLITE = "Expected `tflite` to be the bytes of a .tflite file or its path. Received: <Seq"
+MORE = {
+    "a tuple for a maker": (lambda m: tfc.swap(m, {"fc1": (T,)}), "rule 'fc1' must be .* Received"),
+    "a number for a rule's key": (lambda m: tfc.swap(m, {0: T}), "rule's key .* Received: 0"),
+    "memory as text": (
+        lambda m: tfc.swap(m, {"fc1": T}, data=X, memory="1GB"),
+        "`memory` to be a whole number.* Received: '1GB'",
+    ),
+    "bits that are none": (
+        lambda m: tfc.layers.rounding(9),
+        "integer from 2 to 8. Received: bits=9",
+    ),
+    "a scope": (lambda m: tfc.prune(m, 0.5, scope="all"), "'layer' or 'global'. .*scope='all'"),
+    "a share below 0": (lambda m: tfc.prune(m, -0.1), r"in \[0, 1\)\. Received: sparsity=-0.1"),
+    "surgery without data": (lambda m: tfc.prune(m, 0.5, score="obs"), 'score="obs" needs `data`'),
+    "channels by name": (
+        lambda m: tfc.prune_channels(m, {"fc1": 0.5}),
+        "`sparsity` to be a number. Received: {'fc1'",
+    ),
+    "a budget as text": (
+        lambda m: tfc.plan(m, (X, Y), "10%"),
+        "`budget` to be a number. Received: '10%'",
+    ),
+    "a path in no folder": (
+        lambda m: tfc.compress(m, (X, Y), 0.5, path="absent/a.tflite"),
+        "folder of `path` does not exist. Received: 'absent/a.tflite'",
+    ),
+    "a path of another format": (
+        lambda m: tfc.compress(m, (X, Y), 0.5, path="a.onnx"),
+        "`path` to end in .tflite. Received: 'a.onnx'",
+    ),
+    "a seed as text": (
+        lambda m: tfc.compress(m, (X, Y), 0.5, seed="a"),
+        "`seed` to be a whole number. Received: 'a'",
+    ),
+    "half an epoch": (
+        lambda m: tfc.compress(m, (X, Y), 0.5, fine_tune=1.5),
+        "`fine_tune` .* Received: 1.5",
+    ),
+    "activations": (
+        lambda m: tfc.to_tflite(m, activations="int4"),
+        "`activations` .*Received: 'int4'",
+    ),
+    "labels among samples": (
+        lambda m: tfc.to_tflite(m, check=(X, Y)),
+        r"`check` must hold .* Received: shapes \[\(40, 8\), \(40,\)\]",
+    ),
+    "a runtime as a number": (
+        lambda m: tfc.to_tflite(m, min_runtime=2.1),
+        "`min_runtime` must be .* Received: 2.1",
+    ),
+    "no threads": (lambda m: tfc.bench("a.tflite", threads=0), "`threads` .*least 1. Received: 0"),
+    "no time": (lambda m: tfc.bench("a.tflite", seconds=-1), "`seconds` above 0. Received: -1"),
+    "a file to time that is not there": (
+        lambda m: tfc.bench("absent.tflite"),
+        "There is no such file: absent.tflite",
+    ),
+    "a model for a file to time": (lambda m: tfc.bench({"a": m}), TFLITE),
+    "a model for a file to report": (lambda m: tfc.report(m, tflite=m), TFLITE),
+    "data for a baseline": (
+        lambda m: tfc.report(m, X),
+        "Expected a `keras.Model`. Received: array",
+    ),
+    "points without accuracies": (
+        lambda m: tfc.report(m).to_html("a.html", points={"a": 3}),
+        r"`points` as a dict `{name: \(bytes, accuracy\)}`. Received: 3 of 'a'",
+    ),
+    "accuracy in percent": (
+        lambda m: tfc.report(m).to_html("a.html", accuracy=91),
+        "`accuracy` .* Did you mean 91%, which is 0.91.* Received: 91",
+    ),
+    "a file to explain that is not there": (
+        lambda m: tfc.explain(m, m, (X, Y), tflite="absent.tflite"),
+        "There is no such file: absent.tflite",
+    ),
+    "an archive that is not there": (
+        lambda m: tfc.archive.load("absent.tfc"),
+        "There is no such file: absent.tfc",
+    ),
+    "no candidates": (
+        lambda m: tfc.sensitivity(m, (X, Y), candidates=[]),
+        "`candidates` to hold at least one maker",
+    ),
+    "a share for a schedule": (
+        lambda m: tfc.callbacks.Prune(0.5),
+        r"Expected a schedule: .*Constant\(0.8\)`. Received: 0.5",
+    ),
+    "hints by name": (
+        lambda m: tfc.Distiller(student=net(), teacher=m, hints="fc1"),
+        "`hints` to be a list of `tfc.Hint`. Received: 'fc1'",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def built():
+    return net()
+
+
+@pytest.mark.parametrize("what", MORE)
+def test_more_mistakes(what, built):
+    call, message = MORE[what]
+    with pytest.raises((TypeError, ValueError, OSError), match=message) as raised:
+        call(built)
+    assert "\n" not in str(raised.value)
+
+
 def test_paths_where_the_command_line_takes_them(tmp_path):
     model = net()
     model.save(tmp_path / "net.keras")

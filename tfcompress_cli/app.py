@@ -47,21 +47,26 @@ def report(
         Path | None,
         typer.Option(help="For its picture, JSON: by name, bytes and accuracy of each model."),
     ] = None,
+    accuracy: Annotated[
+        float | None, typer.Option(help="For the page: of the model, such as 0.91.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show the stored bits, the MACs and the bytes in the .tflite file of each layer."""
     with errors_as_messages():
-        from tfcompress.cli.files import load_model, read_points
+        from tfcompress.cli.files import check_output, load_model, read_points
         from tfcompress.reporting import model_report as reports
 
+        for_page = {"--points": points, "--accuracy": accuracy}
+        if html is None and (given := [name for name, x in for_page.items() if x is not None]):
+            raise ValueError(f"`{given[0]}` is for the page that `--html` writes.")
+        if html is not None:
+            check_output(html, [".html", ".htm"])
+        shown = None if points is None else read_points(points)
         before = None if baseline is None else load_model(baseline)
         made = reports.report(load_model(model), before, tflite)
-        if points is not None and html is None:
-            raise ValueError("`--points` are for the page that `--html` writes.")
-        if html is not None and html.suffix not in (".html", ".htm"):
-            raise ValueError(f"Expected a page named .html. Received: {html}")
         if html is not None:
-            made.to_html(html, None if points is None else read_points(points))
+            made.to_html(html, shown, accuracy)
         print(made.to_json() if json else made)
 
 

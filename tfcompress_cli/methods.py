@@ -148,12 +148,14 @@ def explain(
     """Show in which layers a compressed model lost its accuracy, why, and what helps."""
     with errors_as_messages():
         from tfcompress.cli.data import load_data
-        from tfcompress.cli.files import load_model
+        from tfcompress.cli.files import check_output, load_model
         from tfcompress.diagnosis.explain import explain as run
         from tfcompress.reporting.model_report import report
 
         if model_explorer is not None and tflite is None:
             raise ValueError("`--model-explorer` is for a file: give `--tflite`.")
+        if html is not None:
+            check_output(html, [".html", ".htm"])
         small, float_model = load_model(model), load_model(baseline, compile=True)
         given = load_data(data, float_model)
         found = run(float_model, small, given, tflite, try_cures=try_cures)

@@ -65,16 +65,21 @@ def test_report_as_json(files, name):
 def test_report_writes_a_page(files, tmp_path):
     points = tmp_path / "points.json"
     points.write_text('{"large": [9000, 0.9], "small": [800, 0.89]}')
-    options = ["--html", tmp_path / "a.html", "--points", points]
+    options = ["--html", tmp_path / "a.html", "--points", points, "--accuracy", "0.8876"]
     done = run("report", files / "small.keras", *options)
     assert done.exit_code == 0, done.output
-    assert "Accuracy against bytes" in (tmp_path / "a.html").read_text()
+    page = (tmp_path / "a.html").read_text()
+    assert "Accuracy against bytes" in page and "<b>0.8876</b>accuracy" in page
     assert "BinaryDense" in done.stdout
     points.write_text('{"large": 3}')
     done = run("report", files / "small.keras", *options)
     assert done.exit_code == 1
     assert "of the form" in done.stderr
-    assert run("report", files / "small.keras", *options[2:]).exit_code == 1
+    for at in (2, 4):
+        done = run("report", files / "small.keras", *options[at : at + 2])
+        assert done.stderr == f"Error: `{options[at]}` is for the page that `--html` writes.\n"
+    done = run("report", files / "small.keras", *options[:2], "--accuracy", "88.7")
+    assert "Did you mean 88.7%, which is 0.887? Received: 88.7" in done.stderr
 
 
 def test_archive_there_and_back(files, tmp_path):
@@ -133,7 +138,7 @@ def test_bench_compares_files(files):
         (["report", "notes.txt"], "Expected a .keras, .h5 or .tfc file"),
         (["report", "broken.keras"], "is no .keras file"),
         (["report", "net.keras", "--tflite", "cut.tflite"], "truncated or damaged"),
-        (["report", "net.keras", "--tflite", "nowhere.tflite"], "No such file"),
+        (["report", "net.keras", "--tflite", "nowhere.tflite"], "There is no such file"),
         (["export", "net.keras", "-o", "missing/net.tflite"], "folder"),
         (["export", "net.keras", "-o", "a.tflite", "--store", "tiny"], "Received: 'tiny'"),
         (["export", "net.keras", "-o", "a.tflite", "--bits", "4"], "must be 32, 16 or 8"),

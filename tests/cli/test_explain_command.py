@@ -1,4 +1,5 @@
 import json
+import re
 
 import keras
 import numpy as np
@@ -46,6 +47,9 @@ def test_the_layer_its_cause_and_its_cure_are_shown(files, tmp_path):
     assert 'cure = {"fc": tfc.layers.' in done.stdout
     assert "Where the accuracy went" in page.read_text()
     assert "rank below the knee" in page.read_text()
+    assert re.search(
+        r"<b>0\.\d{4}</b>accuracy</div><div><b>0\.\d{4}</b>accuracy before<", page.read_text()
+    )
     assert (folder / "error.json").exists()
 
 
@@ -56,6 +60,19 @@ def test_all_is_printed_as_json(files):
     data = json.loads(done.stdout)
     assert data["layers"][0]["path"] == "fc"
     assert data["measure"] == "loss"
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        (("--tflite", "absent.tflite"), "There is no such file: absent.tflite"),
+        (("--html", "page.pdf"), "Expected an output named .html or .htm. Received: page.pdf"),
+    ],
+)
+def test_files_are_checked_before_anything_is_measured(files, option, message):
+    given = ("--baseline", files / "model.keras", "--data", files / "data.npz")
+    done = run(files / "small.tfc", *given, *option)
+    assert (done.exit_code, done.stderr) == (1, f"Error: {message}\n")
 
 
 def test_node_data_need_a_file(files, tmp_path):

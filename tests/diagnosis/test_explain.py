@@ -65,7 +65,10 @@ def test_equal_models_have_no_rows():
     model, data = net()
     found = tfc.explain(model, tfc.swap(model, {"fc": None}), data)
     assert found.layers == () and found.rise == 0
-    assert "layer" in str(found)
+    assert str(found).splitlines()[1:] == [
+        "There is no difference: both models have the same layers and the same weights."
+    ]
+    assert "There is no difference" in found._repr_html_() and "<table" not in found._repr_html_()
 
 
 def test_without_labels_the_change_of_the_outputs_is_shared():

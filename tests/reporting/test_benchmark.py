@@ -46,6 +46,10 @@ def test_ratios_are_taken_within_each_round(files, monkeypatch):
     result = bench({"a": files["fast"], "b": files["fast"]}, memory=False)
     assert result["b"].ratio == 2.0 and result["b"].milliseconds == 4000.0
     assert (result["b"].ratio_low, result["b"].ratio_high) == (1.5, 2.5)
+    assert "2.00 times faster (1.50 to 2.50)" in str(result)
+    fixed.reverse()
+    slower = str(bench({"a": files["fast"], "b": files["fast"]}, memory=False))
+    assert "2.00 times slower (1.33 to 2.40)" in slower
 
 
 def test_table_and_json(files):

@@ -110,9 +110,13 @@ def test_it_names_the_date_the_versions_the_accuracy_and_what_was_left(made):
 
 
 def test_a_slow_file_is_said_to_be_slower(made):
-    for ratio, value, label in ((0.5, "2.00", "faster"), (1.25, "1.25", "slower")):
+    for ratio, value, label in (
+        (0.5, "2.00", "times faster than"),
+        (1.25, "1.25", "times slower than"),
+        (1.001, "as", "fast as"),
+    ):
         shown = Page(page(replace(made, file=replace(made.file, latency_ratio=ratio))))
-        place = shown.texts.index(f"times {label} than the float32 file")
+        place = shown.texts.index(f"{label} the float32 file")
         assert shown.texts[place - 1] == value
 
 

@@ -128,6 +128,8 @@ def load(
     trusted = {*(custom_objects or ()), *allow}
     # A scope hides the one around it: without objects there is none.
     scope = keras.saving.custom_object_scope(custom_objects) if custom_objects else nullcontext()
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no such file: {plain(str(path))}")
     with open(path, "rb") as file, scope:
         try:
             return _read(file, max_bytes, trusted)

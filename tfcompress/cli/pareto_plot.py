@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tfcompress.reporting.scatter import draw_front, new_axes, place_labels
+from tfcompress.reporting.scatter import along, draw_front, new_axes, place_labels
 from tfcompress.utils.types import Path
 from tfcompress.utils.writers import save_figure
 
@@ -18,19 +18,20 @@ def draw(results: Any, path: Path, title: str) -> None:
     Returns:
         The matplotlib figure.
     """
-    axes = new_axes(title)
+    axes, lines = new_axes(title), []
     files = [(r.file_bytes, r.litert_accuracy) for r in results]
     zipped = [(r.gzip_bytes, r.litert_accuracy) for r in results]
     for ends in zip(files, zipped, strict=True):
         axes.plot(*zip(*ends, strict=True), color="0.8", zorder=1)
+        lines += along(ends)
     axes.scatter(*zip(*files, strict=True), color="tab:blue", label=".tflite file", zorder=2)
     axes.scatter(
         *zip(*zipped, strict=True), color="tab:orange", marker="D", label="gzip -9", zorder=2
     )
     floats = [point for point, r in zip(files, results, strict=True) if r.name == "float32"]
-    line = draw_front(axes, files, floats[0] if floats else None)
+    front = draw_front(axes, files, floats[0] if floats else None)
     axes.legend(loc="best")
     labels = [(point, r.name, "black") for point, r in zip(zipped, results, strict=True)]
-    place_labels(axes, labels, files + zipped + line)
+    place_labels(axes, labels, files + zipped + lines + front)
     save_figure(axes.figure, path)
     return axes.figure

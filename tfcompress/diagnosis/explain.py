@@ -18,8 +18,10 @@ from tfcompress.diagnosis.trials import tried
 from tfcompress.graph.paths import check_keras_3, walk
 from tfcompress.planning.quality import Quality
 from tfcompress.rewriting.opening import opened
+from tfcompress.tflite.reader import check_source
 from tfcompress.utils.arrays import concatenated, rows
 from tfcompress.utils.batches import batches
+from tfcompress.utils.checks import check_number
 from tfcompress.utils.types import Data, Loss, Path
 
 MOST_EXAMPLES = 512
@@ -60,6 +62,7 @@ def explain(
         An `Explanation`, which can be printed.
 
     Raises:
+        FileNotFoundError: there is no such .tflite file.
         ValueError: a model is not built, the models have no layers in common or take other inputs,
             a layer has another shape, or the file is not that of `small`.
 
@@ -77,6 +80,9 @@ def explain(
     Reference: Lundberg, Lee, "A Unified Approach to Interpreting Model Predictions", 2017, for
     Shapley values as an explanation.
     """
+    check_number(seconds, "seconds")
+    if tflite is not None:
+        check_source(tflite)
     model, small = model_of(model), model_of(small)
     _check_models(model, small)
     examples, numbers = _examples(model, data)

@@ -6,6 +6,7 @@ from typing import Any
 
 from tfcompress.diagnosis.case import Cause
 from tfcompress.diagnosis.cures import Cure
+from tfcompress.reporting.html_text import escape
 from tfcompress.reporting.notebook import table_html
 from tfcompress.reporting.text import table_text
 from tfcompress.utils.checks import check_ending
@@ -169,6 +170,8 @@ class Explanation:
         return f"<Explanation of {plain(self.name)}: {self.measure} {self.rise:+.4g}{worst}>"
 
     def __str__(self):
+        if not self.layers:
+            return "\n".join([self._title(), *self._notes()])
         from rich.table import Table
 
         table = Table(title=self._title(), title_justify="left", box=None, pad_edge=False)
@@ -180,6 +183,8 @@ class Explanation:
         return table_text(table, *self._notes(), width=150)
 
     def _repr_html_(self) -> str:
+        if not self.layers:
+            return "".join(f"<p>{escape(line)}</p>" for line in str(self).split("\n"))
         rows = [self._cells(row) for row in self.layers]
         return table_html(self._title(), self._columns(), rows, list(self._notes()))
 
@@ -216,7 +221,10 @@ class Explanation:
             yield f"No layer's: {self.rest:+.2g}, by what the models differ in beside layers"
         if self.layers and not self.by_loss:
             yield "The loss does not tell the layers apart: the first ones change the outputs most."
-        yield f"On {self.examples:,} examples; layers put back in {self.orders} orders."
+        if not self.layers:
+            yield "There is no difference: both models have the same layers and the same weights."
+        else:
+            yield f"On {self.examples:,} examples; layers put back in {self.orders} orders."
 
 
 def _percent(value) -> str:

@@ -9,12 +9,13 @@ import numpy as np
 
 from tfcompress.archive.model_files import model_of
 from tfcompress.export import to_tflite
+from tfcompress.export.arguments import check_path
 from tfcompress.graph.paths import check_finite_weights, check_keras_3
 from tfcompress.planning.attempts import Compressor
 from tfcompress.planning.plan_result import Plan
 from tfcompress.reporting.html_text import escape
 from tfcompress.reporting.model_report import ModelReport, report
-from tfcompress.utils.checks import check_budget, check_number, is_whole
+from tfcompress.utils.checks import check_budget, check_integer, check_number, is_whole
 from tfcompress.utils.plain import plain
 from tfcompress.utils.progress import showing
 from tfcompress.utils.types import Data, Loss, Path, Store, Target, Verbose
@@ -166,6 +167,8 @@ def compress(
     """
     model = model_of(model, compile=True)
     check_arguments(model, budget, max_drop, fine_tune, teacher)
+    check_path(path)
+    check_integer(seed, "seed")
     check_executor(executor)
     with showing(verbose):
         given = data, metric, fine_tune, teacher, validation_data, target, store, loss

@@ -185,6 +185,8 @@ def sensitivity(
     if candidates is None:
         candidates = _of_one_kernel(default_candidates("bits"))
     candidates = by_name(candidates)
+    if not candidates:
+        raise ValueError("Expected `candidates` to hold at least one maker. Received: none")
     if loss is None and compiled_loss(model) is None:
         raise ValueError("The model is not compiled with a loss: give `loss`, as in `compile`.")
     model = _opened(model, layers)

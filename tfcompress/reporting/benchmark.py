@@ -10,12 +10,13 @@ import numpy as np
 
 from tfcompress.reporting.notebook import table_html
 from tfcompress.reporting.run_in_child import peak_memory, time_files
-from tfcompress.reporting.text import table_text
+from tfcompress.reporting.text import table_text, times_faster
 from tfcompress.tflite.reader import load, operator_name, read
+from tfcompress.utils.checks import check_above_zero, whole_number
 from tfcompress.utils.plain import plain
 from tfcompress.utils.types import Path
 
-COLUMNS = ("file", "bytes", "ms", "times faster", "peak memory", "operators")
+COLUMNS = ("file", "bytes", "ms", "beside the first", "peak memory", "operators")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,11 @@ class Benchmark:
         return json.dumps(asdict(self), indent=2)
 
     def __getitem__(self, name) -> Timing:
-        return next(timing for timing in self.timings if timing.name == name)
+        for timing in self.timings:
+            if timing.name == name:
+                return timing
+        names = [timing.name for timing in self.timings]
+        raise KeyError(f"No file that was timed has this name. Expected one of {names}: {name!r}")
 
     def __repr__(self):
         times = (f"{plain(t.name)} {t.milliseconds:.3g} ms" for t in self.timings)
@@ -78,16 +83,20 @@ class Benchmark:
         for column in COLUMNS:
             is_text = column in ("file", "operators")
             table.add_column(column, justify="left" if is_text else "right")
-        for row in map(_cells, self.timings):
+        for row in self._rows():
             table.add_row(*row)
         return table_text(table, width=120) + "\n"
 
     def _title(self) -> str:
-        run = f"{self.rounds} rounds, {self.threads} thread(s), batch {self.batch}"
-        return f"{run}; times faster, with the middle half of the rounds"
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        run = f"{self.rounds} rounds, {threads}, batch {self.batch}"
+        return f"{run}; in brackets the middle half of the rounds"
+
+    def _rows(self) -> list[list[str]]:
+        return [_cells(timing, timing is self.timings[0]) for timing in self.timings]
 
     def _repr_html_(self) -> str:
-        return table_html(self._title(), COLUMNS, map(_cells, self.timings))
+        return table_html(self._title(), COLUMNS, self._rows())
 
 
 def bench(
@@ -116,8 +125,8 @@ def bench(
         memory: whether to measure the peak memory of each file in a process of its own.
 
     Raises:
-        ValueError: a file is no whole .tflite file, or LiteRT does not load it, or it ends the
-            process or takes a minute for one run.
+        ValueError: an argument is out of range; a file is no whole .tflite file, or LiteRT does not
+            load it, or it ends the process or takes a minute for one run.
 
     Example:
 
@@ -136,6 +145,14 @@ def bench(
             "Expected `files` to be a path, several of them, or a dict `{name: bytes or path}` of "
             f"at least one file. Received: {reprlib.repr(files)}"
         )
+    for name, value, least in (
+        ("threads", threads, 1),
+        ("batch", batch, 1),
+        ("rounds", rounds, 1),
+        ("warmup", warmup, 0),
+    ):
+        whole_number(value, name, least)
+    check_above_zero(seconds, "seconds")
     blobs = {name: load(source) for name, source in files.items()}
     files_of = {name: read(blob) for name, blob in blobs.items()}
     times, nodes = time_files(blobs, threads, batch, rounds, warmup, seconds)
@@ -185,12 +202,13 @@ def _delegated(file, groups):
     )
 
 
-def _cells(t) -> list[str]:
+def _cells(t, first) -> list[str]:
+    low, high = sorted(r if t.ratio >= 1 else 1 / r for r in (t.ratio_low, t.ratio_high))
     return [
         plain(t.name),
         f"{t.bytes:,}",
         f"{t.milliseconds:.4g}",
-        f"{t.ratio:.2f} ({t.ratio_low:.2f}-{t.ratio_high:.2f})",
+        "" if first else f"{times_faster(1 / t.ratio)} ({low:.2f} to {high:.2f})",
         "-" if t.peak_bytes is None else f"{t.peak_bytes / 1e6:.1f} MB",
         _operators(t),
     ]

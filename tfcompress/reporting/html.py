@@ -14,7 +14,7 @@ from tfcompress.reporting.text import (
     part_cells,
     reasons,
     shape_text,
-    times_faster,
+    than_float32,
 )
 
 PACKAGES = ("tfcompress", "keras", "tensorflow", "ai-edge-litert")
@@ -35,7 +35,12 @@ def page(
         explanation: an `Explanation` of where its accuracy went, or None.
     """
     name = escape(report.name)
-    parts = [f"<h1>{name}</h1>", f"<p>{_made_with()}</p>", _facts(report, accuracy), _notes(report)]
+    parts = [
+        f"<h1>{name}</h1>",
+        f"<p>{_made_with()}</p>",
+        _facts(report, accuracy, explanation),
+        _notes(report),
+    ]
     parts += [pareto(points)] if points else []
     parts += [stacks(report), bars(report), _table(report), _left(report)]
     if explanation is not None:
@@ -79,14 +84,17 @@ def facts_of(report: Any, accuracy: float | None = None) -> dict[str, str]:
         facts["gzipped"] = size(report.file.gzip_bytes)
         facts["oldest LiteRT"] = report.file.min_runtime
         if report.file.latency_ratio is not None:
-            times, unit = times_faster(report.file.latency_ratio).split(" ", 1)
-            facts[f"{unit} than the float32 file"] = times
+            times, words = than_float32(report.file.latency_ratio).split(" ", 1)
+            facts[words] = times
     return facts
 
 
-def _facts(report, accuracy):
+def _facts(report, accuracy, explanation):
     facts = facts_of(report, accuracy)
-    boxes = (f"<div><b>{value}</b>{label}</div>" for label, value in facts.items())
+    metric = getattr(explanation, "metric", None)
+    if accuracy is None and metric is not None:
+        facts = {metric[0]: f"{metric[2]:.4f}", f"{metric[0]} before": f"{metric[1]:.4f}"} | facts
+    boxes = (f"<div><b>{value}</b>{escape(label)}</div>" for label, value in facts.items())
     return f'<div class="facts">{"".join(boxes)}</div>'
 
 

@@ -27,7 +27,7 @@ from tfcompress.reporting.notebook import report_html
 from tfcompress.reporting.text import text
 from tfcompress.tflite.reader import load
 from tfcompress.tflite.runtimes import min_runtime
-from tfcompress.utils.checks import check_ending
+from tfcompress.utils.checks import check_ending, check_share
 from tfcompress.utils.plain import plain
 from tfcompress.utils.types import Path
 from tfcompress.utils.writers import write_file
@@ -114,10 +114,18 @@ class ModelReport:
             explanation: of where its accuracy went, as from `tfc.explain`, or None.
 
         Raises:
-            ValueError: the path has the ending of another format.
+            ValueError: the path has the ending of another format; `accuracy` is not in [0, 1].
             WriteError: the file cannot be written.
         """
-        check_ending(path, ".html")
+        check_ending(path, ".html", ".htm")
+        for name, point in (points or {}).items():
+            if not isinstance(point, (tuple, list)) or len(point) != 2:
+                raise ValueError(
+                    "Expected `points` as a dict `{name: (bytes, accuracy)}`. "
+                    f"Received: {point!r} of {name!r}"
+                )
+        if accuracy is not None:
+            check_share(accuracy, "accuracy")
         write_file(path, page(self, points, accuracy, explanation))
 
     def print(self, print_fn: Callable[[str], None] = print) -> None:

@@ -56,6 +56,11 @@ def draw_front(
     if float32 is not None:
         style = {"facecolors": "none", "edgecolors": "black", "s": 130, "linewidths": 1.3}
         axes.scatter(*float32, **style, zorder=3, label="the float net")
+    return along(line)
+
+
+def along(line: Points) -> list[tuple[float, float]]:
+    """Places on a line through points, which labels should not cover."""
     shares = [step / STEPS for step in range(STEPS)]
     return [
         (x * (end_x / x) ** share, y + share * (end_y - y))

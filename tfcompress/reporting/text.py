@@ -59,7 +59,7 @@ def _notes(report):
     yield f"Biases, norms and other weights: {report.other_bits:,} bits"
     if report.file:
         ratio = report.file.latency_ratio
-        speed = "" if ratio is None else f", {times_faster(ratio)} than the float32 file"
+        speed = "" if ratio is None else f", {than_float32(ratio)}"
         size = f"{report.file.bytes:,} bytes, {report.file.gzip_bytes:,} gzipped"
         yield f".tflite file: {size}{speed}; for LiteRT {report.file.min_runtime} and newer"
         if report.file.samples is not None:
@@ -89,7 +89,15 @@ def reasons(report: Any) -> dict[str, list[str]]:
 
 def times_faster(ratio: float) -> str:
     """A share of another file's time in words: `"1.5 times faster"`, `"1.2 times slower"`."""
-    return f"{1 / ratio:.2f} times faster" if ratio <= 1 else f"{ratio:.2f} times slower"
+    if f"{ratio:.2f}" == "1.00":
+        return "as fast"
+    return f"{1 / ratio:.2f} times faster" if ratio < 1 else f"{ratio:.2f} times slower"
+
+
+def than_float32(ratio: float) -> str:
+    """The same as a comparison: `"1.5 times faster than the float32 file"`."""
+    words = times_faster(ratio)
+    return f"{words} {'as' if words == 'as fast' else 'than'} the float32 file"
 
 
 def _in_file(row):

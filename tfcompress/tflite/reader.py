@@ -9,6 +9,7 @@ import copy
 import math
 import mmap
 import os
+import reprlib
 from functools import cache
 from typing import Any
 
@@ -58,13 +59,38 @@ def load(source: Path | bytes) -> bytes | bytearray:
     """The bytes of a .tflite file given as bytes or as a path."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source) if isinstance(source, memoryview) else source
-    with open(os.fspath(source), "rb") as file:
+    with _opened(source) as file:
         return file.read()
+
+
+def check_source(source: Path | bytes, name: str = "tflite") -> None:
+    """Raises unless a .tflite file is given as bytes, or as the path of a file that exists.
+
+    >>> check_source("small.tflite")
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: There is no such file: small.tflite
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(
+            f"Expected `{name}` to be the bytes of a .tflite file or its path. "
+            f"Received: {reprlib.repr(source)}"
+        )
+    if not os.path.isfile(source):
+        what = "A folder is no .tflite file" if os.path.isdir(source) else "There is no such file"
+        raise FileNotFoundError(f"{what}: {os.fspath(source)}")
+
+
+def _opened(source):
+    check_source(source)
+    return open(os.fspath(source), "rb")
 
 
 def _mapped_bytes(path):
     """The bytes of a file, mapped into memory: only what is read gets loaded."""
-    with open(os.fspath(path), "rb") as file:
+    with _opened(path) as file:
         whole = os.fstat(file.fileno()).st_size
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if whole else b""
 

@@ -74,6 +74,27 @@ def check_sparsity(sparsity: float, name: str = "sparsity") -> None:
         raise ValueError(f"Expected `{name}` in [0, 1). Received: {name}={sparsity!r}")
 
 
+def check_above_zero(value: float, name: str) -> None:
+    """Raises unless the value is a finite number above 0."""
+    check_number(value, name)
+    if not 0 < value < math.inf:
+        raise ValueError(f"Expected `{name}` above 0. Received: {value!r}")
+
+
+def check_share(value: float, name: str) -> None:
+    """Raises unless the value is a number in [0, 1].
+
+    >>> check_share(91, "accuracy")
+    Traceback (most recent call last):
+    ...
+    ValueError: Expected `accuracy` in [0, 1]. Did you mean 91%, which is 0.91? Received: 91
+    """
+    check_number(value, name)
+    if not 0 <= value <= 1:
+        hint = f" Did you mean {value:g}%, which is {value / 100:g}?" if 1 < value <= 100 else ""
+        raise ValueError(f"Expected `{name}` in [0, 1].{hint} Received: {value!r}")
+
+
 def check_integer(value: Any, name: str) -> int:
     """The value as an `int` of either sign; raises `ValueError` for what is no whole number."""
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
