@@ -24,6 +24,7 @@ from tfcompress.distillation.hints import Hint
 from tfcompress.graph.paths import walk
 from tfcompress.measure.batch_norm import recalibrate_batch_norm
 from tfcompress.numerics.codecs import unpack
+from tfcompress.planning.latency.measured import time_layers
 from tfcompress.planning.planner import plan
 from tfcompress.planning.sensitivity import sensitivity
 from tfcompress.pruning.channels import prune_channels
@@ -90,6 +91,7 @@ __all__ = [
     "search",
     "sensitivity",
     "swap",
+    "time_layers",
     "to_ordinary",
     "to_tflite",
     "unpack",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tfcompress_cli.options import Data, Json, Model, Output
+from tfcompress_cli.options import Data, Json, Latency, Model, Output
 from tfcompress_cli.quiet import errors_as_messages
 
 app = typer.Typer(
@@ -76,8 +76,11 @@ def compress(
     output: Output,
     data: Data,
     budget: Annotated[
-        str | None,
-        typer.Option(help="Of the output: a share of the float32 size, 10%, or bytes, 80000."),
+        list[str] | None,
+        typer.Option(
+            help="Of the output: a share of the float32 size, 10%, bytes, 80000, or time, 5ms; "
+            "give it twice for size and time."
+        ),
     ] = None,
     max_drop: Annotated[
         float | None, typer.Option(help="The largest loss of accuracy, such as 0.01.")
@@ -95,30 +98,32 @@ def compress(
         ),
     ] = None,
     store: Annotated[str, typer.Option(help="fast, or small: of the .tflite file.")] = "fast",
+    latency: Latency = None,
     json: Json = False,
 ) -> None:
     """Compress a trained model to a budget, or as far as its accuracy allows."""
     with errors_as_messages():
         from tfcompress.cli.data import load_data
-        from tfcompress.cli.files import check_output, load_model, read_budget, save_compressed
+        from tfcompress.cli.files import check_output, load_model, read_budgets, save_compressed
         from tfcompress.planning.compression import compress as run
-        from tfcompress.utils.checks import check_budget, check_store
+        from tfcompress.utils.checks import check_store
 
         check_output(output)
         check_store(store)
-        if budget is not None:
-            check_budget(read_budget(budget))
+        target = TARGETS[output.suffix]
+        limits = read_budgets(budget, target) if budget else None
         loaded = load_model(model, compile=loss is None)
         made = run(
             loaded,
             load_data(data, loaded),
-            None if budget is None else read_budget(budget),
+            limits,
             max_drop,
             fine_tune=epochs,
             validation_data=None if validation is None else load_data(validation, loaded),
-            target=TARGETS[output.suffix],
+            target=target,
             store=store,
             loss=loss,
+            latency=latency,
             path=output if output.suffix == ".tflite" else None,
         )
         save_compressed(made, output, json)
@@ -192,17 +197,61 @@ def archive(
 
 @app.command()
 def bench(
-    files: Annotated[list[Path], typer.Argument(help=".tflite files; the first is the reference.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help=".tflite files; the first is the reference. Or one Keras model."),
+    ],
     threads: Annotated[int, typer.Option(help="Threads of each run.")] = 1,
     batch: Annotated[int, typer.Option(help="Samples in each run.")] = 1,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Of a Keras model: the table of times, .json."),
+    ] = None,
+    adb: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of a Keras model: LiteRT's benchmark_model for the phone that adb reaches."
+        ),
+    ] = None,
+    store: Annotated[
+        str, typer.Option(help="Of a Keras model: fast, or small, as in export.")
+    ] = "fast",
     json: Json = False,
 ) -> None:
-    """Time .tflite files against each other."""
+    """Time .tflite files against each other, or each layer of a Keras model in each form.
+
+    The table of a model's layers, of this machine or of a phone, is for the --latency of plan and
+    compress on another one.
+    """
     with errors_as_messages():
         from tfcompress.reporting import benchmark
 
+        if output is not None:
+            print_times(files, output, adb, store, threads, json)
+            return
+        if adb is not None:
+            raise ValueError(
+                "`--adb` writes a table of a Keras model's layers: give `-o TIMES.json`."
+            )
         made = benchmark.bench(files, threads=threads, batch=batch)
         print(made.to_json() if json else made)
+
+
+def print_times(
+    files: list[Path], output: Path, adb: Path | None, store: str, threads: int, json: bool
+) -> None:
+    """Times the layers of a Keras model, writes the table and prints it."""
+    from tfcompress.cli.files import check_output, load_model
+    from tfcompress.planning.latency.measured import time_layers
+
+    check_output(output, [".json"])
+    if len(files) != 1 or files[0].suffix == ".tflite":
+        raise ValueError(
+            f"`-o` is for the layers of one Keras model, .keras, .h5 or .tfc. Received: "
+            f"{', '.join(map(str, files))}"
+        )
+    times = time_layers(load_model(files[0]), output, adb, store=store, threads=threads)
+    print(output.read_text() if json else times)
 
 
 @app.command()

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tfcompress_cli.app import app
-from tfcompress_cli.options import Data, Json, Model, Output, SomeData
+from tfcompress_cli.options import Data, Json, Latency, Model, Output, SomeData
 from tfcompress_cli.quiet import errors_as_messages
 
 
@@ -97,15 +97,23 @@ def distill(
 def plan(
     model: Model,
     data: Data,
-    budget: Annotated[str, typer.Option(help="A share of the float32 cost, 10%, or a number.")],
+    budget: Annotated[
+        list[str],
+        typer.Option(
+            help="A share of the float32 cost, 10%, a number, or time, 5ms; give it twice for "
+            "another cost and time."
+        ),
+    ],
     target: Annotated[
-        str, typer.Option(help="What the budget counts: bits, tflite, archive or macs.")
+        str,
+        typer.Option(help="What the budget counts: bits, tflite, archive, macs or milliseconds."),
     ] = "bits",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write the model too: .tflite, .tfc or .keras."),
     ] = None,
     store: Annotated[str, typer.Option(help="fast, or small: of the .tflite file.")] = "fast",
+    latency: Latency = None,
     json: Json = False,
 ) -> None:
     """Choose a form for each layer under one budget, without training."""
@@ -115,16 +123,17 @@ def plan(
             check_output,
             load_model,
             print_plan,
-            read_budget,
+            read_budgets,
             write_model,
         )
         from tfcompress.planning.planner import plan as run
 
         if output is not None:
             check_output(output)
-        share = read_budget(budget)
+        limits = read_budgets(budget, target)
         loaded = load_model(model, compile=True)
-        made = run(loaded, load_data(data, loaded), share, target, store=store)
+        given = load_data(data, loaded), limits, target
+        made = run(loaded, *given, store=store, latency=latency)
         print_plan(made, json)
         if output is not None:
             write_model(made.model, output, json)

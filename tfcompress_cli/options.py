@@ -21,4 +21,11 @@ SomeData = Annotated[
         "--data", help="An .npz file (x, perhaps y), a folder of images, or module:function."
     ),
 ]
+Latency = Annotated[
+    Path | None,
+    typer.Option(
+        help="For budgets of time: a table that `bench model.keras -o times.json` wrote. Default: "
+        "times of this machine."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]

@@ -10,18 +10,42 @@ import keras
 from tfcompress.archive import files as archives
 from tfcompress.archive.model_files import load_model as load_model
 from tfcompress.planning.plan_result import Plan
+from tfcompress.utils.budgets import read_limits
 from tfcompress.utils.plain import plain
 from tfcompress.utils.types import Rest
 from tfcompress.utils.writers import save_model
 
 
-def read_budget(text: str) -> float:
-    """The number that a budget names: a share for `10%` or `0.1`, bytes for `80000`."""
+def read_budgets(texts: Sequence[str], target: str) -> float | dict[str, float | str]:
+    """The budget that one text names, or two of which one is of time, as `plan` takes it.
+
+    Args:
+        texts: such as `10%`, `0.1`, `80000` and `5ms`.
+        target: of those that are not of time.
+
+    Raises:
+        ValueError: a text is none, or there are two of one target.
+    """
+    found: dict[str, float | str] = {}
+    for text in texts:
+        is_time = text.endswith(("ms", "us"))
+        found |= {"milliseconds": text} if is_time else {target: _read_budget(text)}
+    if len(found) != len(texts):
+        raise ValueError(
+            "Expected one budget, or one of size and one of time such as 10% and 5ms. "
+            f"Received: {' '.join(texts)}"
+        )
+    read_limits(found, target)
+    return found[target] if list(found) == [target] else found
+
+
+def _read_budget(text) -> float:
+    """A share for `10%` or `0.1`, bytes for `80000`."""
     try:
         return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
     except ValueError:
         raise ValueError(
-            f"Expected a budget such as 10%, 0.1 or 80000 (bytes). Received: {text!r}"
+            f"Expected a budget such as 10%, 0.1, 80000 (bytes) or 5ms. Received: {text!r}"
         ) from None
 
 
@@ -68,7 +92,14 @@ def write_model(model: keras.Model, path: Path, as_json: bool, rest: Rest = "flo
 def print_plan(made: Plan, as_json: bool) -> None:
     """Prints the result of `plan`."""
     chosen = {path: option.name for path, option in made.chosen.items()}
-    facts = {"target": made.target, "cost": int(made.cost), "float_cost": int(made.float_cost)}
+    number = float if made.target == "milliseconds" else int
+    costs = {"cost": number(made.cost), "float_cost": number(made.float_cost)}
+    facts = {"target": made.target, **costs}
+    if made.milliseconds is not None:
+        facts |= {
+            "milliseconds": made.milliseconds,
+            "float_milliseconds": made.float_milliseconds,
+        }
     print(json.dumps(facts | {"loss": made.loss, "layers": chosen}) if as_json else made)
 
 
@@ -81,6 +112,8 @@ def save_compressed(made: Any, output: Path, as_json: bool) -> None:
     size = output.stat().st_size
     if as_json:
         facts = {"path": str(output), "bytes": size, "before": made.before, "after": made.after}
+        if made.plan.milliseconds is not None:
+            facts["milliseconds"] = made.plan.milliseconds
         print(json.dumps(facts | {"report": json.loads(made.report.to_json())}))
     else:
         print(made)

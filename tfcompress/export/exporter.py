@@ -153,9 +153,14 @@ def to_tflite(
 
 def file_bytes(model: keras.Model, store: Store = "fast", rest: Rest = "float32") -> int:
     """The size of the file with int8 activations; it is neither verified nor written."""
+    return len(unverified(model, store, rest))
+
+
+def unverified(model: keras.Model, store: Store = "fast", rest: Rest = "float32") -> bytes:
+    """The file with int8 activations, which is not verified: for its size and its time."""
     with temporary_folder() as folder:
         reference = exported(model).of(full_integer.clip_ranges(model))
         path = os.path.join(folder, "float32.tflite")
         draft = Draft(reference, model, path, store=store, rest=rest, runtime=INT2)
         run_passes(draft)
-        return len(write(draft.file))
+        return write(draft.file)

@@ -18,20 +18,24 @@ from tfcompress.graph.private_training import compiled_loss, strategy_scope
 from tfcompress.measure.objective import Objective
 from tfcompress.planning.examples import Stream, calibration, hold_out, read
 from tfcompress.planning.kept import KeepZeros, discrete_kernels_frozen
-from tfcompress.planning.plan_result import Plan
+from tfcompress.planning.latency.layer_times import LayerTimes
+from tfcompress.planning.plan_result import Plan, amount
 from tfcompress.planning.planner import Planner
 from tfcompress.planning.quality import Quality
 from tfcompress.planning.shown_epochs import ShownEpochs
 from tfcompress.utils.arrays import rows
 from tfcompress.utils.batches import examples_in
+from tfcompress.utils.budgets import Limit
 from tfcompress.utils.progress import showing
-from tfcompress.utils.types import Data, Loss, Rest, Store, Target
+from tfcompress.utils.types import Data, Loss, Path, Rest, Store, Target
 from tfcompress.utils.writers import temporary_folder
 
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3  # of Adam at the start; it falls to 0 by a cosine
 TEMPERATURE, ALPHA = 2.0, 0.5  # of the Distiller
 SIZE_ATTEMPTS = 4  # to bring the size of a file below a budget
+REST: Rest = "int8"  # of kernels in the file that no form has taken
+FILES = ("tflite", "archive")  # the targets that count bytes
 
 _ALONE = threading.RLock()  # the seeds of a training are those of the whole process
 
@@ -49,7 +53,7 @@ class Attempt:
 
     plan: Plan
     model: keras.Model
-    size: int
+    size: float
     score: float
 
 
@@ -62,15 +66,15 @@ class Known(NamedTuple):
     """
 
     options: list
-    float_size: int
-    smallest_size: int
+    float_size: float
+    smallest_size: float
     before: float
 
 
 class Compressor:
     """Compresses one model to several budgets; data, measured forms and teacher are shared.
 
-    Args: see `compress`; `known` is what another one has measured.
+    Args: see `compress`; `known` is what another one has measured, `time` a limit of milliseconds.
 
     Attributes:
         arguments: all but the model, with data that are held in memory as arrays.
@@ -94,6 +98,8 @@ class Compressor:
         seed: int = 0,
         executor: Executor | None = None,
         known: Known | None = None,
+        latency: Path | LayerTimes | None = None,
+        time: Limit | None = None,
     ) -> None:
         self.model, self.fine_tune = model, fine_tune
         self.teacher = model if isinstance(teacher, str) else teacher
@@ -124,6 +130,7 @@ class Compressor:
             "store": store,
             "loss": loss,
             "seed": seed,
+            "time": time,
         }
         self.quality = Quality(model, validation, metric, loss)
         examples = calibration(self.train)
@@ -133,9 +140,9 @@ class Compressor:
         labelled = self.loss is not None and examples[1] is not None
         given = examples if labelled else examples[0]
         measured = None if known is None else known.options
-        self.planner = Planner(
-            model, given, target, loss if labelled else None, None, store, executor, measured
-        )
+        terms = None, store, executor, measured, latency, time, REST
+        self.planner = Planner(model, given, target, loss if labelled else None, *terms)
+        self.arguments["latency"] = None if latency is None else self.planner.times
         if known is None:
             known = self._measured()
         self.known, self.float_size, self.smallest_size, self.before = known, *known[1:]
@@ -146,10 +153,10 @@ class Compressor:
         smallest_size = self.size(smallest.model, smallest.cost)
         return Known(self.planner.by_number(), float_size, smallest_size, self.quality(self.model))
 
-    def share(self, budget: float) -> float:
-        """A budget as a share of what the float32 model takes."""
+    def share(self, limit: Limit) -> float:
+        """A budget as a share of what the float32 model takes, at most 1."""
         unit = 8 if self.target == "bits" else 1
-        return budget if budget <= 1 else min(1.0, budget * unit / self.float_size)
+        return min(1.0, limit.of(self.float_size, unit) / self.float_size)
 
     def attempt(
         self,
@@ -162,7 +169,7 @@ class Compressor:
         """Makes a plan for a budget, trains its model, and measures size and score.
 
         Args:
-            budget: as in `compress`.
+            budget: a share of what the float32 model takes.
             rate: the learning rate at the start.
             alpha, temperature: of the `Distiller`.
             factors: of the expected damage of each layer, see `Planner.plan_for`.
@@ -170,13 +177,16 @@ class Compressor:
         with _ALONE, showing() as display, display.loop(f"Budget {budget:.4g}", 1) as shown:
             shown.at("planning")
             made = self._attempt(budget, rate, alpha, temperature, factors)
-            units = self.target if self.target in ("bits", "macs") else f"bytes of {self.target}"
+            units = f"bytes of {self.target}" if self.target in FILES else self.target
             shown.at("")
-            shown.done(f"{made.size:,} {units}, {self.quality.name} {made.score:.4f}")
+            size = amount(made.size, self.target)
+            shown.done(f"{size} {units}, {self.quality.name} {made.score:.4f}")
         return made
 
     def _attempt(self, budget, rate, alpha, temperature, factors):
-        allowed = aim = round(self.share(budget) * self.float_size)
+        allowed = aim = budget * self.float_size
+        if self.target != "milliseconds":
+            allowed = aim = round(allowed)
         for _ in range(SIZE_ATTEMPTS):
             plan, before = self.plan_within(aim, factors)
             keras.utils.set_random_seed(self.seed)
@@ -204,8 +214,11 @@ class Compressor:
         """By how much an attempt is worse than the model itself."""
         return self.quality.drop(self.before, attempt.score)
 
-    def plan_within(self, allowed: float, factors: Any = None) -> tuple[Plan, int]:
+    def plan_within(self, allowed: float, factors: Any = None) -> tuple[Plan, float]:
         """A plan whose model, before training, is no larger than allowed, and its size."""
+        if self.target == "milliseconds":
+            plan = self.planner.plan_for(allowed, factors)
+            return plan, plan.cost
         least, most = self.planner.smallest_cost, self.planner.float_cost
         if allowed < self.smallest_size:
             raise ValueError(
@@ -266,7 +279,7 @@ class Compressor:
             learner = Distiller(student=student, **terms, soft_loss=squared_error)
         return learner
 
-    def size(self, model: keras.Model, cost: Any, rest: Rest = "int8") -> int:
+    def size(self, model: keras.Model, cost: Any, rest: Rest = REST) -> float:
         """The size of a model in the unit of the target.
 
         Args:

@@ -1,7 +1,8 @@
 """The forms that a layer may take: which are tried, and how they are fitted."""
 
 import itertools
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -36,14 +37,21 @@ class Fitted(NamedTuple):
         predicted: `1/2 tr e^T A e` of the first step.
         measured: the rise of the loss; None if it was not measured yet.
         chain: the layers that take the place of the layer.
+        milliseconds: of this chain; None where time does not count.
     """
 
     name: str
     maker: object
-    cost: int
+    cost: float
     predicted: float
     measured: float | None
     chain: list
+    milliseconds: float | None = None
+
+    @property
+    def costs(self) -> tuple[float, ...]:
+        """All costs that count."""
+        return (self.cost,) if self.milliseconds is None else (self.cost, self.milliseconds)
 
 
 def default_candidates(target: str) -> dict[str, list[Maker]]:
@@ -72,11 +80,11 @@ def default_candidates(target: str) -> dict[str, list[Maker]]:
         found[f"rank {share:.3g}, 8 bits"] = [
             low.using(rank=share).then(*(cls.using(bits=8) for cls in eight)) for low in by_kind
         ]
-    chains = {"Tucker": forms.TuckerConv2D}
+    unfolded = {"Tucker": forms.TuckerConv2D}
     if target == "tflite":  # counted in bits, ternary and 4-bit kernels are nearer at the same size
-        chains["CP"] = forms.CPConv2D
+        unfolded["CP"] = forms.CPConv2D
     for share in (0.5, 0.25):
-        for label, cls in chains.items():
+        for label, cls in unfolded.items():
             maker = cls.using(rank=share).then(forms.QuantizedConv2D.using(bits=8))
             found[f"{label} {share:.3g}, 8 bits"] = [maker]
     return found
@@ -121,13 +129,15 @@ def fitted(
     measure: Callable[..., Any],
     harmless: Any,
     reasons: dict[str, str],
+    time: Callable[..., float] | None = None,
 ) -> list[Fitted]:
     """The forms of a layer that are worth their cost, by rising cost.
 
     A form is left out if a smaller one has a lower `1/2 tr e^T A e`, or if the next larger one has
     half of it and costs at most 10% more. Where the cost is known before the fit, forms are fitted
     from the smallest on, until one of them is harmless. A low-rank form is not even fitted if a
-    smaller form is nearer than any kernel of its rank can be.
+    smaller form is nearer than any kernel of its rank can be. Where time counts too, smaller means
+    smaller and faster, and all forms are fitted.
 
     Args:
         layer: a built layer.
@@ -138,22 +148,26 @@ def fitted(
         measure: function that gives the rise of the loss with a chain in the layer's place.
         harmless: the rise of the loss below which a form counts as harmless.
         reasons: a list, to which is added why a maker cannot take the layer.
+        time: function that gives the milliseconds of a chain of layers; None where they do not
+            count.
     """
     w = np.asarray(to_numpy(kernel_of(layer)), "float64")
     ordinary, least_damage = count([layer]), _least_damage(metric, fan_in_first(layer, w))
+    whole = (ordinary,) if time is None else (ordinary, time([layer]))
     found, done, lowest = [], set(), np.inf
     by_size = _by_size(layer, candidates, estimate)
     for (size, name, maker, bare), (after, *_) in itertools.pairwise([*by_size, (np.inf,)]):
         if name in done or (bare is not None and (size >= ordinary or least_damage(bare) > lowest)):
             continue
-        form = _fit(name, maker, layer, metric, w, count, reasons)
+        form = _fit(name, maker, layer, metric, w, count, reasons, time)
         if form is None:
             continue
         done.add(name)
-        if form.cost >= ordinary or (bare is not None and form.predicted >= lowest):
+        if _no_less(form.costs, whole) or (bare is not None and form.predicted >= lowest):
             continue
         last = found[-1] if found else None
-        similar = last and last.measured is None and form.cost <= SIMILAR_COST * last.cost
+        nearly = last and [SIMILAR_COST * cost for cost in last.costs]
+        similar = last and last.measured is None and _no_less(nearly, form.costs)
         if similar and form.predicted <= last.predicted / 2:
             found.pop()
         if bare is not None:
@@ -164,17 +178,21 @@ def fitted(
         found.append(form)
         if form.measured is not None and form.measured <= harmless:
             break
-    kept = frontier([form.cost for form in found], [form.predicted for form in found])
+    kept = frontier([form.costs for form in found], [form.predicted for form in found])
     return [
         form if form.measured is not None else form._replace(measured=measure(form.chain))
         for form in (found[i] for i in kept)
     ]
 
 
-def _fit(name, maker, layer, metric, w, count, reasons):
+def _no_less(costs, others) -> bool:
+    return all(cost >= other for cost, other in zip(costs, others, strict=True))
+
+
+def _fit(name, maker, layer, metric, w, count, reasons, time):
     """The `Fitted` form of a maker, not measured; None, with a reason, if there is none."""
     first_step = maker.first_step() if isinstance(maker, Maker) else maker
-    if getattr(first_step, "layer_class", None) is forms.CPConv2D and w.size > LARGEST_CP_KERNEL:
+    if _takes_long(maker, layer):
         reasons.append(f"- CP would take long for the {w.size:,} weights of {layer.name}.")
         return None
     try:
@@ -188,26 +206,50 @@ def _fit(name, maker, layer, metric, w, count, reasons):
         reasons.append(f"- {layer.name}, {name}: {lost}.")
         return None
     predicted = metric.quadratic(fan_in_first(layer, w - to_numpy(first.kernel)))
-    return Fitted(name, maker, count(chain), predicted, None, chain)
+    milliseconds = None if time is None else time(chain)
+    return Fitted(name, maker, count(chain), predicted, None, chain, milliseconds)
 
 
 def _by_size(layer, candidates, estimate):
     """`(estimated cost, name, maker, unfitted layer)`; 0 and None if only a fit can tell."""
     found = []
+    for name, maker in _makers_for(layer, candidates):
+        bare = None if estimate is None else _unfitted(maker, layer)
+        size = 0 if bare is None else estimate(_unfitted_chain(maker, bare))
+        found.append((size, name, maker, bare))
+    return sorted(found, key=lambda entry: entry[0])
+
+
+def chains(layer: keras.layers.Layer, candidates: dict) -> Iterator[list[keras.layers.Layer]]:
+    """The layers that each candidate makes of one, with random weights: for their time."""
+    done = set()
+    for name, maker in _makers_for(layer, candidates):
+        if name in done or _takes_long(maker, layer):
+            continue
+        bare = _unfitted(maker, layer)
+        if bare is not None:
+            done.add(name)
+            yield _unfitted_chain(maker, bare)
+
+
+def _makers_for(layer, candidates):
+    """`(name, maker)` of those that are tried for a layer."""
     for name, makers in candidates.items():
         makers = makers if isinstance(makers, (list, tuple)) else [makers]
         # where one takes the layer, the others' reasons why they do not are of no use
         fitting = [one for one in makers if isinstance(one, Maker) and one.takes(layer)]
-        for maker in fitting or makers:
-            bare = None if estimate is None else _unfitted(maker, layer)
-            if bare is None:
-                found.append((0, name, maker, None))
-                continue
-            chain = [bare]
-            if isinstance(maker, Composed):
-                chain = [_unfitted(maker.second(part), part) or part for part in bare.to_ordinary()]
-            found.append((estimate(chain), name, maker, bare))
-    return sorted(found, key=lambda entry: entry[0])
+        yield from ((name, maker) for maker in fitting or makers)
+
+
+def _takes_long(maker, layer) -> bool:
+    cls = getattr(maker, "layer_class", None)
+    return cls is forms.CPConv2D and math.prod(kernel_of(layer).shape) > LARGEST_CP_KERNEL
+
+
+def _unfitted_chain(maker, bare):
+    if not isinstance(maker, Composed):
+        return [bare]
+    return [_unfitted(maker.second(part), part) or part for part in bare.to_ordinary()]
 
 
 def _unfitted(maker, layer):

@@ -11,21 +11,25 @@ from tfcompress.archive.model_files import model_of
 from tfcompress.export import to_tflite
 from tfcompress.export.arguments import check_path
 from tfcompress.graph.paths import check_finite_weights, check_keras_3
-from tfcompress.planning.attempts import Compressor
-from tfcompress.planning.plan_result import Plan
+from tfcompress.planning.attempts import REST, Compressor
+from tfcompress.planning.latency.layer_times import LayerTimes
+from tfcompress.planning.plan_result import Plan, amount
 from tfcompress.reporting.html_text import escape
 from tfcompress.reporting.model_report import ModelReport, report
-from tfcompress.utils.checks import check_budget, check_integer, check_number, is_whole
+from tfcompress.utils.budgets import Limit, check_target, read_limits
+from tfcompress.utils.checks import check_integer, check_number, is_whole
 from tfcompress.utils.plain import plain
 from tfcompress.utils.progress import showing
-from tfcompress.utils.types import Data, Loss, Path, Store, Target, Verbose
+from tfcompress.utils.types import Budget, Data, Loss, Path, Store, Target, Verbose
 from tfcompress.utils.workers import check_executor
 
 CHECKED_EXAMPLES = 32  # that the file is verified with
 BISECTIONS = 4  # of the logarithm of the budget
 LARGEST_BUDGET = 0.5  # that is tried if only `max_drop` is given
+TIME_ROOM = 1.05  # by which the smallest budget of time exceeds what the fastest forms took
 
 UNITS = {"tflite": ".tflite bytes", "archive": "archive bytes", "macs": "MACs"}
+UNITS["milliseconds"] = "ms"
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Compressed:
         report: the size of each layer, compared with the original model.
         metric: the name of what is measured.
         before, after: the metric of the original and the compressed model on the validation data.
-        size: in the unit of the target: bytes of the file or of the archive, bits, or MACs.
+        size: in the unit of the target: bytes of the file or of the archive, bits, MACs, or
+            milliseconds.
         tried: `[(budget, size, score)]` of all budgets that were tried, in the order of the trials.
     """
 
@@ -50,13 +55,14 @@ class Compressed:
     metric: str
     before: float
     after: float
-    size: int
-    tried: list[tuple[float, int, float]]
+    size: float
+    tried: list[tuple[float, float, float]]
 
     def __repr__(self):
+        target = self.plan.target
+        size, whole = amount(self.size, target), amount(self.plan.float_cost, target)
         return (
-            f"<Compressed {plain(self.model.name)}: {self.size:,} of {self.plan.float_cost:,} "
-            f"{UNITS.get(self.plan.target, self.plan.target)}, "
+            f"<Compressed {plain(self.model.name)}: {size} of {whole} {UNITS.get(target, target)}, "
             f"{plain(self.metric)} {self.before:.4f} -> {self.after:.4f}>"
         )
 
@@ -64,8 +70,9 @@ class Compressed:
         return f"<p>{escape(repr(self))}</p>{self.plan._repr_html_()}{self.report._repr_html_()}"
 
     def __str__(self):
+        target = self.plan.target
         tried = "".join(
-            f"\nbudget {budget:.4g}: {size:,} {self.plan.target}, {self.metric} {score:.4f}"
+            f"\nbudget {budget:.4g}: {amount(size, target)} {target}, {self.metric} {score:.4f}"
             for budget, size, score in self.tried
         )
         change = f"metric: {self.metric} {self.before:.4f} -> {self.after:.4f}"
@@ -75,7 +82,7 @@ class Compressed:
 def compress(
     model: keras.Model | Path,
     data: Data,
-    budget: float | None = None,
+    budget: Budget | None = None,
     max_drop: float | None = None,
     metric: Any = None,
     *,
@@ -87,6 +94,7 @@ def compress(
     loss: Loss = None,
     path: Path | None = None,
     seed: int = 0,
+    latency: Path | LayerTimes | None = None,
     executor: Executor | None = None,
     verbose: Verbose = "auto",
 ) -> Compressed:
@@ -112,7 +120,9 @@ def compress(
             themselves where the loss is not one of classes. Sample weights count in training and
             in each metric.
         budget: a share, in (0, 1], of the size of the float32 model; a number above 1 is in the
-            unit of `target`, where `"bits"` also counts bytes.
+            unit of `target`, where `"bits"` also counts bytes. A text such as `"5ms"` or `"300us"`
+            is a budget of time whatever the target, and `{"tflite": 0.1, "milliseconds": 5}` has
+            two, of which one is of time: see `plan`.
         max_drop: by how much the metric may get worse. If `budget` is given too, it is the
             smallest budget that is tried.
         metric: None takes the first compiled metric of each output and the mean of these; without
@@ -131,13 +141,16 @@ def compress(
             time.
         target: what the budget counts. `"tflite"`: bytes of the file; `"archive"`: bytes of
             `archive.save(half=True)`; `"bits"`: stored bits of the kernels; `"macs"`:
-            multiply-accumulates.
+            multiply-accumulates; `"milliseconds"`: the time of one run of the file on one thread,
+            measured here in turn with the float32 file, which it never exceeds.
         store: how the file stores kernels, see `to_tflite`.
         loss: as in `compile`; None takes the compiled one, with its loss weights. Without either,
             the student learns from the teacher alone, by squared error unless the model ends in a
             softmax or sigmoid.
         path: where to write the .tflite file; None writes no file.
         seed: passed to `keras.utils.set_random_seed` before each training.
+        latency: the table of times that a budget of time counts, or its path, see `time_layers`;
+            None for times of this machine.
         executor: a `concurrent.futures.Executor`, whose workers fit and measure the forms of the
             layers, see `plan`; the training is done here.
         verbose: as in Keras' `fit`: what is tried, the layer at work and the epochs. See `swap`.
@@ -170,22 +183,34 @@ def compress(
     check_path(path)
     check_integer(seed, "seed")
     check_executor(executor)
+    target, limit, time = of_budget(budget, target)
     with showing(verbose):
         given = data, metric, fine_tune, teacher, validation_data, target, store, loss
-        compressor = Compressor(model, *given, seed, executor)
+        terms = {"latency": latency, "time": time}
+        compressor = Compressor(model, *given, seed, executor, **terms)
         if max_drop is None:
-            attempt = compressor.attempt(budget)
+            attempt = compressor.attempt(compressor.share(limit))
         else:
-            attempt = _smallest_within(compressor, budget, max_drop)
+            attempt = _smallest_within(compressor, limit, max_drop)
         return finish(compressor, attempt, path)
 
 
-def _smallest_within(compressor, budget, max_drop):
-    """The attempt at the smallest budget that keeps the score, by bisection."""
+def of_budget(budget: Any, target: str) -> tuple[str, Limit | None, Limit | None]:
+    """The target that is not of time, unless there is no other, its limit, and that of time."""
     if budget is None:
-        low = compressor.smallest_size / compressor.float_size
+        check_target(target)
+        return target, None, None
+    (target, limit), *more = read_limits(budget, target).items()
+    return target, limit, dict(more).get("milliseconds")
+
+
+def _smallest_within(compressor, limit, max_drop):
+    """The attempt at the smallest budget that keeps the score, by bisection."""
+    if limit is None:
+        room = TIME_ROOM if compressor.target == "milliseconds" else 1.0
+        low = min(1.0, room * compressor.smallest_size / compressor.float_size)
     else:
-        low = compressor.share(budget)
+        low = compressor.share(limit)
     high = max(LARGEST_BUDGET, low)
     attempt = compressor.attempt(low)
     if compressor.drop(attempt) <= max_drop:
@@ -201,9 +226,10 @@ def _smallest_within(compressor, budget, max_drop):
     best = best or compressor.attempt(high)
     if compressor.drop(best) > max_drop:
         name, before = compressor.quality.name, compressor.before
+        size = amount(best.size, compressor.target)
         raise ValueError(
             f"No budget up to {high:.3g} keeps {name} within {max_drop} of {before:.4f}: "
-            f"{best.score:.4f} at {best.size:,}. Give more data or more epochs to `fine_tune`."
+            f"{best.score:.4f} at {size}. Give more data or more epochs to `fine_tune`."
         )
     return best
 
@@ -211,7 +237,7 @@ def _smallest_within(compressor, budget, max_drop):
 def finish(compressor: Any, attempt: Any, path: Path | None) -> Compressed:
     """Exports and verifies the model of an attempt."""
     check = keras.tree.map_structure(lambda a: a[:CHECKED_EXAMPLES], compressor.calibration)
-    blob = to_tflite(attempt.model, path, store=compressor.store, check=check, rest="int8")
+    blob = to_tflite(attempt.model, path, store=compressor.store, check=check, rest=REST)
     return Compressed(
         model=attempt.model,
         tflite=blob,
@@ -226,15 +252,13 @@ def finish(compressor: Any, attempt: Any, path: Path | None) -> Compressed:
 
 
 def check_arguments(
-    model: keras.Model, budget: float | None, max_drop: float | None, fine_tune: int, teacher: Any
+    model: keras.Model, budget: Any, max_drop: float | None, fine_tune: int, teacher: Any
 ) -> None:
     """Raises unless the arguments of `compress` can be used."""
     check_keras_3(model)
     check_finite_weights(model)
     if budget is None and max_drop is None:
         raise ValueError("Give a `budget`, a `max_drop`, or both.")
-    if budget is not None:
-        check_budget(budget)
     if max_drop is not None:
         check_number(max_drop, "max_drop")
     if max_drop is not None and not max_drop >= 0:

@@ -1,6 +1,6 @@
 """What layers cost in the unit of a target: bits, bytes of a file or an archive, or MACs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -10,7 +10,7 @@ from tfcompress import layers as forms
 from tfcompress.layers.core.ordinary import kernel_bits
 from tfcompress.measure.macs import layer_macs, matrices
 from tfcompress.utils.arrays import to_numpy
-from tfcompress.utils.types import Store
+from tfcompress.utils.types import InputShape, Rest, Store
 
 EMPTY_FILE_BYTES = 1200  # of a file with one small operation
 
@@ -52,10 +52,24 @@ def _archive_bytes(part) -> int:
 
 def _file_bytes(chain, shape, store) -> int:
     """The bytes of a chain in a file of its own, without the bytes that any file has."""
-    from tfcompress.export import file_bytes
+    return max(len(file_of(chain, shape, store)) - EMPTY_FILE_BYTES, 0)
+
+
+def file_of(
+    chain: Sequence[keras.layers.Layer], shape: InputShape, store: Store, rest: Rest = "float32"
+) -> bytes:
+    """A file of nothing but some layers, one behind the other.
+
+    Args:
+        chain: built layers, which stay as they are.
+        shape: of the input.
+        store, rest: see `to_tflite`.
+    """
+    from tfcompress.export import unverified
 
     layers = [type(part).from_config(part.get_config()) for part in chain]
-    model = keras.Sequential([keras.Input(shape[1:]), *layers])
+    dtype = "int32" if hasattr(layers[0], "input_dim") else None  # ids of a table
+    model = keras.Sequential([keras.Input(shape[1:], dtype=dtype), *layers])
     for new, part in zip(layers, chain, strict=True):
         new.set_weights(part.get_weights())
-    return max(file_bytes(model, store) - EMPTY_FILE_BYTES, 0)
+    return unverified(model, store, rest)

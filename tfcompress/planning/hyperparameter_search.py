@@ -9,10 +9,11 @@ import numpy as np
 
 from tfcompress.graph.private_training import compiled_argument
 from tfcompress.planning.attempts import Compressor, Known
-from tfcompress.planning.compression import Compressed, check_arguments, finish
+from tfcompress.planning.compression import Compressed, check_arguments, finish, of_budget
+from tfcompress.planning.latency.layer_times import LayerTimes
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.progress import showing
-from tfcompress.utils.types import Data, Loss, Path, Store, Target, Verbose
+from tfcompress.utils.types import Budget, Data, Loss, Path, Store, Target, Verbose
 from tfcompress.utils.workers import Shared, Workers, as_done, check_executor
 
 LARGEST_TILT = 2.0  # logarithm of the factor between the damage of the last and the first layer
@@ -24,7 +25,7 @@ TRIALS_AT_ONCE = 4  # whose values are drawn before any of them has a score
 def search(
     model: keras.Model,
     data: Data,
-    budget: float,
+    budget: Budget,
     trials: int = 20,
     *,
     storage: Any = None,
@@ -37,6 +38,7 @@ def search(
     store: Store = "fast",
     loss: Loss = None,
     path: Path | None = None,
+    latency: Path | LayerTimes | None = None,
     executor: Executor | None = None,
     verbose: Verbose = "auto",
 ) -> Compressed:
@@ -50,9 +52,10 @@ def search(
     the same model.
 
     Args:
-        model, data, budget, metric, fine_tune, teacher, validation_data, target, store, loss, path:
-            as in `compress`; `fine_tune` is a number of epochs, at least 1. The best trial is the
-            one with the best metric on the validation data, so evaluate the result on others.
+        model, data, budget, metric, fine_tune, teacher, validation_data, target, store, loss, path,
+            latency: as in `compress`; `fine_tune` is a number of epochs, at least 1. The best trial
+            is the one with the best metric on the validation data, so evaluate the result on
+            others.
         trials: number of trials, those in the storage included.
         storage: URL of a database, such as `"sqlite:///search.db"`, from which a search that was
             interrupted continues, and which several processes can share. None keeps the trials in
@@ -60,7 +63,8 @@ def search(
         study_name: name of the search in the storage.
         executor: a `concurrent.futures.Executor`, whose workers run the trials; None runs them
             here, one after the other. In memory the values of four trials are drawn at a time, so
-            that the result is the same whatever the executor.
+            that the result is the same whatever the executor. For a budget of time it needs
+            `latency`, as workers beside each other would not measure what a file takes alone.
         verbose: as in `compress`.
 
     Returns:
@@ -93,9 +97,17 @@ def search(
         raise ValueError(f"A search needs `fine_tune` epochs, at least 1. Received: {fine_tune!r}")
     whole_number(trials, "trials")
     check_executor(executor)
+    target, limit, time = of_budget(budget, target)
+    if executor is not None and latency is None and (time is not None or target == "milliseconds"):
+        raise ValueError(
+            "Workers beside each other would not measure what a file takes alone. Give a table of "
+            "times as `latency`, see `time_layers`, or no `executor`."
+        )
     with showing(verbose):
         given = data, metric, fine_tune, teacher, validation_data, target, store, loss
-        compressor = Compressor(model, *given, executor=executor)
+        terms = {"latency": latency, "time": time}
+        compressor = Compressor(model, *given, executor=executor, **terms)
+        budget = compressor.share(limit)
         with Workers(executor) as workers:
             best = _best_values(compressor, budget, trials, storage, study_name, workers)
         attempt = _attempt(compressor, budget, best)

@@ -1,5 +1,6 @@
 """Fits and measures what each layer of a network could be replaced by."""
 
+import dataclasses
 import math
 from operator import itemgetter
 from typing import Any
@@ -9,7 +10,7 @@ import keras
 from tfcompress import layers as forms
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.nodes import calls_its_graph, input_shapes
-from tfcompress.graph.paths import walk
+from tfcompress.graph.paths import name_of, walk
 from tfcompress.measure.macs import macs, matrices, steps_of
 from tfcompress.measure.moments import Moments
 from tfcompress.measure.rows import can_measure
@@ -38,7 +39,7 @@ def measured_options(
         shared: makes the workbench of a worker.
     """
     model, layers = workbench.changed, walk(workbench.changed)
-    targets, _ = match(layers, {_has_kernel: lambda layer: layer})
+    targets, _ = match(layers, {has_kernel: lambda layer: layer})
     numbers = {id(layer): number for number, (layer, _) in enumerate(layers.values())}
     shapes = input_shapes(model) if calls_its_graph(model) else {}
     tasks, steps = {}, steps_of(model, shapes)
@@ -79,7 +80,7 @@ def input_moments(layer: keras.layers.Layer) -> Moments:
     return Moments(layer, LARGEST_BLOCK, POSITIONS)
 
 
-def _has_kernel(layer):
+def has_kernel(layer):
     return layer.built and can_measure(layer) and not isinstance(layer, forms.CompressedLayer)
 
 
@@ -94,3 +95,16 @@ def fixed_cost(model: keras.Model, target: str, options: Any) -> int:
         return sum(counts.values())
     sizes = sum(math.prod(v.shape) for layer in others.values() for v in matrices(layer))
     return sizes * {"bits": 32, "tflite": 4, "archive": 2}[target]
+
+
+def by_path(
+    measured: list[tuple[int, str, list[Option]]], model: keras.Model
+) -> dict[str, list[Option]]:
+    """The options of `Planner.by_number` by the paths here, where automatic names may be others."""
+    paths, found = list(walk(model)), {}
+    for number, name, row in measured:
+        own = name_of(paths[number])
+        parts = [tuple(part.replace(name, own, 1) for part in option.parts) for option in row]
+        pairs = zip(row, parts, strict=True)
+        found[paths[number]] = [dataclasses.replace(option, parts=p) for option, p in pairs]
+    return found

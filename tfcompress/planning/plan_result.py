@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.numerics.knapsack import solve_knapsack
+from tfcompress.numerics.knapsack import solve_knapsack, solve_knapsacks
 from tfcompress.reporting.notebook import table_html
 from tfcompress.reporting.text import table_text
 from tfcompress.utils.plain import plain
@@ -21,19 +21,21 @@ class Option:
     Attributes:
         name: name of the candidate.
         maker: the maker of the form; None leaves the layer as it is.
-        cost: in bits, bytes or MACs, depending on the target.
+        cost: in bits, bytes, MACs or milliseconds, depending on the target.
         predicted: `1/2 tr e^T A e`, where `e` is the change of the kernel; of a form in two steps,
             the change by the first step.
         measured: how much the loss on held-out data rises if this layer alone takes this form.
         parts: the names of the layers that replace it.
+        milliseconds: of the layer alone in this form; None unless the plan counts them.
     """
 
     name: str
     maker: object
-    cost: int
+    cost: float
     predicted: float = 0.0
     measured: float = 0.0
     parts: tuple[str, ...] = ()
+    milliseconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Plan:
     """The form of each layer. It can be printed, and its `rules` are those of `tfcompress.swap`.
 
     Attributes:
-        target: what is counted: bits, bytes of a file or of an archive, or MACs.
+        target: what is counted: bits, bytes of a file or of an archive, MACs or milliseconds; of
+            two budgets the one that is not of time.
         budget: how much was allowed.
         cost: how much the plan takes.
         float_cost: how much the original network takes.
@@ -52,18 +55,23 @@ class Plan:
         measured: the rise of the loss of the whole network, swapped on the data and with batch
             normalization recalibrated.
         model: this network.
+        milliseconds: of one run of its .tflite file, measured here, or predicted where a table was
+            given; None unless the plan counts them.
+        float_milliseconds: of the float32 file.
     """
 
     target: str
-    budget: int
-    cost: int
-    float_cost: int
+    budget: float
+    cost: float
+    float_cost: float
     options: dict[str, list[Option]]
     chosen: dict[str, Option]
     loss: float
     predicted: float
     measured: float
     model: keras.Model
+    milliseconds: float | None = None
+    float_milliseconds: float | None = None
 
     @property
     def rules(self) -> dict:
@@ -89,17 +97,28 @@ class Plan:
         return table_html(self._title(), self._columns(), self._rows(), [self._note()])
 
     def _title(self) -> str:
-        share = self.cost / self.float_cost
-        return f"{self.cost:,} {self.target} of {self.float_cost:,} ({share:.1%})"
+        share, target = self.cost / self.float_cost, self.target
+        cost, whole = amount(self.cost, target), amount(self.float_cost, target)
+        title = f"{cost} {target} of {whole} ({share:.1%})"
+        if self._counts_time_too():
+            title += f", {self.milliseconds:.4g} milliseconds of {self.float_milliseconds:.4g}"
+        return title
+
+    def _counts_time_too(self) -> bool:
+        return self.milliseconds is not None and self.target != "milliseconds"
 
     def _columns(self) -> tuple[str, ...]:
-        return "layer", "form", self.target, "loss, this layer alone"
+        times = ["milliseconds"] * self._counts_time_too()
+        return "layer", "form", self.target, *times, "loss, this layer alone"
 
     def _rows(self) -> list[tuple[str, ...]]:
-        return [
-            (plain(path), plain(option.name), f"{option.cost:,}", f"{option.measured:+.4f}")
-            for path, option in self.chosen.items()
-        ]
+        found = []
+        for path, option in self.chosen.items():
+            cells = [plain(path), plain(option.name), amount(option.cost, self.target)]
+            if self._counts_time_too():
+                cells.append(f"{option.milliseconds:.4g}")
+            found.append((*cells, f"{option.measured:+.4f}"))
+        return found
 
     def _note(self) -> str:
         return (
@@ -120,11 +139,11 @@ class Plan:
         from matplotlib.ticker import LogLocator
 
         costs, damages = tables(self.options)
-        fixed = self.float_cost - sum(max(row) for row in costs)
+        fixed = self.float_cost - sum(row[-1] for row in costs)
         low, high = sum(map(min, costs)), sum(map(max, costs))
-        points = []
-        for budget in np.geomspace(max(low, 1), high, 60).astype(int):
-            picked = solve_knapsack(costs, damages, max(int(budget), low))
+        points, solve = [], _solve_one if self.target == "milliseconds" else solve_knapsack
+        for budget in np.geomspace(max(low, 1e-3 * high), high, 60):
+            picked = solve(costs, damages, max(budget, low))
             total = sum(row[i] for row, i in zip(costs, picked, strict=True))
             damage = sum(row[i] for row, i in zip(damages, picked, strict=True))
             points.append((total + fixed, damage))
@@ -146,6 +165,15 @@ class Plan:
         axes.legend()
         save_figure(figure, path)
         return figure
+
+
+def amount(cost: float, target: str) -> str:
+    """A cost as text."""
+    return f"{cost:.4g}" if target == "milliseconds" else f"{cost:,}"
+
+
+def _solve_one(costs, damages, budget):
+    return solve_knapsacks([costs], damages, [budget * (1 + 1e-9)])
 
 
 def tables(options: Any, factors: Any = None) -> Any:

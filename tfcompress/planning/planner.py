@@ -1,6 +1,5 @@
 """Spreads one budget over a whole network: chooses the form of each layer."""
 
-import dataclasses
 from concurrent.futures import Executor
 from typing import Any
 
@@ -11,36 +10,43 @@ from tfcompress.graph.paths import check_finite_weights, check_keras_3, name_of,
 from tfcompress.graph.private_training import compiled_loss
 from tfcompress.measure.batch_norm import recalibrate_batch_norm
 from tfcompress.measure.held_out_loss import split
-from tfcompress.numerics.knapsack import solve_knapsack
 from tfcompress.planning.candidates import by_name, default_candidates
 from tfcompress.planning.correction import damage_factors
+from tfcompress.planning.latency.clock import Clock
+from tfcompress.planning.latency.layer_times import LayerTimes
+from tfcompress.planning.latency.ledger import Ledger
+from tfcompress.planning.latency.measured import times_for_plan
+from tfcompress.planning.latency.timing import timer_here
 from tfcompress.planning.options import (
+    by_path,
     check_steps_known,
     fixed_cost,
     input_moments,
     measured_options,
 )
-from tfcompress.planning.plan_result import Option, Plan, tables
+from tfcompress.planning.plan_result import Option, Plan
 from tfcompress.planning.workbench import Terms, Workbench
 from tfcompress.rewriting.opening import close_like, opened
 from tfcompress.rewriting.swap import swapped
-from tfcompress.utils.checks import check_budget, check_store
+from tfcompress.utils.budgets import Limit, check_target, read_limits
+from tfcompress.utils.checks import check_store
 from tfcompress.utils.progress import showing
-from tfcompress.utils.types import Data, Loss, Store, Target, Verbose
+from tfcompress.utils.types import Budget, Data, Loss, Path, Rest, Store, Target, Verbose
 from tfcompress.utils.workers import Shared, Workers, check_executor
 
 LEAST_GAIN = 0.1  # share of the damage that another choice must save to be carried out
-TARGETS = ("bits", "tflite", "archive", "macs")
+MOST_PLANS = 4  # that are carried out until one's file keeps a budget of time
 
 
 def plan(
     model: keras.Model,
     data: Data,
-    budget: float,
+    budget: Budget,
     target: Target = "bits",
     loss: Loss = None,
     candidates: Any = None,
     store: Store = "fast",
+    latency: Path | LayerTimes | None = None,
     executor: Executor | None = None,
     verbose: Verbose = "auto",
 ) -> Plan:
@@ -56,17 +62,30 @@ def plan(
        then again with the original of each layer put back in turn. If these losses promise at least
        10% less damage for another choice, that one is carried out too, and the better one is kept.
 
+    A budget of time needs the time of each layer in each form: that of a .tflite file of this layer
+    alone, which runs in LiteRT here, on one thread, in turn with the layer's float32 file. It is
+    kept in the user's folder for caches and measured once for each shape, form, runtime and
+    processor, so let nothing else run meanwhile. What the forms save is taken from the time of the
+    model's own file. The file of the plan is timed as well, in turn with the float32 file: if it
+    takes longer than the budget allows, or far less, the prediction is corrected and the plan made
+    again.
+
     Args:
         model: a built model of any kind; it stays as it is. The kernels of recurrent cells and of
             separable convolutions are planned for one by one.
         data: inputs `x`, or `(x, y)`, in any form that `fit` takes. About 1,000 examples are
             enough; of a dataset the first 512 MiB are read, and held in memory.
         budget: a share, in (0, 1], of the cost of the float32 network. A number above 1 counts
-            bytes of stored kernels, bytes of the file's kernels, or MACs, depending on `target`.
+            bytes of stored kernels, bytes of the file's kernels, MACs or milliseconds, depending on
+            `target`. A text such as `"5ms"` or `"300us"` is a budget of time whatever the target. A
+            dict has a budget for each target in place of `target`: one, or two of which one is of
+            time, as `{"tflite": 0.1, "milliseconds": 5}`; a share of 1 of the milliseconds means no
+            slower than float32.
         target: what the budget counts. `"bits"`: the stored bits of all kernels; `"tflite"`: the
             bytes of the kernels in the file of `to_tflite`, for which each candidate is exported,
             so that the plan takes longer; `"archive"`: their bytes in a file of
-            `archive.save(half=True)`; `"macs"`: multiply-accumulates.
+            `archive.save(half=True)`; `"macs"`: multiply-accumulates; `"milliseconds"`: the time of
+            one run of the file of `to_tflite`, one example at a time.
         loss: as in `compile`. None takes the compiled one if there are labels; otherwise the loss
             is the mean squared change of the outputs divided by their variance.
         candidates: a list of makers, or `{name: maker}`, where in place of a maker there may be a
@@ -75,7 +94,11 @@ def plan(
             in 8 bits of kernels of up to 262,144 weights (larger ones take too long to fit); for
             `"archive"` codebooks of 8 and 16 entries with 60, 80 and 90% zeros; for `"macs"`
             low-rank, k x 1 / 1 x k and Tucker forms with 1/2, 1/4 and 1/8 of the MACs.
-        store: how the file that `"tflite"` counts stores kernels, as in `to_tflite`.
+        store: how the file that `"tflite"` and `"milliseconds"` count stores kernels, as in
+            `to_tflite`.
+        latency: the table of times that a budget of time counts, of another processor, or its path:
+            see `time_layers`. No file is timed then, and the plan depends on the table alone. None
+            for times of this machine.
         executor: a `concurrent.futures.Executor`, whose workers fit and measure the forms of the
             layers; None does it here. The plan is the same to the bit where the workers have
             processors and threads like those here. See the page "On several machines".
@@ -86,7 +109,8 @@ def plan(
 
     Raises:
         ValueError: an argument is out of range; no candidate accepts any layer; even the smallest
-            forms exceed the budget (the message says what they need).
+            or fastest forms exceed a budget (the message says what they need); a budget of time,
+            and the size of an input is not known.
 
     Example:
 
@@ -99,22 +123,28 @@ def plan(
     >>> found.cost <= 0.15 * found.float_cost
     True
     """
-    check_budget(budget)
+    limits = read_limits(budget, target)
+    (target, limit), *more = limits.items()
     with showing(verbose):
-        return Planner(model, data, target, loss, candidates, store, executor).plan(budget)
+        given = model, data, target, loss, candidates, store, executor
+        return Planner(*given, latency=latency, time=dict(more).get("milliseconds")).plan(limit)
 
 
 class Planner:
     """Fits and measures the forms of each layer once, for plans of any budget; see `plan`.
 
     Args:
-        model, data, target, loss, candidates, store, executor: as in `plan`.
+        model, data, target, loss, candidates, store, executor: as in `plan`, with one target.
         measured: the options of another planner of the same model, see `by_number`.
+        latency: as in `plan`.
+        time: the limit of milliseconds beside another target; None for none.
+        rest: of the file that is timed, see `to_tflite`.
 
     Attributes:
         options: `{layer path: list of Option}` by rising cost; the last one is the layer as it is.
         float_cost, smallest_cost: of the network as it is, and with the smallest form of each
             layer.
+        times: of the layers; None unless the plans count milliseconds.
     """
 
     def __init__(
@@ -127,10 +157,13 @@ class Planner:
         store: Store = "fast",
         executor: Executor | None = None,
         measured: list | None = None,
+        latency: Path | LayerTimes | None = None,
+        time: Limit | None = None,
+        rest: Rest = "float32",
     ) -> None:
         check_keras_3(model)
         check_finite_weights(model)
-        _check_target(target)
+        check_target(target)
         check_store(store)
         check_executor(executor)
         candidates = by_name(candidates or default_candidates(target))
@@ -144,11 +177,14 @@ class Planner:
             loss, weights = compiled_loss(model)
         self.parts = held_out, loss, weights
         self.workbench = Workbench(self.model, *self.parts)
-        reasons = []
+        reasons, self.times, files = [], None, []
+        if time is not None or target == "milliseconds":
+            given = self.closed, self.model, self.fit_inputs, candidates, store, rest
+            self.times, files = times_for_plan(latency, *given)
         if measured is not None:
-            self.options = _by_path(measured, self.model)
+            self.options = by_path(measured, self.model)
         else:
-            terms = Terms(target, store, candidates)
+            terms = Terms(target, store, candidates, self.times, rest)
             with Workers(executor) as workers:
                 shared = Shared(Workbench, self.model, *self.parts, mine=self.workbench)
                 given = self.workbench, self.fit_inputs, terms, workers, shared
@@ -156,61 +192,72 @@ class Planner:
         if not any(len(row) > 1 for row in self.options.values()):
             why = "\n".join(["", *reasons])
             raise ValueError(f"No candidate takes any layer, or none would be smaller.{why}")
-        self.fixed_cost = fixed_cost(self.model, target, self.options)
-        self.float_cost = self.fixed_cost + sum(row[-1].cost for row in self.options.values())
-        self.smallest_cost = self.fixed_cost + sum(row[0].cost for row in self.options.values())
+        self.clock, allowed, fixed = None, None, 0
+        if self.times is not None:
+            timer = timer_here() if latency is None else None
+            self.clock = Clock(self.options, self.times, files, store, rest, timer)
+        if time is not None:
+            allowed = time.of(self.clock.float_milliseconds)
+        if target != "milliseconds":
+            fixed = fixed_cost(self.model, target, self.options)
+        self.ledger = Ledger(self.options, target, fixed, self.clock, allowed)
+        self.float_cost = self.ledger.float_cost
+        self.smallest_cost = self.ledger.cost_of(self.ledger.smallest())
 
     def by_number(self) -> list[tuple[int, str, list[Option]]]:
         """The options with the number of each layer, which is the same wherever a model is read."""
         numbers = {path: number for number, path in enumerate(walk(self.model))}
         return [(numbers[path], name_of(path), row) for path, row in self.options.items()]
 
-    def plan(self, budget: float) -> Plan:
-        """The plan for a budget in the form that `plan` takes."""
-        unit = 8 if self.target == "bits" else 1
-        return self.plan_for(int(budget * (self.float_cost if budget <= 1 else unit)))
+    def plan(self, limit: Limit) -> Plan:
+        """The plan for a budget."""
+        allowed = limit.of(self.float_cost, 8 if self.target == "bits" else 1)
+        return self.plan_for(allowed if self.target == "milliseconds" else int(allowed))
 
     def smallest(self) -> Plan:
-        """The plan with the smallest form of each layer."""
-        chosen = {path: row[0] for path, row in self.options.items()}
-        return self.carried_out(self.smallest_cost, chosen)
+        """The plan with the smallest form of each layer that the time allows."""
+        return self.carried_out(self.smallest_cost, self.ledger.smallest())
 
     def plan_for(self, allowed: float, factors: Any = None) -> Plan:
-        """The better one of two plans: the second corrects the damage that the first expected.
+        """The best of some plans: a second one corrects the damage that the first expected.
+
+        Where the files run here, further ones follow until one's file keeps the limit of time.
 
         Args:
-            allowed: the budget, in bits, bytes or MACs.
+            allowed: the budget, in bits, bytes, MACs or milliseconds.
             factors: `{layer path: factor}` by which each layer's expected damage is multiplied;
                 None for 1.
         """
         factors, plans = factors or dict.fromkeys(self.options, 1.0), []
-        for _ in range(2):
-            chosen = self.choose(allowed, factors)
-            if plans:
-                first = _damage(plans[0].chosen, factors)
-                if _damage(chosen, factors) >= (1 - LEAST_GAIN) * first:
+        limit = allowed if self.target == "milliseconds" else self.ledger.time
+        for _ in range(MOST_PLANS):
+            chosen = self.ledger.choose(allowed, factors)
+            kept = _in_time(plans, limit)
+            if kept:
+                before, after = (_damage(choice, factors) for choice in (kept[0].chosen, chosen))
+                if after >= (1 - LEAST_GAIN) * before:
                     break
             plans.append(self.carried_out(allowed, chosen))
             if len(plans) == 1:
-                workbench = self.workbench.of(plans[0].model)
-                with Workers(self.executor) as workers:
-                    shared = Shared(
-                        Workbench, self.model, *self.parts, plans[0].model, mine=workbench
-                    )
-                    found = damage_factors(workbench, plans[0], workers, shared)
-                factors = {path: factors[path] * found.get(path, 1.0) for path in factors}
-        return min(plans, key=lambda plan: plan.measured)
-
-    def choose(self, allowed: float, factors: Any) -> dict[str, Option]:
-        """`{layer path: Option}` by the knapsack, each layer's damage times its factor."""
-        if allowed < self.smallest_cost:
+                factors = self._corrected(plans[0], factors)
+            elif _in_time(plans, limit):
+                break
+        kept = _in_time(plans, limit)
+        if not kept:
+            least = min(plan.milliseconds for plan in plans)
             raise ValueError(
-                f"Even the cheapest choices need {self.smallest_cost} of {self.float_cost}, and "
-                f"{self.fixed_cost} of that is in kernels that no candidate takes. Raise the "
-                f"budget. Received: {allowed}"
+                f"The files of {len(plans)} plans took {least:.4g} ms and more, while less was "
+                f"predicted. Raise the budget. Received: {limit:.4g} ms"
             )
-        picked = solve_knapsack(*tables(self.options, factors), allowed - self.fixed_cost)
-        return {path: row[i] for (path, row), i in zip(self.options.items(), picked, strict=True)}
+        return min(kept, key=lambda plan: plan.measured)
+
+    def _corrected(self, plan, factors):
+        """Factors by what the first plan showed of the damage of each form."""
+        workbench = self.workbench.of(plan.model)
+        with Workers(self.executor) as workers:
+            shared = Shared(Workbench, self.model, *self.parts, plan.model, mine=workbench)
+            found = damage_factors(workbench, plan, workers, shared)
+        return {path: factors[path] * found.get(path, 1.0) for path in factors}
 
     def carried_out(self, allowed: float, chosen: Any) -> Plan:
         """The plan of the chosen options, with its network swapped, recalibrated and measured."""
@@ -219,10 +266,12 @@ class Planner:
         new = swapped(self.model, rules, **data) if rules else copied(self.model)
         close_like(new, self.closed)
         recalibrate_batch_norm(new, self.fit_inputs)
+        milliseconds = None if self.clock is None else self.clock.seen(new, chosen)
+        by_time = self.target == "milliseconds"
         return Plan(
             target=self.target,
             budget=allowed,
-            cost=self.fixed_cost + sum(option.cost for option in chosen.values()),
+            cost=milliseconds if by_time else self.ledger.cost_of(chosen),
             float_cost=self.float_cost,
             options=self.options,
             chosen=chosen,
@@ -230,24 +279,14 @@ class Planner:
             predicted=sum(option.measured for option in chosen.values()),
             measured=self.workbench.loss(new) - self.workbench.loss.base,
             model=new,
+            milliseconds=milliseconds,
+            float_milliseconds=self.clock and self.clock.float_milliseconds,
         )
-
-
-def _by_path(measured, model):
-    """The options of `by_number` by the paths here, where automatic names may be others."""
-    paths, found = list(walk(model)), {}
-    for number, name, row in measured:
-        own = name_of(paths[number])
-        parts = [tuple(part.replace(name, own, 1) for part in option.parts) for option in row]
-        pairs = zip(row, parts, strict=True)
-        found[paths[number]] = [dataclasses.replace(option, parts=p) for option, p in pairs]
-    return found
 
 
 def _damage(chosen, factors):
     return sum(factors[path] * option.measured for path, option in chosen.items())
 
 
-def _check_target(target):
-    if target not in TARGETS:
-        raise ValueError(f"Expected `target` to be one of {TARGETS}. Received: {target!r}")
+def _in_time(plans, limit):
+    return [plan for plan in plans if limit is None or plan.milliseconds <= limit]

@@ -16,19 +16,22 @@ from tfcompress.graph.suffix import Suffix
 from tfcompress.measure.held_out_loss import HeldOutLoss
 from tfcompress.planning.candidates import fitted
 from tfcompress.planning.costs import cost_function
+from tfcompress.planning.latency.layer_times import LayerTimes
 from tfcompress.planning.plan_result import Option
-from tfcompress.utils.types import Loss, Metric
+from tfcompress.utils.types import Loss, Metric, Rest
 
 HARMLESS_RISE = 0.002  # share of the loss; once a form raises it by less, larger ones are not tried
 UNCHANGED = "float32"  # name of the option that leaves a layer as it is
 
 
 class Terms(NamedTuple):
-    """What a plan counts and tries: see `plan`."""
+    """What a plan counts and tries: see `plan`; of a plan that counts time, the times."""
 
     target: str
     store: str
     candidates: dict
+    times: LayerTimes | None = None
+    rest: Rest = "float32"
 
 
 class Workbench:
@@ -87,24 +90,30 @@ def options_of(
         uses: the shapes of its inputs, one for each of its uses.
         terms: what is counted and tried.
     """
-    layer, reasons = workbench.layers[number], []
-    count = cost_function(terms.target, uses, terms.store)
+    layer, reasons, time = workbench.layers[number], [], None
+    if terms.times is not None:
+        time = partial(terms.times.of, uses=uses, store=terms.store, rest=terms.rest)
+    counts_time = terms.target == "milliseconds"
+    count = time if counts_time else cost_function(terms.target, uses, terms.store)
     forms = fitted(
         layer,
         metric,
         terms.candidates,
         count,
         # bytes are known only after a fit: a coder or an exporter decides
-        count if terms.target in ("bits", "macs") else None,
+        count if terms.target in ("bits", "macs") and time is None else None,
         measure=partial(_rise, workbench, layer),
         harmless=HARMLESS_RISE * workbench.loss.scale,
         reasons=reasons,
+        time=time,
     )
     row = []
-    for *form, chain in forms:
+    for *form, chain, milliseconds in forms:
         parts = tuple(part.name.replace(layer.name, name, 1) for part in chain)
-        row.append(Option(*form, parts))
-    return [*row, Option(UNCHANGED, None, count([layer]))], reasons
+        row.append(Option(*form, parts, milliseconds))
+    milliseconds = None if time is None else time([layer])
+    kept = Option(UNCHANGED, None, count([layer]), milliseconds=milliseconds)
+    return [*row, kept], reasons
 
 
 def _rise(workbench, layer, chain):

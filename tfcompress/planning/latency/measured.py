@@ -1,0 +1,188 @@
+"""`time_layers`: the table of times that plans for milliseconds read."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.graph.nodes import calls_its_graph, graph_of
+from tfcompress.graph.paths import check_keras_3, walk
+from tfcompress.planning.candidates import by_name, default_candidates
+from tfcompress.planning.latency.layer_times import LayerTimes, kept, of_this_machine, read_times
+from tfcompress.planning.latency.phone import Phone
+from tfcompress.planning.latency.small_files import Files, layer_uses, small_files
+from tfcompress.planning.latency.timing import Timer, add_missing, add_whole, timer_here
+from tfcompress.planning.options import has_kernel
+from tfcompress.rewriting.opening import opened
+from tfcompress.utils.arrays import concatenated
+from tfcompress.utils.batches import batches
+from tfcompress.utils.checks import check_ending, check_store, positive_int
+from tfcompress.utils.progress import showing
+from tfcompress.utils.types import Data, Path, Rest, Store, Verbose
+
+RESTS = "float32", "int8"  # of the files of `plan` and of `compress`
+
+
+def time_layers(
+    model: keras.Model,
+    path: Path,
+    benchmark_model: Path | None = None,
+    candidates: Any = None,
+    store: Store = "fast",
+    threads: int = 1,
+    data: Data | None = None,
+    verbose: Verbose = "auto",
+) -> LayerTimes:
+    """Times each layer of a model in each form that it may take, for plans in milliseconds.
+
+    Each shape and form becomes a small .tflite file, which runs in turn with that of the layer in
+    float32; the model's own file runs in turn with all of the latter. Run it on the machine that
+    the model is for, or with that phone at `adb`: `plan(..., latency=path)` and the others then
+    need neither. For this machine that is not needed: `plan` times what it has not timed before.
+
+    Args:
+        model: a built model of any kind, with inputs of known sizes.
+        path: of the JSON file to write. Times that are there already are kept, if they are of the
+            same processor and runtime.
+        benchmark_model: path of LiteRT's `benchmark_model` for the phone; None times here.
+        candidates: as in `plan`. None takes those of the targets `"milliseconds"`, `"tflite"` and
+            `"macs"`.
+        store: as in `to_tflite`.
+        threads: that run each file.
+        data: a few examples of the model's inputs; None takes zeros, where the model is Sequential
+            or Functional.
+        verbose: as in Keras' `fit`.
+
+    Returns:
+        A `LayerTimes`.
+
+    Raises:
+        ValueError: a size of an input is not known; no phone answers; `path` holds times of another
+            processor or runtime.
+        WriteError: the file cannot be written.
+
+    Example:
+
+    >>> import os, tempfile, keras, tfcompress as tfc
+    >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(32, name="fc")])
+    >>> path = os.path.join(tempfile.mkdtemp(), "times.json")
+    >>> times = tfc.time_layers(model, path, candidates=tfc.layers.QuantizedDense.using(bits=4))
+    >>> [key for key in times.milliseconds if "Quantized" in key][0][:52]
+    "[1, 64] QuantizedDense(activation='linear', use_bias"
+    """
+    check_keras_3(model)
+    check_store(store)
+    check_ending(path, ".json")
+    positive_int(threads, "threads")
+    if candidates is None:
+        targets = "milliseconds", "tflite", "macs"
+        tried = {k: v for target in targets for k, v in default_candidates(target).items()}
+    else:
+        tried = by_name(candidates)
+    if benchmark_model is None:
+        times, timer = of_this_machine(threads), timer_here(threads)
+    else:
+        phone = Phone(benchmark_model, threads)
+        times, timer = LayerTimes(phone.runtime, phone.name, threads), phone
+    times = _with_those_at(path, times)
+    with showing(verbose):
+        whole = opened(model)
+        uses = _uses(whole, _zeros(model) if data is None else _inputs(model, data))
+        groups = small_files(whole, uses, tried, store, RESTS)
+        complete(times, groups, whole_files(model, store, RESTS), timer, path)
+    return times
+
+
+def times_for_plan(
+    latency: Path | LayerTimes | None,
+    model: keras.Model,
+    whole: keras.Model,
+    inputs: Any,
+    candidates: dict,
+    store: Store,
+    rest: Rest,
+) -> tuple[LayerTimes, list[bytes]]:
+    """What plans for milliseconds need: a table of times, and the model's own files.
+
+    Args:
+        latency: a table, its path, or None for this machine's, which is completed.
+        model, whole: as it is, and opened.
+        inputs: examples.
+        candidates, store, rest: see `small_files`.
+    """
+    files = whole_files(model, store, [rest])
+    if latency is not None:
+        return latency if isinstance(latency, LayerTimes) else read_times(latency), files
+    times = of_this_machine()
+    path = kept(times)
+    times = _with_those_at(path, times)
+    groups = small_files(whole, _uses(whole, inputs), candidates, store, [rest])
+    complete(times, groups, files, timer_here(), path)
+    return times, files
+
+
+def whole_files(model: keras.Model, store: Store, rests: Sequence[Rest]) -> list[bytes]:
+    """The file of a model in float32, and those with its kernels in other types."""
+    from tfcompress.export import unverified
+
+    made = {rest: unverified(model, store, rest) for rest in dict.fromkeys(["float32", *rests])}
+    return [made[rest] for rest in ("float32", *rests)]
+
+
+def complete(
+    times: LayerTimes, groups: list[Files], files: list[bytes], timer: Timer, path: Path
+) -> None:
+    """Times what a table lacks, and writes it after each layer."""
+
+    def save():
+        # what another process has added meanwhile is kept
+        times.milliseconds.update(_with_those_at(path, times).milliseconds | times.milliseconds)
+        times.write(path)
+
+    add_missing(times.milliseconds, groups, timer, save)
+    add_whole(times.milliseconds, files, groups, timer, save)
+
+
+def _uses(whole, inputs):
+    layers = [layer for layer, _ in walk(whole).values() if has_kernel(layer)]
+    return layer_uses(whole, inputs, layers)
+
+
+def _with_those_at(path, times) -> LayerTimes:
+    """A table with the times that a file holds, if there is one."""
+    if not os.path.exists(path):
+        return times
+    found = read_times(path)
+    own, other = ((t.runtime, t.processor, t.threads) for t in (times, found))
+    if own != other:
+        raise ValueError(
+            f"Expected a new file, or one of times of {own}. Received: {os.fspath(path)!r}, which "
+            f"holds those of {other}"
+        )
+    return dataclasses.replace(times, milliseconds=dict(found.milliseconds))
+
+
+def _zeros(model):
+    if not calls_its_graph(model):
+        raise ValueError(
+            "The sizes of a subclassed model's inputs are not known. Give a few examples as `data`."
+        )
+    return keras.tree.map_structure(
+        lambda t: np.zeros((1, *_sizes(t)), t.dtype), graph_of(model).input
+    )
+
+
+def _sizes(tensor):
+    if None in tensor.shape[1:]:
+        raise ValueError(
+            "Times need inputs of known sizes. Expected a model whose `Input`s have them. "
+            f"Received: {tuple(tensor.shape)}"
+        )
+    return tensor.shape[1:]
+
+
+def _inputs(model, data):
+    return concatenated(batches(model, data, 64))[0]
