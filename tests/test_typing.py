@@ -66,7 +66,7 @@ WRONG = [
     ("tfc.to_tflite(model, 5)", "arg-type"),
     ('tfc.to_tflite(model, store="tiny")', "arg-type"),
     ("tfc.to_tflite(model) + 1", "operator"),
-    ('tfc.compress(model, [x], "10%")', "arg-type"),
+    ("tfc.compress(model, [x], [0.1])", "arg-type"),
     ("tfc.search(model, [x])", "call-arg"),
     ("tfc.curvature.gauss_newton(model, 3)", "arg-type"),
     ('tfc.schedules.Polynomial("0", 0.9, 100)', "arg-type"),

@@ -1,32 +1,13 @@
 import keras
 import numpy as np
 import pytest
+from clockwork import Clockwork
 
 import tfcompress as tfc
 from tfcompress.planning import planner
 from tfcompress.planning.latency import measured
-from tfcompress.tflite.reader import read
 
 L = keras.layers
-
-
-class Clockwork:
-    """A machine on which a file takes a nanosecond for each of its bytes, in each of 3 rounds.
-
-    Attributes:
-        slower: by which the compressed file of a whole model takes longer than that.
-        runs: the names of the files of each run.
-    """
-
-    def __init__(self):
-        self.slower, self.runs = 1.0, []
-
-    def __call__(self, blobs):
-        self.runs.append(list(blobs))
-        return [[1e-9 * len(blob) * self._factor(name)] * 3 for name, blob in blobs.items()]
-
-    def _factor(self, name):
-        return self.slower if name == "compressed" else 1.0
 
 
 @pytest.fixture
@@ -54,7 +35,3 @@ def x():
 def forms():
     bits = {f"{n} bits": tfc.layers.QuantizedDense.using(bits=n) for n in (4, 8)}
     return bits | {"low": tfc.layers.LowRankDense.using(rank=4)}
-
-
-def operators(blob):
-    return len(read(blob).subgraphs[0].operators)
