@@ -200,7 +200,7 @@ MORE = {
     ),
     "a budget as text": (
         lambda m: tfc.plan(m, (X, Y), "10%"),
-        "`budget` to be a number. Received: '10%'",
+        "`budget` to be a number, .* a text of time, .* Received: '10%'",
     ),
     "a path in no folder": (
         lambda m: tfc.compress(m, (X, Y), 0.5, path="absent/a.tflite"),

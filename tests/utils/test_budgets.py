@@ -34,10 +34,10 @@ def test_a_limit_in_the_unit_of_the_cost():
 @pytest.mark.parametrize(
     ("budget", "error", "message"),
     [
-        ("5", ValueError, "'5ms', '300us'"),
-        ("-5ms", ValueError, "'5ms', '300us'"),
-        ("0ms", ValueError, "'5ms', '300us'"),
-        ("1.2.3ms", ValueError, "'5ms', '300us'"),
+        ("5", ValueError, "'5ms' or '300us'"),
+        ("-5ms", ValueError, "'5ms' or '300us'"),
+        ("0ms", ValueError, "'5ms' or '300us'"),
+        ("1.2.3ms", ValueError, "'5ms' or '300us'"),
         ([5], TypeError, "number"),
         (0, ValueError, "> 0"),
         (50, ValueError, "Did you mean 50%"),

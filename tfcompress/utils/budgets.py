@@ -72,8 +72,8 @@ def _time(budget) -> Limit:
         found = TIME.fullmatch(budget)
         if not found or not float(found[1]) > 0:
             raise ValueError(
-                "Expected a budget of time such as '5ms', '300us', or 0.5 for half of the float32 "
-                f"file's. Received: {budget!r}"
+                "Expected `budget` to be a number, such as 0.1 for 10%, or a text of time, such as "
+                f"'5ms' or '300us'. Received: {budget!r}"
             )
         return Limit(float(found[1]) * MILLISECONDS[found[2]], False)
     check_number(budget, "budget")
