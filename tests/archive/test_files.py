@@ -365,6 +365,34 @@ def test_parts_of_composite_layers_come_back(tmp_path):
         archive.load(tmp_path / "a.tfc")
 
 
+@keras.saving.register_keras_serializable("test_files")
+class Twins(keras.layers.Layer):
+    """A composite layer with two parts of one name."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.twins = {
+            "a": keras.layers.Dense(4, name="same"),
+            "b": keras.layers.Dense(4, name="same"),
+        }
+
+    def build(self, shape):
+        for part in self.twins.values():
+            part.build(shape)
+        self.built = True
+
+    def call(self, x):
+        return self.twins["b"](self.twins["a"](x))
+
+
+def test_parts_of_one_name_come_back(tmp_path):
+    x = np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
+    small = tfc.swap(keras.Sequential([keras.Input((4,)), Twins()]), tfc.layers.rounding(4))
+    archive.save(small, tmp_path / "a.tfc")
+    again = archive.load(tmp_path / "a.tfc", allow=["test_files>Twins"])
+    np.testing.assert_array_equal(again(x), small(x))
+
+
 def test_what_could_not_be_read_back_is_not_written(tmp_path):
     class Forgetful(Pair):
         def get_config(self):

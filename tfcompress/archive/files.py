@@ -176,9 +176,11 @@ def _read(file, max_bytes, trusted):
     config = without_training(config)
     Checker(trusted).check(config)
     model = skeleton(config, max_bytes, bool(trusted))
-    # By their own names: Keras may have given the layers around them other names this time.
+    # By their own names: Keras may have given the layers around them other names this time. `walk`
+    # marks the second of two parts of one name with an apostrophe.
     layers = [layer for _, layer in compressed(model)]
-    if [layer.name for layer in layers] != list(map(name_of, stored)):
+    expected = [name_of(path).rstrip("'") for path in stored]
+    if [layer.name.rstrip("'") for layer in layers] != expected:
         raise ArchiveError("its arrays are not those of its layers")
 
     def array(record):

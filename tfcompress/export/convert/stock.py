@@ -8,6 +8,7 @@ import tensorflow as tf
 from absl import logging
 
 from tfcompress.export.convert.new_axes import new_axes_as_operators
+from tfcompress.export.convert.sign_bits import sign_bits_as_comparisons
 from tfcompress.export.exported import Exported, flat_outputs
 from tfcompress.graph.paths import walk
 from tfcompress.tflite.reader import operator_name, read, schema
@@ -78,7 +79,7 @@ def _concrete_function(model):
         _argument_name(i): tf.TensorSpec(tensor.shape, tensor.dtype, name=_argument_name(i))
         for i, tensor in enumerate(model.tensors)
     }
-    with new_axes_as_operators():
+    with new_axes_as_operators(), sign_bits_as_comparisons():
         return tf.function(function, autograph=False).get_concrete_function(**specs), names
 
 
