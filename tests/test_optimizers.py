@@ -204,6 +204,32 @@ def test_in_eager_mode_no_gradient_is_taken_at_the_float_weights():
             np.testing.assert_allclose(other, expected, atol=1e-6)
 
 
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="others build it before the first batch")
+@pytest.mark.parametrize("overflow", [False, True])
+def test_in_eager_mode_under_mixed_float16(overflow):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        early, late = compiled(rate=0.05), compiled(rate=0.05)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    late.set_weights(early.get_weights())
+    for model in (early, late):
+        model.compile(model.optimizer, "mse", run_eagerly=True)
+    early.optimizer.build(early.trainable_variables)
+    if overflow:  # which Keras leaves out itself
+        late.train_on_batch(x, 1e6 * y)
+        early.train_on_batch(x, 1e6 * y)
+    else:
+        with pytest.warns(UserWarning, match="leaves out its first gradient"):
+            late.train_on_batch(x, y)
+    for model in (early, late):
+        model.train_on_batch(x, y)
+    inner = [model.optimizer.inner_optimizer for model in (early, late)]
+    for a, b in zip(*map(latents, inner), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [int(one.iterations) for one in inner] == [1, 1]
+
+
 def test_the_first_gradient_is_taken_at_the_projection():
     model = compiled(Ternary(None), 0.0, weighted=False)
     logs = model.train_on_batch(x, y)

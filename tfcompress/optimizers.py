@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from tfcompress.graph.private_keras import has_value
-from tfcompress.graph.private_training import trained_by
+from tfcompress.graph.private_training import gradient_being_applied, trained_by
 from tfcompress.project import Projection
 from tfcompress.project.output_axes import output_axes, outputs_back, outputs_last
 from tfcompress.utils.types import Config
@@ -52,12 +52,14 @@ class ProxNewton(keras.optimizers.Adam):
         ValueError: `use_ema` is given; or `variables` matches nothing, when it is built.
 
     In eager mode, in `fit` with TensorFlow or in a loop of your own, call
-    `optimizer.build(model.trainable_variables)` before the first batch: otherwise the gradient of
-    that one is taken before the weights are projected, and is left out, with a warning.
+    `optimizer.build(model.trainable_variables)` before the first batch: Keras tells an optimizer
+    there of its variables only together with their first gradient, which is then one at the weights
+    before they are projected, and is left out, with a warning.
 
     When something else has set the model's weights (`set_weights`, a callback that restores the
     best ones), call `sync`; otherwise the next step goes on from the old latents. Under the policy
-    `mixed_float16` this optimizer is `model.optimizer.inner_optimizer`. Let the learning rate fall:
+    `mixed_float16` this optimizer is `model.optimizer.inner_optimizer`, and `model.optimizer` is
+    what is built. Let the learning rate fall:
     at a constant one the signs and codes never settle.
 
     Example:
@@ -108,6 +110,7 @@ class ProxNewton(keras.optimizers.Adam):
         # For the values of variables that TensorFlow makes while it traces the first step. It runs
         # another trace, which is made once they have their values.
         self._waits = False
+        self._early = None  # a gradient that is older than the projection
 
     def build(self, variables: list[keras.Variable]) -> None:
         if self.built:
@@ -119,6 +122,7 @@ class ProxNewton(keras.optimizers.Adam):
                 f"{', '.join(v.path for v in variables)}"
             )
         self._places = places
+        self._early = None if _in_graph() else gradient_being_applied()
         with _outside_graphs():
             super().build(variables)
             self._waits = not all(map(has_value, variables))
@@ -158,11 +162,11 @@ class ProxNewton(keras.optimizers.Adam):
         """Takes a step on the latents in the variables' place, then projects."""
         if trainable_variables is not None:
             trainable_variables = list(trainable_variables)
-            at_once = not self.built and not _in_graph()
             self.build(trainable_variables)
-            if at_once:
-                warnings.warn(_FIRST_GRADIENT, stacklevel=2)
-                return
+        early, self._early = self._early, None
+        if early is not None and early is gradient_being_applied():
+            warnings.warn(_FIRST_GRADIENT, stacklevel=2)
+            return
         if self._waits:
             if not all(map(has_value, trained_by(self))):
                 super().apply(grads, trainable_variables)

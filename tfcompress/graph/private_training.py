@@ -70,6 +70,23 @@ def callback_list() -> Any:
     return None
 
 
+def gradient_being_applied() -> Any:
+    """The first gradient with which the outermost `apply` of an optimizer runs now, or None.
+
+    Relies on the name of the argument, and on `LossScaleOptimizer.apply`, which builds what it
+    holds.
+    """
+    frame, grads = sys._getframe(1), ()
+    while frame is not None:
+        if frame.f_code.co_name == "apply":
+            given = frame.f_locals
+            if isinstance(given.get("self"), keras.optimizers.Optimizer):
+                grads = given.get("grads")
+        frame = frame.f_back
+    grads = grads if isinstance(grads, (list, tuple)) else ()
+    return next((gradient for gradient in grads if gradient is not None), None)
+
+
 def trained_by(optimizer: Any) -> list[keras.Variable]:
     """The variables that a built optimizer changes. Relies on `_trainable_variables`."""
     return optimizer._trainable_variables
