@@ -462,9 +462,9 @@ def test_obd_takes_the_curvature_of_the_data_anew_at_each_scoring(monkeypatch):
     calls = []
     measured = curvature.gauss_newton
 
-    def spy(model, data):
+    def spy(model, data, **others):
         calls.append(share(zeros(model)))
-        return measured(model, data)
+        return measured(model, data, **others)
 
     monkeypatch.setattr(curvature, "gauss_newton", spy)
     model = compiled()

@@ -68,3 +68,45 @@ def test_two_threads_measure_one_model():
         for path, metric in alone.items():
             for a, b in zip(metric.blocks, one[path].blocks, strict=True):
                 np.testing.assert_allclose(a[0], b[0], rtol=1e-5)
+
+
+def normalized():
+    keras.utils.set_random_seed(0)
+    hidden = L.Dense(4, "tanh", name="a")
+    parts = [hidden, L.LayerNormalization(epsilon=0.1), L.Dense(2, name="b")]
+    return keras.Sequential([keras.Input((3,)), *parts])
+
+
+def second_derivative_of_variance():
+    """By what every thread but the one that takes a Hessian sees: its mean is a constant."""
+    x = tf.Variable([1.0, 2.0, 6.0])
+    with tf.GradientTape() as outer:
+        with tf.GradientTape() as inner:
+            variance = tf.nn.moments(x, [0])[1]
+        slope = inner.gradient(variance, x)
+    return np.asarray(outer.gradient(slope, x))
+
+
+@pytest.mark.parametrize("measure", ["exact", "hutchinson"])
+def test_a_hessian_changes_nothing_for_other_threads(measure):
+    original, data = tf.nn.moments, (X[:6, 0, :3, 0], X[:6, 1, :2, 0])
+    alone, *others = [normalized() for _ in range(3)]
+    alone = getattr(tfc.curvature, measure)(alone, data, "mse")
+    expected, seen, found = second_derivative_of_variance(), [], []
+
+    def run(model):
+        found.append(getattr(tfc.curvature, measure)(model, data, "mse"))
+
+    threads = [threading.Thread(target=run, args=(model,)) for model in others]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        seen.append(second_derivative_of_variance())
+    for thread in threads:
+        thread.join()
+    assert tf.nn.moments is original
+    assert seen and all(np.array_equal(one, expected) for one in seen)
+    assert [list(one) for one in found] == [["a", "b"]] * 2
+    for one in found:
+        for path in alone:
+            np.testing.assert_array_equal(one[path], alone[path])

@@ -49,6 +49,14 @@ CASES = {
     ),
     "masked sum": (masked, WORDS, HOT, keras.losses.MeanSquaredError(reduction="sum")),
     "masked": (masked, WORDS, HOT, "mse"),
+    "masked, a class is ignored": (
+        *(masked, WORDS, LABELS),
+        CLASSES(from_logits=True, ignore_class=2),
+    ),
+    "masked, ignored, by weights": (
+        *(masked, WORDS, LABELS),
+        CLASSES(from_logits=True, ignore_class=2, reduction="mean_with_sample_weight"),
+    ),
     "of whole examples": (net, X, HOT, middle_error),
     "dice": (net, X, HOT, keras.losses.Dice(axis=(1, 2))),
     "crossentropy": (lambda: soft(), X[:, 0], LABELS[:, 0], "crossentropy"),
@@ -104,6 +112,23 @@ def test_curvature_is_that_of_the_loss(case):
     if case != "dice":  # whose Hessian is not the Gauss-Newton matrix of anything positive
         exact = tfc.curvature.gauss_newton_exact(model, (x, y), loss)["fc"]
         np.testing.assert_allclose(exact, found, atol=0.001 * np.abs(found).max())
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight", "sum"])
+def test_an_ignored_class_is_not_counted(reduction):
+    """What is left of the data gives the same loss and curvature."""
+    loss = CLASSES(from_logits=True, ignore_class=2, reduction=reduction)
+    x, y = X.reshape(-1, 1, 4)[:32], LABELS.reshape(-1, 1)[:32]
+    model = keras.Sequential([keras.Input((1, 4)), layers.Dense(5, name="fc")])
+    counted = y[:, 0] != 2
+    assert 0 < counted.sum() < 32
+    assert mean_loss(model, (x, y), loss) == pytest.approx(
+        mean_loss(model, (x[counted], y[counted]), loss), rel=1e-5
+    )
+    found, expected = (
+        tfc.curvature.exact(model, data, loss)["fc"] for data in ((x, y), (x[counted], y[counted]))
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_a_loss_with_one_value_for_all_examples_is_refused():

@@ -40,6 +40,8 @@ def mine(y, z):
         (3, None, LOGITS, None, CLASS, "accuracy", 1),
         (3, None, LOGITS, ["accuracy"], CLASS, "accuracy", 1),
         (3, "softmax", "sparse_categorical_crossentropy", ["acc"], CLASS, "accuracy", 1),
+        (3, "softmax", "CE", ["Accuracy"], CLASS, "accuracy", 1),
+        (1, "sigmoid", "CrossEntropy", ["ACC"], YES, "accuracy", 1),
         (3, "softmax", "categorical_crossentropy", ["accuracy"], np.eye(3)[CLASS], "accuracy", 1),
         (3, None, LOGITS, [metrics.SparseTopKCategoricalAccuracy(2)], CLASS, "sparse_top", 1),
         (1, "sigmoid", "binary_crossentropy", ["AUC"], YES, "auc", 1),
@@ -87,6 +89,13 @@ def test_without_labels_the_outputs_of_the_model_itself_are_right():
     assert yes(changed) == pytest.approx(same.mean())
     bare = of(net(3))
     assert (bare.name, bare(bare.source)) == ("change of the outputs", 0.0)
+
+
+def test_a_metric_of_several_numbers_is_refused():
+    model = net(3, "softmax")
+    model.compile("sgd", "categorical_crossentropy", metrics=[metrics.F1Score()])
+    with pytest.raises(ValueError, match="'f1_score' gives 3, one for"):
+        of(model, np.eye(3)[CLASS])(model)
 
 
 def two(compiled):

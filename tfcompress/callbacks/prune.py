@@ -6,17 +6,17 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcompress import score as scores_of
 from tfcompress.callbacks.best_epochs import AtTheEnd
 from tfcompress.callbacks.optimizer_state import averages_of, check_no_latents
 from tfcompress.callbacks.prune_checks import check_score, check_sparsities, nonzero, sparsity_of
 from tfcompress.graph.paths import check_patterns
 from tfcompress.graph.private_training import callback_list
+from tfcompress.pruning.curvature_of_score import check_weighs, curvature_of
 from tfcompress.pruning.masks import prunable, tighten, warn_of_left_out
 from tfcompress.schedules import check_schedule, last_value, value_at
 from tfcompress.utils.batches import check_repeats
 from tfcompress.utils.checks import whole_number
-from tfcompress.utils.types import Data, Layers, Logs, Schedule, Scope, Score
+from tfcompress.utils.types import ClassWeight, Data, Layers, Logs, Schedule, Scope, Score
 
 
 class Prune(keras.callbacks.Callback):
@@ -44,6 +44,8 @@ class Prune(keras.callbacks.Callback):
         scope: `"global"` ranks the weights of all kernels together, `"layer"` each kernel alone.
         floor: the smallest share of its weights that each kernel keeps.
         every: the number of batches from one ranking to the next.
+        class_weight: `{class: weight}` of the labels in `data`, as in `fit`, for scores that use
+            the curvature.
 
     Raises:
         ValueError: an argument is out of range; at the start of `fit`: `layers` matches nothing or
@@ -87,12 +89,14 @@ class Prune(keras.callbacks.Callback):
         scope: Scope = "global",
         floor: float = 0.0,
         every: int = 100,
+        class_weight: ClassWeight = None,
     ) -> None:
         super().__init__()
         self.schedule = check_schedule(schedule)
         check_sparsities(schedule)
         self.score = check_score(score, data)
-        self.data = data
+        check_weighs(score, data, class_weight)
+        self.data, self.class_weight = data, class_weight
         self.layers = check_patterns(layers)
         self.scope = scope
         self.floor = floor
@@ -270,11 +274,7 @@ class Prune(keras.callbacks.Callback):
         return {path: ops.convert_to_numpy(mask) for path, mask in self._masks.items()}
 
     def _scores(self):
-        curvature = None
-        if self.data is not None and self.score not in (scores_of.magnitude, scores_of.random):
-            from tfcompress.measure.curvature import gauss_newton
-
-            curvature = gauss_newton(self.model, self.data)
+        curvature = curvature_of(self.model, self.score, self.data, self.class_weight)
         weights = prunable(self.model, self.layers)
         if curvature is not None and (missing := set(weights) - set(curvature)):
             raise ValueError(

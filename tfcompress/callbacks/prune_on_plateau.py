@@ -6,7 +6,7 @@ from tfcompress import score as scores_of
 from tfcompress.callbacks.prune import Prune
 from tfcompress.graph.private_training import print_message
 from tfcompress.utils.checks import whole_number
-from tfcompress.utils.types import Data, Layers, Logs, Scope, Score
+from tfcompress.utils.types import ClassWeight, Data, Layers, Logs, Scope, Score
 
 NEVER = 2**62  # batches between two prunings, so that only `_delete` prunes
 
@@ -26,7 +26,8 @@ class PruneOnPlateau(Prune):
 
     Args:
         sparsity: the share of zeros in the chosen kernels at which to end, in [0, 1).
-        score, data, layers, scope, floor: as in `Prune`; here `score="obd"` is the default.
+        score, data, layers, scope, floor, class_weight: as in `Prune`; here `score="obd"` is the
+            default.
         tolerance: how much the monitored loss may be above that of the first round.
         share: the share of the remaining weights that each round deletes, in (0, 1).
         monitor: name of a loss in the logs of an epoch.
@@ -70,8 +71,10 @@ class PruneOnPlateau(Prune):
         monitor: str = "val_loss",
         patience: int = 2,
         verbose: int = 0,
+        class_weight: ClassWeight = None,
     ) -> None:
-        super().__init__(lambda step: sparsity, score, data, layers, scope, floor, every=NEVER)
+        given = score, data, layers, scope, floor, NEVER, class_weight
+        super().__init__(lambda step: sparsity, *given)
         if not 0 <= sparsity < 1 or sparsity > 1 - floor + 1e-6:
             raise ValueError(
                 "Expected `sparsity` in [0, 1), 1 - floor at most. "
@@ -171,7 +174,7 @@ class PruneOnPlateau(Prune):
             return None
         from tfcompress.measure.objective import mean_loss
 
-        return mean_loss(self.model, self.data)
+        return mean_loss(self.model, self.data, class_weight=self.class_weight)
 
     def _scores(self):
         self._last = super()._scores()

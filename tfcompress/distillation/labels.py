@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfcompress.utils.label_checks import is_crossentropy
 from tfcompress.utils.outputs import per_output
 from tfcompress.utils.types import Loss, Tensor
 
@@ -43,7 +44,7 @@ def known_labels(y: Tensor, output: Tensor, weight: Tensor, loss: Loss) -> tuple
         return y, weight
     y, kind = ops.convert_to_tensor(y), kind_of(loss)
     by_number = kind.startswith("sparse") or (
-        kind in ("crossentropy", "ce") and len(y.shape) < len(output.shape)
+        is_crossentropy(kind) and len(y.shape) < len(output.shape)
     )
     is_float = keras.backend.is_float_dtype(keras.backend.standardize_dtype(y.dtype))
     if not by_number and not is_float:
@@ -82,8 +83,8 @@ def expand(weight: Tensor, values: Tensor) -> Tensor:
 
 def kind_of(loss: Loss) -> str:
     """The name of a loss in lower case without underscores: `"meansquarederror"`."""
-    if loss in ("crossentropy", "ce"):  # the shapes of the labels decide which one it is
-        return loss
+    if is_crossentropy(loss):  # the shapes of the labels decide which one it is
+        return loss.lower()
     loss = keras.losses.get(loss)
     loss = getattr(loss, "fn", loss)  # the function inside a loss object
     name = getattr(loss, "__name__", type(loss).__name__)

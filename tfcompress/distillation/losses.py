@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from tfcompress.distillation.labels import kind_of
+from tfcompress.utils.label_checks import is_crossentropy
 from tfcompress.utils.types import Tensor
 
 LEAST_PROBABILITY = 1e-7  # smaller ones are raised to this before the logarithm
@@ -197,7 +198,7 @@ def loss_for(activations: Any, tasks: Any, classes: Any) -> Callable[..., Tensor
 
 def _by_task(task, classes):
     kind = kind_of(task)
-    if kind in ("crossentropy", "ce"):
+    if is_crossentropy(kind):
         return {sigmoid_kl if classes == 1 else softmax_kl}
     return {loss for loss, kinds in _BY_TASK.items() if kind in kinds.split()}
 

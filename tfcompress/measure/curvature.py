@@ -12,6 +12,7 @@ data.
 """
 
 import contextlib
+import threading
 from unittest import mock
 
 import keras
@@ -22,7 +23,9 @@ from tfcompress.measure.obd_recursion import obd_recursion as obd_recursion
 from tfcompress.measure.objective import Objective
 from tfcompress.utils.batches import batches, number_of_batches, passes_over
 from tfcompress.utils.progress import showing
-from tfcompress.utils.types import Data, Loss, Verbose
+from tfcompress.utils.types import ClassWeight, Data, Loss, Verbose
+
+_ONE_AT_A_TIME = threading.RLock()  # threads that put another function in the place of `moments`
 
 
 def gauss_newton(
@@ -32,7 +35,7 @@ def gauss_newton(
     passes: int = 1,
     batch_size: int = 32,
     seed: int = 0,
-    class_weight: dict[int, float] | None = None,
+    class_weight: ClassWeight = None,
     verbose: Verbose = "auto",
 ) -> dict[str, np.ndarray]:
     """Estimates the diagonal of the Gauss-Newton matrix with random signs: the default curvature.
@@ -55,7 +58,7 @@ def gauss_newton(
         passes: number of passes over the data, each with new random signs.
         batch_size: larger batches are cut to this size.
         seed: seed of the random signs.
-        class_weight: dict `{class: weight}`, as in `fit`.
+        class_weight: `{class: weight}`, as in `fit`; sample weights are multiplied by them.
         verbose: as in Keras' `fit`; see `swap`.
 
     Returns:
@@ -93,7 +96,7 @@ def gauss_newton_exact(
     model: keras.Model,
     data: Data,
     loss: Loss = None,
-    class_weight: dict[int, float] | None = None,
+    class_weight: ClassWeight = None,
     verbose: Verbose = "auto",
 ) -> dict[str, np.ndarray]:
     """Computes the diagonal of the Gauss-Newton matrix exactly, output by output.
@@ -124,7 +127,7 @@ def fisher(
     model: keras.Model,
     data: Data,
     loss: Loss = None,
-    class_weight: dict[int, float] | None = None,
+    class_weight: ClassWeight = None,
     verbose: Verbose = "auto",
 ) -> dict[str, np.ndarray]:
     """Computes the diagonal of the empirical Fisher matrix: the mean squared gradient of examples.
@@ -154,7 +157,7 @@ def hutchinson(
     passes: int = 10,
     batch_size: int = 256,
     seed: int = 0,
-    class_weight: dict[int, float] | None = None,
+    class_weight: ClassWeight = None,
     verbose: Verbose = "auto",
 ) -> dict[str, np.ndarray]:
     """Estimates the diagonal of the Hessian as the mean of `v * H v` over random signs `v`.
@@ -192,7 +195,7 @@ def exact(
     data: Data,
     loss: Loss = None,
     batch_size: int = 1024,
-    class_weight: dict[int, float] | None = None,
+    class_weight: ClassWeight = None,
     verbose: Verbose = "auto",
 ) -> dict[str, np.ndarray]:
     """Computes the diagonal of the Hessian exactly, by one Hessian-vector product for each weight.
@@ -239,10 +242,24 @@ def _gradient(tape, target, objective, direction=None):
 def _slopes(objective, x, y, weights):
     """The gradient, and the tape under it that differentiates it once more."""
     with _tape(objective, persistent=True) as outer:
-        with _tape(objective) as inner, mock.patch.object(tf.nn, "moments", _mean_and_variance):
+        with _tape(objective) as inner, _twice_differentiable_moments():
             total = objective.loss(x, y, weights)
         slopes = _gradient(inner, total, objective)
     return outer, slopes
+
+
+@contextlib.contextmanager
+def _twice_differentiable_moments():
+    """Keras' normalization calls `_mean_and_variance` in this thread; others see no change."""
+    with _ONE_AT_A_TIME:
+        own, original = threading.get_ident(), tf.nn.moments
+
+        def moments(*args, **kwargs):
+            mine = threading.get_ident() == own
+            return (_mean_and_variance if mine else original)(*args, **kwargs)
+
+        with mock.patch.object(tf.nn, "moments", moments):
+            yield
 
 
 def _mean_and_variance(x, axes, shift=None, keepdims=False, name=None):

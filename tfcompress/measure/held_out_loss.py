@@ -8,7 +8,7 @@ import numpy as np
 from tfcompress.graph.suffix import Suffix
 from tfcompress.utils.arrays import rows
 from tfcompress.utils.batches import HELD, are_arrays, batches, first
-from tfcompress.utils.types import Data, Loss, Tensor
+from tfcompress.utils.types import ClassWeight, Data, Loss, Tensor
 
 BATCH_SIZE = 64
 MOST_LABELLED = 256  # examples on which the loss is measured, at most
@@ -16,18 +16,18 @@ MOST_UNLABELLED = 64  # the change of the outputs varies far less than a loss
 HELD_OUT_ONE_IN = 8  # at most one example in so many is held out
 
 
-def split(model: keras.Model, data: Data) -> tuple[Any, ...]:
+def split(model: keras.Model, data: Data, class_weight: ClassWeight = None) -> tuple[Any, ...]:
     """Inputs to fit on, and examples `(x, y, weights)` to measure on, spread over all of the data.
 
     Args:
         model: the model that the data are for.
-        data: as in `batches`; of what yields batches the first 512 MiB are taken.
+        data, class_weight: as in `batches`; of what yields batches the first 512 MiB are taken.
 
     Raises:
         ValueError: there are fewer than 8 examples.
     """
     most = None if are_arrays(data) else HELD
-    x, y, weights = first(batches(model, data, BATCH_SIZE), None, most)
+    x, y, weights = first(batches(model, data, BATCH_SIZE, class_weight), None, most)
     count = len(keras.tree.flatten(x)[0])
     size = min(MOST_UNLABELLED if y is None else MOST_LABELLED, count // HELD_OUT_ONE_IN)
     if not size:

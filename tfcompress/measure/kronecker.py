@@ -11,7 +11,7 @@ from tfcompress.measure.rows import can_measure, fan_in_first
 from tfcompress.numerics.metric import Diagonal, Kronecker
 from tfcompress.utils.batches import batches, check_repeats, number_of_batches
 from tfcompress.utils.progress import progress, showing
-from tfcompress.utils.types import Data, Loss, Verbose
+from tfcompress.utils.types import ClassWeight, Data, Loss, Verbose
 
 COMPILED = "compiled"  # the loss that a model is compiled with
 
@@ -23,7 +23,7 @@ def kronecker(
     batch_size: int = 256,
     block: int = LARGEST_BLOCK,
     seed: int = 0,
-    class_weight: dict[int, float] | None = None,
+    class_weight: ClassWeight = None,
     verbose: Verbose = "auto",
 ) -> dict[str, Kronecker]:
     """Measures the Kronecker metric `(A, g)` of each layer.
@@ -55,6 +55,9 @@ def kronecker(
         only inside a `tf.function` or a vectorized map are left out; with a loss, compressed layers
         too.
 
+    Raises:
+        ValueError: `class_weight` without `loss`, and as in `gauss_newton`.
+
     Example:
 
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="out")])
@@ -64,6 +67,8 @@ def kronecker(
     Reference: Martens, Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate
     Curvature", 2015. There `g` is a full matrix.
     """
+    if loss is None and class_weight is not None:
+        raise ValueError("`class_weight` weighs a loss: give `loss`, or leave it out.")
     if loss is not None:
         check_repeats(data, 2)
     check_finite_weights(model)

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfcompress.graph.private_training import LossFunctionWrapper
+from tfcompress.utils.label_checks import is_crossentropy
 from tfcompress.utils.types import Loss, Tensor
 
 
@@ -24,7 +25,7 @@ class Term:
     """
 
     def __init__(self, loss: Loss, weight: Tensor) -> None:
-        loss = crossentropy if loss in ("crossentropy", "ce") else keras.losses.get(loss)
+        loss = crossentropy if is_crossentropy(loss) else keras.losses.get(loss)
         self.weight = float(weight)
         self.loss = loss if isinstance(loss, keras.losses.Loss) else LossFunctionWrapper(loss)
         self.reduction = self.loss.reduction
@@ -59,6 +60,13 @@ class Term:
         if y is not None:
             y = tf.reshape(y, tf.concat([[-1], tf.shape(y)[leading:]], 0))
         return self, y, tf.reshape(z, [-1, z.shape[-1] if rank > 1 else 1])
+
+    def kept(self, y: Tensor) -> Any:
+        """Whether each of the labels of `entries` counts, `(N,)`; None where all do."""
+        ignored = self.options.get("ignore_class")
+        if ignored is None or y is None:
+            return None
+        return tf.reshape(tf.not_equal(y, tf.cast(ignored, y.dtype)), [-1])
 
     def _value_rank(self, y, z):
         self._check_labels(y)

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfcompress.measure.objective import Objective
 from tfcompress.utils.batches import batches
-from tfcompress.utils.types import Data, Loss
+from tfcompress.utils.types import ClassWeight, Data, Loss
 
 ELEMENTWISE = (
     keras.layers.Activation,
@@ -22,7 +22,7 @@ def obd_recursion(
     data: Data,
     loss: Loss = None,
     batch_size: int = 256,
-    class_weight: dict[int, float] | None = None,
+    class_weight: ClassWeight = None,
 ) -> dict[str, np.ndarray]:
     """Estimates the Hessian's diagonal by the recursion of LeCun, Denker and Solla.
 

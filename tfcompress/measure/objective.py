@@ -3,6 +3,7 @@
 Letters: b examples, e entries of an example (time steps, pixels), N = b e, C numbers per entry.
 """
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -21,7 +22,7 @@ from tfcompress.utils.checks import check_integer
 from tfcompress.utils.label_checks import check_classes, check_numbers, warn_of_probabilities
 from tfcompress.utils.outputs import per_output
 from tfcompress.utils.progress import progress
-from tfcompress.utils.types import Data, Loss, Tensor
+from tfcompress.utils.types import ClassWeight, Data, Loss, Tensor
 
 SEEDS = 2**62 - 57  # a prime: seeds of any size then start draws of their own
 
@@ -67,7 +68,8 @@ class Objective:
     outputs with their loss weights. The sum over examples divided by their number is what Keras
     reports as the loss of one batch that holds all the data. A loss with `reduction="sum"` is not
     divided, neither by the entries nor by the examples; one with `"mean_with_sample_weight"` is
-    divided by the sum of the weights. Penalties of regularizers and of `add_loss` are left out.
+    divided by the sum of the weights. As in Keras, the mean is over the entries of a batch that its
+    mask and `ignore_class` leave. Penalties of regularizers and of `add_loss` are left out.
 
     Args:
         model: a built model.
@@ -214,7 +216,8 @@ class Objective:
             if term is None:
                 continue
             of_entries, labels, table = term.entries(labels, z)
-            w = _entry_weights(w, z, tf.shape(table)[0], self.reduction)
+            kept = of_entries.kept(labels), mask_of(z)
+            w = _entry_weights(w, kept, tf.shape(z)[0], tf.shape(table)[0], self.reduction)
             if self.reduction == WEIGHTED:
                 self._weighed.assign_add(tf.reduce_sum(w))
             yield of_entries, labels, table, w * term.weight
@@ -233,17 +236,18 @@ def mean_loss(
     loss: Loss = None,
     batch_size: int = 256,
     compiled: keras.Model | None = None,
+    class_weight: ClassWeight = None,
 ) -> float:
     """Computes the loss of a model on data: the mean over examples, in inference mode.
 
     Args:
         model: a built model.
-        data: as in `tfcompress.curvature`.
+        data, class_weight: as in `tfcompress.curvature`.
         loss, compiled: as in `Objective`.
         batch_size: larger batches are cut to this size.
     """
     objective, total, count = Objective(model, loss, compiled), 0.0, 0
-    for x, y, weights in batches(model, data, batch_size):
+    for x, y, weights in batches(model, data, batch_size, class_weight):
         objective.check_labels(y)
         total += float(objective.loss(x, y, weights))
         count += len(keras.tree.flatten(x)[0])
@@ -268,17 +272,16 @@ def _any_size(tensor):
     return None if tensor is None else tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
 
 
-def _entry_weights(weights, z, entries, reduction):
-    """Sample weights and mask by entry, `(N,)`.
+def _entry_weights(weights, kept, b, entries, reduction):
+    """Sample weights and masks by entry, `(N,)`, of `b` examples.
 
     Where the loss is a mean over entries, those of an unweighted example add up to 1.
     """
-    b = tf.shape(z)[0]
     w = tf.ones([b, 1]) if weights is None else tf.cast(tf.reshape(weights, [b, -1]), "float32")
     w = tf.reshape(tf.repeat(w, entries // tf.size(w), axis=1), [-1])
-    mask = mask_of(z)
-    if mask is not None:  # as in Keras, the mean is over the entries that the mask keeps
-        mask = tf.reshape(tf.cast(mask, "float32"), [-1])
+    masks = [tf.reshape(tf.cast(one, "float32"), [-1]) for one in kept if one is not None]
+    if masks:  # as in Keras, the mean is over the entries that all masks keep
+        mask = math.prod(masks)
         if reduction not in ("sum", WEIGHTED):
             mask *= tf.math.divide_no_nan(tf.cast(entries, "float32"), tf.reduce_sum(mask))
         w *= mask

@@ -16,7 +16,7 @@ from tfcompress.export import file_bytes
 from tfcompress.graph.copy import copied
 from tfcompress.graph.private_training import compiled_loss, strategy_scope
 from tfcompress.measure.objective import Objective
-from tfcompress.planning.examples import Stream, calibration, hold_out, read
+from tfcompress.planning.examples import Stream, calibration, hold_out, read, weighed
 from tfcompress.planning.kept import KeepZeros, discrete_kernels_frozen
 from tfcompress.planning.latency.layer_times import LayerTimes
 from tfcompress.planning.plan_result import Plan, amount
@@ -27,7 +27,7 @@ from tfcompress.utils.arrays import rows
 from tfcompress.utils.batches import examples_in
 from tfcompress.utils.budgets import Limit
 from tfcompress.utils.progress import showing
-from tfcompress.utils.types import Data, Loss, Path, Rest, Store, Target
+from tfcompress.utils.types import ClassWeight, Data, Loss, Path, Rest, Store, Target
 from tfcompress.utils.writers import temporary_folder
 
 BATCH_SIZE = 128
@@ -77,7 +77,7 @@ class Compressor:
     Args: see `compress`; `known` is what another one has measured, `time` a limit of milliseconds.
 
     Attributes:
-        arguments: all but the model, with data that are held in memory as arrays.
+        arguments: all but the model, with data that are held in memory as arrays, weighted.
         known: what was measured.
         float_size, smallest_size: of the model itself, and with the smallest form of each layer.
         before: the score of the model itself.
@@ -100,6 +100,7 @@ class Compressor:
         known: Known | None = None,
         latency: Path | LayerTimes | None = None,
         time: Limit | None = None,
+        class_weight: ClassWeight = None,
     ) -> None:
         self.model, self.fine_tune = model, fine_tune
         self.teacher = model if isinstance(teacher, str) else teacher
@@ -120,6 +121,7 @@ class Compressor:
             raise ValueError(
                 "`validation_data` are held in memory. Expected at most 512 MiB. Received: more"
             )
+        self.train = weighed(self.train, class_weight, self.loss)
         self.arguments = {
             "data": self.train.data if isinstance(self.train, Stream) else self.train,
             "metric": metric,

@@ -20,7 +20,7 @@ from tfcompress.utils.budgets import Limit, check_target, read_limits
 from tfcompress.utils.checks import check_integer, check_number, is_whole
 from tfcompress.utils.plain import plain
 from tfcompress.utils.progress import showing
-from tfcompress.utils.types import Budget, Data, Loss, Path, Store, Target, Verbose
+from tfcompress.utils.types import Budget, ClassWeight, Data, Loss, Path, Store, Target, Verbose
 from tfcompress.utils.workers import check_executor
 
 CHECKED_EXAMPLES = 32  # that the file is verified with
@@ -97,6 +97,7 @@ def compress(
     latency: Path | LayerTimes | None = None,
     executor: Executor | None = None,
     verbose: Verbose = "auto",
+    class_weight: ClassWeight = None,
 ) -> Compressed:
     """Compresses a trained model to a budget, or as far as its accuracy allows.
 
@@ -154,6 +155,8 @@ def compress(
         executor: a `concurrent.futures.Executor`, whose workers fit and measure the forms of the
             layers, see `plan`; the training is done here.
         verbose: as in Keras' `fit`: what is tried, the layer at work and the epochs. See `swap`.
+        class_weight: `{class: weight}`, as in `fit`: in the training and in the loss that a plan
+            goes by, and not in the metric. It needs labels, a loss and data held in memory.
 
     Returns:
         A `Compressed`.
@@ -186,7 +189,7 @@ def compress(
     target, limit, time = of_budget(budget, target)
     with showing(verbose):
         given = data, metric, fine_tune, teacher, validation_data, target, store, loss
-        terms = {"latency": latency, "time": time}
+        terms = {"latency": latency, "time": time, "class_weight": class_weight}
         compressor = Compressor(model, *given, seed, executor, **terms)
         if max_drop is None:
             attempt = compressor.attempt(compressor.share(limit))

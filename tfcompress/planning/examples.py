@@ -17,7 +17,8 @@ from tfcompress.utils.batches import (
     examples_in,
     first,
 )
-from tfcompress.utils.types import Data
+from tfcompress.utils.class_weights import check_class_weight, class_weighted
+from tfcompress.utils.types import ClassWeight, Data, Loss
 
 CALIBRATION_EXAMPLES = 2000  # that plans are made on
 HELD_OUT_ONE_IN = 10  # of the data, if there are no other data to validate on
@@ -91,6 +92,28 @@ def hold_out(data: Any) -> tuple[Any, tuple[Any, ...]]:
     held_out = np.zeros(count, bool)
     held_out[::HELD_OUT_ONE_IN] = True
     return rows(data, ~held_out), rows(data, held_out)
+
+
+def weighed(
+    examples: tuple[Any, ...] | Stream, class_weight: ClassWeight, loss: Loss
+) -> tuple[Any, ...] | Stream:
+    """Examples with the weights of their classes among the sample weights.
+
+    Raises:
+        ValueError: there is no loss that they weigh, or the examples are not held in memory; and as
+            in `class_weighted`.
+    """
+    if class_weight is None:
+        return examples
+    check_class_weight(class_weight)
+    if loss is None:
+        raise ValueError("`class_weight` weighs a loss: compile the model, or give `loss`.")
+    if isinstance(examples, Stream):
+        raise ValueError(
+            "`class_weight` weighs data that are held in memory, at most 512 MiB. Let the dataset "
+            "yield `(x, y, sample_weight)` instead."
+        )
+    return class_weighted(examples, class_weight)
 
 
 def _split(stream):

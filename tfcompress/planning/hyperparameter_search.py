@@ -13,7 +13,7 @@ from tfcompress.planning.compression import Compressed, check_arguments, finish,
 from tfcompress.planning.latency.layer_times import LayerTimes
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.progress import showing
-from tfcompress.utils.types import Budget, Data, Loss, Path, Store, Target, Verbose
+from tfcompress.utils.types import Budget, ClassWeight, Data, Loss, Path, Store, Target, Verbose
 from tfcompress.utils.workers import Shared, Workers, as_done, check_executor
 
 LARGEST_TILT = 2.0  # logarithm of the factor between the damage of the last and the first layer
@@ -41,6 +41,7 @@ def search(
     latency: Path | LayerTimes | None = None,
     executor: Executor | None = None,
     verbose: Verbose = "auto",
+    class_weight: ClassWeight = None,
 ) -> Compressed:
     """Searches for the best spread of a budget over the layers and the best way to train.
 
@@ -65,7 +66,7 @@ def search(
             here, one after the other. In memory the values of four trials are drawn at a time, so
             that the result is the same whatever the executor. For a budget of time it needs
             `latency`, as workers beside each other would not measure what a file takes alone.
-        verbose: as in `compress`.
+        verbose, class_weight: as in `compress`.
 
     Returns:
         A `Compressed`, whose `tried` lists the best trial only.
@@ -105,7 +106,7 @@ def search(
         )
     with showing(verbose):
         given = data, metric, fine_tune, teacher, validation_data, target, store, loss
-        terms = {"latency": latency, "time": time}
+        terms = {"latency": latency, "time": time, "class_weight": class_weight}
         compressor = Compressor(model, *given, executor=executor, **terms)
         budget = compressor.share(limit)
         with Workers(executor) as workers:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import keras
 
 from tfcompress.graph.private_training import LossFunctionWrapper, compiled_argument
+from tfcompress.utils.label_checks import is_crossentropy
 from tfcompress.utils.types import Tensor
 
 LOSSES = keras.losses
@@ -12,7 +13,6 @@ SPARSE = (LOSSES.sparse_categorical_crossentropy,)
 CATEGORICAL = (LOSSES.categorical_crossentropy, LOSSES.categorical_focal_crossentropy)
 BINARY = (LOSSES.binary_crossentropy, LOSSES.binary_focal_crossentropy)
 OF_CLASSES = SPARSE + CATEGORICAL + BINARY
-ACCURACIES = ("accuracy", "acc")
 
 _M = keras.metrics
 MORE_IS_BETTER = (
@@ -73,7 +73,7 @@ def output_loss(loss: Any, labels: Any, shape: Any) -> OutputLoss:
     """
     if loss is None:
         return OutputLoss(None)
-    if loss in ("crossentropy", "ce"):  # as in Keras
+    if is_crossentropy(loss):  # as in Keras
         sparse = labels is None or len(labels) < len(shape) or labels[-1] == 1
         return OutputLoss((BINARY if shape[-1] == 1 else SPARSE if sparse else CATEGORICAL)[0])
     loss = keras.losses.get(loss)
@@ -127,7 +127,7 @@ def judged(metric: Any, loss: OutputLoss, sign: int = 0, shapes: Any = None) -> 
         ValueError: there is no such metric, or it is not known which way is better.
     """
     by_name = isinstance(metric, str)
-    made = accuracy(loss, shapes) if by_name and metric in ACCURACIES else as_metric(metric)
+    made = accuracy(loss, shapes) if is_accuracy(metric) else as_metric(metric)
     sign = sign or direction(made)
     if not sign:
         name = made.name
@@ -144,6 +144,11 @@ def direction(metric: Any) -> int:
     if isinstance(metric, MORE_IS_BETTER) or function in ACCURACY_FUNCTIONS:
         return 1
     return -1 if isinstance(metric, LESS_IS_BETTER) or is_of_keras(function) else 0
+
+
+def is_accuracy(metric: Any) -> bool:
+    """Whether a metric is the name by which Keras takes the accuracy that fits the labels."""
+    return isinstance(metric, str) and metric.lower() in ("accuracy", "acc")
 
 
 def is_of_keras(function: Any) -> bool:

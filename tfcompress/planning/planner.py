@@ -31,7 +31,7 @@ from tfcompress.rewriting.swap import swapped
 from tfcompress.utils.budgets import Limit, check_target, read_limits
 from tfcompress.utils.checks import check_store
 from tfcompress.utils.progress import showing
-from tfcompress.utils.types import Budget, Data, Loss, Path, Rest, Store, Target, Verbose
+from tfcompress.utils.types import Budget, ClassWeight, Data, Loss, Path, Store, Target, Verbose
 from tfcompress.utils.workers import Shared, Workers, check_executor
 
 LEAST_GAIN = 0.1  # share of the damage that another choice must save to be carried out
@@ -49,6 +49,7 @@ def plan(
     latency: Path | LayerTimes | None = None,
     executor: Executor | None = None,
     verbose: Verbose = "auto",
+    class_weight: ClassWeight = None,
 ) -> Plan:
     """Chooses a form for each layer so that the network fits a budget and loses least.
 
@@ -103,6 +104,7 @@ def plan(
             layers; None does it here. The plan is the same to the bit where the workers have
             processors and threads like those here. See the page "On several machines".
         verbose: as in Keras' `fit`; see `swap`.
+        class_weight: `{class: weight}` of the labels, as in `fit`.
 
     Returns:
         A `Plan`.
@@ -127,14 +129,16 @@ def plan(
     (target, limit), *more = limits.items()
     with showing(verbose):
         given = model, data, target, loss, candidates, store, executor
-        return Planner(*given, latency=latency, time=dict(more).get("milliseconds")).plan(limit)
+        terms = {"latency": latency, "time": dict(more).get("milliseconds")}
+        return Planner(*given, **terms, class_weight=class_weight).plan(limit)
 
 
 class Planner:
     """Fits and measures the forms of each layer once, for plans of any budget; see `plan`.
 
     Args:
-        model, data, target, loss, candidates, store, executor: as in `plan`, with one target.
+        model, data, target, loss, candidates, store, executor, class_weight: as in `plan`, with
+            one target.
         measured: the options of another planner of the same model, see `by_number`.
         latency: as in `plan`.
         time: the limit of milliseconds beside another target; None for none.
@@ -159,7 +163,8 @@ class Planner:
         measured: list | None = None,
         latency: Path | LayerTimes | None = None,
         time: Limit | None = None,
-        rest: Rest = "float32",
+        rest: str = "float32",
+        class_weight: ClassWeight = None,
     ) -> None:
         check_keras_3(model)
         check_finite_weights(model)
@@ -171,10 +176,12 @@ class Planner:
         self.executor = executor
         if target == "macs":
             check_steps_known(self.model)
-        self.fit_inputs, held_out = split(model, data)
+        self.fit_inputs, held_out = split(model, data, class_weight)
         weights = None
         if loss is None and held_out[1] is not None and compiled_loss(model) is not None:
             loss, weights = compiled_loss(model)
+        if loss is None and class_weight is not None:
+            raise ValueError("`class_weight` weighs a loss: compile the model, or give `loss`.")
         self.parts = held_out, loss, weights
         self.workbench = Workbench(self.model, *self.parts)
         reasons, self.times, files = [], None, []

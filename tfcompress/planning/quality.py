@@ -13,6 +13,7 @@ from tfcompress.planning import metrics
 from tfcompress.planning.metrics import OutputLoss
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.batches import batches
+from tfcompress.utils.label_checks import is_crossentropy
 from tfcompress.utils.outputs import per_output
 from tfcompress.utils.types import Loss
 
@@ -119,7 +120,7 @@ class Quality:
     def _named(self, metric):
         """The metric of each output that the user means, or `"loss"`."""
         count = len(self.shapes)
-        if metric == "loss" or metric in ("crossentropy", "ce"):
+        if metric == "loss" or is_crossentropy(metric):
             if self.known is None:
                 raise ValueError("The model has no loss: compile it with one, or give `loss`.")
             return "loss"
@@ -170,7 +171,7 @@ class Quality:
         """The shapes by which Keras tells what a compiled "accuracy" is; None: the loss tells."""
         function = self.losses[index].function
         labels = self._of_outputs(self.batches[0][1])[index]
-        compiled = any(one in metrics.ACCURACIES for one in self.compiled[index])
+        compiled = any(map(metrics.is_accuracy, self.compiled[index]))
         if labels is None or (not compiled and function in metrics.OF_CLASSES):
             return None
         return tuple(labels.shape), self.shapes[index]
@@ -231,7 +232,7 @@ class Quality:
                 weight = _weight(weights[index], z, labels[index], loss.ignored)
                 z = loss.probabilities(z) if one.probabilities else z
                 one.metric.update_state(labels[index], z, sample_weight=weight)
-        found = [float(one.metric.result()) for _, one in self.metrics]
+        found = [_number(one.metric) for _, one in self.metrics]
         for _, one in self.metrics:
             one.metric.reset_state()
         return np.mean(found)
@@ -247,6 +248,16 @@ class Quality:
     def _change(self, model):
         """The mean squared change of the outputs, divided by their variance."""
         return change(self.before, joined(self._outputs(model)))
+
+
+def _number(metric):
+    found = to_numpy(metric.result())
+    if found.size != 1:
+        raise ValueError(
+            f"Expected a metric that is one number, and {metric.name!r} gives {found.size}, one of "
+            "each class. Give one that is their mean, as `keras.metrics.F1Score(average='macro')`."
+        )
+    return float(found.reshape(()))
 
 
 def _comparable(loss):

@@ -21,7 +21,7 @@ from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.batches import check_repeats
 from tfcompress.utils.plain import plain, unparsed
 from tfcompress.utils.progress import progress, showing
-from tfcompress.utils.types import Data, Layers, Loss, Path, Verbose
+from tfcompress.utils.types import ClassWeight, Data, Layers, Loss, Path, Verbose
 from tfcompress.utils.writers import save_figure
 
 BATCH_SIZE = 500
@@ -139,6 +139,7 @@ def sensitivity(
     candidates: Any = None,
     loss: Loss = None,
     verbose: Verbose = "auto",
+    class_weight: ClassWeight = None,
 ) -> Sensitivity:
     """Measures the loss with each layer compressed in each way, while all other layers stay.
 
@@ -162,6 +163,7 @@ def sensitivity(
             is skipped for a layer that it does not accept, and a layer that is compressed already.
         loss: as in `compile`; None takes the compiled one.
         verbose: as in Keras' `fit`; see `swap`.
+        class_weight: `{class: weight}` of the labels, as in `fit`.
 
     Returns:
         A `Sensitivity`: the `loss`, and in `rows` a `Damage` for each layer and candidate.
@@ -191,14 +193,15 @@ def sensitivity(
         raise ValueError("The model is not compiled with a loss: give `loss`, as in `compile`.")
     model = _opened(model, layers)
     with showing(verbose):
-        return _measured(model, data, _paths(model, layers), candidates, loss)
+        return _measured(model, data, _paths(model, layers), candidates, loss, class_weight)
 
 
-def _measured(model, data, paths, candidates, loss) -> Sensitivity:
+def _measured(model, data, paths, candidates, loss, class_weight) -> Sensitivity:
     from tfcompress.measure.kronecker import COMPILED, kronecker
     from tfcompress.measure.objective import mean_loss
 
-    metrics = kronecker(model, data, COMPILED if loss is None else loss)
+    named = COMPILED if loss is None else loss
+    metrics = kronecker(model, data, named, class_weight=class_weight)
     fitted, reasons = {}, []
     for path in progress(paths, "Fitting kernels", len(paths), str):
         for name, makers in candidates.items():
@@ -210,7 +213,7 @@ def _measured(model, data, paths, candidates, loss) -> Sensitivity:
     if not fitted:
         raise ValueError("No candidate takes any of the layers:\n" + "\n".join(reasons))
     changed = copied(model)
-    measure = partial(mean_loss, changed, data, loss, BATCH_SIZE, compiled=model)
+    measure = partial(mean_loss, changed, data, loss, BATCH_SIZE, model, class_weight)
     base, rows = measure(), []
     pairs = progress(fitted.items(), "Measuring the loss", len(fitted), _pair_name)
     for (path, name), layer in pairs:

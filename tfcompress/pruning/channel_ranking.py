@@ -10,7 +10,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcompress import score as scores_of
 from tfcompress.graph.intercept import watching
 from tfcompress.graph.paths import walk
 from tfcompress.measure.attention import by_head, projections
@@ -19,38 +18,31 @@ from tfcompress.measure.rows import fan_in_first
 from tfcompress.pruning.channel_removal import output_axis
 from tfcompress.utils.batches import batches
 from tfcompress.utils.progress import progress
-from tfcompress.utils.types import Data, Score, Tensor
+from tfcompress.utils.types import Curvature, Data, Score, Tensor
 
 BATCH_SIZE = 128
 TINY = 1e-30  # keeps a division by the sum of an all-zero kernel finite
 
 
 def rank_by_weights(
-    model: keras.Model,
     new: keras.layers.Layer,
     channels: Any,
     groups: Any,
     score: Score,
-    data: Data | None,
+    curvature: Curvature,
 ) -> Any:
     """Ranks channels by the score of the weights that produce them.
 
     Args:
-        model: the model as the user gave it, with its loss.
-        new: a copy of it.
+        new: a copy of the model.
         channels: the `Channels` of `new`.
         groups: lists of channel numbers.
         score: a function of `tfcompress.score`.
-        data: what the curvature is measured on, or None.
+        curvature: by path; empty for a score without.
 
     Returns:
         `(channels, costs)` of each group, both by rising cost.
     """
-    curvature = {}
-    if data is not None and score not in (scores_of.magnitude, scores_of.random):
-        from tfcompress.measure.curvature import gauss_newton
-
-        curvature = gauss_newton(model, data)
     costs, paths = np.zeros(channels.count), {}
 
     def scored(layer):

@@ -14,10 +14,11 @@ from tfcompress.measure.moments import Moments
 from tfcompress.pruning.channel_ranking import rank_by_readers, rank_by_weights
 from tfcompress.pruning.channel_removal import input_axis, shrink
 from tfcompress.pruning.channel_ties import Channels, acts_on_each
+from tfcompress.pruning.curvature_of_score import check_weighs, curvature_of
 from tfcompress.pruning.masks import select
 from tfcompress.utils.batches import check_repeats
 from tfcompress.utils.checks import check_sparsity, whole_number
-from tfcompress.utils.types import Data, Layers, Scope, Score
+from tfcompress.utils.types import ClassWeight, Data, Layers, Scope, Score
 
 
 def prune_channels(
@@ -28,6 +29,7 @@ def prune_channels(
     layers: Layers = "*",
     scope: Scope = "layer",
     multiple: int = 1,
+    class_weight: ClassWeight = None,
 ) -> keras.Model:
     """Removes a share of the channels of a model and returns a smaller copy.
 
@@ -72,6 +74,8 @@ def prune_channels(
             time, so that odd numbers save less time than MACs: on AVX-512, a small ResNet with
             (22, 45, 67) of its (32, 64, 96) filters took 0.8 of its time at 0.48 of its MACs, and
             with (16, 48, 64) filters 0.5 of its time at 0.4 of its MACs.
+        class_weight: `{class: weight}` of the labels in `data`, as in `fit`, for scores that use
+            the curvature.
 
     Returns:
         A new `keras.Model`, not compiled.
@@ -94,6 +98,7 @@ def prune_channels(
     """
     check_sparsity(amount)
     check_finite_weights(model)
+    check_weighs(score, data, class_weight)
     if scope not in ("layer", "global"):
         raise ValueError(f"Expected scope 'layer' or 'global'. Received: scope={scope!r}")
     if score == "obs" and data is None:
@@ -109,7 +114,9 @@ def prune_channels(
     if score == "obs":
         orders = rank_by_readers(new, channels, groups, data)
     else:
-        orders = rank_by_weights(model, new, channels, groups, scores_of.get(score), data)
+        score = scores_of.get(score)
+        curvature = curvature_of(model, score, data, class_weight) or {}
+        orders = rank_by_weights(new, channels, groups, score, curvature)
     heads = set().union(*map(set, channels.heads.values()))
     multiples = [1 if heads.issuperset(numbers) else multiple for numbers in groups]
     gone = _cheapest(orders, amount, scope, multiples)

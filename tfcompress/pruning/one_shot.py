@@ -13,12 +13,13 @@ from tfcompress.graph.paths import check_finite_weights, walk
 from tfcompress.measure.moments import Moments, enough_examples, enough_positions
 from tfcompress.measure.rows import as_kernel, can_measure, fan_in_first
 from tfcompress.numerics.optimal_brain_surgeon import shares, sparsify
+from tfcompress.pruning.curvature_of_score import check_weighs, curvature_of
 from tfcompress.pruning.masks import prunable, tighten, warn_of_left_out
 from tfcompress.rewriting.opening import close_like, opened_where
 from tfcompress.utils.batches import batches, check_repeats, some
 from tfcompress.utils.checks import check_sparsity
 from tfcompress.utils.progress import progress
-from tfcompress.utils.types import Data, Layers, Scope, Score
+from tfcompress.utils.types import ClassWeight, Data, Layers, Scope, Score
 
 BATCH_SIZE = 128
 
@@ -30,6 +31,7 @@ def prune(
     score: Score = "magnitude",
     layers: Layers = "*",
     scope: Scope = "layer",
+    class_weight: ClassWeight = None,
 ) -> keras.Model:
     """Returns a copy of a model in which a share of the weights is zero.
 
@@ -57,6 +59,8 @@ def prune(
         scope: `"layer"` removes the same share in each layer, `"global"` ranks the weights of all
             layers together. For `"obs"` they are ranked by the damage relative to that of zeroing
             the whole layer.
+        class_weight: `{class: weight}` of the labels in `data`, as in `fit`, for scores that use
+            the curvature.
 
     Returns:
         A new `keras.Model`, not compiled.
@@ -79,6 +83,7 @@ def prune(
     """
     check_sparsity(sparsity)
     check_finite_weights(model)
+    check_weighs(score, data, class_weight)
     if scope not in ("layer", "global"):
         raise ValueError(f"Expected scope 'layer' or 'global'. Received: scope={scope!r}")
     prunable(model, layers)  # or raises
@@ -88,11 +93,7 @@ def prune(
     score = scores_of.get(score)
     new = copied(model)
     weights = {path: ops.convert_to_numpy(v) for path, v in prunable(new, layers).items()}
-    curvature = {}
-    if data is not None and score not in (scores_of.magnitude, scores_of.random):
-        from tfcompress.measure.curvature import gauss_newton
-
-        curvature = gauss_newton(model, data)
+    curvature = curvature_of(model, score, data, class_weight) or {}
     scores = {path: score(w, curvature.get(path)) for path, w in weights.items()}
     masks = {path: w != 0 for path, w in weights.items()}  # what is pruned already stays so
     masks = tighten(masks, scores, sparsity, scope)

@@ -10,7 +10,8 @@ import numpy as np
 
 from tfcompress.utils.arrays import concatenated, rows, to_numpy
 from tfcompress.utils.checks import is_whole, whole_number
-from tfcompress.utils.types import Data
+from tfcompress.utils.class_weights import class_weighted
+from tfcompress.utils.types import ClassWeight, Data
 
 STREAM_BATCH = 32  # of what is drawn from a stream
 HELD = 512 * 2**20  # bytes of a stream that are held in memory, where all of it would be too much
@@ -22,7 +23,7 @@ def passes_over(
     data: Data,
     passes: int,
     size: int,
-    class_weight: dict[int, float] | None = None,
+    class_weight: ClassWeight = None,
 ) -> Iterator[Any]:
     """The batches of several passes over `data`; see `batches`."""
     whole_number(passes, "passes")
@@ -67,7 +68,7 @@ def check_no_function(data: Data) -> None:
 
 
 def batches(
-    model: keras.Model | None, data: Data, size: int, class_weight: dict[int, float] | None = None
+    model: keras.Model | None, data: Data, size: int, class_weight: ClassWeight = None
 ) -> Iterator[Any]:
     """Batches `(x, y, sample_weight)` of at most `size` examples, checked.
 
@@ -77,19 +78,17 @@ def batches(
             `(x, y, sample_weight)` of such; or what yields batches of this form, each a tuple or a
             list: a `tf.data.Dataset`, a `PyDataset`, a generator. Larger batches are cut.
         size: examples per batch.
-        class_weight: dict `{class: weight}`, as in `fit`.
+        class_weight: see `class_weighted`.
 
     Raises:
         ValueError: the inputs, labels and weights are no arrays, differ in length, hold NaN or
-            infinite values, or do not fit the model.
+            infinite values, or do not fit the model; and as in `class_weighted`.
     """
     whole_number(size, "batch_size")
     empty = True
     for batch in _raw_batches(data):
-        x, y, weights = _parts(batch)
-        if class_weight is not None:
-            weights = _class_weights(y, weights, class_weight)
-        whole = keras.tree.map_structure(_array, (x, y, weights))
+        whole = keras.tree.map_structure(_array, _parts(batch))
+        whole = class_weighted(whole, class_weight)
         if empty:
             check_inputs(model, whole[0])
         count = _count(whole)
@@ -287,12 +286,3 @@ def _is_float(array) -> bool:
     if isinstance(array, np.ndarray) and array.dtype.kind not in "fV":  # V: bfloat16 and float8
         return False
     return keras.backend.is_float_dtype(keras.backend.standardize_dtype(array.dtype))
-
-
-def _class_weights(y, weights, class_weight):
-    if y is None or isinstance(y, (list, tuple, dict)):
-        raise ValueError("`class_weight` needs the labels of a model with one output.")
-    y = np.asarray(y)
-    labels = y.argmax(-1) if y.ndim > 1 and y.shape[-1] > 1 else y.reshape(len(y)).astype(int)
-    table = np.vectorize(lambda label: class_weight.get(int(label), 1.0), otypes=["float32"])
-    return table(labels) * (1 if weights is None else np.asarray(weights))

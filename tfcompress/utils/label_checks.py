@@ -12,6 +12,11 @@ from tfcompress.utils.types import InputShape, Tensor
 SPARSE = (keras.losses.sparse_categorical_crossentropy,)
 
 
+def is_crossentropy(loss: Any) -> bool:
+    """Whether a loss is the name by which Keras takes the cross-entropy that fits the labels."""
+    return isinstance(loss, str) and loss.lower() in ("crossentropy", "ce")
+
+
 def check_numbers(labels: Tensor) -> None:
     """Raises `ValueError` for labels that are texts or objects."""
     values = to_numpy(labels)
@@ -31,7 +36,7 @@ def check_classes(loss: Any, labels: Tensor, shape: InputShape, unknown: bool = 
         shape: of the output.
         unknown: whether a negative label, or NaN, stands for one that is not known.
     """
-    loss = None if loss in ("crossentropy", "ce") else keras.losses.get(loss)
+    loss = None if is_crossentropy(loss) else keras.losses.get(loss)
     axis = getattr(loss, "_fn_kwargs", {}).get("axis", -1)
     classes = shape[-1]
     if getattr(loss, "fn", loss) not in SPARSE or classes is None or axis != -1:

@@ -44,6 +44,7 @@ Curvature: TypeAlias = Mapping[str, Any]  # the metric of each kernel, by the la
 # Which layers become what: `{name, path, glob, class or predicate: maker, or None to keep it}`.
 Rules: TypeAlias = Mapping[Any, Callable[..., Any] | None]
 Layers: TypeAlias = str | Iterable[str]  # globs over the names and paths of layers
+ClassWeight: TypeAlias = Mapping[int, float] | None  # `{class: weight}`, as `fit` takes it
 Loss: TypeAlias = str | Callable[..., Any] | dict[str, Any] | list[Any] | None  # as `compile` takes
 Score: TypeAlias = str | Callable[..., Any]  # "magnitude", "obd" or a function of a kernel
 Schedule: TypeAlias = float | Callable[[int], float]  # a number, or a function of the step
