@@ -94,7 +94,7 @@ def test_without_labels_the_outputs_of_the_model_itself_are_right():
 def test_a_metric_of_several_numbers_is_refused():
     model = net(3, "softmax")
     model.compile("sgd", "categorical_crossentropy", metrics=[metrics.F1Score()])
-    with pytest.raises(ValueError, match="'f1_score' gives 3, one for"):
+    with pytest.raises(ValueError, match="'f1_score' gives 3, one of each"):
         of(model, np.eye(3)[CLASS])(model)
 
 
