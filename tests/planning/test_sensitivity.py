@@ -100,7 +100,7 @@ def test_bad_arguments():
         tfc.sensitivity(model, data, "conv", makers)
     with pytest.raises(ValueError, match="takes Conv2D layers only"):
         tfc.sensitivity(model, data, "out", makers, LOSS)
-    with pytest.raises(ValueError, match="No candidate"):
+    with pytest.raises(ValueError, match="at least one maker"):
         tfc.sensitivity(model, data, "out", [], LOSS)
 
 
