@@ -76,6 +76,45 @@ def test_columns_that_nothing_normalizes_are_refused():
         static(model, x)
 
 
+class AddedMask(layers.Layer):
+    """Scores with one mask added that is computed, and then one that is constant."""
+
+    def call(self, x):
+        seen = keras.ops.cast(x[:, None, :, 0] > 0.5, x.dtype)
+        later = np.triu(np.ones((7, 7), "float32"), 1)
+        scores = keras.ops.matmul(x / 6, keras.ops.transpose(x, (0, 2, 1)))
+        scores = scores + seen * -1e9 + keras.ops.convert_to_tensor(later * -1e9)
+        return keras.ops.matmul(keras.ops.softmax(scores), x)
+
+
+def masked_attention(kind):
+    x, ids = normal(40, 7, 32), np.tile(np.arange(7), (40, 1)) % np.arange(2, 42)[:, None]
+    if kind == "padding":
+        start = keras.Input((7,), dtype="int32")
+        table = layers.Embedding(50, 32, mask_zero=True, embeddings_initializer="normal")
+        y = table(start)
+        return keras.Model(start, layers.MultiHeadAttention(4, 8)(y, y)), ids.astype("int32")
+    start = keras.Input((7, 32))
+    if kind == "added":
+        return keras.Model(start, AddedMask()(start)), x
+    grouped = kind == "grouped"
+    layer = layers.GroupQueryAttention(8, 4, 2) if grouped else layers.MultiHeadAttention(4, 8)
+    return keras.Model(start, layer(start, start, use_causal_mask=True)), x
+
+
+@pytest.mark.parametrize("kind", ["causal", "padding", "grouped", "added"])
+def test_masked_scores_do_not_take_the_range_of_the_others(kind):
+    keras.utils.set_random_seed(0)
+    model, x = masked_attention(kind)
+    for weight in model.weights:
+        weight.assign(2 * weight)  # so that attention is not near to a mean
+    blob = static(model, x)
+    expected = model(x).numpy()
+    for delegates in (True, False):
+        y = run(blob, [x], delegates)[0]
+        assert np.square(y - expected).mean() < 0.1**2 * np.square(expected).mean()
+
+
 @pytest.mark.parametrize("zeros", ["dense", "conv", "one channel"])
 def test_kernels_of_zeros(zeros):
     keras.utils.set_random_seed(0)

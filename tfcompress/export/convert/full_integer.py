@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfcompress.export.convert.integer_activations import to_int8, to_int16
+from tfcompress.export.convert.masked_scores import bound_masks
 from tfcompress.export.convert.ranges import measure_ranges, normalized_later
 from tfcompress.export.convert.stock import convert, name_inputs_and_outputs
 from tfcompress.export.draft import Draft
@@ -45,6 +46,7 @@ def quantize(draft: Draft) -> None:
     if draft.source is not draft.model.model:
         measured = _convert_with_ranges(draft)
     file = draft.file
+    bound_masks(file, measured)
     outputs = [entry.name.decode() for entry in draft.float32.signatureDefs[0].outputs]
     before = normalized_later(Graph(file), measured, draft.levels)
     wide = draft.activations == "static_int16"

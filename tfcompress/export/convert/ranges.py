@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.export.convert.masked_scores import bound_masks
 from tfcompress.export.draft import Draft
 from tfcompress.graph.private_keras import layers_in
 from tfcompress.layers.discrete.fake_quant import FakeQuant
@@ -66,6 +67,7 @@ def measure_noise(draft: Draft) -> None:
     Activations before a normalization are not rounded where they stay in float32.
     """
     draft.ranges = measure_ranges(draft.float32, draft.batches)
+    bound_masks(duplicate(draft.float32), draft.ranges)  # as in the file that is made
     learned = rounded_activations(draft.float32, draft.source)
     before = normalized_later(Graph(draft.float32), draft.ranges, draft.levels)
     # Int8 steps for int16 activations too: kernels in 8 bits are what their files round.
