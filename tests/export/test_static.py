@@ -80,10 +80,10 @@ class AddedMask(layers.Layer):
     """Scores with one mask added that is computed, and then one that is constant."""
 
     def call(self, x):
-        seen = keras.ops.cast(x[:, None, :, 0] > 0.5, x.dtype)
+        unseen = keras.ops.cast(x[:, None, :, 0] > 0.5, x.dtype) * (1 - np.eye(7, dtype="float32"))
         later = np.triu(np.ones((7, 7), "float32"), 1)
         scores = keras.ops.matmul(x / 6, keras.ops.transpose(x, (0, 2, 1)))
-        scores = scores + seen * -1e9 + keras.ops.convert_to_tensor(later * -1e9)
+        scores = scores + unseen * -1e9 + keras.ops.convert_to_tensor(later * -1e9)
         return keras.ops.matmul(keras.ops.softmax(scores), x)
 
 

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+import tfcompress as tfc
 from tfcompress.measure.batch_norm import recalibrate_batch_norm
 
 RNG = np.random.default_rng(0)
@@ -114,3 +115,17 @@ def test_bad_input():
         recalibrate_batch_norm(nested(), X[:0])
     with pytest.raises(TypeError, match=r"keras\.Model"):
         recalibrate_batch_norm(layers.Dense(2), X)
+
+
+def test_a_plan_leaves_the_statistics_of_frozen_layers():
+    keras.utils.set_random_seed(0)
+    norms = [layers.BatchNormalization(name=name) for name in ("held", "free")]
+    parts = [layers.Dense(32, name="fc"), norms[0], layers.Dense(32), norms[1], layers.Dense(2)]
+    model = keras.Sequential([keras.Input((8,)), *parts])
+    norms[0].trainable = False
+    inputs = np.random.default_rng(0).normal(3, 2, (64, 8)).astype("float32")
+    eight = {"8 bits": tfc.layers.QuantizedDense.using(bits=8)}
+    new = tfc.plan(model, inputs, 0.9, candidates=eight).model
+    held, free = (new.get_layer(norm.name).moving_mean.numpy() for norm in norms)
+    np.testing.assert_array_equal(held, np.zeros(32))
+    assert np.abs(free).min() > 0

@@ -16,14 +16,16 @@ from tfcompress.utils.types import Data
 BATCH_SIZE = 64
 
 
-def recalibrate_batch_norm(model: keras.Model, data: Data, batches: int = 40) -> None:
+def recalibrate_batch_norm(
+    model: keras.Model, data: Data, batches: int = 40, frozen: bool = True
+) -> None:
     """Measures the moving mean and variance of each BatchNormalization layer again, in place.
 
     Compression changes the inputs of these layers. Correcting their statistics often recovers half
     of the accuracy that was lost, without labels or training. The model runs in inference mode,
     except that each of these layers normalizes a batch by the batch's own statistics. The new
     statistics are plain averages over all batches, not moving averages, and the variance includes
-    the variance between batches. Frozen layers are measured as well. No other variable changes.
+    the variance between batches. No other variable changes.
 
     Cost: `batches` forward passes of 64 examples.
 
@@ -32,6 +34,7 @@ def recalibrate_batch_norm(model: keras.Model, data: Data, batches: int = 40) ->
         data: inputs, as arrays (used 64 at a time), a `tf.data.Dataset`, a `PyDataset` or a
             generator; labels are ignored. About 2,000 examples are enough.
         batches: the largest number of batches to use.
+        frozen: whether frozen layers are measured as well. `plan` and `compress` leave them.
 
     Raises:
         ValueError: `batches` is not a whole number of at least 1, or there are no data.
@@ -48,7 +51,7 @@ def recalibrate_batch_norm(model: keras.Model, data: Data, batches: int = 40) ->
     norms = [
         layer
         for layer, _ in walk(model).values()
-        if isinstance(layer, keras.layers.BatchNormalization)
+        if isinstance(layer, keras.layers.BatchNormalization) and (frozen or layer.trainable)
     ]
     statistics = {id(layer): _Statistics(layer) for layer in norms}
 

@@ -272,7 +272,7 @@ class Planner:
         data = {"data": self.fit_inputs, "moments": input_moments}
         new = swapped(self.model, rules, **data) if rules else copied(self.model)
         close_like(new, self.closed)
-        recalibrate_batch_norm(new, self.fit_inputs)
+        recalibrate_batch_norm(new, self.fit_inputs, frozen=False)
         milliseconds = None if self.clock is None else self.clock.seen(new, chosen)
         by_time = self.target == "milliseconds"
         return Plan(
