@@ -53,10 +53,10 @@ def search(
     the same model.
 
     Args:
-        model, data, budget, metric, fine_tune, teacher, validation_data, target, store, loss, path,
-            latency: as in `compress`; `fine_tune` is a number of epochs, at least 1. The best trial
-            is the one with the best metric on the validation data, so evaluate the result on
-            others.
+        model, data, budget, metric, teacher, target, store, loss, path, latency: as in `compress`.
+        fine_tune: the number of epochs, at least 1.
+        validation_data: as in `compress`. The best trial is the one with the best metric on them,
+            so evaluate the result on others.
         trials: number of trials, those in the storage included.
         storage: URL of a database, such as `"sqlite:///search.db"`, from which a search that was
             interrupted continues, and which several processes can share. None keeps the trials in
