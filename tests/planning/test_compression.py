@@ -46,7 +46,10 @@ def test_the_file_holds_the_budget_and_is_what_was_measured(model, tmp_path):
         pytest.approx(made.after)
     )
     assert all(map(np.array_equal, before, model.get_weights()))
-    assert "tflite" in str(made) and "metric" in str(made)
+    *_, asked, reached, tried = str(made).splitlines()
+    assert asked == f"asked for: budget=0.2, target='tflite'; it took {made.seconds:.0f} s"
+    assert reached.startswith(f"reached: {made.size:,} of ") and ", accuracy 0." in reached
+    assert tried.startswith("budget ") and 0 < made.seconds < 1000
 
 
 def test_a_budget_in_bytes_of_an_archive(model):

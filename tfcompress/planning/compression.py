@@ -2,6 +2,7 @@
 
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import keras
@@ -46,6 +47,8 @@ class Compressed:
         size: in the unit of the target: bytes of the file or of the archive, bits, MACs, or
             milliseconds.
         tried: `[(budget, size, score)]` of all budgets that were tried, in the order of the trials.
+        asked: the arguments that say how small.
+        seconds: that it took.
     """
 
     model: keras.Model
@@ -57,17 +60,24 @@ class Compressed:
     after: float
     size: float
     tried: list[tuple[float, float, float]]
+    asked: str = ""
+    seconds: float = 0.0
 
     def __repr__(self):
-        target = self.plan.target
-        size, whole = amount(self.size, target), amount(self.plan.float_cost, target)
-        return (
-            f"<Compressed {plain(self.model.name)}: {size} of {whole} {UNITS.get(target, target)}, "
-            f"{plain(self.metric)} {self.before:.4f} -> {self.after:.4f}>"
-        )
+        return f"<Compressed {plain(self.model.name)}: {self._reached()}>"
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(repr(self))}</p>{self.plan._repr_html_()}{self.report._repr_html_()}"
+        head = f"<p>{escape(repr(self))}</p><p>{escape(self._asked())}</p>"
+        return f"{head}{self.plan._repr_html_()}{self.report._repr_html_()}"
+
+    def _reached(self):
+        target = self.plan.target
+        size, whole = amount(self.size, target), amount(self.plan.float_cost, target)
+        change = f"{plain(self.metric)} {self.before:.4f} -> {self.after:.4f}"
+        return f"{size} of {whole} {UNITS.get(target, target)}, {change}"
+
+    def _asked(self):
+        return f"asked for: {self.asked}; it took {self.seconds:.0f} s"
 
     def __str__(self):
         target = self.plan.target
@@ -75,8 +85,8 @@ class Compressed:
             f"\nbudget {budget:.4g}: {amount(size, target)} {target}, {self.metric} {score:.4f}"
             for budget, size, score in self.tried
         )
-        change = f"metric: {self.metric} {self.before:.4f} -> {self.after:.4f}"
-        return f"{self.plan}\n{self.report}\n{change}{tried}"
+        ends = f"{self._asked()}\nreached: {self._reached()}"
+        return f"{self.plan}\n{self.report}\n{ends}{tried}"
 
 
 def compress(
@@ -186,6 +196,7 @@ def compress(
     check_path(path)
     check_integer(seed, "seed")
     check_executor(executor)
+    begin, asked = perf_counter(), {"budget": budget, "max_drop": max_drop, "target": target}
     target, limit, time = of_budget(budget, target)
     with showing(verbose):
         given = data, metric, fine_tune, teacher, validation_data, target, store, loss
@@ -195,7 +206,7 @@ def compress(
             attempt = compressor.attempt(compressor.share(limit))
         else:
             attempt = _smallest_within(compressor, limit, max_drop)
-        return finish(compressor, attempt, path)
+        return finish(compressor, attempt, path, asked, begin)
 
 
 def of_budget(budget: Any, target: str) -> tuple[str, Limit | None, Limit | None]:
@@ -237,8 +248,18 @@ def _smallest_within(compressor, limit, max_drop):
     return best
 
 
-def finish(compressor: Any, attempt: Any, path: Path | None) -> Compressed:
-    """Exports and verifies the model of an attempt."""
+def finish(
+    compressor: Any, attempt: Any, path: Path | None, asked: dict[str, Any], begin: float
+) -> Compressed:
+    """Exports and verifies the model of an attempt.
+
+    Args:
+        compressor: the `Compressor`.
+        attempt: one of its attempts.
+        path: where to write the file; None writes none.
+        asked: the arguments that say how small; None was not given.
+        begin: the time at which the work began.
+    """
     check = keras.tree.map_structure(lambda a: a[:CHECKED_EXAMPLES], compressor.calibration)
     blob = to_tflite(attempt.model, path, store=compressor.store, check=check, rest=REST)
     return Compressed(
@@ -251,6 +272,8 @@ def finish(compressor: Any, attempt: Any, path: Path | None) -> Compressed:
         after=attempt.score,
         size=attempt.size,
         tried=compressor.tried,
+        asked=", ".join(f"{name}={value!r}" for name, value in asked.items() if value is not None),
+        seconds=perf_counter() - begin,
     )
 
 

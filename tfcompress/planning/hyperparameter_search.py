@@ -2,6 +2,7 @@
 
 import dataclasses
 from concurrent.futures import Executor
+from time import perf_counter
 from typing import Any
 
 import keras
@@ -98,6 +99,7 @@ def search(
         raise ValueError(f"A search needs `fine_tune` epochs, at least 1. Received: {fine_tune!r}")
     whole_number(trials, "trials")
     check_executor(executor)
+    begin, asked = perf_counter(), {"budget": budget, "target": target}
     target, limit, time = of_budget(budget, target)
     if executor is not None and latency is None and (time is not None or target == "milliseconds"):
         raise ValueError(
@@ -112,7 +114,8 @@ def search(
         with Workers(executor) as workers:
             best = _best_values(compressor, budget, trials, storage, study_name, workers)
         attempt = _attempt(compressor, budget, best)
-        return dataclasses.replace(finish(compressor, attempt, path), tried=compressor.tried[-1:])
+        made = finish(compressor, attempt, path, asked, begin)
+        return dataclasses.replace(made, tried=compressor.tried[-1:])
 
 
 def _best_values(compressor, budget, trials, storage, study_name, workers) -> dict[str, float]:
