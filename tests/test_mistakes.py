@@ -266,6 +266,14 @@ MORE = {
         lambda m: tfc.callbacks.Prune(0.5),
         r"Expected a schedule: .*Constant\(0.8\)`. Received: 0.5",
     ),
+    "a layer of Keras for a maker": (
+        lambda m: tfc.swap(m, {"fc1": L.Dense(16)}),
+        "rule 'fc1' is a layer, and .* Give a class of `tfc.layers`, .* Received: <Dense",
+    ),
+    "half of an archive as a text": (
+        lambda m: tfc.archive.save(m, "net.tfc", half="yes"),
+        "`half` to be True or False. Received: 'yes'",
+    ),
     "hints by name": (
         lambda m: tfc.Distiller(student=net(), teacher=m, hints="fc1"),
         "`hints` to be a list of `tfc.Hint`. Received: 'fc1'",

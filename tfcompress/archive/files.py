@@ -78,6 +78,8 @@ def save(model: keras.Model, path: Path, half: bool = False) -> int:
     """
     check_ending(path, ".tfc")
     check_keras_3(model)
+    if not isinstance(half, (bool, np.bool_)):
+        raise TypeError(f"Expected `half` to be True or False. Received: {half!r}")
     if not model.built:
         raise ValueError(f"Model {model.name!r} is not built. Call it on data or `build` it first.")
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(model)))

@@ -4,6 +4,8 @@ import reprlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import keras
+
 from tfcompress.graph.paths import named, near_names
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.maker import Maker
@@ -59,11 +61,12 @@ def match(layers: dict[str, tuple], rules: Rules) -> tuple[dict[int, Target], di
 def _as_maker(key, maker):
     if isinstance(maker, type) and issubclass(maker, CompressedLayer):
         return maker.using()
-    if isinstance(maker, CompressedLayer):
-        kind = type(maker).__name__
+    if isinstance(maker, keras.layers.Layer):
+        ours = isinstance(maker, CompressedLayer)
+        kind = f"tfc.layers.{type(maker).__name__}" if ours else "tfc.layers.QuantizedDense"
         raise TypeError(
             f"The maker of rule {key!r} is a layer, and each layer that it matches gets one of its "
-            f"own. Give the class, or `tfc.layers.{kind}.using(...)`. Received: {maker!r}"
+            f"own. Give a class of `tfc.layers`, or `{kind}.using(...)`. Received: {maker!r}"
         )
     if maker is not None and not callable(maker):
         raise TypeError(
