@@ -116,7 +116,8 @@ def prune_obs(name, tmp_path):
 def prune_in_fit(name, tmp_path):
     model, x, y = made(name)
     new = tfc.swap(model, {})
-    new.compile("sgd", "mse", metrics=[], jit_compile=False)  # KerasHub's tasks bring some
+    none = {"metrics": [], "weighted_metrics": None}  # KerasHub's tasks bring some of both
+    new.compile("sgd", "mse", jit_compile=False, **none)
     callback = tfc.callbacks.Prune(tfc.schedules.Constant(0.5), scope="layer", every=1)
     new.fit(x, y, batch_size=2, verbose=0, callbacks=[callback])
     dense = [layer for layer, _ in tfc.walk(new).values() if type(layer) is layers.Dense]
