@@ -140,14 +140,15 @@ def _best_values(compressor, budget, trials, storage, study_name, workers) -> di
             study.enqueue_trial({"rate": 1e-3, "alpha": 0.5, "temperature": 2.0, "tilt": 0.0})
         at_once = 1 if storage is not None and workers.executor is None else TRIALS_AT_ONCE
 
-        def left():
-            return trials - len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+        def complete():
+            return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
         shared = _shared(compressor)
         with showing() as display, display.loop("Trials", trials) as shown:
-            while (count := left()) > 0:
+            while (count := trials - len(complete())) > 0:
                 _run(study, min(count, at_once), workers, shared, budget, shown)
-        return study.best_params
+        # Of equals the first one, whichever was done first.
+        return max(complete(), key=lambda trial: (trial.value, -trial.number)).params
     finally:
         optuna.logging.set_verbosity(verbosity)
 
