@@ -227,7 +227,8 @@ def test_im2col_of_random_geometry(seed):
     try:
         blob = to_tflite(model, store="small")
     except ExportError as refusal:  # LiteRT 2.1.2 computes one float32 convolution wrong
-        if "converter's own" not in str(refusal) or metadata.version("ai-edge-litert") >= "2.3":
+        version = tuple(map(int, metadata.version("ai-edge-litert").split(".")[:2]))
+        if "converter's own" not in str(refusal) or version >= (2, 3):
             raise
         pytest.skip(str(refusal))
     x = random.standard_normal((3, height, width, 32)).astype("float32")

@@ -1,3 +1,6 @@
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
 import keras
 import numpy as np
 import pytest
@@ -268,3 +271,9 @@ def test_what_a_stream_needs(model, little_memory):
     wrong[-1] = 4
     with pytest.raises(ValueError, match="4"):
         tfc.compress(model, Counted(TRAIN[0], wrong), 0.3, validation_data=TEST)
+
+
+def test_a_stream_is_not_sent_to_processes(model, little_memory):
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    with pool, pytest.raises(ValueError, match=r"not sent to processes\. .* Received: executor="):
+        tfc.search(model, Counted(*TRAIN), 0.3, trials=1, executor=pool)

@@ -109,9 +109,7 @@ class Compressor:
             self.loss, self.loss_weights = compiled
         self.target, self.store, self.seed = target, store, seed
         self.tried, self.cache = [], None
-        check_labels = (
-            (lambda y: None) if self.loss is None else Objective(model, loss).check_labels
-        )
+        check_labels = None if self.loss is None else Objective(model, loss).check_labels
         self.train = read(model, data, check_labels)
         if validation_data is None:
             self.train, validation = hold_out(self.train)

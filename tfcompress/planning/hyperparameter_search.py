@@ -1,7 +1,7 @@
 """`search`: tunes how a budget is spread over the layers and how the model is trained."""
 
 import dataclasses
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from time import perf_counter
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from tfcompress.graph.private_training import compiled_argument
 from tfcompress.planning.attempts import Compressor, Known
 from tfcompress.planning.compression import Compressed, check_arguments, finish, of_budget
+from tfcompress.planning.examples import Stream
 from tfcompress.planning.latency.layer_times import LayerTimes
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.progress import showing
@@ -110,6 +111,12 @@ def search(
         given = data, metric, fine_tune, teacher, validation_data, target, store, loss
         terms = {"latency": latency, "time": time, "class_weight": class_weight}
         compressor = Compressor(model, *given, executor=executor, **terms)
+        threads = executor is None or isinstance(executor, ThreadPoolExecutor)
+        if isinstance(compressor.train, Stream) and not threads:
+            raise ValueError(
+                "`data` take more than 512 MiB, and are not sent to processes. Give fewer, a "
+                f"`ThreadPoolExecutor`, or no `executor`. Received: executor={executor!r}"
+            )
         budget = compressor.share(limit)
         with Workers(executor) as workers:
             best = _best_values(compressor, budget, trials, storage, study_name, workers)

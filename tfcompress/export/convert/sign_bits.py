@@ -5,6 +5,7 @@ Keras asks for `bits & 0x80000000` to tell -0.0 from 0.0, and no builtin LiteRT 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest import mock
 
 import tensorflow as tf
 
@@ -17,19 +18,15 @@ def sign_bits_as_comparisons() -> Iterator[None]:
 
     Other threads see the same values: the values of the function itself stay as they are.
     """
-    ONE_AT_A_TIME.acquire()
-    plain = tf.bitwise.bitwise_and
+    with ONE_AT_A_TIME:
+        plain = tf.bitwise.bitwise_and
 
-    def bitwise_and(x, y, name=None):
-        x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
-        value = tf.get_static_value(y) if y.shape.rank == 0 else None
-        if x.dtype == tf.int32 and value == tf.int32.min:
-            return tf.where(x < 0, y, 0)
-        return plain(x, y, name)
+        def bitwise_and(x, y, name=None):
+            x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
+            value = tf.get_static_value(y) if y.shape.rank == 0 else None
+            if x.dtype == tf.int32 and value == tf.int32.min:
+                return tf.where(x < 0, y, 0)
+            return plain(x, y, name)
 
-    tf.bitwise.bitwise_and = bitwise_and
-    try:
-        yield
-    finally:
-        tf.bitwise.bitwise_and = plain
-        ONE_AT_A_TIME.release()
+        with mock.patch.object(tf.bitwise, "bitwise_and", bitwise_and):
+            yield
