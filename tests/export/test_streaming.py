@@ -74,6 +74,13 @@ MODELS = {
         layers.Conv1D(4, 2, padding="causal"),
         layers.Dense(3, "softmax"),
     ),
+    "depthwise after zeros": (
+        layers.ZeroPadding1D((4, 0)),
+        layers.DepthwiseConv1D(3, dilation_rate=2, activation="relu"),
+        layers.Conv1D(5, 1),
+        layers.ZeroPadding1D((1, 0)),
+        layers.DepthwiseConv1D(2),
+    ),
 }
 
 
@@ -147,6 +154,11 @@ REFUSED = {
         (layers.Conv1D(4, 3, 2, padding="causal", name="bad"), layers.GRU(4)),
         "strides over steps",
     ),
+    "too few zeros": (
+        (layers.ZeroPadding1D((1, 0)), layers.DepthwiseConv1D(3, name="bad")),
+        "piece",
+    ),
+    "zeros behind": ((layers.GRU(4, **ALL), layers.ZeroPadding1D((2, 1), name="bad")), "piece"),
     "pooling": ((layers.MaxPooling1D(2, name="bad"), layers.GRU(4)), "piece"),
     "mean": ((layers.GRU(4, **ALL), layers.GlobalAveragePooling1D(name="bad")), "piece"),
     "attention": ((layers.GRU(6, **ALL), twice), "piece"),

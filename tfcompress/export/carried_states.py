@@ -46,9 +46,12 @@ def carrying(model: keras.Model, carry: Carry) -> Iterator[None]:
     """While open, the layers of a model take their states from a carry and put new ones into it."""
     with contextlib.ExitStack() as stack:
         for layer in layers_in(model):
-            call = _recurrent if isinstance(layer, keras.layers.RNN) else _causal
-            if call is _recurrent or is_causal(layer):
-                stack.enter_context(called(layer, partial(call, layer, carry)))
+            if isinstance(layer, keras.layers.RNN):
+                stack.enter_context(called(layer, partial(_recurrent, layer, carry)))
+            elif is_causal(layer):
+                stack.enter_context(called(layer, partial(_causal, layer, carry)))
+            elif is_delay(layer):
+                stack.enter_context(called(layer, partial(_delayed, layer, carry)))
         yield
 
 
@@ -105,14 +108,34 @@ def is_causal(layer: keras.layers.Layer) -> bool:
     return getattr(layer, "padding", None) == "causal" and layer.kernel_size[0] > 1
 
 
-def _causal(layer, carry, call, inputs, **kwargs):
-    """A causal convolution, whose state are the last inputs that later outputs need."""
+def is_delay(layer: keras.layers.Layer) -> bool:
+    """Whether a layer is zeros before the first step: what makes a convolution after it causal."""
+    return (
+        isinstance(layer, keras.layers.ZeroPadding1D)
+        and layer.data_format == "channels_last"
+        and layer.padding[1] == 0 < layer.padding[0]
+    )
+
+
+def _delayed(layer, carry, call, inputs, **kwargs):
+    """Zeros before the first step of the first chunk, and the last steps of it before the next."""
+    return _with_steps_before(layer, carry, layer.padding[0], inputs)
+
+
+def _with_steps_before(layer, carry, count, inputs):
+    """The inputs behind the last `count` ones of the chunk before, which are the layer's state."""
     carry.lengths.add(inputs.shape[1])
-    count = (layer.kernel_size[0] - 1) * layer.dilation_rate[0]
     shape = (ops.shape(inputs)[0], count, inputs.shape[2])
     (before,) = carry.take(layer, [ops.zeros(shape, inputs.dtype)])
     whole = ops.concatenate([before, inputs], 1)
     carry.new.append(whole[:, -count:])
+    return whole
+
+
+def _causal(layer, carry, call, inputs, **kwargs):
+    """A causal convolution, whose state are the last inputs that later outputs need."""
+    count = (layer.kernel_size[0] - 1) * layer.dilation_rate[0]
+    whole = _with_steps_before(layer, carry, count, inputs)
     layer.padding = "valid"
     try:
         return call(whole, **kwargs)

@@ -90,8 +90,9 @@ def to_tflite(
             `{argument of call: inputs}`. None takes those of the graph; for a subclassed model
             those of `check`, or of the call that built it. A batch size given here is fixed in the
             file.
-        streaming: whether the states of recurrent layers and of causal convolutions are inputs and
-            outputs of the file, which takes any number of steps. A sequence is given to it piece by
+        streaming: whether the states of recurrent layers and of causal convolutions (also of zeros
+            before the first step, and a convolution without padding) are inputs and outputs of the
+            file, which takes any number of steps. A sequence is given to it piece by
             piece: the states are zeros at first, and then the outputs of the same names. `check`
             has whole sequences.
 

@@ -14,6 +14,7 @@ from tfcompress.export.carried_states import (
     Carry,
     called,
     carrying,
+    is_delay,
     refuse,
     refuse_what_cannot_stream,
 )
@@ -210,6 +211,7 @@ def _recorded(whole, batch, in_pieces=False) -> list[tuple]:
     with contextlib.ExitStack() as stack:
         for layer in layers_in(model):
             plain = not isinstance(layer, (keras.Model, keras.layers.InputLayer))
+            plain = plain and not is_delay(layer)  # its chunks overlap
             if plain and id(layer) not in inside:
                 stack.enter_context(called(layer, partial(around, layer)))
         try:
@@ -217,7 +219,9 @@ def _recorded(whole, batch, in_pieces=False) -> list[tuple]:
         except Exception:  # of any kind, from the code of a layer that got fewer steps
             if not in_pieces:
                 raise
-            _refuse_layer(whole, (*failed, *(layer for layer, _ in record[-1:]), None)[0])
+            emptied = [layer for layer, y in record if y.ndim > 1 and y.shape[1] == 0]
+            last = [layer for layer, _ in record[-1:]]
+            _refuse_layer(whole, (*emptied, *failed, *last, None)[0])
     return [*record, *((None, np.asarray(y)) for y in flat_outputs(outputs))]
 
 
