@@ -270,6 +270,22 @@ MORE = {
         lambda m: tfc.swap(m, {"fc1": L.Dense(16)}),
         "rule 'fc1' is a layer, and .* Give a class of `tfc.layers`, .* Received: <Dense",
     ),
+    "a class of Keras for a maker": (
+        lambda m: tfc.swap(m, {"fc1": L.Dense}),
+        "rule 'fc1' is a class that compresses nothing. Give a class .* Received: Dense",
+    ),
+    "a path for a callback's data": (
+        lambda m: tfc.callbacks.RecalibrateBatchNorm("x.npz"),
+        "Load the file first, .* Received: 'x.npz'",
+    ),
+    "a number for a folder": (
+        lambda m: tfc.callbacks.Monitor(3),
+        "Expected `log_dir` to be a path. Received: 3",
+    ),
+    "a part for a folder of data": (
+        lambda m: tfc.datasets.fashion_mnist("train"),
+        "Expected `folder` to be a folder. Received: 'train'",
+    ),
     "half of an archive as a text": (
         lambda m: tfc.archive.save(m, "net.tfc", half="yes"),
         "`half` to be True or False. Received: 'yes'",

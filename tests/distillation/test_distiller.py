@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 import zipfile
 
 import keras
@@ -654,3 +655,12 @@ def test_it_trains_on_other_backends(backend):
         text=True,
     )
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-2000:]
+
+
+@pytest.mark.parametrize(("alpha", "said"), [(0, True), (0.5, False)])
+def test_no_labels_and_no_weight_of_the_teacher_is_said(alpha, said):
+    distiller = made(mlp(3), trained(mlp(9), "mse"), loss=None, metrics=None, alpha=alpha)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        distiller.fit(X[:, 0, :6, 0], verbose=0)
+    assert any("no labels" in str(one.message) for one in seen) == said

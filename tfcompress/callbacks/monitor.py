@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress.pruning.masks import prunable_or_none
+from tfcompress.utils.checks import check_path
 from tfcompress.utils.types import Logs, Path
 
 
@@ -41,6 +42,7 @@ class Monitor(keras.callbacks.Callback):
         self.sparsity = {}
         self._board = None
         if log_dir is not None:
+            check_path(log_dir, "log_dir")
             if importlib.util.find_spec("tensorboard") is None:
                 raise ImportError("`log_dir` needs TensorBoard: pip install tensorboard")
             self._board = keras.callbacks.TensorBoard(log_dir, write_graph=False)

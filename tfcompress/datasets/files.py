@@ -33,12 +33,15 @@ def fashion_mnist(
         labels int32 `(n,)`, and the name of what was loaded, to be shown.
 
     Raises:
+        ValueError: a folder of your own is not there.
         RuntimeError: there is neither the package, nor a network, nor scikit-learn.
 
     Reference: Xiao et al., "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
     Algorithms", 2017.
     """
     folder = pathlib.Path(folder)
+    if folder != DEBIAN_FOLDER and not folder.is_dir():
+        raise ValueError(f"Expected `folder` to be a folder. Received: {str(folder)!r}")
     if (folder / "train-images-idx3-ubyte.gz").exists():
         train, test = (
             (

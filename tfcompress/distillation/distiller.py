@@ -1,5 +1,6 @@
 """Knowledge distillation: a small model learns from a large one, with or without labels."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -110,6 +111,7 @@ class Distiller(keras.Model):
         self.save_teacher = save_teacher
         self.temperature = self._scalar("temperature", temperature)
         self.alpha = self._scalar("alpha", alpha)
+        self._starts_with_labels_alone = alpha == 0
         parts = ("task_loss", "soft_loss", "hint_loss")[: 3 if hints else 2]
         # saved files hold the state of these under the name of the attribute
         self._parts = {part: keras.metrics.Mean(name=part) for part in parts}
@@ -167,6 +169,13 @@ class Distiller(keras.Model):
         outputs, terms = forward.outputs, {}
         if y is not None and self._compile_loss is not None:
             terms["task_loss"] = self._compile_loss(*self._known(y, outputs, sample_weight))
+        elif training and self._starts_with_labels_alone and not self._links:
+            warnings.warn(
+                "There are no labels, and `alpha=0` gives the teacher no weight: nothing is "
+                "learned, unless a callback raises `alpha`. Give `alpha=1` to learn from the "
+                "teacher alone.",
+                stacklevel=2,
+            )
         if training or not terms:
             targets = self._targets(x, outputs)
             weights = per_output(sample_weight, outputs, self.output_names)

@@ -61,6 +61,11 @@ def match(layers: dict[str, tuple], rules: Rules) -> tuple[dict[int, Target], di
 def _as_maker(key, maker):
     if isinstance(maker, type) and issubclass(maker, CompressedLayer):
         return maker.using()
+    if isinstance(maker, type) and issubclass(maker, keras.layers.Layer):
+        raise TypeError(
+            f"The maker of rule {key!r} is a class that compresses nothing. Give a class of "
+            f"`tfc.layers`, or a function that takes the layer. Received: {maker.__name__}"
+        )
     if isinstance(maker, keras.layers.Layer):
         ours = isinstance(maker, CompressedLayer)
         kind = f"tfc.layers.{type(maker).__name__}" if ours else "tfc.layers.QuantizedDense"

@@ -49,7 +49,7 @@ def are_arrays(data: Data) -> bool:
 
 def check_repeats(data: Data, times: int) -> None:
     """Raises if `data` cannot be read so many times."""
-    check_no_function(data)
+    check_no_path_or_function(data)
     if times > 1 and hasattr(data, "__next__"):
         raise ValueError(
             f"`data` is read {times} times, and a generator can be used only once. Give arrays, a "
@@ -57,8 +57,13 @@ def check_repeats(data: Data, times: int) -> None:
         )
 
 
-def check_no_function(data: Data) -> None:
-    """Raises for a generator function in the place of what it yields."""
+def check_no_path_or_function(data: Data) -> None:
+    """Raises for a file in the place of what it holds, and a function in that of what it yields."""
+    if isinstance(data, (str, bytes, os.PathLike)):
+        raise ValueError(
+            "Expected `data` that `fit` takes: arrays, a dataset or a generator. Load the file "
+            f"first, as by `np.load`. Received: {data!r:.80}"
+        )
     if callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
         raise ValueError(
             "Expected data, and `data` is a function that makes them. Call it, or, if they are "
@@ -154,14 +159,9 @@ def bytes_of(batch: Any) -> int:
 
 
 def _raw_batches(data):
-    if isinstance(data, (str, bytes, os.PathLike)):
-        raise ValueError(
-            "Expected `data` that `fit` takes: arrays, a dataset or a generator. Load the file "
-            f"first, as by `np.load`. Received: {data!r:.80}"
-        )
+    check_no_path_or_function(data)
     if are_arrays(data):
         return [data]
-    check_no_function(data)
     if isinstance(data, keras.utils.PyDataset):
         if data.num_batches is None:
             raise ValueError("`data` never ends. Give a PyDataset with `__len__`.")

@@ -120,6 +120,12 @@ def check_budget(budget: Any) -> None:
         )
 
 
+def check_path(path: Any, name: str) -> None:
+    """Raises `TypeError` for what is no path."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"Expected `{name}` to be a path. Received: {path!r:.80}")
+
+
 def check_ending(path: Any, *endings: str, name: str = "path") -> None:
     """Raises `ValueError` for a path with the ending of some other format."""
     ending = os.path.splitext(os.fspath(path))[1].lower()
