@@ -144,6 +144,10 @@ def others(folder):
             lambda: tfc.compress(net(), (X, Y), budget=0.5, metric="f1score"),
             "Expected `metric` .* Received: 'f1score'",
         ),
+        "a drop in percent": (
+            lambda: tfc.compress(net(), (X, Y), max_drop=5, metric="accuracy"),
+            "Did you mean 5 points, which is 0.05.* Received: max_drop=5",
+        ),
         "a target": (
             lambda: tfc.compress(net(), (X, Y), budget=0.5, target="size"),
             "Expected `target` .* Received: 'size'",
