@@ -181,3 +181,24 @@ def test_kernels_of_the_input_product_keep_the_graph_as_it_is():
     model = swap(model_of(layers.LSTM(64, name="r"), (None, 48)), rounding(8))
     file = read(to_tflite(model, check=normal(3, 6, 48)))
     assert "MUL" not in {operator_name(file, o) for o in file.subgraphs[0].operators}
+
+
+EACH_STEP = {
+    "dense": lambda: layers.Dense(3),
+    "a recurrent layer": lambda: layers.GRU(3, return_sequences=True),
+    "a model": lambda: keras.Sequential(
+        [layers.Conv1D(4, 2), layers.LayerNormalization(), layers.Flatten(), layers.Dense(5)]
+    ),
+}
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+@pytest.mark.parametrize("steps", [None, 5])
+@pytest.mark.parametrize("kind", EACH_STEP)
+def test_all_steps_of_time_distributed_are_one_batch(kind, steps, batch):
+    each = layers.TimeDistributed(EACH_STEP[kind]())
+    model = model_of(each, (steps, 7, 6), masked=kind != "a model", batch_size=batch)
+    x = normal(batch or 3, steps or 5, 7, 6)
+    x[:, 1, 2:] = 0  # masked
+    blob = to_tflite(model, check=x)
+    agree(blob, model, [x, *([] if steps else [x[:, :2]]), *([] if batch else [x[:1]])])

@@ -2,9 +2,11 @@
 
 The stock converter makes TensorLists of the loop that Keras writes, which need a known batch size.
 Here the product with the inputs of all steps is made once, before the loop; the loop reads steps
-with GATHER and writes them with DYNAMIC_UPDATE_SLICE.
+with GATHER and writes them with DYNAMIC_UPDATE_SLICE. `TimeDistributed` needs no loop: all its steps
+are examples of one batch.
 """
 
+import inspect
 from functools import partial
 from typing import Any
 
@@ -40,6 +42,8 @@ MOST_STEPS_UNROLLED = 2
 def use_own_loops(model: Any) -> None:
     """Changes the recurrent layers of a lowered model: they run as written here, without dropout.
 
+    Those that are `TimeDistributed` run once, on all steps.
+
     Keras draws masks of dropout in inference too, where nothing reads them.
 
     Raises:
@@ -57,6 +61,33 @@ def use_own_loops(model: Any) -> None:
             layer.use_cudnn = False
         if hasattr(layer, "get_dropout_mask") and not isinstance(layer, keras.layers.RNN):
             layer.dropout = layer.recurrent_dropout = 0.0
+        if type(layer).call is keras.layers.TimeDistributed.call:
+            vars(layer)["call"] = partial(_all_steps_at_once, layer)
+
+
+def _all_steps_at_once(layer, inputs, training=None, mask=None) -> Tensor:
+    """What `call` of a `TimeDistributed` computes, of `(batch, time, ...)`."""
+    taken = inspect.signature(layer.layer.call).parameters
+    options = {"training": training} if "training" in taken else {}
+    if mask is not None and "mask" in taken:
+        options["mask"] = _joined(mask)
+    return _parted(layer.layer.call(_joined(inputs), **options), inputs)
+
+
+def _joined(sequences) -> Tensor:
+    """`(batch * time, ...)` of `(batch, time, ...)`."""
+    shape, sizes = sequences.shape, tf.shape(sequences)
+    return tf.reshape(sequences, [-1, *(n or sizes[2 + i] for i, n in enumerate(shape[2:]))])
+
+
+def _parted(outputs, sequences) -> Tensor:
+    """`(batch, time, ...)`, with the first two as in `sequences`, of `(batch * time, ...)`."""
+    (batch, time), sizes = sequences.shape[:2], tf.shape(outputs)
+    lead = [-1, time] if time else [batch or tf.shape(sequences)[0], -1]
+    rest = (n or sizes[1 + i] for i, n in enumerate(outputs.shape[1:]))
+    parted = tf.reshape(outputs, [*lead, *rest])
+    parted.set_shape([batch, time, *outputs.shape[1:]])
+    return parted
 
 
 def _inner_loop(layer, sequences, initial_state, mask=None, training=False):
