@@ -55,6 +55,23 @@ def test_the_file_holds_the_budget_and_is_what_was_measured(model, tmp_path):
     assert tried.startswith("budget ") and 0 < made.seconds < 1000
 
 
+def test_the_batches_of_the_training(model, monkeypatch):
+    seen, fit = [], tfc.Distiller.fit
+
+    def watched(self, *args, **kwargs):
+        found = fit(self, *args, **kwargs)
+        seen.append(int(self.optimizer.iterations))
+        return found
+
+    monkeypatch.setattr(tfc.Distiller, "fit", watched)
+    given = {"target": "bits", "validation_data": TEST, "fine_tune": 1, "batch_size": 100}
+    tfc.compress(model, TRAIN, 0.3, **given)
+    tfc.search(model, TRAIN, 0.3, 1, **given)
+    assert seen == [10, 10, 10]
+    with pytest.raises(ValueError, match="`batch_size`"):
+        tfc.compress(model, TRAIN, 0.3, batch_size=0)
+
+
 def test_a_budget_in_bytes_of_an_archive(model):
     made = tfc.compress(model, TRAIN, 9000, validation_data=TEST, target="archive", fine_tune=1)
     assert made.size <= 9000

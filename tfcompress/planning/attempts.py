@@ -26,6 +26,7 @@ from tfcompress.planning.shown_epochs import ShownEpochs
 from tfcompress.utils.arrays import rows
 from tfcompress.utils.batches import examples_in
 from tfcompress.utils.budgets import Limit
+from tfcompress.utils.checks import whole_number
 from tfcompress.utils.progress import showing
 from tfcompress.utils.types import ClassWeight, Data, Loss, Path, Rest, Store, Target
 from tfcompress.utils.writers import temporary_folder
@@ -101,8 +102,10 @@ class Compressor:
         latency: Path | LayerTimes | None = None,
         time: Limit | None = None,
         class_weight: ClassWeight = None,
+        batch_size: int = BATCH_SIZE,
     ) -> None:
         self.model, self.fine_tune = model, fine_tune
+        self.batch_size = whole_number(batch_size, "batch_size")
         self.teacher = model if isinstance(teacher, str) else teacher
         self.loss, self.loss_weights = loss, None
         if loss is None and (compiled := compiled_loss(model)) is not None:
@@ -131,6 +134,7 @@ class Compressor:
             "loss": loss,
             "seed": seed,
             "time": time,
+            "batch_size": self.batch_size,
         }
         self.quality = Quality(model, validation, metric, loss)
         examples = calibration(self.train)
@@ -249,8 +253,8 @@ class Compressor:
         else:
             x, y, weights = self.train
             y = None if self.loss is None else y
-            given = {"batch_size": BATCH_SIZE, "sample_weight": weights}
-            steps = -(-examples_in(self.train) // BATCH_SIZE)
+            given = {"batch_size": self.batch_size, "sample_weight": weights}
+            steps = -(-examples_in(self.train) // self.batch_size)
         schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
         optimizer = keras.optimizers.Adam(schedule)
         learner = student

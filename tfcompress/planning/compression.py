@@ -12,7 +12,7 @@ from tfcompress.archive.model_files import model_of
 from tfcompress.export import to_tflite
 from tfcompress.export.arguments import check_path
 from tfcompress.graph.paths import check_finite_weights, check_keras_3
-from tfcompress.planning.attempts import REST, Compressor
+from tfcompress.planning.attempts import BATCH_SIZE, REST, Compressor
 from tfcompress.planning.latency.layer_times import LayerTimes
 from tfcompress.planning.plan_result import Plan, amount
 from tfcompress.reporting.html_text import escape
@@ -108,6 +108,7 @@ def compress(
     executor: Executor | None = None,
     verbose: Verbose = "auto",
     class_weight: ClassWeight = None,
+    batch_size: int = BATCH_SIZE,
 ) -> Compressed:
     """Compresses a trained model to a budget, or as far as its accuracy allows.
 
@@ -167,6 +168,7 @@ def compress(
         verbose: as in Keras' `fit`: what is tried, the layer at work and the epochs. See `swap`.
         class_weight: `{class: weight}`, as in `fit`: in the training and in the loss that a plan
             goes by, and not in the metric. It needs labels, a loss and data held in memory.
+        batch_size: of the training, except on a dataset that is not held in memory.
 
     Returns:
         A `Compressed`.
@@ -201,6 +203,7 @@ def compress(
     with showing(verbose):
         given = data, metric, fine_tune, teacher, validation_data, target, store, loss
         terms = {"latency": latency, "time": time, "class_weight": class_weight}
+        terms["batch_size"] = batch_size
         compressor = Compressor(model, *given, seed, executor, **terms)
         if max_drop is None:
             attempt = compressor.attempt(compressor.share(limit))

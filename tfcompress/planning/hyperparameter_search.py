@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tfcompress.graph.private_training import compiled_argument
-from tfcompress.planning.attempts import Compressor, Known
+from tfcompress.planning.attempts import BATCH_SIZE, Compressor, Known
 from tfcompress.planning.compression import Compressed, check_arguments, finish, of_budget
 from tfcompress.planning.examples import Stream
 from tfcompress.planning.latency.layer_times import LayerTimes
@@ -44,6 +44,7 @@ def search(
     executor: Executor | None = None,
     verbose: Verbose = "auto",
     class_weight: ClassWeight = None,
+    batch_size: int = BATCH_SIZE,
 ) -> Compressed:
     """Searches for the best spread of a budget over the layers and the best way to train.
 
@@ -68,7 +69,7 @@ def search(
             here, one after the other. In memory the values of four trials are drawn at a time, so
             that the result is the same whatever the executor. For a budget of time it needs
             `latency`, as workers beside each other would not measure what a file takes alone.
-        verbose, class_weight: as in `compress`.
+        verbose, class_weight, batch_size: as in `compress`.
 
     Returns:
         A `Compressed`, whose `tried` lists the best trial only.
@@ -110,6 +111,7 @@ def search(
     with showing(verbose):
         given = data, metric, fine_tune, teacher, validation_data, target, store, loss
         terms = {"latency": latency, "time": time, "class_weight": class_weight}
+        terms["batch_size"] = batch_size
         compressor = Compressor(model, *given, executor=executor, **terms)
         threads = executor is None or isinstance(executor, ThreadPoolExecutor)
         if isinstance(compressor.train, Stream) and not threads:
