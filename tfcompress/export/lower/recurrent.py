@@ -2,7 +2,7 @@
 
 The stock converter makes TensorLists of the loop that Keras writes, which need a known batch size.
 Here the product with the inputs of all steps is made once, before the loop; the loop reads steps
-with GATHER and writes them with DYNAMIC_UPDATE_SLICE. `TimeDistributed` needs no loop: all its steps
+with GATHER and writes them with DYNAMIC_UPDATE_SLICE. `TimeDistributed` needs no loop: its steps
 are examples of one batch.
 """
 
