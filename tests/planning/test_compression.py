@@ -72,6 +72,21 @@ def test_the_batches_of_the_training(model, monkeypatch):
         tfc.compress(model, TRAIN, 0.3, batch_size=0)
 
 
+def test_a_model_compiled_without_xla_is_trained_without(model, monkeypatch):
+    seen, fit = [], tfc.Distiller.fit
+
+    def watched(self, *args, **kwargs):
+        seen.append(self.jit_compile)
+        return fit(self, *args, **kwargs)
+
+    monkeypatch.setattr(tfc.Distiller, "fit", watched)
+    plain = keras.models.clone_model(model)
+    plain.set_weights(model.get_weights())
+    plain.compile("adam", LOSS, jit_compile=False)
+    tfc.compress(plain, TRAIN, 0.3, target="bits", fine_tune=1)
+    assert seen == [False]
+
+
 def test_a_budget_in_bytes_of_an_archive(model):
     made = tfc.compress(model, TRAIN, 9000, validation_data=TEST, target="archive", fine_tune=1)
     assert made.size <= 9000

@@ -40,6 +40,16 @@ def test_figures_of_each_file(files, tmp_path):
     assert fast.peak_bytes is None or 10_000 < fast.peak_bytes < 1e9
 
 
+def test_sizes_that_a_file_leaves_free(tmp_path):
+    frames = keras.Input((None, 8))
+    sample = np.ones((2, 3, 8), "float32")
+    free = to_tflite(keras.Model(frames, layers.Dense(4)(frames)), check=sample)
+    assert run_in_child._file(tmp_path / "free.tflite", free, (2, 5))["shapes"] == [[2, 5, 8]]
+    known = to_tflite(keras.Sequential([keras.Input((7, 8)), layers.Dense(4)]))
+    assert run_in_child._file(tmp_path / "known.tflite", known, (2, 5))["shapes"] == [[2, 7, 8]]
+    assert bench({"free": free}, rounds=2, steps=50, memory=False)["free"].milliseconds > 0
+
+
 def test_ratios_are_taken_within_each_round(files, monkeypatch):
     fixed = [[2.0, 30.0, 4.0], [1.0, 10.0, 4.0]]
     monkeypatch.setattr(benchmark, "time_files", lambda *_: (fixed, [[], []]))

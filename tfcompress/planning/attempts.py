@@ -264,7 +264,8 @@ class Compressor:
                 if self.cache is None:  # the teacher's outputs are the same at each budget
                     self.cache = learner.cache_teacher((x,) if y is None else (x, y)).x
                 x = self.cache
-        learner.compile(optimizer, self.loss, self.loss_weights)
+        jit = False if self.model.compiled and not self.model.jit_compile else "auto"
+        learner.compile(optimizer, self.loss, self.loss_weights, jit_compile=jit)
         callbacks = [KeepZeros(self.model, student), ShownEpochs()]
         with discrete_kernels_frozen(self.model, student):
             if student.trainable_variables:

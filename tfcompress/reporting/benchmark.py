@@ -107,6 +107,7 @@ def bench(
     warmup: int = 3,
     seconds: float = 5.0,
     memory: bool = True,
+    steps: int = 1,
 ) -> Benchmark:
     """Times .tflite files in turn in one process, under the same conditions.
 
@@ -123,6 +124,7 @@ def bench(
         warmup: the number of runs of each file before the first round.
         seconds: about how long all rounds together may take.
         memory: whether to measure the peak memory of each file in a process of its own.
+        steps: the size of the second axis of the inputs, where the file leaves it free.
 
     Raises:
         ValueError: an argument is out of range; a file is no whole .tflite file, or LiteRT does not
@@ -148,6 +150,7 @@ def bench(
     for name, value, least in (
         ("threads", threads, 1),
         ("batch", batch, 1),
+        ("steps", steps, 1),
         ("rounds", rounds, 1),
         ("warmup", warmup, 0),
     ):
@@ -155,7 +158,7 @@ def bench(
     check_above_zero(seconds, "seconds")
     blobs = {name: load(source) for name, source in files.items()}
     files_of = {name: read(blob) for name, blob in blobs.items()}
-    times, nodes = time_files(blobs, threads, batch, rounds, warmup, seconds)
+    times, nodes = time_files(blobs, threads, (batch, steps), rounds, warmup, seconds)
     reference, timings = np.array(times[0]), []
     for (name, blob), seconds_of, groups in zip(blobs.items(), times, nodes, strict=True):
         low, middle, high = np.quantile(reference / seconds_of, (0.25, 0.5, 0.75)).tolist()
@@ -171,7 +174,7 @@ def bench(
                 operators=len(delegated) + len(left),
                 delegated=delegated,
                 left=left,
-                peak_bytes=peak_memory(blob, threads) if memory else None,
+                peak_bytes=peak_memory(blob, threads, (1, steps)) if memory else None,
             )
         )
     return Benchmark(tuple(timings), len(reference), threads, batch)

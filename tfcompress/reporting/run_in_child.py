@@ -20,9 +20,18 @@ LEAST_SECONDS = 600.0  # for everything, even where the caller asks for less
 
 
 def time_files(
-    blobs: Mapping[str, bytes], threads: int, batch: int, rounds: int, warmup: int, seconds: float
+    blobs: Mapping[str, bytes],
+    threads: int,
+    free: tuple[int, int],
+    rounds: int,
+    warmup: int,
+    seconds: float,
 ) -> tuple[list[list[float]], list[list]]:
     """Times files in turn in one child process; see `tfcompress.bench`.
+
+    Args:
+        blobs, threads, rounds, warmup, seconds: as there.
+        free: the sizes of the first two axes of the inputs, where a file leaves them free.
 
     Returns:
         For each file its seconds per run in each round, and the inputs and outputs of each group
@@ -33,25 +42,25 @@ def time_files(
             load it.
     """
     task = {"what": "bench", "threads": threads, "rounds": rounds, "warmup": warmup}
-    made = _run(blobs, task | {"seconds": seconds}, batch, max(LEAST_SECONDS, 60 * seconds))
+    made = _run(blobs, task | {"seconds": seconds}, free, max(LEAST_SECONDS, 60 * seconds))
     return made["times"], made["nodes"]
 
 
-def peak_memory(blob: bytes, threads: int = 1) -> int | None:
+def peak_memory(blob: bytes, threads: int = 1, free: tuple[int, int] = (1, 1)) -> int | None:
     """Bytes by which loading and running a file raises the peak memory of a fresh process.
 
     None where the system has no /proc to read it from, or the file does not run.
     """
     try:
-        return _run({"": blob}, {"what": "peak", "threads": threads}, 1, STEP_SECONDS)["bytes"]
+        return _run({"": blob}, {"what": "peak", "threads": threads}, free, STEP_SECONDS)["bytes"]
     except ValueError:
         return None
 
 
-def _run(blobs, task, batch, limit) -> dict[str, Any]:
+def _run(blobs, task, free, limit) -> dict[str, Any]:
     with temporary_folder() as folder:
         task["files"] = [
-            _file(os.path.join(folder, f"{number}.tflite"), blob, batch)
+            _file(os.path.join(folder, f"{number}.tflite"), blob, free)
             for number, blob in enumerate(blobs.values())
         ]
         with open(os.path.join(folder, "task.json"), "w", encoding="utf-8") as file:
@@ -73,20 +82,21 @@ def _run(blobs, task, batch, limit) -> dict[str, Any]:
     raise ValueError(f"LiteRT does not run the file {name!r}: {problem or 'it ends the process'}")
 
 
-def _file(path, blob, batch) -> dict[str, Any]:
+def _file(path, blob, free) -> dict[str, Any]:
     graph = read(blob).subgraphs[0]
     inputs = [] if graph.inputs is None else graph.inputs
-    shapes = [_sized(graph.tensors[index], batch) for index in inputs]
+    shapes = [_sized(graph.tensors[index], free) for index in inputs]
     with open(path, "wb") as file:
         file.write(blob)
     return {"path": path, "shapes": shapes, "operators": len(graph.operators or [])}
 
 
-def _sized(tensor, batch) -> list[int]:
-    """The shape of an input, with the size of the batch where the file leaves it free."""
+def _sized(tensor, free) -> list[int]:
+    """The shape of an input, with sizes of its first two axes where the file leaves them free."""
     shape, signature = list(stored_shape(tensor)), tensor.shapeSignature
-    if shape and signature is not None and len(signature) and signature[0] < 0:
-        shape[0] = batch
+    known = [] if signature is None else list(signature)
+    for axis, (size, declared) in enumerate(zip(free, known, strict=False)):
+        shape[axis] = size if declared < 0 else shape[axis]
     return shape
 
 

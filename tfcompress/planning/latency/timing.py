@@ -16,7 +16,7 @@ Timer = Callable[[dict[str, bytes]], Any]  # seconds of one run of each file, in
 
 def timer_here(threads: int = 1) -> Timer:
     """Times files in turn by LiteRT on this machine."""
-    return lambda blobs: time_files(blobs, threads, 1, ROUNDS, 3, SECONDS)[0]
+    return lambda blobs: time_files(blobs, threads, (1, 1), ROUNDS, 3, SECONDS)[0]
 
 
 def add_missing(
