@@ -17,7 +17,7 @@ from tfcompress.planning.latency.layer_times import LayerTimes
 from tfcompress.planning.plan_result import Plan, amount
 from tfcompress.reporting.html_text import escape
 from tfcompress.reporting.model_report import ModelReport, report
-from tfcompress.utils.budgets import Limit, check_target, read_limits
+from tfcompress.utils.budgets import of_budget
 from tfcompress.utils.checks import check_integer, check_number, is_whole
 from tfcompress.utils.plain import plain
 from tfcompress.utils.progress import showing
@@ -28,9 +28,7 @@ CHECKED_EXAMPLES = 32  # that the file is verified with
 BISECTIONS = 4  # of the logarithm of the budget
 LARGEST_BUDGET = 0.5  # that is tried if only `max_drop` is given
 TIME_ROOM = 1.05  # by which the smallest budget of time exceeds what the fastest forms took
-
-UNITS = {"tflite": ".tflite bytes", "archive": "archive bytes", "macs": "MACs"}
-UNITS["milliseconds"] = "ms"
+UNIT = {"tflite": ".tflite bytes", "archive": "archive bytes", "macs": "MACs", "milliseconds": "ms"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Compressed:
         target = self.plan.target
         size, whole = amount(self.size, target), amount(self.plan.float_cost, target)
         change = f"{plain(self.metric)} {self.before:.4f} -> {self.after:.4f}"
-        return f"{size} of {whole} {UNITS.get(target, target)}, {change}"
+        return f"{size} of {whole} {UNIT.get(target, target)}, {change}"
 
     def _asked(self):
         return f"asked for: {self.asked}; it took {self.seconds:.0f} s"
@@ -203,8 +201,7 @@ def compress(
     with showing(verbose):
         given = data, metric, fine_tune, teacher, validation_data, target, store, loss
         terms = {"latency": latency, "time": time, "class_weight": class_weight}
-        terms["batch_size"] = batch_size
-        compressor = Compressor(model, *given, seed, executor, **terms)
+        compressor = Compressor(model, *given, seed, executor, **terms, batch_size=batch_size)
         if max_drop is None:
             attempt = compressor.attempt(compressor.share(limit))
         else:
@@ -220,15 +217,6 @@ def check_means_something(max_drop: float, metric: str) -> None:
             f"Expected `max_drop` below 1, as {metric} is at most 1. Did you mean {max_drop:g} "
             f"points, which is {max_drop / 100:g}? Received: max_drop={max_drop:g}"
         )
-
-
-def of_budget(budget: Any, target: str) -> tuple[str, Limit | None, Limit | None]:
-    """The target that is not of time, unless there is no other, its limit, and that of time."""
-    if budget is None:
-        check_target(target)
-        return target, None, None
-    (target, limit), *more = read_limits(budget, target).items()
-    return target, limit, dict(more).get("milliseconds")
 
 
 def _smallest_within(compressor, limit, max_drop):
@@ -300,8 +288,8 @@ def check_arguments(
         raise ValueError("Give a `budget`, a `max_drop`, or both.")
     if max_drop is not None:
         check_number(max_drop, "max_drop")
-    if max_drop is not None and not max_drop >= 0:
-        raise ValueError(f"Expected `max_drop` >= 0. Received: {max_drop!r}")
+        if not max_drop >= 0:
+            raise ValueError(f"Expected `max_drop` >= 0. Received: {max_drop!r}")
     if not is_whole(fine_tune, least=0) and not callable(fine_tune):
         raise ValueError(
             f"Expected `fine_tune` to be a number of epochs or a function. Received: {fine_tune!r}"

@@ -10,9 +10,10 @@ import numpy as np
 
 from tfcompress.graph.private_training import compiled_argument
 from tfcompress.planning.attempts import BATCH_SIZE, Compressor, Known
-from tfcompress.planning.compression import Compressed, check_arguments, finish, of_budget
+from tfcompress.planning.compression import Compressed, check_arguments, finish
 from tfcompress.planning.examples import Stream
 from tfcompress.planning.latency.layer_times import LayerTimes
+from tfcompress.utils.budgets import of_budget
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.progress import showing
 from tfcompress.utils.types import Budget, ClassWeight, Data, Loss, Path, Store, Target, Verbose

@@ -80,3 +80,12 @@ def _time(budget) -> Limit:
     if not 0 < budget < math.inf:
         raise ValueError(f"Expected `budget` > 0. Received: {budget!r}")
     return Limit(float(budget), budget <= 1)
+
+
+def of_budget(budget: Any, target: str) -> tuple[str, Limit | None, Limit | None]:
+    """The target that is not of time, unless there is no other, its limit, and that of time."""
+    if budget is None:
+        check_target(target)
+        return target, None, None
+    (target, limit), *more = read_limits(budget, target).items()
+    return target, limit, dict(more).get("milliseconds")
