@@ -12,7 +12,7 @@ from tfcompress.export import ExportError, to_tflite
 from tfcompress.export.kernels.dense_forms import affine, padding, patch_index
 from tfcompress.export.kernels.integer_grid import find_grid
 from tfcompress.export.known_bad import refuse_known_bad
-from tfcompress.layers import rounding
+from tfcompress.layers import TernaryConv2D, rounding
 from tfcompress.rewriting.swap import swap
 from tfcompress.tflite import reader as flatbuffer
 from tfcompress.tflite.graph_editor import Graph, per_channel
@@ -279,12 +279,16 @@ def test_no_computed_integer_kernel_with_symmetric_activations():
     refused(file, "symmetrically")
 
 
-def test_a_wide_1x1_convolution_in_4_bits_is_a_product_and_a_narrow_one_is_not():
-    def kinds(inputs, filters):
+def test_a_wide_1x1_convolution_in_few_bits_is_a_product_and_a_narrow_one_is_not():
+    def kinds(inputs, filters, maker=None):
         image = keras.Input((8, 8, inputs))
         model = keras.Model(image, keras.layers.Conv2D(filters, 1, name="conv")(image))
-        blob = to_tflite(swap(model, rounding(4)))
+        blob = to_tflite(swap(model, maker or rounding(4)))
         return operators(blob), encodings(blob)
 
+    ternary = {"conv": TernaryConv2D}
+    assert kinds(128, 128, ternary) == (["FULLY_CONNECTED"], {"conv": "INT2"})
+    assert kinds(64, 128, ternary) == (["FULLY_CONNECTED"], {"conv": "INT4"})
+    assert kinds(64, 64, ternary) == (["CONV_2D"], {"conv": "INT8"})
     assert kinds(64, 128) == (["FULLY_CONNECTED"], {"conv": "INT4"})
     assert kinds(64, 64) == (["CONV_2D"], {"conv": "INT8"})
