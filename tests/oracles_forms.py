@@ -325,14 +325,17 @@ def _loops_and_others():
     wide = partial(plain, (6,), layers.Embedding(40, 256))
     make = partial(lambda make: tfc.swap(make(), tfc.layers.rounding(4)), wide)
     yield "table of wide rows, 4 bits", Form(make, {}, ("looked_up 4",), 1e-5)
-    eight = tfc.layers.rounding(8)
     others = {
         "transposed convolution": ((5, 6, 8), layers.Conv2DTranspose(8, 3, strides=2)),
         "convolution in three dimensions": ((4, 5, 6, 4), layers.Conv3D(8, 3)),
     }
     for name, (shape, layer) in others.items():
-        make = partial(lambda *parts: tfc.swap(plain(*parts), eight), shape, layer)
-        yield name, Form(make, {}, ("weight_only 8",), 1e-5)
+        kind = getattr(tfc.layers, f"Quantized{type(layer).__name__}")
+        eight = {type(layer): kind.using(bits=8)}
+        thin = tfc.layers.rounding(8)  # to float16
+        for end, rules, bits in ("", eight, 8), (", thin", thin, 16):
+            make = partial(lambda r, *parts: tfc.swap(plain(*parts), r), rules, shape, layer)
+            yield name + end, Form(make, {}, (f"weight_only {bits}",), 1e-5)
 
 
 def every_form():

@@ -123,7 +123,7 @@ def rms(y, expected):
 
 # The stock converter leaves kernels below 1024 entries in float32: the first ones or heads.
 # Its file is nearer to the model than one whose small kernels are rounded can be.
-SMALL_KERNELS = ("unet", "lstm")
+SMALL_KERNELS = ("lstm",)
 
 
 def outputs(blob, x, batch, delegates):

@@ -31,7 +31,12 @@ def test_it_computes_the_same_opened_and_closed(name, tmp_path):
     closed = tfc.to_ordinary(opened)
     assert type(closed.layers[0]) is type(model.layers[0])
     np.testing.assert_array_equal(closed(x), model(x))
-    swapped = tfc.swap(model, tfc.layers.rounding(8), data=x)
+    eight = [
+        getattr(tfc.layers, f"Quantized{kind}Conv{name[0]}D").using(bits=8)
+        for kind in ("Depthwise", "")
+    ]
+    rules = dict(zip(("s/depthwise_kernel", "s/pointwise_kernel"), eight, strict=True))
+    swapped = tfc.swap(model, rules, data=x)
     kinds_now = [type(layer).__name__ for layer, _ in tfc.walk(swapped).values()][1:]
     rank = name[0]
     assert kinds_now == [f"QuantizedDepthwiseConv{rank}D", f"QuantizedConv{rank}D"]

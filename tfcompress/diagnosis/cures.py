@@ -12,7 +12,7 @@ from tfcompress.graph.copy import copied
 from tfcompress.graph.intercept import watching
 from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.discrete.fake_quant import FakeQuant
-from tfcompress.layers.discrete.rounding import rounding
+from tfcompress.layers.discrete.rounding import rounded_to
 from tfcompress.measure.batch_norm import recalibrate_batch_norm
 from tfcompress.measure.moments import measure
 from tfcompress.measure.rows import can_measure
@@ -140,6 +140,5 @@ Cure = SwapRule | Recalibration | ActivationRange | Export
 
 def eight_bits(layer: keras.layers.Layer) -> Maker | None:
     """The maker of the layer in 8 bits with a scale per output; None where there is none."""
-    (maker,) = rounding(8).values()
-    kind = maker.member(layer)
+    kind = rounded_to(8).member(layer)
     return None if kind is None else kind.using(bits=8)

@@ -11,6 +11,7 @@ import numpy as np
 from tfcompress import layers as forms
 from tfcompress.layers.core.maker import Composed, Maker
 from tfcompress.layers.core.ordinary import kernel_of
+from tfcompress.layers.discrete.rounding import rounded_to
 from tfcompress.layers.factorized.rank import Ranked
 from tfcompress.measure.rows import fan_in_first
 from tfcompress.numerics.knapsack import frontier
@@ -69,7 +70,7 @@ def default_candidates(target: str) -> dict[str, list[Maker]]:
         for name in ("Binary", "Ternary")
     }
     for bits in (3, 4, 8):
-        found[f"{bits} bits"] = list(forms.rounding(bits).values())
+        found[f"{bits} bits"] = [rounded_to(bits)]
     if target == "archive":
         books = [getattr(forms, f"Codebook{form}") for form in FORMS]
         for zeros, size in ((0.6, 16), (0.8, 16), (0.9, 8)):

@@ -51,7 +51,16 @@ TRANSPOSED = (
     keras.layers.Conv2DTranspose,
     keras.layers.Conv3DTranspose,
 )
+CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    *TRANSPOSED,
+)
 SMALL_KERNEL = 512  # entries: 4 bits instead of 8 save a file 256 bytes of these at most
+THIN_KERNEL = 1024  # entries, of which the stock converter's dynamic range leaves fewer in float32
 
 
 class FamilyMaker(Maker):
@@ -72,7 +81,7 @@ class FamilyMaker(Maker):
         if self.options.get("bits", 8) >= 8 or not layer.built:
             return self.options
         transposed = isinstance(layer, TRANSPOSED)
-        small = max(math.prod(weight.shape) for weight in layer.weights) <= SMALL_KERNEL
+        small = _entries(layer) <= SMALL_KERNEL
         return self.options | {"bits": 8} if transposed or small else self.options
 
     def takes(self, layer: keras.layers.Layer) -> bool:
@@ -84,6 +93,22 @@ class FamilyMaker(Maker):
         if isinstance(layer, CompressedLayer):
             return None
         return next((cls for cls in family if cls.takes(layer)), None)
+
+
+class EightBits(FamilyMaker):
+    """The maker that rounds to 8 bits, and thin convolutions to float16."""
+
+    def __call__(
+        self, layer: keras.layers.Layer, metric: Metric = None, kernel: np.ndarray | None = None
+    ) -> CompressedLayer:
+        if isinstance(layer, CONVOLUTIONS) and layer.built and _entries(layer) < THIN_KERNEL:
+            return FamilyMaker(half.Float16Kernel, {})(layer, metric, kernel)
+        return super().__call__(layer, metric, kernel)
+
+
+def _entries(layer) -> int:
+    """The number of entries of the kernel of a built layer."""
+    return max(math.prod(weight.shape) for weight in layer.weights)
 
 
 def _share_scale(layer, table) -> None:
@@ -102,14 +127,14 @@ def rounding(bits: int = 8) -> dict:
     (also transposed, depthwise and separable ones), and to the products of recurrent cells. The
     first rule that matches a layer wins, so put rules for single layers before them:
     `{"stem": None, **rounding(4)}`. In 8 bits all rows of an Embedding get one scale, as in files
-    of the stock converter; `QuantizedEmbedding.using(bits=8)` has one for each row. That
-    converter leaves kernels of fewer than 1,024 weights in float32; where these make most of the
-    error, as in a U-Net with thin first layers, `{"stem": Float16Conv2D, **rounding(8)}` is nearer.
+    of the stock converter; `QuantizedEmbedding.using(bits=8)` has one for each row.
 
-    Two kinds of kernels get 8 bits where fewer are asked for, since these would cost accuracy and
-    save a file next to nothing: kernels of up to 512 weights, and those of transposed convolutions,
-    with which LiteRT does not compute in fewer. The classes give them fewer where a rule says so:
-    `{keras.layers.Conv2DTranspose: QuantizedConv2DTranspose.using(bits=4), **rounding(4)}`.
+    Some kernels get more bits than asked for, since fewer would cost accuracy and save a file next
+    to nothing. With 8 bits, convolutions of fewer than 1,024 weights become float16: in a U-Net the
+    first one alone makes most of the error, and the stock converter leaves it in float32. With
+    fewer bits, kernels of up to 512 weights get 8, and so do those of transposed convolutions, with
+    which LiteRT does not compute in fewer. A rule before these decides otherwise:
+    `{"stem": QuantizedConv2D.using(bits=8), **rounding(8)}`.
 
     Args:
         bits: 16 for float16 (`Float16Dense`, ...), or from 2 to 8 (`QuantizedDense`, ...).
@@ -130,6 +155,12 @@ def rounding(bits: int = 8) -> dict:
     if bits == 16:
         maker = FamilyMaker(half.Float16Kernel, {})
     else:
-        maker = FamilyMaker(quantized.QuantizedKernel, {"bits": int(bits)})
+        family = EightBits if bits == 8 else FamilyMaker
+        maker = family(quantized.QuantizedKernel, {"bits": int(bits)})
     # A predicate as key: other layers match no rule, and nothing is said about them.
-    return {lambda layer: maker.member(layer) is not None: maker}
+    return {maker.takes: maker}
+
+
+def rounded_to(bits: int) -> FamilyMaker:
+    """The maker that rounds the kernel of any layer to so many bits, from 2 to 8."""
+    return FamilyMaker(quantized.QuantizedKernel, {"bits": bits})
