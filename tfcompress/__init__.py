@@ -42,14 +42,15 @@ _TENSORFLOW = {
     "to_tflite": "tfcompress.export",
     "ExportError": "tfcompress.export",
     "compress": "tfcompress.planning.compression",
-    "Compressed": "tfcompress.planning.compression",
+    "Compressed": "tfcompress.planning.compressed",
     "search": "tfcompress.planning.hyperparameter_search",
 }
 
 if TYPE_CHECKING:
     from tfcompress import curvature
     from tfcompress.export import ExportError, to_tflite
-    from tfcompress.planning.compression import Compressed, compress
+    from tfcompress.planning.compressed import Compressed
+    from tfcompress.planning.compression import compress
     from tfcompress.planning.hyperparameter_search import search
 else:  # a type checker that saw this function would take any name for right
 

@@ -98,6 +98,10 @@ def compress(
         ),
     ] = None,
     store: Annotated[str, typer.Option(help="fast, or small: of the .tflite file.")] = "fast",
+    activations: Annotated[
+        str,
+        typer.Option(help="How the .tflite file computes: int8, or static_int8 (all in int8)."),
+    ] = "int8",
     latency: Latency = None,
     json: Json = False,
 ) -> None:
@@ -124,6 +128,7 @@ def compress(
             store=store,
             loss=loss,
             latency=latency,
+            activations=activations,
             path=output if output.suffix == ".tflite" else None,
         )
         save_compressed(made, output, json)

@@ -17,6 +17,7 @@ import pytest
 from keras import layers, ops
 
 from tfcompress.graph.copy import copied
+from tfcompress.graph.replace import replace_in_place
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
@@ -272,11 +273,17 @@ def halves(layer, inputs):
     return [first, last]
 
 
-def test_layers_in_the_place_of_one_are_calls_of_their_own_in_a_graph(tmp_path):
+@pytest.mark.parametrize("state", ["new", "fitted", "changed in place"])
+def test_layers_in_the_place_of_one_are_calls_of_their_own_in_a_graph(state, tmp_path):
     start = keras.Input((16,))
     shared = layers.Dense(16, name="shared")
     body = keras.Sequential([layers.Dense(4, name="b")], name="body")
     model = keras.Model(start, [body(shared(shared(start))), shared(start)])
+    if state == "fitted":
+        model.compile("sgd", "mse")
+        model.fit(kinds.FLAT, model.predict(kinds.FLAT, verbose=0), verbose=0)
+    elif state == "changed in place":
+        replace_in_place(model, {})
     old = body.layers[0]
     new = copied(model, {shared: halves(shared, 16), old: halves(old, 16)})
     assert [layer.name for layer in new.layers[1:]] == ["shared_first", "shared", "body"]

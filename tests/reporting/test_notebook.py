@@ -7,7 +7,7 @@ import keras
 import pytest
 
 import tfcompress as tfc
-from tfcompress.planning.compression import Compressed
+from tfcompress.planning.compressed import Compressed
 from tfcompress.planning.plan_result import Option, Plan
 from tfcompress.planning.sensitivity import Damage, Sensitivity
 from tfcompress.reporting.benchmark import Benchmark, Timing

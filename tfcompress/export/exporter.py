@@ -157,11 +157,19 @@ def file_bytes(model: keras.Model, store: Store = "fast", rest: Rest = "float32"
     return len(unverified(model, store, rest))
 
 
-def unverified(model: keras.Model, store: Store = "fast", rest: Rest = "float32") -> bytes:
-    """The file with int8 activations, which is not verified: for its size and its time."""
+def unverified(
+    model: keras.Model,
+    store: Store = "fast",
+    rest: Rest = "float32",
+    activations: Activations = "int8",
+    check: Sample = None,
+) -> bytes:
+    """The file as of `to_tflite`, which is not verified: for its size and its time."""
     with temporary_folder() as folder:
-        reference = exported(model).of(full_integer.clip_ranges(model))
+        reference = exported(model, check).of(full_integer.clip_ranges(model))
+        batches = () if check is None else all_batches(reference, sample_arrays(reference, check))
+        given = {"activations": activations, "store": store, "rest": rest, "batches": batches}
         path = os.path.join(folder, "float32.tflite")
-        draft = Draft(reference, model, path, store=store, rest=rest, runtime=INT2)
+        draft = Draft(reference, model, path, runtime=INT2, **given)
         run_passes(draft)
         return write(draft.file)

@@ -33,11 +33,13 @@ COMPILED = {
 OF_ONE_LAYER = {"build", "quantize", "_losses", "_loss_ids", "_losses_override"}
 NODES = {"_inbound_nodes", "_outbound_nodes"}
 GRAPH_PLACES = {
+    "_compiled_trainable_state",
     "_layers",
     "_nodes_by_depth",
     "_operations",
     "_operations_by_depth",
     "_self_unconditional_checkpoint_dependencies",
+    "_self_unconditional_dependency_names",
     "_tracker",
 }
 SHARED_PACKAGES = {"jax", "jaxlib", "sentencepiece", "tensorflow_text", "tokenizers"}

@@ -9,33 +9,33 @@ from typing import Any, NamedTuple
 import keras
 
 from tfcompress.archive import files as archive
-from tfcompress.distillation.distiller import Distiller
-from tfcompress.distillation.losses import squared_error
-from tfcompress.distillation.meaning import soft_losses
-from tfcompress.export import file_bytes
-from tfcompress.graph.copy import copied
-from tfcompress.graph.private_training import compiled_loss, strategy_scope
+from tfcompress.export import unverified
+from tfcompress.graph.private_training import compiled_loss
 from tfcompress.measure.objective import Objective
-from tfcompress.planning.examples import Stream, calibration, hold_out, read, weighed
-from tfcompress.planning.kept import KeepZeros, discrete_kernels_frozen
+from tfcompress.planning.examples import Stream, calibration, hold_out, read, some_of, weighed
+from tfcompress.planning.file_model import FileModel
 from tfcompress.planning.latency.layer_times import LayerTimes
 from tfcompress.planning.plan_result import Plan, amount
 from tfcompress.planning.planner import Planner
 from tfcompress.planning.quality import Quality
-from tfcompress.planning.shown_epochs import ShownEpochs
-from tfcompress.utils.arrays import rows
-from tfcompress.utils.batches import examples_in
+from tfcompress.planning.training.activation_ranges import (
+    with_learned_as_fixed,
+    with_learned_ranges,
+)
+from tfcompress.planning.training.kept import KeepZeros, discrete_kernels_frozen
+from tfcompress.planning.training.trainer import BATCH_SIZE, Trainer
 from tfcompress.utils.budgets import Limit
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.progress import showing
-from tfcompress.utils.types import ClassWeight, Data, Loss, Path, Rest, Store, Target
+from tfcompress.utils.types import Activations, ClassWeight, Data, Loss, Path, Rest, Store, Target
 from tfcompress.utils.writers import temporary_folder
 
-BATCH_SIZE = 128
 LEARNING_RATE = 1e-3  # of Adam at the start; it falls to 0 by a cosine
 TEMPERATURE, ALPHA = 2.0, 0.5  # of the Distiller
 SIZE_ATTEMPTS = 4  # to bring the size of a file below a budget
 REST: Rest = "int8"  # of kernels in the file that no form has taken
+CHECKED_EXAMPLES = 32  # that a file is verified with
+RANGE_EXAMPLES = 500  # that ranges are measured and a full-integer file is verified with
 FILES = ("tflite", "archive")  # the targets that count bytes
 
 _ALONE = threading.RLock()  # the seeds of a training are those of the whole process
@@ -103,15 +103,16 @@ class Compressor:
         time: Limit | None = None,
         class_weight: ClassWeight = None,
         batch_size: int = BATCH_SIZE,
+        activations: Activations = "int8",
     ) -> None:
-        self.model, self.fine_tune = model, fine_tune
-        self.batch_size = whole_number(batch_size, "batch_size")
+        whole_number(batch_size, "batch_size")
+        self.model, self.fine_tune, self.activations = model, fine_tune, activations
         self.teacher = model if isinstance(teacher, str) else teacher
-        self.loss, self.loss_weights = loss, None
+        self.loss, loss_weights = loss, None
         if loss is None and (compiled := compiled_loss(model)) is not None:
-            self.loss, self.loss_weights = compiled
+            self.loss, loss_weights = compiled
         self.target, self.store, self.seed = target, store, seed
-        self.tried, self.cache = [], None
+        self.tried = []
         check_labels = None if self.loss is None else Objective(model, loss).check_labels
         self.train = read(model, data, check_labels)
         if validation_data is None:
@@ -134,13 +135,18 @@ class Compressor:
             "loss": loss,
             "seed": seed,
             "time": time,
-            "batch_size": self.batch_size,
+            "batch_size": batch_size,
         }
         self.quality = Quality(model, validation, metric, loss)
         examples = calibration(self.train)
         if isinstance(self.train, Stream):
             self.train = self.train._replace(held=[])
         self.calibration = examples[0]
+        given = model, self.teacher, self.loss, loss_weights, self.train, self.calibration
+        self.trainer = Trainer(*given, batch_size)
+        self.check = some_of(self.calibration, RANGE_EXAMPLES if self.static else CHECKED_EXAMPLES)
+        if self.static:
+            self.file(model)  # raises where that cannot be done
         labelled = self.loss is not None and examples[1] is not None
         given = examples if labelled else examples[0]
         measured = None if known is None else known.options
@@ -195,6 +201,8 @@ class Compressor:
             plan, before = self.plan_within(aim, factors)
             keras.utils.set_random_seed(self.seed)
             model = plan.model
+            if self.static and self.fine_tune:
+                model = with_learned_ranges(model, self.check)
             if callable(self.fine_tune):
                 if isinstance(self.train, Stream):
                     given = self.train.data
@@ -204,13 +212,15 @@ class Compressor:
                     self.fine_tune(model, self.teacher, given)
                 KeepZeros(self.model, model).zero()
             elif self.fine_tune:
-                model = self.trained(plan, rate, alpha, temperature)
+                model = self.trainer(model, self.fine_tune, rate, alpha, temperature)
+            if self.static and self.fine_tune:
+                model = with_learned_as_fixed(model)
             size = self.size(model, plan.cost)
             if size <= allowed:
                 break
             # Training changed how well the weights can be coded, so the next plan aims lower.
             aim = allowed - (size - before)
-        score = self.quality(model)
+        score = self.quality(FileModel(self.file(model), model) if self.static else model)
         self.tried.append((size / self.float_size, size, score))
         return Attempt(plan, model, size, score)
 
@@ -241,48 +251,15 @@ class Compressor:
             budget -= size - allowed
         return self.planner.smallest(), self.smallest_size
 
-    def trained(self, plan: Any, rate: float, alpha: float, temperature: float) -> keras.Model:
-        """The swapped model after training with the teacher, while the rate falls to 0."""
-        with strategy_scope(self.model):
-            return self._trained(plan, rate, alpha, temperature)
+    @property
+    def static(self) -> bool:
+        """Whether files are full-integer; they are scored then, and not their models."""
+        return self.activations == "static_int8"
 
-    def _trained(self, plan, rate, alpha, temperature):
-        student, epochs = copied(plan.model), self.fine_tune
-        if isinstance(self.train, Stream):
-            x, y, given, steps = self.train.data, None, {}, self.train.steps
-        else:
-            x, y, weights = self.train
-            y = None if self.loss is None else y
-            given = {"batch_size": self.batch_size, "sample_weight": weights}
-            steps = -(-examples_in(self.train) // self.batch_size)
-        schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
-        optimizer = keras.optimizers.Adam(schedule)
-        learner = student
-        if self.teacher is not None:
-            learner = self._distiller(student, alpha, temperature)
-            if not isinstance(self.train, Stream):
-                if self.cache is None:  # the teacher's outputs are the same at each budget
-                    self.cache = learner.cache_teacher((x,) if y is None else (x, y)).x
-                x = self.cache
-        jit = False if self.model.compiled and not self.model.jit_compile else "auto"
-        learner.compile(optimizer, self.loss, self.loss_weights, jit_compile=jit)
-        callbacks = [KeepZeros(self.model, student), ShownEpochs()]
-        with discrete_kernels_frozen(self.model, student):
-            if student.trainable_variables:
-                learner.fit(x, y, epochs=epochs, verbose=0, callbacks=callbacks, **given)
-        return student
-
-    def _distiller(self, student, alpha, temperature):
-        """A `Distiller`; by squared error where nothing tells what the outputs mean."""
-        terms = {"temperature": temperature, "alpha": alpha, "teacher": self.teacher}
-        learner = Distiller(student=student, **terms)
-        learner.compile(loss=self.loss, loss_weights=self.loss_weights)
-        try:
-            outputs = student(rows(self.calibration, slice(1)), training=False)
-            soft_losses(learner, [self.teacher], outputs)
-        except ValueError:
-            learner = Distiller(student=student, **terms, soft_loss=squared_error)
-        return learner
+    def file(self, model: keras.Model) -> bytes:
+        """The file of a model, not verified."""
+        check = self.check if self.static else None
+        return unverified(model, self.store, REST, self.activations, check)
 
     def size(self, model: keras.Model, cost: Any, rest: Rest = REST) -> float:
         """The size of a model in the unit of the target.
@@ -293,7 +270,7 @@ class Compressor:
             rest: the type of kernels in a file that no form has taken.
         """
         if self.target == "tflite":
-            return file_bytes(model, self.store, rest)
+            return len(self.file(model) if rest == REST else unverified(model, self.store, rest))
         if self.target == "archive":
             with temporary_folder() as folder:
                 return archive.save(model, os.path.join(folder, "model"), half=True)

@@ -1,7 +1,6 @@
 """`compress`: makes a trained model fit a budget, exports it and measures it."""
 
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -9,82 +8,33 @@ import keras
 import numpy as np
 
 from tfcompress.archive.model_files import model_of
-from tfcompress.export import to_tflite
 from tfcompress.export.arguments import check_path
 from tfcompress.graph.paths import check_finite_weights, check_keras_3
-from tfcompress.planning.attempts import BATCH_SIZE, REST, Compressor
+from tfcompress.planning.attempts import BATCH_SIZE, Compressor
+from tfcompress.planning.compressed import Compressed, finish
 from tfcompress.planning.latency.layer_times import LayerTimes
-from tfcompress.planning.plan_result import Plan, amount
-from tfcompress.reporting.html_text import escape
-from tfcompress.reporting.model_report import ModelReport, report
-from tfcompress.utils.budgets import of_budget
+from tfcompress.planning.plan_result import amount
+from tfcompress.planning.quality import takes_a_model
+from tfcompress.utils.budgets import of_budget, read_limits
 from tfcompress.utils.checks import check_integer, check_number, is_whole
-from tfcompress.utils.plain import plain
 from tfcompress.utils.progress import showing
-from tfcompress.utils.types import Budget, ClassWeight, Data, Loss, Path, Store, Target, Verbose
+from tfcompress.utils.types import (
+    Activations,
+    Budget,
+    ClassWeight,
+    Data,
+    Loss,
+    Path,
+    Store,
+    Target,
+    Verbose,
+)
 from tfcompress.utils.workers import check_executor
 
-CHECKED_EXAMPLES = 32  # that the file is verified with
+ACTIVATIONS = ("int8", "static_int8")
 BISECTIONS = 4  # of the logarithm of the budget
 LARGEST_BUDGET = 0.5  # that is tried if only `max_drop` is given
 TIME_ROOM = 1.05  # by which the smallest budget of time exceeds what the fastest forms took
-UNIT = {"tflite": ".tflite bytes", "archive": "archive bytes", "macs": "MACs", "milliseconds": "ms"}
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """The result of `compress`.
-
-    Attributes:
-        model: the compressed Keras model, without compiled state.
-        tflite: the content of its .tflite file, which was verified.
-        plan: the form of each layer.
-        report: the size of each layer, compared with the original model.
-        metric: the name of what is measured.
-        before, after: the metric of the original and the compressed model on the validation data.
-        size: in the unit of the target: bytes of the file or of the archive, bits, MACs, or
-            milliseconds.
-        tried: `[(budget, size, score)]` of all budgets that were tried, in the order of the trials.
-        asked: the arguments that say how small.
-        seconds: that it took.
-    """
-
-    model: keras.Model
-    tflite: bytes
-    plan: Plan
-    report: ModelReport
-    metric: str
-    before: float
-    after: float
-    size: float
-    tried: list[tuple[float, float, float]]
-    asked: str = ""
-    seconds: float = 0.0
-
-    def __repr__(self):
-        return f"<Compressed {plain(self.model.name)}: {self._reached()}>"
-
-    def _repr_html_(self) -> str:
-        head = f"<p>{escape(repr(self))}</p><p>{escape(self._asked())}</p>"
-        return f"{head}{self.plan._repr_html_()}{self.report._repr_html_()}"
-
-    def _reached(self):
-        target = self.plan.target
-        size, whole = amount(self.size, target), amount(self.plan.float_cost, target)
-        change = f"{plain(self.metric)} {self.before:.4f} -> {self.after:.4f}"
-        return f"{size} of {whole} {UNIT.get(target, target)}, {change}"
-
-    def _asked(self):
-        return f"asked for: {self.asked}; it took {self.seconds:.0f} s"
-
-    def __str__(self):
-        target = self.plan.target
-        tried = "".join(
-            f"\nbudget {budget:.4g}: {amount(size, target)} {target}, {self.metric} {score:.4f}"
-            for budget, size, score in self.tried
-        )
-        ends = f"{self._asked()}\nreached: {self._reached()}"
-        return f"{self.plan}\n{self.report}\n{ends}{tried}"
 
 
 def compress(
@@ -107,6 +57,7 @@ def compress(
     verbose: Verbose = "auto",
     class_weight: ClassWeight = None,
     batch_size: int = BATCH_SIZE,
+    activations: Activations = "int8",
 ) -> Compressed:
     """Compresses a trained model to a budget, or as far as its accuracy allows.
 
@@ -167,6 +118,12 @@ def compress(
         class_weight: `{class: weight}`, as in `fit`: in the training and in the loss that a plan
             goes by, and not in the metric. It needs labels, a loss and data held in memory.
         batch_size: of the training, except on a dataset that is not held in memory.
+        activations: how the file computes, see `to_tflite`. `"int8"`; or `"static_int8"`, where
+            everything is in int8, for NPUs and microcontrollers. Ranges of activations are then
+            learned in the training, in layers of plain graphs; others are measured on 500 examples,
+            on which the file is verified too. `after` is the metric of the file, and not of the
+            model, whose `FakeQuant` layers hold the ranges. Not with `store="small"`, budgets of
+            time or of archives, or functions as metrics.
 
     Returns:
         A `Compressed`.
@@ -179,12 +136,13 @@ def compress(
 
     Example:
 
+    >>> import tfcompress as tfc
     >>> keras.utils.set_random_seed(0)
     >>> hidden = keras.layers.Dense(64, "relu")
     >>> model = keras.Sequential([keras.Input((32,)), hidden, keras.layers.Dense(2)])
     >>> x = np.random.default_rng(0).normal(size=(400, 32))
-    >>> made = compress(model, x, budget=0.5, fine_tune=1)
-    >>> made.size == len(made.tflite) <= 0.5 * len(to_tflite(model))
+    >>> made = tfc.compress(model, x, budget=0.5, fine_tune=1)
+    >>> made.size == len(made.tflite) <= 0.5 * len(tfc.to_tflite(model))
     True
 
     References: Han et al., "Deep Compression: Compressing Deep Neural Networks with Pruning,
@@ -193,15 +151,18 @@ def compress(
     """
     model = model_of(model, compile=True)
     check_arguments(model, budget, max_drop, fine_tune, teacher)
+    check_activations(activations, store, metric, budget, target)
     check_path(path)
     check_integer(seed, "seed")
     check_executor(executor)
     begin, asked = perf_counter(), {"budget": budget, "max_drop": max_drop, "target": target}
+    asked["activations"] = None if activations == "int8" else activations
     target, limit, time = of_budget(budget, target)
     with showing(verbose):
         given = data, metric, fine_tune, teacher, validation_data, target, store, loss
         terms = {"latency": latency, "time": time, "class_weight": class_weight}
-        compressor = Compressor(model, *given, seed, executor, **terms, batch_size=batch_size)
+        terms |= {"activations": activations, "batch_size": batch_size}
+        compressor = Compressor(model, *given, seed, executor, **terms)
         if max_drop is None:
             attempt = compressor.attempt(compressor.share(limit))
         else:
@@ -249,33 +210,24 @@ def _smallest_within(compressor, limit, max_drop):
     return best
 
 
-def finish(
-    compressor: Any, attempt: Any, path: Path | None, asked: dict[str, Any], begin: float
-) -> Compressed:
-    """Exports and verifies the model of an attempt.
-
-    Args:
-        compressor: the `Compressor`.
-        attempt: one of its attempts.
-        path: where to write the file; None writes none.
-        asked: the arguments that say how small; None was not given.
-        begin: the time at which the work began.
-    """
-    check = keras.tree.map_structure(lambda a: a[:CHECKED_EXAMPLES], compressor.calibration)
-    blob = to_tflite(attempt.model, path, store=compressor.store, check=check, rest=REST)
-    return Compressed(
-        model=attempt.model,
-        tflite=blob,
-        plan=attempt.plan,
-        report=report(attempt.model, compressor.model, blob),
-        metric=compressor.quality.name,
-        before=compressor.before,
-        after=attempt.score,
-        size=attempt.size,
-        tried=compressor.tried,
-        asked=", ".join(f"{name}={value!r}" for name, value in asked.items() if value is not None),
-        seconds=perf_counter() - begin,
-    )
+def check_activations(
+    activations: Activations, store: Store, metric: Any, budget: Any, target: str
+) -> None:
+    """Raises unless files with these activations can be made, counted and scored."""
+    if activations not in ACTIVATIONS:
+        raise ValueError(f"`activations` must be one of {ACTIVATIONS}. Received: {activations!r}")
+    if activations == "int8":
+        return
+    counted = [target] if budget is None else read_limits(budget, target)
+    reasons = {
+        "`store='small'` unpacks kernels that int8 arithmetic needs as they are": store == "small",
+        "an archive holds no full-integer file": "archive" in counted,
+        "the times of layers are those of files with int8 activations": "milliseconds" in counted,
+        "the metric is that of the file, and a function gets a model": takes_a_model(metric),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise ValueError(f"`activations='static_int8'` does not go with this: {reason}.")
 
 
 def check_arguments(

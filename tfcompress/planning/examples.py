@@ -75,9 +75,13 @@ def calibration(train: Any) -> tuple[Any, ...]:
     """The examples that plans are made on: spread over arrays, or the first ones of a stream."""
     if isinstance(train, Stream):
         return first(iter(train.held), CALIBRATION_EXAMPLES, None)
-    count = examples_in(train)
-    spread = np.linspace(0, count - 1, min(count, CALIBRATION_EXAMPLES)).astype(int)
-    return rows(train, spread)
+    return some_of(train, CALIBRATION_EXAMPLES)
+
+
+def some_of(arrays: Any, count: int) -> Any:
+    """At most so many examples, at equal distances."""
+    size = len(keras.tree.flatten(arrays)[0])
+    return rows(arrays, np.linspace(0, size - 1, min(size, count)).astype(int))
 
 
 def hold_out(data: Any) -> tuple[Any, tuple[Any, ...]]:

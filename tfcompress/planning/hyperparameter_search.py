@@ -10,7 +10,8 @@ import numpy as np
 
 from tfcompress.graph.private_training import compiled_argument
 from tfcompress.planning.attempts import BATCH_SIZE, Compressor, Known
-from tfcompress.planning.compression import Compressed, check_arguments, finish
+from tfcompress.planning.compressed import Compressed, finish
+from tfcompress.planning.compression import check_arguments
 from tfcompress.planning.examples import Stream
 from tfcompress.planning.latency.layer_times import LayerTimes
 from tfcompress.utils.budgets import of_budget

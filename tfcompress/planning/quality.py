@@ -46,7 +46,7 @@ class Quality:
     ) -> None:
         self.source, self.loss = model, loss
         self.sign, self.metrics = -1, []
-        if callable(metric) and not isinstance(metric, (keras.metrics.Metric, keras.losses.Loss)):
+        if takes_a_model(metric):
             self.name, self.sign = getattr(metric, "__name__", "metric"), 1
             self._measure = metric
             return
@@ -240,14 +240,22 @@ class Quality:
     def _loss(self, model):
         from tfcompress.measure.objective import Objective
 
-        objective = Objective(model, self.loss, self.source)
-        total = sum(float(objective.loss(*batch)) for batch in self.batches)
+        objective = Objective(self.source, self.loss)
+        total = 0.0
+        for x, y, weights in self.batches:
+            outputs = map(ops.convert_to_tensor, keras.tree.flatten(model(x, training=False)))
+            total += float(objective.total(objective.parts_of(list(outputs), y, weights)))
         count = sum(len(keras.tree.flatten(x)[0]) for x, _, _ in self.batches)
         return total / objective.divisor(count)
 
     def _change(self, model):
         """The mean squared change of the outputs, divided by their variance."""
         return change(self.before, joined(self._outputs(model)))
+
+
+def takes_a_model(metric: Any) -> bool:
+    """Whether a metric is the user's own function of a model."""
+    return callable(metric) and not isinstance(metric, (keras.metrics.Metric, keras.losses.Loss))
 
 
 def _number(metric):

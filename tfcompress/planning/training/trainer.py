@@ -1,0 +1,99 @@
+"""Trains compressed models with the original one as the teacher."""
+
+from typing import Any
+
+import keras
+
+from tfcompress.distillation.distiller import Distiller
+from tfcompress.distillation.losses import squared_error
+from tfcompress.distillation.meaning import soft_losses
+from tfcompress.graph.copy import copied
+from tfcompress.graph.private_training import strategy_scope
+from tfcompress.planning.examples import Stream
+from tfcompress.planning.training.kept import KeepZeros, discrete_kernels_frozen
+from tfcompress.planning.training.shown_epochs import ShownEpochs
+from tfcompress.utils.arrays import rows
+from tfcompress.utils.batches import examples_in
+from tfcompress.utils.types import Loss
+
+BATCH_SIZE = 128
+
+
+class Trainer:
+    """Trains what one model was compressed to.
+
+    Args:
+        original: the model before any change.
+        teacher: a Keras model; None to learn from the labels alone.
+        loss, loss_weights: as in `compile`; None to learn from the teacher alone.
+        train: `(x, y, sample_weight)`, or a `Stream`.
+        inputs: a few examples.
+        batch_size: of arrays.
+    """
+
+    def __init__(
+        self,
+        original: keras.Model,
+        teacher: keras.Model | None,
+        loss: Loss,
+        loss_weights: Any,
+        train: Any,
+        inputs: Any,
+        batch_size: int = BATCH_SIZE,
+    ) -> None:
+        self.original, self.teacher = original, teacher
+        self.loss, self.loss_weights = loss, loss_weights
+        self.train, self.inputs, self.cache = train, inputs, None
+        self.batch_size = batch_size
+
+    def __call__(
+        self, model: keras.Model, epochs: int, rate: float, alpha: float, temperature: float
+    ) -> keras.Model:
+        """A copy of a model after training, while the rate falls to 0 by a cosine.
+
+        Args:
+            model: the compressed model.
+            epochs: number of them.
+            rate: the learning rate of Adam at the start.
+            alpha, temperature: of the `Distiller`.
+        """
+        with strategy_scope(self.original):
+            return self._trained(model, epochs, rate, alpha, temperature)
+
+    def _trained(self, model, epochs, rate, alpha, temperature):
+        student = copied(model)
+        if isinstance(self.train, Stream):
+            x, y, given, steps = self.train.data, None, {}, self.train.steps
+        else:
+            x, y, weights = self.train
+            y = None if self.loss is None else y
+            given = {"batch_size": self.batch_size, "sample_weight": weights}
+            steps = -(-examples_in(self.train) // self.batch_size)
+        schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
+        optimizer = keras.optimizers.Adam(schedule)
+        learner = student
+        if self.teacher is not None:
+            learner = self._distiller(student, alpha, temperature)
+            if not isinstance(self.train, Stream):
+                if self.cache is None:  # the teacher's outputs are the same at each budget
+                    self.cache = learner.cache_teacher((x,) if y is None else (x, y)).x
+                x = self.cache
+        jit = False if self.original.compiled and not self.original.jit_compile else "auto"
+        learner.compile(optimizer, self.loss, self.loss_weights, jit_compile=jit)
+        callbacks = [KeepZeros(self.original, student), ShownEpochs()]
+        with discrete_kernels_frozen(self.original, student):
+            if student.trainable_variables:
+                learner.fit(x, y, epochs=epochs, verbose=0, callbacks=callbacks, **given)
+        return student
+
+    def _distiller(self, student, alpha, temperature):
+        """A `Distiller`; by squared error where nothing tells what the outputs mean."""
+        terms = {"temperature": temperature, "alpha": alpha, "teacher": self.teacher}
+        learner = Distiller(student=student, **terms)
+        learner.compile(loss=self.loss, loss_weights=self.loss_weights)
+        try:
+            outputs = student(rows(self.inputs, slice(1)), training=False)
+            soft_losses(learner, [self.teacher], outputs)
+        except ValueError:
+            learner = Distiller(student=student, **terms, soft_loss=squared_error)
+        return learner
