@@ -75,7 +75,8 @@ def test_discrete_weights_and_frozen_layers_outlive_compress():
     before = kernel(model)
     made = tfc.compress(model, (X, Y), 0.4, fine_tune=2, target="bits")
     np.testing.assert_allclose(kernel(made.model), before, atol=1e-6)
-    assert [layer.trainable for layer in made.model.layers] == [False, True, True]
+    *first, second, third = made.model.layers  # of the frozen one several may have been made
+    assert second.trainable and third.trainable and not any(layer.trainable for layer in first)
     assert all(v.trainable for v in made.model.get_layer("c").weights if v.name == "bias")
 
 
