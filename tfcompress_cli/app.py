@@ -89,8 +89,15 @@ def compress(
         str | None, typer.Option(help="Like --data, to measure on. Default: a tenth of --data.")
     ] = None,
     epochs: Annotated[
-        int, typer.Option(help="Epochs of training with the model as the teacher.")
-    ] = 3,
+        str, typer.Option(help="Of training with the model as the teacher, or auto to find out.")
+    ] = "3",
+    train: Annotated[
+        str | None,
+        typer.Option(
+            help="To train on in place of --data, augmented for example: module:function of a "
+            "dataset. Needs --validation."
+        ),
+    ] = None,
     loss: Annotated[
         str | None,
         typer.Option(
@@ -108,7 +115,13 @@ def compress(
     """Compress a trained model to a budget, or as far as its accuracy allows."""
     with errors_as_messages():
         from tfcompress.cli.data import load_data
-        from tfcompress.cli.files import check_output, load_model, read_budgets, save_compressed
+        from tfcompress.cli.files import (
+            check_output,
+            load_model,
+            read_budgets,
+            read_epochs,
+            save_compressed,
+        )
         from tfcompress.planning.compression import compress as run
         from tfcompress.utils.checks import check_store
 
@@ -122,7 +135,8 @@ def compress(
             load_data(data, loaded),
             limits,
             max_drop,
-            fine_tune=epochs,
+            fine_tune=read_epochs(epochs),
+            train=None if train is None else load_data(train, loaded),
             validation_data=None if validation is None else load_data(validation, loaded),
             target=target,
             store=store,

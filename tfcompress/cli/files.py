@@ -39,6 +39,13 @@ def read_budgets(texts: Sequence[str], target: str) -> float | dict[str, float |
     return found[target] if list(found) == [target] else found
 
 
+def read_epochs(text: str) -> Any:
+    """A number of epochs, or `"auto"`, as `compress` takes it."""
+    if text == "auto" or text.isdecimal():
+        return text if text == "auto" else int(text)
+    raise ValueError(f"`--epochs` must be a number, 0 or more, or auto. Received: {text}")
+
+
 def _read_budget(text) -> float:
     """A share for `10%` or `0.1`, bytes for `80000`."""
     try:

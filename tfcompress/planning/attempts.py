@@ -12,22 +12,36 @@ from tfcompress.archive import files as archive
 from tfcompress.export import unverified
 from tfcompress.graph.private_training import compiled_loss
 from tfcompress.measure.objective import Objective
-from tfcompress.planning.examples import Stream, calibration, hold_out, read, some_of, weighed
+from tfcompress.planning.examples import (
+    Stream,
+    calibration,
+    hold_out,
+    read,
+    some_of,
+    streamed,
+    weighed,
+)
 from tfcompress.planning.file_model import FileModel
 from tfcompress.planning.latency.layer_times import LayerTimes
 from tfcompress.planning.plan_result import Plan, amount
 from tfcompress.planning.planner import Planner
 from tfcompress.planning.quality import Quality
-from tfcompress.planning.training.activation_ranges import (
-    with_learned_as_fixed,
-    with_learned_ranges,
-)
-from tfcompress.planning.training.kept import KeepZeros, discrete_kernels_frozen
-from tfcompress.planning.training.trainer import BATCH_SIZE, Trainer
+from tfcompress.planning.training.fine_tuner import FineTuner
+from tfcompress.planning.training.trainer import BATCH_SIZE, Trainer, Training
 from tfcompress.utils.budgets import Limit
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.progress import showing
-from tfcompress.utils.types import Activations, ClassWeight, Data, Loss, Path, Rest, Store, Target
+from tfcompress.utils.types import (
+    Activations,
+    ClassWeight,
+    Data,
+    FineTune,
+    Loss,
+    Path,
+    Rest,
+    Store,
+    Target,
+)
 from tfcompress.utils.writers import temporary_folder
 
 LEARNING_RATE = 1e-3  # of Adam at the start; it falls to 0 by a cosine
@@ -50,12 +64,14 @@ class Attempt:
         model: the compressed model after training.
         size: in the unit of the target.
         score: of the model on the validation data, see `Quality`.
+        training: what it gave; None without.
     """
 
     plan: Plan
     model: keras.Model
     size: float
     score: float
+    training: Training | None = None
 
 
 class Known(NamedTuple):
@@ -90,7 +106,7 @@ class Compressor:
         model: keras.Model,
         data: Data,
         metric: Any,
-        fine_tune: int,
+        fine_tune: FineTune,
         teacher: Any,
         validation_data: Data | None,
         target: Target,
@@ -104,6 +120,7 @@ class Compressor:
         class_weight: ClassWeight = None,
         batch_size: int = BATCH_SIZE,
         activations: Activations = "int8",
+        train: Data | None = None,
     ) -> None:
         whole_number(batch_size, "batch_size")
         self.model, self.fine_tune, self.activations = model, fine_tune, activations
@@ -142,9 +159,13 @@ class Compressor:
         if isinstance(self.train, Stream):
             self.train = self.train._replace(held=[])
         self.calibration = examples[0]
-        given = model, self.teacher, self.loss, loss_weights, self.train, self.calibration
-        self.trainer = Trainer(*given, batch_size)
         self.check = some_of(self.calibration, RANGE_EXAMPLES if self.static else CHECKED_EXAMPLES)
+        taught = self.train
+        if train is not None:
+            taught = weighed(streamed(model, train, check_labels), class_weight, self.loss)
+        given = model, self.teacher, self.loss, loss_weights, taught, self.calibration, batch_size
+        scored = self.score, self.quality.drop, self.check if self.static else None
+        self.tuner = FineTuner(Trainer(*given), fine_tune, seed, *scored)
         if self.static:
             self.file(model)  # raises where that cannot be done
         labelled = self.loss is not None and examples[1] is not None
@@ -199,30 +220,21 @@ class Compressor:
             allowed = aim = round(allowed)
         for _ in range(SIZE_ATTEMPTS):
             plan, before = self.plan_within(aim, factors)
-            keras.utils.set_random_seed(self.seed)
-            model = plan.model
-            if self.static and self.fine_tune:
-                model = with_learned_ranges(model, self.check)
-            if callable(self.fine_tune):
-                if isinstance(self.train, Stream):
-                    given = self.train.data
-                else:
-                    given = self.train if self.train[2] is not None else self.train[:2]
-                with discrete_kernels_frozen(self.model, model):
-                    self.fine_tune(model, self.teacher, given)
-                KeepZeros(self.model, model).zero()
-            elif self.fine_tune:
-                model = self.trainer(model, self.fine_tune, rate, alpha, temperature)
-            if self.static and self.fine_tune:
-                model = with_learned_as_fixed(model)
+            model, training = plan.model, None
+            if self.fine_tune:
+                model, training = self.tuner(model, rate, alpha, temperature)
             size = self.size(model, plan.cost)
             if size <= allowed:
                 break
             # Training changed how well the weights can be coded, so the next plan aims lower.
             aim = allowed - (size - before)
-        score = self.quality(FileModel(self.file(model), model) if self.static else model)
+        score = self.score(model) if training is None else training.after
         self.tried.append((size / self.float_size, size, score))
-        return Attempt(plan, model, size, score)
+        return Attempt(plan, model, size, score, training)
+
+    def score(self, model: keras.Model) -> float:
+        """The metric of a model, or of its file if that is full-integer."""
+        return self.quality(FileModel(self.file(model), model) if self.static else model)
 
     def drop(self, attempt: Attempt) -> float:
         """By how much an attempt is worse than the model itself."""

@@ -9,6 +9,7 @@ import keras
 from tfcompress.export import to_tflite
 from tfcompress.planning.attempts import REST
 from tfcompress.planning.plan_result import Plan, amount
+from tfcompress.planning.training.trainer import Training
 from tfcompress.reporting.html_text import escape
 from tfcompress.reporting.model_report import ModelReport, report
 from tfcompress.utils.plain import plain
@@ -33,6 +34,7 @@ class Compressed:
         tried: `[(budget, size, score)]` of all budgets that were tried, in the order of the trials.
         asked: the arguments that say how small.
         seconds: that it took.
+        training: what it gave and cost, a `Training`; None without.
     """
 
     model: keras.Model
@@ -46,6 +48,7 @@ class Compressed:
     tried: list[tuple[float, float, float]]
     asked: str = ""
     seconds: float = 0.0
+    training: Training | None = None
 
     def __repr__(self):
         return f"<Compressed {plain(self.model.name)}: {self._reached()}>"
@@ -69,7 +72,8 @@ class Compressed:
             f"\nbudget {budget:.4g}: {amount(size, target)} {target}, {self.metric} {score:.4f}"
             for budget, size, score in self.tried
         )
-        ends = f"{self._asked()}\nreached: {self._reached()}"
+        trained = "" if self.training is None else f"\ntraining: {self.metric} {self.training}"
+        ends = f"{self._asked()}\nreached: {self._reached()}{trained}"
         return f"{self.plan}\n{self.report}\n{ends}{tried}"
 
 
@@ -99,4 +103,5 @@ def finish(
         tried=compressor.tried,
         asked=", ".join(f"{name}={value!r}" for name, value in asked.items() if value is not None),
         seconds=perf_counter() - begin,
+        training=attempt.training,
     )

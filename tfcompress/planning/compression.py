@@ -23,6 +23,7 @@ from tfcompress.utils.types import (
     Budget,
     ClassWeight,
     Data,
+    FineTune,
     Loss,
     Path,
     Store,
@@ -44,7 +45,7 @@ def compress(
     max_drop: float | None = None,
     metric: Any = None,
     *,
-    fine_tune: int = 3,
+    fine_tune: FineTune = 3,
     teacher: keras.Model | str | None = "self",
     validation_data: Data | None = None,
     target: Target = "tflite",
@@ -58,6 +59,7 @@ def compress(
     class_weight: ClassWeight = None,
     batch_size: int = BATCH_SIZE,
     activations: Activations = "int8",
+    train: Data | None = None,
 ) -> Compressed:
     """Compresses a trained model to a budget, or as far as its accuracy allows.
 
@@ -91,10 +93,14 @@ def compress(
             loss. Or a metric as in `compile(metrics=...)`, or `"loss"`; `"min:name"` or
             `"max:name"` also says which way is better, for those of which Keras does not tell. Or
             a function that takes a model and returns a number of which more is better.
-        fine_tune: number of epochs, of which 0 trains nothing; or a function
-            `(student, teacher, data)` that trains the student in place, where the data are
-            `(x, y)`, or `(x, y, sample_weight)` if there are weights, or a dataset that is not
-            held in memory as it is.
+        fine_tune: number of epochs, of which 0 trains nothing, and whose rate falls from 0.001 to
+            0. Or `"auto"`: three rates are tried for an epoch, then 3 and 9 epochs at the best of
+            them while that helps, at most five trainings of 15 epochs; what is best on the
+            validation data is kept, which makes `after` look a little too good: keep a test set
+            apart. Or a function `(student, teacher, data)` that trains the student in place, where
+            the data are `(x, y)`, or `(x, y, sample_weight)` if there are weights, or a dataset
+            that is not held in memory as it is. A training by epochs that makes the metric worse
+            is not kept.
         teacher: `"self"` for the original model, another Keras model, or None to learn from the
             labels alone.
         validation_data: like `data`, at most 512 MiB; None holds out a tenth of `data`, or the
@@ -124,6 +130,10 @@ def compress(
             on which the file is verified too. `after` is the metric of the file, and not of the
             model, whose `FakeQuant` layers hold the ranges. Not with `store="small"`, budgets of
             time or of archives, or functions as metrics.
+        train: what to train on in place of `data`, from which the plan is made: a dataset with your
+            own augmentation, for example. Anything but arrays that `fit` takes more than once; it
+            is not held in memory, and the teacher runs on what it yields. Give `validation_data`
+            with it, none of which it should hold.
 
     Returns:
         A `Compressed`.
@@ -152,6 +162,10 @@ def compress(
     model = model_of(model, compile=True)
     check_arguments(model, budget, max_drop, fine_tune, teacher)
     check_activations(activations, store, metric, budget, target)
+    if train is not None and validation_data is None:
+        raise ValueError(
+            "`train` may hold what would be held out of `data`. Give `validation_data` with it."
+        )
     check_path(path)
     check_integer(seed, "seed")
     check_executor(executor)
@@ -161,7 +175,7 @@ def compress(
     with showing(verbose):
         given = data, metric, fine_tune, teacher, validation_data, target, store, loss
         terms = {"latency": latency, "time": time, "class_weight": class_weight}
-        terms |= {"activations": activations, "batch_size": batch_size}
+        terms |= {"activations": activations, "batch_size": batch_size, "train": train}
         compressor = Compressor(model, *given, seed, executor, **terms)
         if max_drop is None:
             attempt = compressor.attempt(compressor.share(limit))
@@ -231,7 +245,7 @@ def check_activations(
 
 
 def check_arguments(
-    model: keras.Model, budget: Any, max_drop: float | None, fine_tune: int, teacher: Any
+    model: keras.Model, budget: Any, max_drop: float | None, fine_tune: Any, teacher: Any
 ) -> None:
     """Raises unless the arguments of `compress` can be used."""
     check_keras_3(model)
@@ -242,9 +256,10 @@ def check_arguments(
         check_number(max_drop, "max_drop")
         if not max_drop >= 0:
             raise ValueError(f"Expected `max_drop` >= 0. Received: {max_drop!r}")
-    if not is_whole(fine_tune, least=0) and not callable(fine_tune):
+    if not (is_whole(fine_tune, least=0) or callable(fine_tune) or fine_tune == "auto"):
         raise ValueError(
-            f"Expected `fine_tune` to be a number of epochs or a function. Received: {fine_tune!r}"
+            "Expected `fine_tune` to be a number of epochs, 'auto' or a function. "
+            f"Received: {fine_tune!r}"
         )
     if not (teacher is None or isinstance(teacher, keras.Model) or teacher == "self"):
         raise ValueError(

@@ -71,6 +71,28 @@ def read(
     return Stream(data, held, steps, count)
 
 
+def streamed(model: keras.Model, data: Data, check_labels: Callable[[Any], None] | None) -> Stream:
+    """What yields batches as a `Stream` of which nothing is held; it is read once and checked.
+
+    Args: as of `read`.
+
+    Raises:
+        ValueError: it can be used only once, or never ends.
+    """
+    if are_arrays(data):
+        raise ValueError(
+            "`train` yields batches, as a `tf.data.Dataset` or a `PyDataset` does. Give arrays as "
+            f"`data`. Received: {type(data).__name__}"
+        )
+    check_repeats(data, 2)
+    steps, count = 0, 0
+    for batch in batches(model, data, sys.maxsize):
+        if check_labels is not None:
+            check_labels(batch[1])
+        steps, count = steps + 1, count + examples_in(batch)
+    return Stream(data, [], steps, count)
+
+
 def calibration(train: Any) -> tuple[Any, ...]:
     """The examples that plans are made on: spread over arrays, or the first ones of a stream."""
     if isinstance(train, Stream):

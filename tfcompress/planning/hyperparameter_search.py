@@ -15,7 +15,7 @@ from tfcompress.planning.compression import check_arguments
 from tfcompress.planning.examples import Stream
 from tfcompress.planning.latency.layer_times import LayerTimes
 from tfcompress.utils.budgets import of_budget
-from tfcompress.utils.checks import whole_number
+from tfcompress.utils.checks import is_whole, whole_number
 from tfcompress.utils.progress import showing
 from tfcompress.utils.types import Budget, ClassWeight, Data, Loss, Path, Store, Target, Verbose
 from tfcompress.utils.workers import Shared, Workers, as_done, check_executor
@@ -99,7 +99,7 @@ def search(
     except ImportError as error:
         raise ImportError(f"{error}. A search needs optuna: pip install optuna") from error
     check_arguments(model, budget, None, fine_tune, teacher)
-    if callable(fine_tune) or not fine_tune:
+    if not is_whole(fine_tune):
         raise ValueError(f"A search needs `fine_tune` epochs, at least 1. Received: {fine_tune!r}")
     whole_number(trials, "trials")
     check_executor(executor)

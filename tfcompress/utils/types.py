@@ -53,6 +53,8 @@ Scope: TypeAlias = Literal["global", "layer"]  # of a share: over all layers, or
 Activations: TypeAlias = Literal["int8", "float32", "static_int8", "static_int16"]
 Target: TypeAlias = Literal["bits", "tflite", "macs", "archive", "milliseconds"]  # of a budget
 Budget: TypeAlias = float | str | Mapping[Target, float | str]  # a share, a number, "5ms", or two
+# Epochs, `"auto"`, or a function `(student, teacher, data)`.
+FineTune: TypeAlias = int | Literal["auto"] | Callable[..., Any]
 Store: TypeAlias = Literal["fast", "small"]  # what a .tflite file is written for
 Rest: TypeAlias = Literal["float32", "float16", "int8"]  # of kernels that nobody compressed
 Verbose: TypeAlias = Literal["auto", 0, 1, 2]  # what long work shows, as in Keras' `fit`

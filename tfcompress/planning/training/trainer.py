@@ -1,14 +1,18 @@
 """Trains compressed models with the original one as the teacher."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+from keras import ops
 
 from tfcompress.distillation.distiller import Distiller
 from tfcompress.distillation.losses import squared_error
 from tfcompress.distillation.meaning import soft_losses
 from tfcompress.graph.copy import copied
+from tfcompress.graph.paths import walk
 from tfcompress.graph.private_training import strategy_scope
+from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.planning.examples import Stream
 from tfcompress.planning.training.kept import KeepZeros, discrete_kernels_frozen
 from tfcompress.planning.training.shown_epochs import ShownEpochs
@@ -17,6 +21,35 @@ from tfcompress.utils.batches import examples_in
 from tfcompress.utils.types import Loss
 
 BATCH_SIZE = 128
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the training of a compressed model gave and cost.
+
+    Attributes:
+        before, after: the metric on the validation data without training, and of the model that was
+            kept: the better one, or the one that the user trained.
+        epochs, rate: of the training whose model was kept, with the learning rate at the start; 0
+            epochs if none made it better, None if the user trained.
+        tried: `[(epochs, rate, score)]` of all trainings.
+        seconds: that they took.
+    """
+
+    before: float
+    after: float
+    epochs: int | None
+    rate: float | None
+    tried: list[tuple[int | None, float | None, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def __str__(self):
+        if self.epochs:
+            how = f"{self.epochs} epochs from a rate of {self.rate:.2g}"
+        else:
+            how = "by your function" if self.epochs is None else "none was better"
+        tried = f"; {len(self.tried)} tried" if len(self.tried) > 1 else ""
+        return f"{self.before:.4f} -> {self.after:.4f} ({how}{tried}; {self.seconds:.0f} s)"
 
 
 class Trainer:
@@ -70,7 +103,7 @@ class Trainer:
             given = {"batch_size": self.batch_size, "sample_weight": weights}
             steps = -(-examples_in(self.train) // self.batch_size)
         schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
-        optimizer = keras.optimizers.Adam(schedule)
+        optimizer = AdamInProportion(schedule, scales(student))
         learner = student
         if self.teacher is not None:
             learner = self._distiller(student, alpha, temperature)
@@ -97,3 +130,33 @@ class Trainer:
         except ValueError:
             learner = Distiller(student=student, **terms, soft_loss=squared_error)
         return learner
+
+
+class AdamInProportion(keras.optimizers.Adam):
+    """Adam whose steps on some variables are in proportion to each of their entries.
+
+    A scale of an 8-bit kernel is about 0.002. An ordinary step is as large as the learning rate,
+    about 0.001, whatever the variable.
+
+    Args:
+        rate: as in Adam.
+        variables: those with such steps; their signs stay.
+    """
+
+    def __init__(self, rate: Any, variables: list[keras.Variable]) -> None:
+        super().__init__(rate)
+        self.in_proportion = variables
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """A step of Adam, of which some parts are then made smaller."""
+        before = [ops.copy(ops.convert_to_tensor(v)) for v in self.in_proportion]
+        super().apply(grads, trainable_variables)
+        for variable, old in zip(self.in_proportion, before, strict=True):
+            step = ops.convert_to_tensor(variable) - old
+            variable.assign(old + ops.abs(old) * step)
+
+
+def scales(model: keras.Model) -> list[keras.Variable]:
+    """The scales of the compressed layers of a model."""
+    layers = (layer for layer, _ in walk(model).values() if isinstance(layer, CompressedLayer))
+    return [layer.parts["scale"] for layer in layers if "scale" in layer.parts]
