@@ -33,10 +33,15 @@ def run(path, resolver, target):
     for name, batch in ("one", x[:1]), ("all", x):
         if runner is None or not RESIZES:
             runner = Interpreter(model_path=str(path), experimental_op_resolver_type=resolver)
-        place = runner.get_input_details()[0]["index"]
-        runner.resize_tensor_input(place, batch.shape)
+        place, *states = runner.get_input_details()
+        runner.resize_tensor_input(place["index"], batch.shape)
+        for state in states:  # of a file that is given sequences piece by piece: the first piece
+            runner.resize_tensor_input(state["index"], (len(batch), *state["shape"][1:]))
         runner.allocate_tensors()
-        runner.set_tensor(place, batch)
+        runner.set_tensor(place["index"], batch)
+        for state in states:
+            zeros = np.zeros((len(batch), *state["shape"][1:]), state["dtype"])
+            runner.set_tensor(state["index"], zeros)
         for _ in range(2):  # the first call may set variables that the second reads
             runner.invoke()
         outputs[name] = runner.get_tensor(runner.get_output_details()[0]["index"])

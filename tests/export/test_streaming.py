@@ -10,7 +10,7 @@ from keras import layers
 from oracles_export import encodings
 
 from tfcompress.export import ExportError, to_tflite
-from tfcompress.layers import rounding
+from tfcompress.layers import LowRankConv1D, QuantizedConv1D, rounding
 from tfcompress.rewriting.swap import swap
 
 
@@ -129,6 +129,15 @@ def test_stateful_layers():
     np.testing.assert_allclose(pieces[0], model(x[:, :2]), atol=1e-5)
     np.testing.assert_allclose(pieces[1], model(x[:, 2:]), atol=1e-5)
     np.testing.assert_allclose(states["lstm_state_1"], layer.states[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("maker", [QuantizedConv1D.using(bits=4), LowRankConv1D.using(rank=3)])
+def test_compressed_causal_convolutions(maker):
+    x = normal(3, 9, 6)
+    conv = layers.Conv1D(40, 3, padding="causal", activation="relu", name="conv")
+    small = swap(model_of(conv, layers.Dense(3)), {"conv": maker})
+    blob = to_tflite(small, check=x, streaming=True, activations="float32")
+    agree(blob, small, x, [0, 1, 2, 7, 9])
 
 
 def test_kernels_are_packed_and_full_integer_files_stream():
