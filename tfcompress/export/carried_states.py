@@ -153,7 +153,8 @@ def refuse_what_cannot_stream(model: keras.Model) -> None:
             isinstance(one, keras.layers.RNN) for one in inner
         ):
             refuse(path, "runs a recurrent layer anew at each step")
-        if is_causal(layer) and (layer.strides[0] > 1 or layer.data_format != "channels_last"):
+        last = getattr(layer, "data_format", "channels_last") == "channels_last"
+        if is_causal(layer) and (layer.strides[0] > 1 or not last):
             refuse(path, "has strides over steps, or channels first")
 
 
