@@ -31,6 +31,8 @@ from tfcompress.pruning.channels import prune_channels
 from tfcompress.pruning.one_shot import prune
 from tfcompress.reporting.benchmark import bench
 from tfcompress.reporting.model_report import report
+from tfcompress.rewriting.bias_correction import correct_biases
+from tfcompress.rewriting.equalization import equalize
 from tfcompress.rewriting.opening import opened
 from tfcompress.rewriting.swap import swap, to_ordinary
 
@@ -71,9 +73,11 @@ __all__ = [
     "callbacks",
     "checks",
     "compress",
+    "correct_biases",
     "curvature",
     "datasets",
     "distill_losses",
+    "equalize",
     "explain",
     "interop",
     "layers",

@@ -1,0 +1,75 @@
+"""Means of the channels of compressed layers are those of the original."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfcompress as tfc
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.uniform(size=(300, 6, 6, 3)).astype("float32")
+
+
+def net(norm=False):
+    parts = [layers.Conv2D(8, 3, padding="same", name="first"), layers.ReLU()]
+    if norm:
+        parts.insert(1, layers.BatchNormalization(name="norm"))
+    parts += [layers.DepthwiseConv2D(3, activation="relu", depth_multiplier=2, name="depthwise")]
+    parts += [layers.GlobalAveragePooling2D(), layers.Dense(12, "relu", name="fc")]
+    return keras.Sequential([keras.Input((6, 6, 3)), *parts, layers.Dense(4, name="out")])
+
+
+RULES = {
+    "first": tfc.layers.TernaryConv2D,
+    "depthwise": tfc.layers.QuantizedDepthwiseConv2D.using(bits=2),
+    "fc": tfc.layers.BinaryDense,
+    "out": tfc.layers.BinaryDense,
+}
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_each_layer_gives_the_mean_of_the_original(norm):
+    keras.utils.set_random_seed(0)
+    model = net(norm)
+    small = tfc.swap(model, RULES)
+    if norm:
+        tfc.recalibrate_batch_norm(small, X)
+    biases = [layer.bias.numpy().copy() for layer in small.layers if hasattr(layer, "bias")]
+    new = tfc.correct_biases(small, model, X)
+    for name in RULES:
+        means = []
+        for one in (model, new):
+            layer = one.get_layer(name)
+            activation, layer.activation = layer.activation, keras.activations.linear
+            y = keras.Model(one.inputs[0], layer.output)(X).numpy()
+            layer.activation = activation
+            means.append(y.reshape(-1, y.shape[-1]).mean(0))
+        np.testing.assert_allclose(*means, atol=1e-4)
+    left = [layer.bias.numpy() for layer in small.layers if hasattr(layer, "bias")]
+    assert all(map(np.array_equal, biases, left))
+    errors = [np.square(one(X).numpy() - model(X).numpy()).mean() for one in (small, new)]
+    assert errors[1] < errors[0]
+
+
+def test_what_is_exact_stays():
+    keras.utils.set_random_seed(0)
+    model = net()
+    small = tfc.swap(model, {"fc": tfc.layers.LowRankDense.using(rank=12)})
+    new = tfc.correct_biases(small, model, iter([(X[:100],), (X[100:],)]))
+    np.testing.assert_allclose(new(X), model(X), atol=1e-5)
+
+
+def test_layers_without_a_bias_and_chains_stay():
+    model = net()
+    chain = tfc.layers.LowRankDense.using(rank=2).then(tfc.layers.QuantizedDense.using(bits=4))
+    small = tfc.swap(model, {"fc": chain, "out": tfc.layers.BinaryDense})
+    before = {v.path: v.numpy() for v in small.weights}
+    new = tfc.correct_biases(small, model, X)
+    changed = [v.path for v in new.weights if not np.array_equal(v, before[v.path])]
+    assert changed == ["out/bias"]
+
+
+def test_other_models_are_refused():
+    with pytest.raises(ValueError, match="No layer with a bias was swapped"):
+        tfc.correct_biases(net(), net(), X)
