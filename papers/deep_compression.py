@@ -91,7 +91,7 @@ def run(row, seed, epochs, train, test):
         "bytes of the float net": 4 * whole.count_params(),
     }
     model = NETS[row]()
-    model.set_weights([w for w in whole.get_weights() if w.ndim])  # without the dropout's seeds
+    model.set_weights(whole.get_weights())
     small = compressed(model, ZEROS[row], train, epochs)
     return {"accuracy": accuracy(small, test), "bytes": archive_bytes(small)} | before
 

@@ -18,12 +18,13 @@ Each method of this package comes from a paper with a table. Here are the tables
 of the papers or on data made from the same rules, with a control of the same size beside each.
 Errors are those on test examples, in percent. "Ours" is the mean over the seeds, and the range of
 them in brackets. Settings were taken from the papers, set beforehand, or chosen on a sixth of the
-training data (`--validation`), never on test examples.
+training data (`--validation`), never by an error on test examples; where such an error was seen
+before a setting was changed, it is given below.
 
 All figures of the papers are from memory; none was read again for this page.
 
-{count} of {all} rows are inside their aims with {seeds} seeds; {missing} have no full run yet, or
-not of all seeds. Runs are shorter than those of the papers, as is said below the table with the
+{count} of {all} rows are inside their aims with {seeds} seeds; {missing} have no full run yet,
+or not of all seeds. Runs are shorter than those of the papers, as is said below the table with the
 command of each; the same command goes on with what is missing.
 
 | paper | row | the paper's | ours | control of the same size | aim | verdict |
@@ -93,7 +94,9 @@ class Claim:
     holds: Callable
 
     def line(self, results):
-        ours, control = self.ours(results), self.control(results)
+        ours = control = "not run yet"
+        if self.seeds(results):
+            ours, control = self.ours(results), self.control(results)
         cells = self.name, self.row, self.paper, ours, control, self.aim, self.verdict(results)
         return "| " + " | ".join(cells) + " |\n"
 
@@ -118,11 +121,11 @@ def binary_connect():
         yield Claim(
             name,
             "binary_connect",
-            f"{row}, float at full size: 1.30 in the paper",
+            f"{row} (float in the paper: 1.30)",
             paper,
             (row,),
             error(row),
-            lambda r: f"float, narrow {r.shown('equal-size')}; float, as wide {r.shown('float')}",
+            lambda r: f"{r.shown('equal-size')}; float, as wide {r.shown('float')}",
             f"at most {most:.2f}",
             lambda r, row=row, most=most: r.mean(row) <= most,
         )
@@ -193,7 +196,7 @@ def hashed_nets():
     papers = {"MNIST": "2.79 against 6.5"}
     for name in sets:
         hashed, narrow = f"{name} 1/64 hashed", f"{name} 1/64 equal-size"
-        aim = "" if name == "BG-RAND" else "at most half of the equal-size net's error"
+        half = name != "BG-RAND"
         yield Claim(
             "HashedNets, 1/64",
             "hashed_nets",
@@ -202,9 +205,9 @@ def hashed_nets():
             (hashed, narrow),
             error(hashed),
             error(narrow),
-            aim or "none",
-            lambda r, hashed=hashed, narrow=narrow, aim=aim: (
-                not aim or r.mean(hashed) <= r.mean(narrow) / 2
+            "at most half of the equal-size net's" if half else "below the equal-size net's",
+            lambda r, hashed=hashed, narrow=narrow, half=half: (
+                r.mean(hashed) <= r.mean(narrow) / (2 if half else 1)
             ),
         )
     for name in sets:
@@ -217,7 +220,7 @@ def hashed_nets():
             (hashed, narrow),
             error(hashed),
             error(narrow),
-            "below the equal-size net",
+            "below the equal-size net's",
             lambda r, hashed=hashed, narrow=narrow: r.mean(hashed) < r.mean(narrow),
         )
 
@@ -287,8 +290,6 @@ def cp():
         lambda r: (
             f"{r.shown('CP')}, float {r.shown('float')}; {fewer(r):.1f} times fewer MACs, "
             f"{r.shown('CP', 'times faster', '{:.1f}')} times faster in LiteRT"
-            if r.by_seed("CP") and r.by_seed("float")
-            else "not run yet"
         ),
         error("equal-size"),
         "6 times fewer MACs at most -1 point",
@@ -317,7 +318,64 @@ CLAIMS = [
 ]
 
 # What was cut, tried and found, by script.
-NOTES = {}
+NOTES = {
+    "binary_connect": """
+Cut: 30 epochs, where the paper has 1,000. An epoch takes about 40 seconds of a core.
+""",
+    "lab": """
+Cut: 512 units, where the papers have 2,048, and 20 epochs. An epoch takes about 12 seconds of a
+core.
+""",
+    "optimal_brain_damage": """
+Other shares of deleted weights, error in percent:
+
+{shares}
+
+One error has a standard error of 0.5 points (2,007 test images), so that the rise at 70% is within
+the noise, and so is the gain over magnitude. Before the second training the whole nets stand at
+{before}. Not tried: longer training, other rates.
+""",
+    "optimal_brain_surgeon": """
+The number of steps is that of the whole net; a quarter follows each weight. With weight decay, as
+in the paper (1e-4 times the sum of squares), in place of the penalty on absolute values 12, 16 and
+5 weights were left (seed 0). The penalty was chosen by these counts, which need training examples
+only. 5% of the labels of the third problem are wrong, and four weights can only express a rule that
+is wrong on some more: 92% right in training are enough there.
+""",
+    "hashed_nets": """
+On MNIST hashed nets reach about the paper's figure, but the equal-size nets, of 16 hidden units,
+are better than the paper's. Their errors are above those of the hashed nets on each set, by less
+than the factor of two that was asked for. Tried: three times the epochs on ROT (seed 1), 20.7
+against 33.5. Not tried: dropout, which the paper has, and other rates. On BG-RAND the equal-size
+nets differ much from seed to seed.
+""",
+    "circulant": """
+Cut: 10 epochs. CIFAR-10 is read as JPEG, which is lossy.
+""",
+    "deep_compression": """
+A first setting (dropout of 0.2 in all three stages, 96% zeros, 20 of the 50 epochs for the float
+net) gave test errors of 1.90 and 2.09 at 14.0 KB (LeNet-300-100, seeds 0 and 1). The present one,
+with dropout for the float net alone and more epochs of pruning, had an error of 2.17 on a sixth of
+the training data, and its float net 1.82.
+""",
+    "fitnets": """
+Cut: 12 epochs, those of hints included, and strides in the student's first two convolutions.
+""",
+    "cp": """
+Cut: 10 epochs, and 4 of fine-tuning. CIFAR-10 is read as JPEG, which is lossy.
+""",
+}
+
+
+def shares():
+    """A table of Optimal Brain Damage and magnitude by the share of deleted weights."""
+    results = Results("optimal_brain_damage")
+    lines = ["| deleted | Optimal Brain Damage | magnitude |", "|---|---|---|"]
+    for share in ("70%", "80%", "90%"):
+        cells = (results.shown(f"{score} {share}") for score in ("obd", "magnitude"))
+        lines.append(f"| {share} | " + " | ".join(cells) + " |")
+    before = results.shown("no weights deleted", "error before")
+    return {"shares": "\n".join(lines), "before": before}
 
 
 def section(script):
@@ -326,14 +384,17 @@ def section(script):
     title, _, *paragraphs = doc.split("\n\n")
     entries = [one for row in Results(script).rows.values() for one in row.values()]
     epochs = sorted({one["epochs"] for one in entries})
-    run = f"`python papers/{script}.py --data FOLDER`"
+    run = "no full run yet"
     if entries:
         seconds = sum(one["seconds"] for one in entries) / len(entries)
         steps = "steps" if script == "optimal_brain_surgeon" else "epochs"
         counts = " or ".join(map(str, epochs))
-        run += f"; {counts} {steps}, {seconds:.0f} seconds a run on a busy core in the mean"
-    parts = [f"## `{script}.py`", title, *paragraphs, f"{run}.", NOTES.get(script, "")]
-    return "\n\n".join(part for part in parts if part)
+        run = f"{counts} {steps}, {seconds:.0f} seconds a run in the mean, on a busy core"
+    run = f"`python papers/{script}.py --data FOLDER`: {run}."
+    note = NOTES[script].strip()
+    if script == "optimal_brain_damage":
+        note = note.format(**shares())
+    return "\n\n".join([f"## `{script}.py`", title, *paragraphs, run, note])
 
 
 def page():
