@@ -145,6 +145,11 @@ def test_a_bad_path_is_told_in_one_sentence(read, tmp_path):
             read(tmp_path / name)
 
 
+def test_usps_without_a_path_names_the_file():
+    with pytest.raises(ValueError, match=r"usps\.h5.*None"):
+        datasets.usps(None)
+
+
 def test_robots_of_the_monks_follow_their_rules():
     sizes = {1: (124, 216), 2: (169, 142), 3: (122, 228)}
     for problem, (count, theirs) in sizes.items():

@@ -112,7 +112,7 @@ def usps(path: Path) -> tuple[Split, Split]:
                 )
                 for part in ("train", "test")
             )
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"Expected the file usps.h5. Received: {path} ({error})") from error
     return train, test
 
@@ -167,8 +167,11 @@ def _decode(files, offsets):
     import tensorflow as tf
 
     files = files.tobytes()
-    ends = itertools.pairwise(offsets)
-    return np.stack([tf.io.decode_jpeg(files[a:b], channels=3).numpy() for a, b in ends])
+    parts = [files[a:b] for a, b in itertools.pairwise(offsets)]
+    images = tf.data.Dataset.from_tensor_slices(parts).map(
+        lambda part: tf.io.decode_jpeg(part, channels=3)
+    )
+    return np.concatenate(list(images.batch(1000).as_numpy_iterator()))
 
 
 def _digits(error):
