@@ -44,6 +44,9 @@ class Results:
         net, row = place
         return row in self.found.get(net, {})
 
+    def has_all(self, net: str, budgets: dict) -> bool:
+        return all((net, row) in self for row in ("float32", "stock", *budgets))
+
     def keep(self, net: str, row: str, figures: dict) -> None:
         self.found.setdefault(net, {})[row] = figures
         text = json.dumps(self.found, indent=1, sort_keys=True)
@@ -54,6 +57,8 @@ class Results:
 def hear(kind, seed, arguments, results, data) -> None:
     """Measures what is missing of one net that spots keywords."""
     net, folder = f"{kind} {seed}", arguments.nets
+    if results.has_all(net, arguments.budgets):
+        return
     (sounds, digits), (heard, said) = keywords.split(data, arguments.tuning)
     sets = keywords.varied_sets(folder / "varied.npy", sounds, arguments.sets)
     sizes = {"width": 16, "dilations": (1,)} if arguments.quick else {}
@@ -87,23 +92,25 @@ def hear(kind, seed, arguments, results, data) -> None:
 
 def say(seed, arguments, results) -> None:
     """Measures what is missing of one net that speaks."""
-    net, folder = f"voice {seed}", arguments.nets
+    net, stem, folder = f"voice {seed}", f"voice-{seed}", arguments.nets
+    if results.has_all(net, arguments.budgets):
+        return
     sentences, phonemes = spoken(arguments.quick)
     train, test = sentences[: -arguments.tested], sentences[-arguments.tested :]
     sizes = {"width": 16, "units": 16} if arguments.quick else {}
-    path, epochs = folder / f"voice-{seed}.keras", arguments.epochs
+    path, epochs = folder / f"{stem}.keras", arguments.epochs
     model = voice.load_or_train(seed, path, train, phonemes, epochs[2], **sizes)
     files = voice.files_of(model, test[:4])
     frames = [voice.speak(files, one.phonemes, one.durations) for one in test]
     if (net, "float32") not in results:
         figures = voice.measure(files, test, frames)
         results.keep(net, "float32", figures | {"streaming_error": voice.streams(model, test[:4])})
-        keep_files(folder, net, "float32", files, test[0])
+        keep_files(folder, stem, "float32", files, test[0])
     if (net, "stock") not in results:
         blobs = voice.stock_files(model, test)
         results.keep(net, "stock", {"bytes": sum(map(len, blobs.values()))})
         for part, blob in blobs.items():
-            (folder / f"{net}-stock-{part}.tflite").write_bytes(blob)
+            (folder / f"{stem}-stock-{part}.tflite").write_bytes(blob)
     for row, budget in arguments.budgets.items():
         if (net, row) in results:
             continue
@@ -112,10 +119,10 @@ def say(seed, arguments, results) -> None:
         except ValueError as error:
             results.keep(net, row, {"refused": str(error)})
             continue
-        small.save(folder / f"{net}-{row}.keras")
+        small.save(folder / f"{stem}-{row}.keras")
         files = voice.files_of(small, test[:4], rest="int8")
         figures = voice.measure(files, test, frames)
-        keep_files(folder, net, row, files, test[0])
+        keep_files(folder, stem, row, files, test[0])
         results.keep(net, row, figures | {"streaming_error": voice.streams(small, test[:4])})
 
 
@@ -137,14 +144,14 @@ def spoken(quick):
     return sentences, len(names)
 
 
-def keep_files(folder, net, row, files, sentence) -> None:
+def keep_files(folder, stem, row, files, sentence) -> None:
     """The files, and the sound and the frames of a sentence that they speak by themselves."""
     for part, blob in files.items():
-        (folder / f"{net}-{row}-{part}.tflite").write_bytes(blob)
+        (folder / f"{stem}-{row}-{part}.tflite").write_bytes(blob)
     frames = voice.speak(files, sentence.phonemes)
-    np.save(folder / f"{net}-{row}.npy", frames)
+    np.save(folder / f"{stem}-{row}.npy", frames)
     if len(frames):
-        write_sound(folder / f"{net}-{row}.wav", to_sound(frames, voice.FRAMES))
+        write_sound(folder / f"{stem}-{row}.wav", to_sound(frames, voice.FRAMES))
 
 
 def write_sound(path, sound) -> None:
@@ -170,11 +177,11 @@ def measure_times(arguments, results) -> None:
         test = sentences[-arguments.tested :]
         frames, phonemes = (max(len(one[i]) for one in test) for i in (2, 0))
         rows, seconds = ["float32", "stock", *arguments.budgets], voice.FRAMES.seconds
-        name = "voice 0"
-        timed(results, arguments, name, name, rows, "-decoder", frames, seconds)
+        name = "voice 0", "voice-0"
+        timed(results, arguments, *name, rows, "-decoder", frames, seconds)
         each = seconds * frames / phonemes
-        timed(results, arguments, name, name, rows, "-encoder", phonemes, each)
-        timed(results, arguments, name, name, ["float32", *rows[2:]], "-stream", 10, seconds)
+        timed(results, arguments, *name, rows, "-encoder", phonemes, each)
+        timed(results, arguments, *name, ["float32", *rows[2:]], "-stream", 10, seconds)
 
 
 def timed(results, arguments, net, stem, rows, part, steps, seconds) -> None:
@@ -217,7 +224,7 @@ def main() -> None:
     run(arguments, results)
     if arguments.tuning:
         return
-    if "voice" in arguments.only:
+    if "voice" in arguments.only and (arguments.nets / "voice-0-float32.npy").exists():
         sentence = spoken(False)[0][-arguments.tested]
         draw(arguments.nets, sentence, ["float32", *BUDGETS], ROOT / "docs/speech.png")
     write_page(ROOT / "docs/speech.md", page(results.found, BUDGETS))

@@ -44,7 +44,8 @@ def run(path, resolver, target):
             runner.set_tensor(state["index"], zeros)
         for _ in range(2):  # the first call may set variables that the second reads
             runner.invoke()
-        outputs[name] = runner.get_tensor(runner.get_output_details()[0]["index"])
+        made = [one for one in runner.get_output_details() if "_state_" not in one["name"]]
+        outputs[name] = runner.get_tensor(made[0]["index"])
     np.savez(target, **outputs)
 
 
