@@ -1,6 +1,7 @@
 """Checks of the arguments of a `Distiller`."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -93,6 +94,15 @@ def check_labels(distiller: Any, y: Any, validation_data: Any) -> Iterator[None]
             f"Expected labels in{said[2].partition('.')[0].removeprefix(' of')}, the classes of "
             f"the output. Received: {start[0] if start else 'another label'} in the data"
         ) from error
+
+
+def warn_of_no_lesson() -> None:
+    """Warns of a `fit` that has neither labels nor a teacher that counts."""
+    warnings.warn(
+        "There are no labels, and `alpha=0` gives the teacher no weight: nothing is learned, "
+        "unless a callback raises `alpha`. Give `alpha=1` to learn from the teacher alone.",
+        stacklevel=3,
+    )
 
 
 def _same_shapes(shapes, others):

@@ -1,13 +1,13 @@
 """Knowledge distillation: a small model learns from a large one, with or without labels."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import keras
 from keras import ops
 
-from tfcompress.distillation.checks import as_list, check_arguments, check_labels, check_models
+from tfcompress.distillation import checks
+from tfcompress.distillation.checks import as_list, check_labels, check_models
 from tfcompress.distillation.hints import Hint, HintStage, Link, hint_loss
 from tfcompress.distillation.labels import results_of, without_unknown
 from tfcompress.distillation.meaning import soft_loss
@@ -40,14 +40,12 @@ class Distiller(keras.Model):
     Labels are optional: with a compiled teacher, `compile("adam")` and `fit(x)` are enough. If only
     some examples have a label, the others get the label -1 under a sparse categorical loss and NaN
     under other losses. Their task loss is zero, and they are left out of `weighted_metrics`, but
-    not of `metrics`.
-    `sample_weight` and `class_weight` apply to each term. `evaluate` needs no teacher: its loss is
-    `task` alone, or `soft` if there are no labels. Calls and `predict` give the student's outputs.
+    not of `metrics`. `sample_weight` and `class_weight` apply to each term. `evaluate` needs no
+    teacher: its loss is `task`, or `soft` without labels. `predict` gives the student's outputs.
 
     After training, `distiller.student` is an ordinary model. A saved Distiller contains the student
-    and the regressors; once it is loaded, it can be trained further after `set_teacher`.
-
-    Cost: one more forward pass in each step, that of the teacher; none with `cache_teacher`.
+    and the regressors; once it is loaded, it can be trained further after `set_teacher`. Cost: one
+    more forward pass in each step, that of the teacher; none with `cache_teacher`.
 
     Args:
         student: the `keras.Model` to train, compressed or not.
@@ -102,7 +100,7 @@ class Distiller(keras.Model):
                 f"Received: {len(models)} more"
             )
         check_models(student, as_list(teacher), teacher_preprocess is None)
-        check_arguments(temperature, alpha, hints)
+        checks.check_arguments(temperature, alpha, hints)
         # without `autocast` the teacher gets the inputs unchanged; the student converts its own
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         self.student = student
@@ -170,12 +168,7 @@ class Distiller(keras.Model):
         if y is not None and self._compile_loss is not None:
             terms["task_loss"] = self._compile_loss(*self._known(y, outputs, sample_weight))
         elif training and self._starts_with_labels_alone and not self._links:
-            warnings.warn(
-                "There are no labels, and `alpha=0` gives the teacher no weight: nothing is "
-                "learned, unless a callback raises `alpha`. Give `alpha=1` to learn from the "
-                "teacher alone.",
-                stacklevel=2,
-            )
+            checks.warn_of_no_lesson()
         if training or not terms:
             targets = self._targets(x, outputs)
             weights = per_output(sample_weight, outputs, self.output_names)
@@ -220,8 +213,7 @@ class Distiller(keras.Model):
         `tf.data.Dataset.from_tensor_slices((cache.x, y)).shuffle(n).map(augment).batch(b)`, where
         `augment` changes `x["inputs"]` alone.
 
-        Cost: one forward pass of the teacher. Memory: `4 c` bytes for each example and output of c
-        classes, and the features of the hints.
+        Cost: one forward pass of the teacher, and the memory of its outputs and hinted features.
 
         Args:
             data: as in `fit`, with labels and weights if there are any. The examples of a dataset
