@@ -261,7 +261,12 @@ def test_what_cannot_be_measured_says_so():
 def test_the_moments_of_a_transposed_convolution_give_its_outputs(layer):
     space = len(layer.kernel_size)
     x = np.random.default_rng(0).standard_normal((3, *(5, 4, 3)[:space], 2)).astype("float32")
-    outputs = np.array(layer(x), "float64")
+    try:
+        outputs = np.array(layer(x), "float64")
+    except tf.errors.InvalidArgumentError as error:  # on processors without oneDNN
+        if "not yet support dilation" not in str(error):
+            raise
+        pytest.skip("Keras' own layer does not run here: TensorFlow has no dilated kernel for it")
     kernel = np.swapaxes(np.array(layer.kernel), -1, -2).reshape(-1, layer.filters)
     form = measure(layer, x).blocks[0][0]
     expected = np.einsum("io,ij,jo->o", kernel, form, kernel)

@@ -49,9 +49,10 @@ def test_the_file_holds_the_budget_and_is_what_was_measured(model, tmp_path):
         pytest.approx(made.after)
     )
     assert all(map(np.array_equal, before, model.get_weights()))
-    *_, asked, reached, tried = str(made).splitlines()
+    *_, asked, reached, trained, tried = str(made).splitlines()
     assert asked == f"asked for: budget=0.2, target='tflite'; it took {made.seconds:.0f} s"
     assert reached.startswith(f"reached: {made.size:,} of ") and ", accuracy 0." in reached
+    assert trained == f"training: accuracy {made.training}"
     assert tried.startswith("budget ") and 0 < made.seconds < 1000
 
 
