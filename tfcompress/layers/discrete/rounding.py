@@ -130,9 +130,9 @@ def rounding(bits: int = 8) -> dict:
     of the stock converter; `QuantizedEmbedding.using(bits=8)` has one for each row.
 
     Some kernels get more bits than asked for, since fewer would cost accuracy and save a file next
-    to nothing. With 8 bits, convolutions of fewer than 1,024 weights become float16: in a U-Net the
-    first one alone makes most of the error, and the stock converter leaves it in float32. With
-    fewer bits, kernels of up to 512 weights get 8, and so do those of transposed convolutions, with
+    to nothing. With 8 bits, convolutions of fewer than 1,024 weights become float16: the stock
+    converter leaves them in float32, and its file of a U-Net was nearer to the model. With fewer
+    bits, kernels of up to 512 weights get 8, and so do those of transposed convolutions, with
     which LiteRT does not compute in fewer. A rule before these decides otherwise:
     `{"stem": QuantizedConv2D.using(bits=8), **rounding(8)}`.
 
