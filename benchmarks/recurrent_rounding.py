@@ -107,7 +107,8 @@ def load_or_train(kind, split, seed, folder, train):
     model, (x, y) = network(kind), train
     rate = keras.optimizers.schedules.CosineDecay(2e-3, EPOCHS * -(-len(x) // BATCH))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(rate, clipnorm=1.0), loss)
+    # Without XLA, which takes several times as long for recurrent nets on a CPU.
+    model.compile(keras.optimizers.Adam(rate, clipnorm=1.0), loss, jit_compile=False)
     model.fit(Shifted(x, y, seed), epochs=EPOCHS, verbose=2)
     model.save(path)
     return model

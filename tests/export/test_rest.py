@@ -121,11 +121,6 @@ def rms(y, expected):
     return float(np.sqrt(np.mean((y - expected) ** 2) / np.mean(expected**2)))
 
 
-# The stock converter leaves kernels below 1024 entries in float32: the first ones or heads.
-# Its file is nearer to the model than one whose small kernels are rounded can be.
-SMALL_KERNELS = ("lstm",)
-
-
 def outputs(blob, x, batch, delegates):
     run = Runner(blob, delegates)
     return np.concatenate([run([x[i : i + batch]])[0] for i in range(0, len(x), batch)])
@@ -149,8 +144,7 @@ def test_no_file_is_larger_or_further_off_than_the_stock_dynamic_range(name):
         most = rms(outputs(stock, x, batch, delegates), expected)
         assert rms(outputs(rested, x, batch, delegates), expected) <= 1.02 * most
         assert rms(outputs(half, x, batch, delegates), expected) <= 2e-3
-        if name not in SMALL_KERNELS:
-            assert rms(outputs(rounded, x, batch, delegates), expected) <= 1.02 * most
+        assert rms(outputs(rounded, x, batch, delegates), expected) <= 1.02 * most
     large = [r for r in stored_tensors(rested) if r.encoding != "graph"]
     assert not any(r.encoding == "FLOAT32" and np.prod(r.shape) >= 1024 for r in large)
 

@@ -168,3 +168,52 @@ def test_parts_with_one_input_are_measured_in_one_run():
     x = np.ones((10, 6), "float32")
     follow.follow(model, x, wanted, lambda layer, pairs: list(pairs) and None)
     assert len(counted) <= 3  # the order of the calls, and the outputs before and now
+
+
+def test_masks_and_batches_of_any_length_go_through_stretches():
+    keras.utils.set_random_seed(0)
+    ids = keras.Input((5,), dtype="int32")
+    x = L.Embedding(9, 4, mask_zero=True, name="table")(ids)
+    x = L.LSTM(4, return_sequences=True)(L.LayerNormalization()(x))
+    pooled = L.GlobalAveragePooling1D()(x)  # by the mask
+    model = keras.Model(ids, L.Dense(2, name="out")(L.Dense(3, name="first")(pooled)))
+    x = np.random.default_rng(0).integers(0, 3, (257, 5))  # a batch of 256 and one of 1
+    seen = {}
+
+    def change(layer, pairs):
+        seen[layer.name] = [np.concatenate(part) for part in zip(*pairs, strict=True)]
+        return [copied(layer)] if layer.name == "table" else None
+
+    follow.follow(model, x, [model.get_layer(name) for name in ("table", "first", "out")], change)
+    for name in ("first", "out"):
+        expected = inputs_of(model, name, x)
+        for found in seen[name]:
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_model_that_runs_eagerly_runs_step_by_step():
+    calls = []
+
+    class Twice(L.Layer):
+        def call(self, x):
+            calls.append(x)
+            return 2 * x
+
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, L.Dense(2, name="out")(Twice()(L.Dense(3, name="first")(inputs))))
+    model.compile(run_eagerly=True)
+    calls.clear()
+    seen = []
+    follow.follow(model, np.ones((4, 3)), model.layers, lambda layer, _: seen.append(layer.name))
+    assert seen == ["first", "twice", "out"]
+    assert calls and all(hasattr(x, "numpy") for x in calls)
+
+
+def test_operations_may_count_on_a_fixed_batch():
+    inputs = keras.Input((3, 2), batch_size=2)
+    x = keras.ops.reshape(L.Dense(2, name="first")(inputs), (inputs.shape[0], -1))
+    model = keras.Model(inputs, L.Dense(2, name="out")(x))
+    seen = []
+    wanted = [model.get_layer("first"), model.get_layer("out")]
+    follow.follow(model, np.ones((4, 3, 2)), wanted, lambda layer, _: seen.append(layer.name))
+    assert seen == ["first", "out"]

@@ -151,12 +151,13 @@ NAMES = {8: "Quantized", 16: "Float16"}
 def test_rounding_a_whole_network(bits):
     rng = np.random.default_rng(0)
     ids = keras.Input((6,), dtype="int32")
-    y = keras.layers.Embedding(50, 16, name="words")(ids)
+    y = keras.layers.Embedding(80, 64, name="words")(ids)
     y = keras.layers.EinsumDense("abc,cde->abde", (6, 4, 8), name="heads")(y)
     y = keras.layers.DepthwiseConv2D(3, name="depthwise")(y)
     y = keras.layers.Conv2D(12, 1, name="conv")(y)
     y = keras.layers.LayerNormalization()(y)
-    y = keras.layers.Dense(7, name="out")(keras.layers.Flatten()(y))
+    y = keras.layers.Dense(40, name="fc")(keras.layers.Flatten()(y))
+    y = keras.layers.Dense(7, name="out")(y)
     model = keras.Model(ids, y)
     x = rng.integers(0, 50, (40, 6)).astype("int32")
     exact = model.predict(x, verbose=0)
@@ -166,12 +167,13 @@ def test_rounding_a_whole_network(bits):
     ):
         error = np.sqrt(np.mean((small.predict(x, verbose=0) - exact) ** 2) / np.mean(exact**2))
         assert 0 < error < (0.03 if bits == 8 else 2e-3)
-        for name in ("words", "heads", "depthwise", "conv", "out"):
+        for name in ("words", "heads", "depthwise", "conv", "fc", "out"):
             layer = small.get_layer(name)
             scales = np.size(getattr(layer, "scale", ()))
-            thin = name in ("depthwise", "conv")  # of fewer than 1,024 weights
-            assert layer.bits <= (16 if thin else bits) * np.size(layer.kernel) + 32 * scales
-            assert type(layer).__name__.startswith("Float16" if thin else NAMES[bits])
+            small_kernel = name in ("depthwise", "conv", "out")  # of fewer than 1,024 weights
+            width = 16 if small_kernel else bits
+            assert layer.bits <= width * np.size(layer.kernel) + 32 * scales
+            assert type(layer).__name__.startswith("Float16" if small_kernel else NAMES[bits])
     kept = tfc.swap(model, {"conv": None, **tfc.layers.rounding(bits)})
     assert type(kept.get_layer("conv")) is keras.layers.Conv2D
 

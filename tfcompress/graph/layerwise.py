@@ -10,7 +10,8 @@ import keras
 from tfcompress.graph.intercept import altered, as_array, running
 from tfcompress.graph.nodes import called_operations, calls_its_graph, graph_of
 from tfcompress.graph.private_keras import layers_in, standardized_inputs
-from tfcompress.graph.steps import Step, held_bytes, sizes_of, steps_of, working_bytes
+from tfcompress.graph.steps import held_bytes, sizes_of, steps_of, working_bytes
+from tfcompress.graph.stretch import Stretch, arguments_of
 from tfcompress.utils.arrays import rows
 from tfcompress.utils.batches import batches
 from tfcompress.utils.progress import progress
@@ -32,13 +33,13 @@ def follow(
 ) -> None:
     """Runs a model call by call, as it is and as it is being changed, and lets its layers change.
 
-    In a graph, all batches go through a node before the next one runs, and what no later node needs
-    is dropped: two forward passes in all, however many layers change. Where the values of all
-    examples would take more than the memory, fewer go on: as many as all later nodes have room for.
-    The others come in at the first layer before which there is room, through all that was changed
-    before it, so that no example goes through a node more than twice. A composite layer, or a
-    model whose `call` is Python code, runs twice more for each group of its wanted layers that have
-    the same input, up to the call of these layers.
+    In a graph, all batches go through the nodes up to the next one that changes, and what no later
+    node needs is dropped: two forward passes in all, however many layers change. Where the values
+    of all examples would take more than the memory, fewer go on: as many as all later nodes have
+    room for. The others come in at the first layer before which there is room, through all that was
+    changed before it, so that no example goes through a node more than twice. A composite layer, or
+    a model whose `call` is Python code, runs twice more for each group of its wanted layers that
+    have the same input, up to the call of these layers.
 
     Memory: `memory` bytes, and the inputs themselves. At least one batch of one example is at work.
 
@@ -116,24 +117,32 @@ class _Run:
             sizes: the bytes of each value of an example.
             memory: for the values of all of them.
         """
-        changing = [self._wanted_in(step.node.operation) for step in steps]
-        steps = steps[: 1 + max((i for i, found in enumerate(changing) if found), default=-1)]
+        begins = [i for i, step in enumerate(steps) if self._wanted_in(step.node.operation)]
         # a value before the changes and one after them
         room = [memory / max(2 * size, 1) for size in held_bytes(steps, sizes, len(graph.inputs))]
-        changed = []  # the operations as they are now
-        shown = progress(steps, self.title, len(steps), lambda step: step.node.operation.name)
-        for place, step in enumerate(shown):
-            if self._wanted_in(step.node.operation):
-                self._let_in(graph, steps[:place], changed, room[place])
-                calls = [_Calls(*_arguments(step, values)) for values in self.held]
-                self.operation(step.node.operation, calls)
+        stretches = []  # as they run now
+        fixed = graph.inputs[0].shape[0] is not None
+        if begins and begins[0]:
+            stretches.append(self._stretch(steps[: begins[0]], fixed))
+        pairs = list(zip(begins, [*begins[1:], None], strict=True))
+        for begin, end in progress(pairs, self.title, len(pairs), lambda p: _name(steps[p[0]])):
+            self._let_in(graph, stretches, room[begin])
+            if self._wanted_in(steps[begin].node.operation):
+                calls = [_Calls(*arguments_of(steps[begin], values)) for values in self.held]
+                self.operation(steps[begin].node.operation, calls)
                 del calls  # which would hold what the step gives back
-            changed.append(altered(step.node.operation, self._arounds()))
-            for values in self.held if place < len(steps) - 1 else ():
-                _run_step(step, changed[-1], values)
+            if end is not None:
+                stretches.append(self._stretch(steps[begin:end], fixed))
+                for values in self.held:
+                    stretches[-1](values)
 
-    def _let_in(self, graph, steps, changed, room):
-        """Lets further batches in, up to so many examples, through the steps so far."""
+    def _stretch(self, steps, fixed):
+        """Steps as one function, with the operations as they are now."""
+        changed = [altered(step.node.operation, self._arounds()) for step in steps]
+        return Stretch(steps, changed, fixed, getattr(self.model, "run_eagerly", False))
+
+    def _let_in(self, graph, stretches, room):
+        """Lets further batches in, up to so many examples, through what ran so far."""
         count = sum(map(_length, self.inputs[: len(self.held)]))
         for x in self.inputs[len(self.held) :]:
             count += _length(x)
@@ -141,8 +150,8 @@ class _Run:
                 return
             arriving = standardized_inputs(graph, x)
             values = {key: (array, array) for key, array in enumerate(arriving)}
-            for step, operation in zip(steps, changed, strict=True):
-                _run_step(step, operation, values)
+            for stretch in stretches:
+                stretch(values)
             self.held.append(values)
 
     def _wanted_in(self, operation):
@@ -230,23 +239,8 @@ class _Run:
             yield from zip(*both, strict=True)
 
 
-def _run_step(step: Step, changed: Any, values: dict) -> None:
-    """Runs a step before and after the changes on the values of a batch, which it replaces."""
-    before, now = _arguments(step, values)
-    outputs = same = keras.tree.flatten(step.node.operation(*before[0], **before[1]))
-    if changed is not step.node.operation or not _same(before, now):
-        same = keras.tree.flatten(changed(*now[0], **now[1]))
-    values |= dict(zip(step.leaving, zip(outputs, same, strict=True), strict=True))
-    for key in step.done:
-        values.pop(key, None)
-
-
-def _arguments(step, values) -> list[tuple]:
-    """The arguments of a step before and after the changes."""
-    return [
-        step.node.arguments.fill_in({tensor: values[key][i] for tensor, key in step.arriving})
-        for i in (0, 1)
-    ]
+def _name(step):
+    return step.node.operation.name
 
 
 def _layers(operation) -> list:
@@ -261,11 +255,6 @@ def _arrays(before, now) -> tuple:
     """Both as arrays; one array if nothing has changed."""
     array = as_array(before)
     return array, array if now is before else as_array(now)
-
-
-def _same(one, other) -> bool:
-    pairs = zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=True)
-    return all(a is b for a, b in pairs)
 
 
 def _length(x) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from tfcompress.numerics.metric import SINGLE_PRECISION_FROM, Kronecker
 from tfcompress.utils.arrays import transposed
+from tfcompress.utils.one_thread import one_thread
 from tfcompress.utils.types import SecondOrder
 
 HELD_BYTES = 2**27  # of `A`, up to which its factors are held for the next kernel
@@ -75,7 +76,8 @@ def by_blocks(
         plain = round_row(flat, rows.start + places).reshape(part.swapaxes(0, 1).shape)
         plain = plain.swapaxes(0, 1).astype(R.dtype, copy=False)
         kept = (part == 0) & (plain == 0)  # zeros of a pruned kernel, where the form has a zero
-        q = _feed_back(part, round_at, R, kept)
+        with one_thread():
+            q = _feed_back(part, round_at, R, kept)
         # q^T A q - 2 q^T A w against the same of plain, in one product
         worse = np.sum((q - plain) * (A @ (q + plain - 2 * part)), 1, keepdims=True) > 0
         found = np.empty_like(q)

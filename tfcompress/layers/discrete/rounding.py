@@ -51,16 +51,8 @@ TRANSPOSED = (
     keras.layers.Conv2DTranspose,
     keras.layers.Conv3DTranspose,
 )
-CONVOLUTIONS = (
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-    *TRANSPOSED,
-)
 SMALL_KERNEL = 512  # entries: 4 bits instead of 8 save a file 256 bytes of these at most
-THIN_KERNEL = 1024  # entries, of which the stock converter's dynamic range leaves fewer in float32
+STOCK_FLOAT32 = 1024  # entries: the stock converter's dynamic range leaves fewer in float32
 
 
 class FamilyMaker(Maker):
@@ -96,12 +88,12 @@ class FamilyMaker(Maker):
 
 
 class EightBits(FamilyMaker):
-    """The maker that rounds to 8 bits, and thin convolutions to float16."""
+    """The maker that rounds to 8 bits, and small kernels to float16."""
 
     def __call__(
         self, layer: keras.layers.Layer, metric: Metric = None, kernel: np.ndarray | None = None
     ) -> CompressedLayer:
-        if isinstance(layer, CONVOLUTIONS) and layer.built and _entries(layer) < THIN_KERNEL:
+        if layer.built and _entries(layer) < STOCK_FLOAT32:
             return FamilyMaker(half.Float16Kernel, {})(layer, metric, kernel)
         return super().__call__(layer, metric, kernel)
 
@@ -130,11 +122,11 @@ def rounding(bits: int = 8) -> dict:
     of the stock converter; `QuantizedEmbedding.using(bits=8)` has one for each row.
 
     Some kernels get more bits than asked for, since fewer would cost accuracy and save a file next
-    to nothing. With 8 bits, convolutions of fewer than 1,024 weights become float16: the stock
-    converter leaves them in float32, and its file of a U-Net was nearer to the model. With fewer
-    bits, kernels of up to 512 weights get 8, and so do those of transposed convolutions, with
+    to nothing. With 8 bits, kernels of fewer than 1,024 weights become float16: the stock converter
+    leaves them in float32, and 8-bit heads would make our files less accurate than its own. With
+    fewer bits, kernels of up to 512 weights get 8, and so do those of transposed convolutions, with
     which LiteRT does not compute in fewer. A rule before these decides otherwise:
-    `{"stem": QuantizedConv2D.using(bits=8), **rounding(8)}`.
+    `{"head": QuantizedDense.using(bits=8), **rounding(8)}`.
 
     Args:
         bits: 16 for float16 (`Float16Dense`, ...), or from 2 to 8 (`QuantizedDense`, ...).
@@ -145,10 +137,10 @@ def rounding(bits: int = 8) -> dict:
     Example:
 
     >>> import keras, tfcompress as tfc
-    >>> model = keras.Sequential([keras.Input((16,)), keras.layers.Dense(8, name="fc")])
+    >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(32, name="fc")])
     >>> small = tfc.swap(model, tfc.layers.rounding(bits=8))
-    >>> small.get_layer("fc").bits  # 8 * 16 * 8 and 8 scales
-    1280
+    >>> small.get_layer("fc").bits  # 8 * 64 * 32 and 32 scales
+    17408
     """
     if not is_whole(bits) or bits not in (*range(2, 9), 16):
         raise ValueError(f"`bits` must be 16, or an integer from 2 to 8. Received: bits={bits!r}")
