@@ -8,6 +8,34 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import keras
 import pytest
 
+# Variants of tests that take long, of which others of their kind always run: `pytest -m matrix`.
+LONG = {
+    "test_example_runs": (
+        *("cp_and_fine_tune", "distil_into_binary", "fitnets_hints", "hashed_and_circulant"),
+        *("kd_unlabelled", "obd_loop", "obs_against_magnitude", "prune_channels"),
+        *("sensitivity_picture", "speak_piece_by_piece", "svd_of_dense_layers"),
+        *("ternary_without_labels", "proxnewton_ternary_cnn"),
+    ),
+    "test_a_notebook_runs": ("speech_commands", "keras_hub_classifier"),
+    "test_the_code_of_a_page_runs": ("migrating-from-tfmot",),
+    "test_a_swap_trains_saves_and_loads": (
+        *("Backbone-chain", "doubled-bits", "doubled-chain", "functional-chain"),
+        *("subclassed-bits", "wrapped-bits", "wrapped-chain"),
+    ),
+    "test_in_place_keeps_every_reference": ("Backbone", "doubled", "wrapped"),
+    "test_a_resumed_fit_is_equal_in_every_bit": ("1-1-obd", "4-1-obd", "5-2-obd", "7-4-obd"),
+    "test_products_of_wrapped_cells": ("of cells", "of one cell"),
+    "test_training_goes_on_bit_for_bit_after_a_reload": ("Linear(bits=4, axis=-1)",),
+    "test_gradients_are_clipped": ("clipvalue", "global_clipnorm"),
+    "test_what_is_too_much_for_the_memory_is_read_in_each_epoch": ("False",),
+}
+
+
+def pytest_itemcollected(item):
+    variant = item.name.partition("[")[2].removesuffix("]")
+    if variant in LONG.get(getattr(item, "originalname", None), ()):
+        item.add_marker("matrix")
+
 
 @pytest.fixture(autouse=True)
 def _seed():

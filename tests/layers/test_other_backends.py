@@ -26,7 +26,7 @@ def test_the_layer_contract_holds(backend):
         pytest.skip(f"this is the process on {backend}")
     tests = pathlib.Path(__file__).parent / "test_layers.py"
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", str(tests), "-k", CHOSEN, "--sample", "50"],
+        [sys.executable, "-m", "pytest", "-n", "0", str(tests), "-k", CHOSEN, "--sample", "30"],
         env=os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,

@@ -258,7 +258,8 @@ def _unfitted(maker, layer):
     if not isinstance(maker, Maker):
         return None
     try:
-        bare = maker.first_step()(type(layer).from_config(layer.get_config()))
+        one = maker.first_step().chosen_for(layer)
+        bare = one(type(layer).from_config(layer.get_config()))
         bare.build(layer.get_build_config()["input_shape"])
     except ValueError:
         return None

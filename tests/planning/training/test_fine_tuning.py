@@ -50,7 +50,7 @@ def test_a_step_on_a_scale_is_in_proportion_to_it():
 
 
 def test_training_leaves_the_order_of_size_of_scales(model):
-    small = tfc.swap(model, tfc.layers.rounding(8))
+    small = tfc.swap(model, {keras.layers.Dense: tfc.layers.QuantizedDense.using(bits=8)})
     before = [keras.ops.convert_to_numpy(scale) for scale in scales(small)]
     assert [scale.shape for scale in before] == [(64,), (3,)]
     new = Trainer(model, model, LOSS, None, (*TRAIN, None), TRAIN[0])(small, 2, 0.01, 0.5, 2.0)

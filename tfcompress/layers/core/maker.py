@@ -29,6 +29,10 @@ class Maker:
         """The maker of one layer that makes the chain's first form; itself if it has one step."""
         return self
 
+    def chosen_for(self, layer: keras.layers.Layer) -> "Maker":
+        """The maker of the one class that makes something of a built layer."""
+        return self
+
     def finished(self, layer: keras.layers.Layer) -> Any:
         """What is made of the layer of the first step."""
         return layer

@@ -61,12 +61,15 @@ class FamilyMaker(Maker):
     def __call__(
         self, layer: keras.layers.Layer, metric: Metric = None, kernel: np.ndarray | None = None
     ) -> CompressedLayer:
-        cls = self.member(layer)
-        new = cls.from_layer(layer, metric, kernel, **self._options_for(layer))
-        if cls is quantized.QuantizedEmbedding and new.level_bits == 8 and layer.built:
+        new = self.chosen_for(layer)(layer, metric, kernel)
+        table = isinstance(new, quantized.QuantizedEmbedding) and layer.built
+        if table and new.level_bits == 8:
             # Files then take no more bytes than those of the stock converter.
             _share_scale(new, to_numpy(layer.embeddings) if kernel is None else kernel)
         return new
+
+    def chosen_for(self, layer: keras.layers.Layer) -> Maker:
+        return Maker(self.member(layer), self._options_for(layer))
 
     def _options_for(self, layer) -> dict:
         """The options, but 8 bits where fewer cost accuracy and save a file no bytes."""
@@ -90,12 +93,10 @@ class FamilyMaker(Maker):
 class EightBits(FamilyMaker):
     """The maker that rounds to 8 bits, and small kernels to float16."""
 
-    def __call__(
-        self, layer: keras.layers.Layer, metric: Metric = None, kernel: np.ndarray | None = None
-    ) -> CompressedLayer:
+    def chosen_for(self, layer: keras.layers.Layer) -> Maker:
         if layer.built and _entries(layer) < STOCK_FLOAT32:
-            return FamilyMaker(half.Float16Kernel, {})(layer, metric, kernel)
-        return super().__call__(layer, metric, kernel)
+            return FamilyMaker(half.Float16Kernel, {}).chosen_for(layer)
+        return super().chosen_for(layer)
 
 
 def _entries(layer) -> int:
