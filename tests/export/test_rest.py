@@ -135,8 +135,7 @@ def test_no_file_is_larger_or_further_off_than_the_stock_dynamic_range(name):
     expected = np.concatenate([model(x[i : i + batch]) for i in range(0, len(x), batch)])
     stock = dynamic_range(model)
     rested = to_tflite(model, check=x, rest="int8")
-    # A batch of 1 is measured sample by sample: few are enough.
-    rounded = to_tflite(swap(model, rounding(8), data=x[: 24 if batch > 1 else 4]), check=x)
+    rounded = to_tflite(swap(model, rounding(8), data=x), check=x)
     half = to_tflite(model, check=x, rest="float16")
     assert len(rested) <= len(stock) and len(rounded) <= len(stock)
     assert len(rested) < len(half) < len(to_tflite(model, check=x))
