@@ -1,40 +1,41 @@
 import threading
 
 import numpy as np
-from threadpoolctl import threadpool_info, threadpool_limits
+import pytest
+from threadpoolctl import threadpool_info
 
 from tfcompress.utils.one_thread import one_thread
 
 
 def threads():
-    np.ones((2, 2)) @ np.ones((2, 2))
-    return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+    return {one["filepath"]: one["num_threads"] for one in threadpool_info()}
 
 
-def test_the_last_one_that_leaves_restores_the_threads():
-    """However the stays of several threads of Python overlap."""
-    with threadpool_limits(limits=2, user_api="blas"):
-        before, first, second = threads(), threading.Event(), threading.Event()
+def of_blas():
+    return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
 
-        def stay():
-            with one_thread():
-                first.set()
-                second.wait(10)
 
-        other = threading.Thread(target=stay)
-        other.start()
-        first.wait(10)
+def test_blas_has_its_threads_back_after_stays_that_overlap():
+    before, inside, leave = threads(), threading.Event(), threading.Event()
+
+    def stay():
         with one_thread():
-            second.set()
-            other.join()  # it has left, and this one is still in
-            assert set(threads()) == {1}
-        assert threads() == before
+            inside.set()
+            leave.wait(10)
+
+    other = threading.Thread(target=stay)
+    other.start()
+    assert inside.wait(10) and of_blas() == {1}
+    with one_thread():
+        assert of_blas() == {1}
+        leave.set()
+        other.join()
+        np.ones((2, 2)) @ np.ones((2, 2))
+    assert threads() == before
 
 
 def test_an_error_restores_them():
     before = threads()
-    try:
-        with one_thread(), one_thread():
-            raise KeyError
-    except KeyError:
-        assert threads() == before
+    with pytest.raises(KeyError), one_thread(), one_thread():
+        raise KeyError
+    assert threads() == before

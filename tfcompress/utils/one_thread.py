@@ -5,33 +5,19 @@ machine is: rounding a kernel of 2,048 x 512 row by row took four times as long 
 one, on a machine of two cores that other processes used too.
 """
 
-import contextlib
 import functools
-import threading
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 from threadpoolctl import ThreadpoolController
 
-_lock = threading.Lock()
-_open = 0  # how many threads of Python want it
-_limiter = None
 
+def one_thread() -> AbstractContextManager:
+    """While it is open, BLAS computes on one thread.
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """While open, BLAS computes on one thread, for all threads of Python; results stay the same."""
-    global _open, _limiter
-    with _lock:
-        if _open == 0:
-            _limiter = _libraries().limit(limits=1, user_api="blas")
-        _open += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _open -= 1
-            if _open == 0:
-                _limiter.restore_original_limits()
+    Of several threads of Python that want it at once the first one decides, so that none leaves it
+    as another one had set it (threadpoolctl 3.8).
+    """
+    return _libraries().limit(limits=1, user_api="blas")
 
 
 @functools.cache
