@@ -1,41 +1,28 @@
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from tfcompress.utils.one_thread import one_thread
-
-
-def threads():
-    return {one["filepath"]: one["num_threads"] for one in threadpool_info()}
 
 
 def of_blas():
     return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
 
 
-def test_blas_has_its_threads_back_after_stays_that_overlap():
-    before, inside, leave = threads(), threading.Event(), threading.Event()
+def test_blas_has_its_threads_back():
+    with threadpool_limits(limits=2, user_api="blas"):
+        with pytest.raises(KeyError), one_thread(), one_thread():
+            assert of_blas() == {1}
+            raise KeyError
+        assert of_blas() == {2}
 
+
+def test_other_threads_of_python_leave_it_as_it_is():
     def stay():
         with one_thread():
-            inside.set()
-            leave.wait(10)
+            return of_blas()
 
-    other = threading.Thread(target=stay)
-    other.start()
-    assert inside.wait(10) and of_blas() == {1}
-    with one_thread():
-        assert of_blas() == {1}
-        leave.set()
-        other.join()
-        np.ones((2, 2)) @ np.ones((2, 2))
-    assert threads() == before
-
-
-def test_an_error_restores_them():
-    before = threads()
-    with pytest.raises(KeyError), one_thread(), one_thread():
-        raise KeyError
-    assert threads() == before
+    with threadpool_limits(limits=2, user_api="blas"), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(stay).result() == {2}
+        assert of_blas() == {2}

@@ -6,17 +6,20 @@ one, on a machine of two cores that other processes used too.
 """
 
 import functools
-from contextlib import AbstractContextManager
+import threading
+from contextlib import AbstractContextManager, nullcontext
 
 from threadpoolctl import ThreadpoolController
 
 
 def one_thread() -> AbstractContextManager:
-    """While it is open, BLAS computes on one thread.
+    """While it is open, BLAS computes on one thread, if the main thread of Python opened it.
 
-    Of several threads of Python that want it at once the first one decides, so that none leaves it
-    as another one had set it (threadpoolctl 3.8).
+    The number holds for the whole process. If several threads set it, one could restore what
+    another one had set.
     """
+    if threading.current_thread() is not threading.main_thread():
+        return nullcontext()
     return _libraries().limit(limits=1, user_api="blas")
 
 
