@@ -3,12 +3,10 @@
 import json
 
 import keras
-import numpy as np
 import pytest
 from clockwork import Clockwork, milliseconds
 from typer.testing import CliRunner
 
-import tfcompress as tfc
 from tfcompress.cli.files import read_budgets
 from tfcompress.planning import planner
 from tfcompress.planning.latency import measured
@@ -21,15 +19,8 @@ def run(*arguments):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    forms = {"8 bits": list(tfc.layers.rounding(8).values())}
     monkeypatch.setattr(measured, "timer_here", lambda threads=1: Clockwork())
-    for module in (measured, planner):
-        monkeypatch.setattr(module, "default_candidates", lambda target: forms)
-    keras.utils.set_random_seed(0)
-    layers = [keras.Input((12,)), keras.layers.Dense(128, "relu"), keras.layers.Dense(3)]
-    keras.Sequential(layers).save(tmp_path / "net.keras")
-    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).normal(size=(80, 12)))
-    return tmp_path
+    return save_net(tmp_path, monkeypatch, measured, planner)
 
 
 def test_a_table_is_written_and_a_plan_reads_it(folder):

@@ -1,11 +1,9 @@
 """`tfcompress compress`: what it trains on, how long, and what the file computes in."""
 
-import keras
-import numpy as np
 import pytest
+from saved_net import save_net
 from typer.testing import CliRunner
 
-import tfcompress as tfc
 from tfcompress.planning import planner
 from tfcompress_cli import app
 
@@ -16,13 +14,7 @@ def run(*arguments):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    forms = {"8 bits": list(tfc.layers.rounding(8).values())}
-    monkeypatch.setattr(planner, "default_candidates", lambda target: forms)
-    keras.utils.set_random_seed(0)
-    layers = [keras.Input((12,)), keras.layers.Dense(128, "relu"), keras.layers.Dense(3)]
-    keras.Sequential(layers).save(tmp_path / "net.keras")
-    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).normal(size=(80, 12)))
-    return tmp_path
+    return save_net(tmp_path, monkeypatch, planner)
 
 
 def test_training_that_is_found_out_on_a_dataset_of_ones_own(folder, monkeypatch):

@@ -130,17 +130,8 @@ class Compressor:
             self.loss, loss_weights = compiled
         self.target, self.store, self.seed = target, store, seed
         self.tried = []
-        check_labels = None if self.loss is None else Objective(model, loss).check_labels
-        self.train = read(model, data, check_labels)
-        if validation_data is None:
-            self.train, validation = hold_out(self.train)
-        else:
-            validation = read(model, validation_data, check_labels)
-        if isinstance(validation, Stream):
-            raise ValueError(
-                "`validation_data` are held in memory. Expected at most 512 MiB. Received: more"
-            )
-        self.train = weighed(self.train, class_weight, self.loss)
+        weights = class_weight, self.loss
+        self.train, validation, taught = _sets(model, data, validation_data, train, loss, weights)
         self.arguments = {
             "data": self.train.data if isinstance(self.train, Stream) else self.train,
             "metric": metric,
@@ -160,9 +151,7 @@ class Compressor:
             self.train = self.train._replace(held=[])
         self.calibration = examples[0]
         self.check = some_of(self.calibration, RANGE_EXAMPLES if self.static else CHECKED_EXAMPLES)
-        taught = self.train
-        if train is not None:
-            taught = weighed(streamed(model, train, check_labels), class_weight, self.loss)
+        taught = self.train if taught is None else taught
         given = model, self.teacher, self.loss, loss_weights, taught, self.calibration, batch_size
         scored = self.score, self.quality.drop, self.check if self.static else None
         self.tuner = FineTuner(Trainer(*given), fine_tune, seed, *scored)
@@ -287,3 +276,24 @@ class Compressor:
             with temporary_folder() as folder:
                 return archive.save(model, os.path.join(folder, "model"), half=True)
         return cost
+
+
+def _sets(model, data, validation_data, train, loss, weights) -> tuple:
+    """What is planned on, what is scored on, and what is trained on if that is something else.
+
+    Args:
+        weights: `(class_weight, loss)` of the training.
+    """
+    check_labels = None if weights[1] is None else Objective(model, loss).check_labels
+    planned, own = read(model, data, check_labels), None
+    if validation_data is None:
+        planned, validation = hold_out(planned)
+    else:
+        validation = read(model, validation_data, check_labels)
+    if isinstance(validation, Stream):
+        raise ValueError(
+            "`validation_data` are held in memory. Expected at most 512 MiB. Received: more"
+        )
+    if train is not None:
+        own = weighed(streamed(model, train, check_labels), *weights)
+    return weighed(planned, *weights), validation, own
