@@ -5,6 +5,7 @@ import json
 import keras
 import pytest
 from clockwork import Clockwork, milliseconds
+from saved_net import save_net
 from typer.testing import CliRunner
 
 from tfcompress.cli.files import read_budgets
