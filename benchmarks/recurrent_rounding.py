@@ -17,6 +17,7 @@ import time
 
 import keras
 import numpy as np
+import speech_keywords as keywords
 from keras import ops
 from pages import write_page
 
@@ -36,12 +37,14 @@ HEAD = """# Recurrent networks without labels and without training
 Written by `python benchmarks/recurrent_rounding.py --data spoken_digits.npz` on the Free Spoken
 Digit Dataset: 3,000 recordings of ten digits by six speakers, as {frames} frames of {bands} log-mel
 energies. Held out are the takes 0 to 4 of each speaker and digit (300 recordings, as the authors
-do), or all 500 of one speaker ({speaker}). All kernels of the recurrent layers are compressed, the
-last Dense layer stays float. Points of accuracy lost: "plain", the same form by the weights alone
-(nearest values, magnitude); "measured", on {sequences} training sequences without their labels.
-Each is the mean of several float nets, trained from seeds of their own and each with its own draw
-of sequences; "worst" is the largest loss of a net. A negative number is a gain. The settings are
-those of `benchmarks/post_training.py`: nothing was chosen on these data. Seconds on a busy machine.
+do), or all 500 of one speaker ({speaker}); the nets for that one are trained on recordings as other
+voices might have spoken them (`benchmarks/speech_sound.py`). All kernels of the recurrent layers
+are compressed, the last Dense layer stays float. Points of accuracy lost: "plain", the same form by
+the weights alone (nearest values, magnitude); "measured", on {sequences} training sequences without
+their labels. Each is the mean of several float nets, trained from seeds of their own and each with
+its own draw of sequences; "worst" is the largest loss of a net. A negative number is a gain. The
+settings are those of `benchmarks/post_training.py`: nothing was chosen on these data. Seconds on a
+busy machine.
 
 | net (float accuracy) | method | plain | measured | worst | nets | seconds |
 |---|---|---|---|---|---|---|
@@ -79,16 +82,31 @@ def mel_filters():
     return np.maximum(0, np.minimum(rising, falling)).astype("float32")
 
 
-def splits(columns):
-    """Which recordings are held out, by split."""
-    return {
-        "takes": columns["take"] < 5,  # as the authors of the data do
-        "speaker": columns["speaker"] == SPEAKER,
-    }
+def takes(arguments):
+    """Recordings to train and to test on, and what makes batches for a seed."""
+    x, columns = recordings(arguments.data)
+    out = columns["take"] < 5  # as the authors of the data do
+    train, test = [(x[chosen], columns["digit"][chosen]) for chosen in (~out, out)]
+    return train, test, lambda seed: Shifted(*train, seed)
 
 
-def network(kind):
-    inputs = x = keras.Input((FRAMES, BANDS))
+def speaker(arguments):
+    """The same where the voice is one that the net has never heard: training varies the voices."""
+    sounds, digits, speakers = keywords.recordings(arguments.data)
+    train, test = [
+        ([sounds[i] for i in np.flatnonzero(chosen)], digits[chosen])
+        for chosen in (speakers != SPEAKER, speakers == SPEAKER)
+    ]
+    sets = keywords.varied_sets(pathlib.Path(arguments.nets, "varied.npy"), train[0])
+    train, test = [(keywords.as_inputs(heard), digits) for heard, digits in (train, test)]
+    return train, test, lambda seed: keywords.Epochs(sets, train[1], seed)
+
+
+SPLITS = {"takes": takes, "speaker": speaker}
+
+
+def network(kind, frames):
+    inputs = x = keras.Input((frames, BANDS))
     if kind == "gru":
         x = keras.layers.GRU(128, return_sequences=True, name="gru_1")(x)
         x = keras.layers.GRU(128, name="gru_2")(x)
@@ -98,18 +116,18 @@ def network(kind):
     return keras.Model(inputs, keras.layers.Dense(10, name="digits")(x))
 
 
-def load_or_train(kind, split, seed, folder, train):
+def load_or_train(kind, split, seed, folder, frames, batches):
     """The float net: from the folder, or trained now (Adam, cosine from 2e-3) and saved there."""
     path = folder / f"{kind}-{split}-{seed}.keras"
     if path.exists():
         return keras.saving.load_model(path, compile=False)
     keras.utils.set_random_seed(seed)
-    model, (x, y) = network(kind), train
-    rate = keras.optimizers.schedules.CosineDecay(2e-3, EPOCHS * -(-len(x) // BATCH))
+    model, batches = network(kind, frames), batches(seed)
+    rate = keras.optimizers.schedules.CosineDecay(2e-3, EPOCHS * len(batches))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     # Without XLA, which takes several times as long for recurrent nets on a CPU.
     model.compile(keras.optimizers.Adam(rate, clipnorm=1.0), loss, jit_compile=False)
-    model.fit(Shifted(x, y, seed), epochs=EPOCHS, verbose=2)
+    model.fit(batches, epochs=EPOCHS, verbose=2)
     model.save(path)
     return model
 
@@ -175,14 +193,15 @@ def results_of(kind, split, seed, arguments):
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def measure_missing(kind, split, seed, arguments, data):
+def measure_missing(kind, split, seed, arguments, train, test, batches):
     """Measures one net, and keeps the results in the folder."""
     found = results_of(kind, split, seed, arguments)
     missing = [name for name in METHODS if name not in found]
     if missing:
-        model = load_or_train(kind, split, seed, pathlib.Path(arguments.nets), data[0])
+        given = pathlib.Path(arguments.nets), train[0].shape[1], batches
+        model = load_or_train(kind, split, seed, *given)
     for name in missing:
-        found[name] = measure(model, METHODS[name], *data, seed, arguments.sequences)
+        found[name] = measure(model, METHODS[name], train, test, seed, arguments.sequences)
         results_path(kind, split, seed, arguments).write_text(json.dumps(found, indent=1))
         print(kind, split, seed, name, found[name], flush=True)
 
@@ -219,16 +238,13 @@ def main():
     parser.add_argument("--nets", default="benchmarks/float-nets", help="folder of nets, results")
     parser.add_argument("--seeds", type=int, default=3, help="float nets of each kind")
     parser.add_argument("--sequences", type=int, default=2000, help="for calibration")
-    parser.add_argument("--splits", nargs="*", default=["takes", "speaker"])
+    parser.add_argument("--splits", nargs="*", choices=list(SPLITS), default=list(SPLITS))
     parser.add_argument("--output", default="docs/recurrent-benchmark.md")
     arguments = parser.parse_args()
     pathlib.Path(arguments.nets).mkdir(parents=True, exist_ok=True)
-    x, columns = recordings(arguments.data)
-    held_out = splits(columns)
+    data = {split: SPLITS[split](arguments) for split in arguments.splits}
     for seed, split, kind in itertools.product(range(arguments.seeds), arguments.splits, NETS):
-        out = held_out[split]
-        data = [(x[chosen], columns["digit"][chosen]) for chosen in (~out, out)]
-        measure_missing(kind, split, seed, arguments, data)
+        measure_missing(kind, split, seed, arguments, *data[split])
         write_page(arguments.output, page(arguments))
 
 

@@ -320,7 +320,7 @@ def _loops_and_others():
         yield f"recurrent, {bits} bits", Form(partial(recurrent, bits), {}, sites, 0.1)
     for bits, form in (8, "gathered"), (4, "looked_up_twice"), (2, "looked_up_twice"):
         rounded = tfc.layers.rounding(bits)
-        make = partial(lambda r: tfc.swap(plain((6,), layers.Embedding(40, 16)), r), rounded)
+        make = partial(lambda r: tfc.swap(plain((6,), layers.Embedding(80, 16)), r), rounded)
         yield f"table, {bits} bits", Form(make, {}, (f"{form} {bits}",), 1e-5)
     wide = partial(plain, (6,), layers.Embedding(40, 256))
     make = partial(lambda make: tfc.swap(make(), tfc.layers.rounding(4)), wide)
