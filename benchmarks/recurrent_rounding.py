@@ -98,8 +98,8 @@ def speaker(arguments):
         for chosen in (speakers != SPEAKER, speakers == SPEAKER)
     ]
     sets = keywords.varied_sets(pathlib.Path(arguments.nets, "varied.npy"), train[0])
-    train, test = [(keywords.as_inputs(heard), digits) for heard, digits in (train, test)]
-    return train, test, lambda seed: keywords.Epochs(sets, train[1], seed)
+    test = keywords.as_inputs(test[0]), test[1]
+    return (sets[0], train[1]), test, lambda seed: keywords.Epochs(sets, train[1], seed)
 
 
 SPLITS = {"takes": takes, "speaker": speaker}
