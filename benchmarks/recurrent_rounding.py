@@ -44,8 +44,8 @@ the weights alone (nearest values, magnitude); "measured", on {sequences} traini
 their labels. Each is the mean of several float nets, trained from seeds of their own and each with
 its own draw of sequences; "worst" is the largest loss of a net. A negative number is a gain. The
 settings are those of `benchmarks/post_training.py`: nothing was chosen on these data, but for one
-thing: that the sequences of the second split are varied ones, as the nets are trained on, was decided when one net
-had been measured on plain ones. Its frames are 50. Seconds on a busy machine.
+thing: that the sequences of the second split are varied ones, as the nets are trained on, was
+decided when one net had been measured on plain ones. Its frames are 50. Seconds on a busy machine.
 
 | net (float accuracy) | method | plain | measured | worst | nets | seconds |
 |---|---|---|---|---|---|---|
