@@ -44,8 +44,9 @@ def test_quantize_rounds_every_kernel(folder, tmp_path, bits):
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == {"path": str(output), "bytes": output.stat().st_size}
     small, model = (keras.models.load_model(p) for p in (output, folder / "net.keras"))
-    kinds = {16: tfc.layers.Float16Dense}.get(bits, tfc.layers.QuantizedDense)
-    assert [type(layer) for layer in small.layers] == [kinds, kinds]
+    half, few = tfc.layers.Float16Dense, tfc.layers.QuantizedDense
+    kinds = {16: [half, half], 8: [few, half], 3: [few, few]}  # the second one is small
+    assert [type(layer) for layer in small.layers] == kinds[bits]
     x = np.load(folder / "data.npz")["x"]
     expected = tfc.swap(model, tfc.layers.rounding(bits))
     np.testing.assert_array_equal(small(x), expected(x))
