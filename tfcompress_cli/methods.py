@@ -14,7 +14,7 @@ from tfcompress_cli.quiet import errors_as_messages
 def quantize(
     model: Model,
     output: Output,
-    bits: Annotated[int, typer.Option(help="Of a weight: 16, or 8 to 2; of few weights more.")] = 8,
+    bits: Annotated[int, typer.Option(help="Of weights: 16, or 8 to 2; small kernels: more.")] = 8,
     data: SomeData = None,
     json: Json = False,
 ) -> None:
