@@ -6,6 +6,7 @@ import pytest
 
 import tfcompress as tfc
 from tfcompress.layers.discrete.latent import fit_grid
+from tfcompress.numerics.compensated_rounding import compensate
 from tfcompress.numerics.metric import Kronecker
 
 
@@ -238,3 +239,28 @@ def test_a_class_rule_takes_stochastic_layers():
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name="fc")])
     small = tfc.swap(model, {keras.layers.Dense: tfc.layers.BinaryDense.using(stochastic=True)})
     assert small.get_layer("fc").stochastic
+
+
+PLAIN_ROUNDS = 12
+KINDS = {
+    "binary": (lambda u: np.where(u >= 0, 1.0, -1.0), lambda w: np.abs(w).mean(0)),
+    "ternary": (lambda u: np.clip(np.round(u), -1, 1), lambda w: 1.2 * np.abs(w).mean(0)),
+    "4 bits": (lambda u: np.clip(np.round(u), -7, 7), lambda w: np.abs(w).max(0) / 9),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scales_that_go_further_do_no_more_damage_than_many_plain_rounds(kind):
+    nearest, first_scale = KINDS[kind]
+    rng = np.random.default_rng(0)
+    x = np.maximum(rng.normal(size=(400, 33)) @ rng.normal(size=(33, 96)), 0)
+    w, metric = rng.normal(size=(96, 160)) / 10, Kronecker(x.T @ x / 400)
+    trial, least = first_scale(w), np.full(160, np.inf)
+    for _ in range(PLAIN_ROUNDS):
+        grid = compensate(w, lambda row, _, s=trial: s * nearest(row / s), metric) / trial
+        toward = metric.apply(grid)
+        trial = np.sum(w * toward, 0) / np.sum(grid * toward, 0)
+        error = w - trial * grid
+        least = np.minimum(least, np.sum(error * metric.apply(error), 0))
+    grid, scale = fit_grid(w, nearest, first_scale(w), metric)
+    assert metric.quadratic(w - scale * grid) < 1.002 * 0.5 * least.sum()

@@ -1,7 +1,7 @@
 """Several steps of a graph in a row, which TensorFlow runs as one function.
 
 Step by step, Keras' own code takes about a millisecond for each call of a layer, and so most of the
-time of a small batch; and what lies between two steps is held.
+time of a small batch. A function runs it once, when it is traced.
 """
 
 from collections.abc import Hashable, Sequence
