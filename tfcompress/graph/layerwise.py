@@ -10,8 +10,14 @@ import keras
 from tfcompress.graph.intercept import altered, as_array, running
 from tfcompress.graph.nodes import called_operations, calls_its_graph, graph_of
 from tfcompress.graph.private_keras import layers_in, standardized_inputs
-from tfcompress.graph.steps import held_bytes, sizes_of, steps_of, working_bytes
-from tfcompress.graph.stretch import Stretch, arguments_of
+from tfcompress.graph.steps import (
+    Stretch,
+    arguments_of,
+    held_bytes,
+    sizes_of,
+    steps_of,
+    working_bytes,
+)
 from tfcompress.utils.arrays import rows
 from tfcompress.utils.batches import batches
 from tfcompress.utils.progress import progress
