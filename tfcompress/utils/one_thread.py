@@ -1,8 +1,8 @@
 """NumPy's products on one thread, for long rows of small ones.
 
 Between small products the threads of BLAS wait for each other, and the longer the busier the
-machine is: rounding a kernel of 2,048 x 512 row by row took four times as long on two threads as on
-one, on a machine of two cores that other processes used too.
+machine is: where other processes used the two cores too, row by row rounding took several times as
+long on two threads as on one.
 """
 
 import functools
