@@ -1,3 +1,4 @@
+import collections
 import os
 import zlib
 
@@ -51,12 +52,31 @@ def pytest_configure(config):
 
 def pytest_addoption(parser):
     parser.addoption("--sample", type=int, help="run only so many tests, always the same ones")
+    parser.addoption(
+        "--variants",
+        type=int,
+        help="run only so many variants of each test, others with another --randomly-seed",
+    )
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
-    count = config.getoption("--sample")
-    if count is not None and count < len(items):
-        # by a checksum of the name, so that another test does not change which of the others run
-        names = sorted((item.nodeid for item in items), key=lambda name: zlib.crc32(name.encode()))
-        items[:] = [item for item in items if item.nodeid in set(names[:count])]
+    variants, sample = config.getoption("--variants"), config.getoption("--sample")
+    if variants is not None:
+        seed = getattr(config.option, "randomly_seed", 0)
+        groups = collections.defaultdict(list)
+        for item in items:
+            groups[item.nodeid.partition("[")[0]].append(item.nodeid)
+        _keep(items, [n for group in groups.values() for n in _drawn(group, variants, seed)])
+    if sample is not None:
+        _keep(items, _drawn([item.nodeid for item in items], sample, ""))
+
+
+def _drawn(names, count, seed):
+    """So many of the names, by checksums: another test does not change which of the others run."""
+    return sorted(names, key=lambda name: zlib.crc32(f"{seed}{name}".encode()))[:count]
+
+
+def _keep(items, names):
+    kept = set(names)
+    items[:] = [item for item in items if item.nodeid in kept]
