@@ -33,13 +33,13 @@ def net(width, dense):
     return model
 
 
-def train(model, data, epochs, rates):
+def train(model, data, epochs, rates, jit="auto"):
     x, y = data
     first, last = rates
     schedule = keras.optimizers.schedules.ExponentialDecay(
         first, epochs * -(-len(x) // 100), last / first
     )
-    model.compile(keras.optimizers.Adam(schedule), "squared_hinge")
+    model.compile(keras.optimizers.Adam(schedule), "squared_hinge", jit_compile=jit)
     model.fit(x, 2.0 * np.eye(10)[y] - 1, 100, epochs, verbose=0)
     return model
 
@@ -51,7 +51,8 @@ def run(row, seed, epochs, data, test, width):
     if row == "stochastic":
         dense = functools.partial(tfc.layers.BinaryDense, scale=False, stochastic=True)
     model = net(EQUAL_WIDTH if row == "equal-size" else width, dense)
-    train(model, data, epochs, RATES.get(row, RATE))
+    jit = False if row == "stochastic" else "auto"  # random numbers take long under XLA
+    train(model, data, epochs, RATES.get(row, RATE), jit)
     if row == "stochastic":
         tfc.recalibrate_batch_norm(model, data[0])  # at the real weights, which are used in tests
     kernels = [layer for layer in model.layers if hasattr(layer, "kernel")]

@@ -184,8 +184,8 @@ def export(
         options["rest"] = RESTS[bits]
         loaded = load_model(model)
         samples = None if check is None else load_inputs(check, loaded)
-        blob = to_tflite(loaded, output, check=samples, **options)
-        print_file(output, len(blob), json)
+        to_tflite(loaded, output, check=samples, **options)
+        print_file(output, json)
 
 
 @app.command()
@@ -211,7 +211,7 @@ def archive(
             archives.save(loaded, output, half=half)
         else:
             save_model(loaded, output)
-        print_file(output, output.stat().st_size, json)
+        print_file(output, json)
 
 
 @app.command()

@@ -21,7 +21,7 @@ def quantize(
     """Round all kernels; with --data, each to what does least to the outputs of its layer."""
     with errors_as_messages():
         from tfcompress.cli.data import load_data
-        from tfcompress.cli.files import check_output, load_model, write_model
+        from tfcompress.cli.files import check_output, load_model, print_file, write_model
         from tfcompress.layers import rounding
         from tfcompress.rewriting.swap import swap
 
@@ -30,7 +30,8 @@ def quantize(
         loaded = load_model(model)
         seen = None if data is None else load_data(data, loaded)
         small = swap(loaded, rules, data=seen)
-        write_model(small, output, json, rest="float16" if bits == 16 else "int8")
+        write_model(small, output, rest="float16" if bits == 16 else "int8")
+        print_file(output, json)
 
 
 @app.command()
@@ -51,7 +52,7 @@ def prune(
     """
     with errors_as_messages():
         from tfcompress.cli.data import load_data
-        from tfcompress.cli.files import check_output, load_model, write_model
+        from tfcompress.cli.files import check_output, load_model, print_file, write_model
         from tfcompress.pruning.one_shot import prune as run
 
         check_output(output)
@@ -59,7 +60,8 @@ def prune(
         seen = None if data is None else load_data(data, loaded)
         score = "magnitude" if data is None else "obs"
         small = run(loaded, sparsity, data=seen, score=score, scope=scope)
-        write_model(small, output, json)
+        write_model(small, output)
+        print_file(output, json)
 
 
 @app.command()
@@ -70,27 +72,43 @@ def distill(
     data: Data,
     epochs: Annotated[int, typer.Option(help="Epochs of training.")] = 3,
     learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 1e-3,
+    loss: Annotated[
+        str | None, typer.Option(help="A Keras loss of the labels. Else that of the teacher.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a student towards a teacher; where the data have labels, on these as well."""
     with errors_as_messages():
         import keras
 
-        from tfcompress.cli.data import load_data
-        from tfcompress.cli.files import check_output, load_model, write_model
+        from tfcompress.cli.data import has_labels, load_data
+        from tfcompress.cli.files import check_output, load_model, print_file, write_model
         from tfcompress.distillation.distiller import Distiller
+        from tfcompress.graph.private_training import compiled_loss
+        from tfcompress.utils.batches import HELD, check_repeats, some
+        from tfcompress.utils.checks import check_above_zero, whole_number
 
         check_output(output)
+        whole_number(epochs, "--epochs")
+        check_above_zero(learning_rate, "--learning-rate")
         student, guide = load_model(model), load_model(teacher, compile=True)
-        distiller = Distiller(student=student, teacher=guide)
-        distiller.compile(keras.optimizers.Adam(learning_rate))
         given = load_data(data, student)
-        verbose = 0 if json else "auto"
-        if isinstance(given, tuple):
-            distiller.fit(*given, epochs=epochs, verbose=verbose)
-        else:
-            distiller.fit(given, epochs=epochs, verbose=verbose)
-        write_model(student, output, json)
+        check_repeats(given, epochs)
+        if not hasattr(given, "__next__"):
+            some(student, given, 1, HELD)  # raises unless the model takes them
+        terms = (loss, None) if loss else compiled_loss(guide) or (None, None)
+        if terms[0] is None and has_labels(given):
+            raise ValueError(
+                "The data have labels, and the teacher was saved without a loss: give `--loss`, or "
+                "data without labels."
+            )
+        distiller = Distiller(student=student, teacher=guide)
+        distiller.compile(keras.optimizers.Adam(learning_rate), *terms)
+        x, *more = given if isinstance(given, tuple) else (given,)
+        labels = dict(zip(("y", "sample_weight"), more, strict=False))
+        distiller.fit(x, **labels, epochs=epochs, verbose=0 if json else "auto")
+        write_model(student, output)
+        print_file(output, json)
 
 
 @app.command()
@@ -134,9 +152,9 @@ def plan(
         loaded = load_model(model, compile=True)
         given = load_data(data, loaded), limits, target
         made = run(loaded, *given, store=store, latency=latency)
-        print_plan(made, json)
         if output is not None:
-            write_model(made.model, output, json)
+            write_model(made.model, output)
+        print_plan(made, output, json)
 
 
 @app.command()

@@ -19,6 +19,9 @@ def check_readable(model: keras.Model, config: Config) -> None:
             made = skeleton(config, sys.maxsize, bool(names))
     except Exception as error:  # of the constructors of others too
         reason = str(error).strip().splitlines() or [type(error).__name__]
+        stateful = [layer.name for layer in layers_in(model) if getattr(layer, "stateful", False)]
+        if stateful and "stateless scope" in str(error):
+            reason = [f"layers {stateful} are stateful, and make variables of any size"]
         raise ValueError(
             f"Model {model.name!r} cannot be archived, since `load` could not make it again from "
             f"its config: {plain(reason[-1])}"

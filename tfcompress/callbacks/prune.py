@@ -61,7 +61,8 @@ class Prune(keras.callbacks.Callback):
     stands in the list. At the end of `fit` one warning says what sparsity was reached and what was
     asked for, if the schedule is longer than the training, or if the best epoch of `EarlyStopping`
     or `ModelCheckpoint` lies before its end. Layers with kernels or tables that `layers` matches
-    and that cannot be pruned are named in a warning at the start.
+    and that cannot be pruned are named in a warning at the start. What is trainable then is pruned,
+    whatever other callbacks freeze or unfreeze later.
 
     In a training loop of your own call `set_model`, `on_train_begin`, `on_epoch_begin`,
     `on_train_batch_begin`, `on_train_batch_end` after each step, and `on_train_end`.
@@ -103,6 +104,7 @@ class Prune(keras.callbacks.Callback):
         self.every = every
         self.sparsity = 0.0
         self._masks = self._list = None
+        self._pruned = {}  # variables by path
         self._target, self._done, self._epoch, self._epoch_begin = 0.0, 0, 0, 0
         if data is not None:
             check_repeats(data, 2)
@@ -177,9 +179,8 @@ class Prune(keras.callbacks.Callback):
     def _start(self):
         """Takes what is zero as pruned: only now has every callback restored what it restores."""
         self._check_targets()
-        self._masks = {
-            path: nonzero(path, v) for path, v in prunable(self.model, self.layers).items()
-        }
+        self._pruned = prunable(self.model, self.layers)
+        self._masks = {path: nonzero(path, v) for path, v in self._pruned.items()}
         self._prune(self._last_ranking())
 
     def finish(self) -> float:
@@ -192,7 +193,7 @@ class Prune(keras.callbacks.Callback):
 
     def _share(self):
         """The share of zeros in the weights as they are."""
-        weights = prunable(self.model, self.layers).values()
+        weights = self._pruned.values()
         zeros = sum(int(ops.count_nonzero(ops.equal(ops.convert_to_tensor(v), 0))) for v in weights)
         return zeros / sum(math.prod(v.shape) for v in weights)
 
@@ -275,22 +276,20 @@ class Prune(keras.callbacks.Callback):
 
     def _scores(self):
         curvature = curvature_of(self.model, self.score, self.data, self.class_weight)
-        weights = prunable(self.model, self.layers)
-        if curvature is not None and (missing := set(weights) - set(curvature)):
+        if curvature is not None and (missing := set(self._pruned) - set(curvature)):
             raise ValueError(
                 f"No curvature is known of {sorted(missing)}. Leave them out of `layers`, or use "
                 "score='magnitude'."
             )
         return {
             path: self.score(ops.convert_to_numpy(v), curvature and curvature[path])
-            for path, v in weights.items()
+            for path, v in self._pruned.items()
         }
 
     def _zero(self):
         """Zeroes the removed weights again, since the optimizer's momentum moves them."""
-        model = self.model  # on JAX this brings the variables up to date
-        averages = averages_of(self._optimizer())
-        for path, variable in prunable(model, self.layers).items():
+        averages = averages_of(self._optimizer())  # on JAX this brings the variables up to date
+        for path, variable in self._pruned.items():
             for v in (variable, averages.get(id(variable))):
                 if v is not None:
                     v.assign(ops.where(self._masks[path], ops.convert_to_tensor(v), 0))

@@ -9,6 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.batches import HELD, some
+
 ARRAYS = ("x", "y", "sample_weight")  # of an .npz file
 
 
@@ -56,19 +59,19 @@ def load_data(source: str, model: keras.Model | None = None) -> Any:
     )
 
 
+def has_labels(data: Any) -> bool:
+    """Whether data of `load_data` have labels beside the inputs."""
+    if isinstance(data, tuple):
+        return len(data) > 1
+    spec = getattr(data, "element_spec", None)  # of a tf.data.Dataset
+    if spec is None and isinstance(data, keras.utils.PyDataset):
+        spec = data[0]
+    return isinstance(spec, tuple) and len(spec) > 1
+
+
 def load_inputs(source: str, model: keras.Model) -> Any:
     """The inputs alone of at most 1,000 examples of the data that a text names."""
-    data = load_data(source, model)
-    if isinstance(data, tuple):
-        return keras.tree.map_structure(lambda array: array[:1000], data[0])
-    batches, count = [], 0
-    for batch in data:
-        batches.append(batch[0] if isinstance(batch, tuple) else batch)
-        count += len(keras.tree.flatten(batches[-1])[0])
-        if count >= 1000:
-            break
-    joined = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)
-    return keras.tree.map_structure(lambda array: array[:1000], joined)
+    return keras.tree.map_structure(to_numpy, some(model, load_data(source, model), 1000, HELD))
 
 
 def _arrays(path):

@@ -1,6 +1,7 @@
 """The files that the commands read and write: models, budgets and points, results."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import keras
 from tfcompress.archive import files as archives
 from tfcompress.archive.model_files import load_model as load_model
 from tfcompress.planning.plan_result import Plan
-from tfcompress.utils.budgets import read_limits
+from tfcompress.utils.budgets import TIME, read_limits
 from tfcompress.utils.plain import plain
 from tfcompress.utils.types import Rest
 from tfcompress.utils.writers import save_model
@@ -28,7 +29,7 @@ def read_budgets(texts: Sequence[str], target: str) -> float | dict[str, float |
     """
     found: dict[str, float | str] = {}
     for text in texts:
-        is_time = text.endswith(("ms", "us"))
+        is_time = TIME.fullmatch(text) is not None
         found |= {"milliseconds": text} if is_time else {target: _read_budget(text)}
     if len(found) != len(texts):
         raise ValueError(
@@ -49,11 +50,14 @@ def read_epochs(text: str) -> Any:
 def _read_budget(text) -> float:
     """A share for `10%` or `0.1`, bytes for `80000`."""
     try:
-        return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+        number = float(text.removesuffix("%"))
     except ValueError:
         raise ValueError(
             f"Expected a budget such as 10%, 0.1, 80000 (bytes) or 5ms. Received: {text!r}"
         ) from None
+    if text.endswith("%") and not 0 < number <= 100:
+        raise ValueError(f"Expected a budget above 0% and at most 100%. Received: {text}")
+    return number / 100 if text.endswith("%") else number
 
 
 def read_points(path: Path) -> dict[str, tuple[int, float]]:
@@ -74,15 +78,18 @@ def check_output(path: Path, suffixes: Sequence[str] = (".tflite", ".tfc", ".ker
         raise ValueError(f"Expected an output named {' or '.join(suffixes)}. Received: {path}")
     if not path.parent.is_dir():
         raise ValueError(f"There is no such folder: {path.parent}")
+    if path.is_dir():
+        raise ValueError(f"Expected the name of a file to write, and this is a folder: {path}")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"Nothing can be written into this folder: {path.parent}")
 
 
-def write_model(model: keras.Model, path: Path, as_json: bool, rest: Rest = "float32") -> None:
-    """Writes a model as its file is named, and prints the size.
+def write_model(model: keras.Model, path: Path, rest: Rest = "float32") -> None:
+    """Writes a model as its file is named.
 
     Args:
         model: the model.
         path: as `check_output` has taken it.
-        as_json: whether JSON is printed.
         rest: of a `.tflite` file, see `to_tflite`.
     """
     if path.suffix == ".tfc":
@@ -93,11 +100,10 @@ def write_model(model: keras.Model, path: Path, as_json: bool, rest: Rest = "flo
         from tfcompress.export import to_tflite  # TensorFlow
 
         to_tflite(model, path, rest=rest)
-    print_file(path, path.stat().st_size, as_json)
 
 
-def print_plan(made: Plan, as_json: bool) -> None:
-    """Prints the result of `plan`."""
+def print_plan(made: Plan, path: Path | None, as_json: bool) -> None:
+    """Prints the result of `plan`, and the file that was written if there is one."""
     chosen = {path: option.name for path, option in made.chosen.items()}
     number = float if made.target == "milliseconds" else int
     costs = {"cost": number(made.cost), "float_cost": number(made.float_cost)}
@@ -107,7 +113,12 @@ def print_plan(made: Plan, as_json: bool) -> None:
             "milliseconds": made.milliseconds,
             "float_milliseconds": made.float_milliseconds,
         }
-    print(json.dumps(facts | {"loss": made.loss, "layers": chosen}) if as_json else made)
+    facts |= {"loss": made.loss, "layers": chosen}
+    if path is not None and as_json:
+        facts |= {"path": str(path), "bytes": path.stat().st_size}
+    print(json.dumps(facts) if as_json else made)
+    if path is not None and not as_json:
+        print_file(path, as_json)
 
 
 def save_compressed(made: Any, output: Path, as_json: bool) -> None:
@@ -116,19 +127,20 @@ def save_compressed(made: Any, output: Path, as_json: bool) -> None:
         archives.save(made.model, output, half=True)
     elif output.suffix == ".keras":
         save_model(made.model, output)
-    size = output.stat().st_size
     if as_json:
+        size = output.stat().st_size
         facts = {"path": str(output), "bytes": size, "before": made.before, "after": made.after}
         if made.plan.milliseconds is not None:
             facts["milliseconds"] = made.plan.milliseconds
         print(json.dumps(facts | {"report": json.loads(made.report.to_json())}))
     else:
         print(made)
-        print_file(output, size, as_json)
+        print_file(output, as_json)
 
 
-def print_file(path: Path, size: int, as_json: bool) -> None:
+def print_file(path: Path, as_json: bool) -> None:
     """Prints the path and the size of a file that was written."""
+    size = path.stat().st_size
     print(
         json.dumps({"path": str(path), "bytes": size})
         if as_json

@@ -83,7 +83,7 @@ def explain(
     check_number(seconds, "seconds")
     if tflite is not None:
         check_source(tflite)
-    model, small = model_of(model), model_of(small)
+    model, small = model_of(model, compile=True), model_of(small)
     _check_models(model, small)
     examples, numbers = _examples(model, data)
     before, now = opened(model), opened(small)

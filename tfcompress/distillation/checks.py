@@ -60,6 +60,12 @@ def check_models(student: keras.Model, teachers: list[keras.Model], same_inputs:
                     f"The {ends} of the student and the teacher must have the same shapes. "
                     f"Received: {shapes[0]} and {shapes[1]}"
                 )
+        names = [getattr(model, "output_names", None) or [] for model in (student, teacher)]
+        if names[0] != names[1] and sorted(names[0]) == sorted(names[1]):
+            raise ValueError(
+                "The outputs of the student and the teacher must come in the same order. "
+                f"Received: {names[0]} and {names[1]}"
+            )
 
 
 @contextlib.contextmanager
@@ -74,13 +80,15 @@ def check_labels(distiller: Any, y: Any, validation_data: Any) -> Iterator[None]
     outputs = getattr(distiller.student, "outputs", None)
     loss = getattr(distiller, "loss", None)
     if outputs and loss is not None:
-        losses = per_output(loss, outputs, distiller.output_names)
+        whole = getattr(distiller.student, "output", None)
+        names = sorted(whole) if isinstance(whole, dict) else distiller.output_names
+        losses = per_output(loss, outputs, names)
         for one, end in zip(losses, output_activations(distiller.student) or [], strict=False):
             warn_of_probabilities(one, end)
         pair = isinstance(validation_data, (tuple, list)) and len(validation_data) > 1
         for labels in (y, validation_data[1] if pair else None):
             if labels is not None:
-                rows = per_output(labels, outputs, distiller.output_names)
+                rows = per_output(labels, outputs, names)
                 for one, part, output in zip(losses, rows, outputs, strict=True):
                     check_classes(one, part, output.shape, unknown=True)
     try:
@@ -101,6 +109,15 @@ def warn_of_no_lesson() -> None:
     warnings.warn(
         "There are no labels, and `alpha=0` gives the teacher no weight: nothing is learned, "
         "unless a callback raises `alpha`. Give `alpha=1` to learn from the teacher alone.",
+        stacklevel=3,
+    )
+
+
+def warn_of_unused_labels() -> None:
+    """Warns of labels that a `fit` does not look at."""
+    warnings.warn(
+        "The labels are not used, since the Distiller is compiled without a loss. Give `loss` to "
+        "`compile` to learn from them too, or leave them out.",
         stacklevel=3,
     )
 

@@ -54,3 +54,7 @@ def check_path(path: Path | None) -> None:
     check_ending(path, ".tflite")
     if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
         raise ValueError(f"The folder of `path` does not exist. Received: {os.fspath(path)!r}")
+    if os.path.isdir(path):
+        raise ValueError(f"Expected `path` of a file, and it is a folder: {os.fspath(path)!r}")
+    if not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
+        raise ValueError(f"Nothing can be written into the folder of `path`: {os.fspath(path)!r}")

@@ -49,8 +49,25 @@ def _run_step_by_step(operation, layers):
             held = layers_in(owner)
             if any(layer is one for layer in layers for one in held):
                 owner.unroll = True
+                if owner.go_backwards and getattr(owner, "zero_output_for_mask", False):
+                    _reverse_first(owner)
                 if hasattr(owner, "use_cudnn"):
                     owner.use_cudnn = False
+
+
+def _reverse_first(owner):
+    """Reverses the steps before the loop, since Keras' unrolled loop gets a mask the wrong way.
+
+    It zeroes the outputs of steps that go backwards by the mask of steps that go forwards.
+    """
+    owner.go_backwards, loop = False, owner.inner_loop
+
+    def backwards(sequences, initial_state, mask, training=False):
+        turned = keras.tree.map_structure(lambda x: keras.ops.flip(x, 1), sequences)
+        mask = None if mask is None else keras.ops.flip(mask, 1)
+        return loop(turned, initial_state, mask, training)
+
+    vars(owner)["inner_loop"] = backwards
 
 
 def _with_first(around, call, *args, **kwargs):

@@ -20,6 +20,7 @@ COMPILED = {
     "_compile_config",
     "_compile_loss",
     "_compile_metrics",
+    "_eval_epoch_iterator",
     "_loss_tracker",
     "generate_function",
     "loss",

@@ -94,7 +94,7 @@ def shares(
         sparsity: share of zeros over all of them.
 
     Returns:
-        A share for each kernel.
+        A share for each kernel, of which one weight stays.
     """
     check_sparsity(sparsity)
     blocks = [_blocks(w, metric) for w, metric in zip(kernels, metrics, strict=True)]
@@ -106,7 +106,8 @@ def shares(
     flat = [block for own in blocks for block in own]
     count = max(round(sparsity * sum(block.w.size for block in flat)), _pruned(flat))
     gone = iter(_alternate(flat, count))
-    return [float(np.mean(np.concatenate([next(gone).ravel() for _ in own]))) for own in blocks]
+    masks = [np.concatenate([next(gone).ravel() for _ in own]) for own in blocks]
+    return [min(float(np.mean(mask)), 1 - 1 / mask.size) for mask in masks]
 
 
 class _Block:

@@ -174,9 +174,10 @@ class Compressor:
         return Known(self.planner.by_number(), float_size, smallest_size, self.quality(self.model))
 
     def share(self, limit: Limit) -> float:
-        """A budget as a share of what the float32 model takes, at most 1."""
+        """A budget as a share of what the float32 model takes, at most 1 but of time."""
         unit = 8 if self.target == "bits" else 1
-        return min(1.0, limit.of(self.float_size, unit) / self.float_size)
+        share = limit.of(self.float_size, unit) / self.float_size
+        return share if self.target == "milliseconds" else min(1.0, share)
 
     def attempt(
         self,

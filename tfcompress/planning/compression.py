@@ -109,7 +109,8 @@ def compress(
         target: what the budget counts. `"tflite"`: bytes of the file; `"archive"`: bytes of
             `archive.save(half=True)`; `"bits"`: stored bits of the kernels; `"macs"`:
             multiply-accumulates; `"milliseconds"`: the time of one run of the file on one thread,
-            measured here in turn with the float32 file, which it never exceeds.
+            measured here in turn with the float32 file; it takes longer than that one only where
+            the budget does.
         store: how the file stores kernels, see `to_tflite`.
         loss: as in `compile`; None takes the compiled one, with its loss weights. Without either,
             the student learns from the teacher alone, by squared error unless the model ends in a

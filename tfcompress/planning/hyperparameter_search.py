@@ -1,6 +1,7 @@
 """`search`: tunes how a budget is spread over the layers and how the model is trained."""
 
 import dataclasses
+import zlib
 from concurrent.futures import Executor, ThreadPoolExecutor
 from time import perf_counter
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.archive.model_files import model_of
+from tfcompress.export.arguments import check_path
 from tfcompress.graph.private_training import compiled_argument
 from tfcompress.planning.attempts import BATCH_SIZE, Compressor, Known
 from tfcompress.planning.compressed import Compressed, finish
@@ -27,7 +30,7 @@ TRIALS_AT_ONCE = 4  # whose values are drawn before any of them has a score
 
 
 def search(
-    model: keras.Model,
+    model: keras.Model | Path,
     data: Data,
     budget: Budget,
     trials: int = 20,
@@ -66,7 +69,8 @@ def search(
         storage: URL of a database, such as `"sqlite:///search.db"`, from which a search that was
             interrupted continues, and which several processes can share. None keeps the trials in
             memory.
-        study_name: name of the search in the storage.
+        study_name: name of the search in the storage; another model, budget, target, metric or
+            `fine_tune` is another search.
         executor: a `concurrent.futures.Executor`, whose workers run the trials; None runs them
             here, one after the other. In memory the values of four trials are drawn at a time, so
             that the result is the same whatever the executor. For a budget of time it needs
@@ -98,7 +102,9 @@ def search(
         import optuna  # noqa: F401
     except ImportError as error:
         raise ImportError(f"{error}. A search needs optuna: pip install optuna") from error
+    model = model_of(model, compile=True)
     check_arguments(model, budget, None, fine_tune, teacher)
+    check_path(path)
     if not is_whole(fine_tune):
         raise ValueError(f"A search needs `fine_tune` epochs, at least 1. Received: {fine_tune!r}")
     whole_number(trials, "trials")
@@ -121,16 +127,21 @@ def search(
                 "`data` take more than 512 MiB, and are not sent to processes. Give fewer, a "
                 f"`ThreadPoolExecutor`, or no `executor`. Received: executor={executor!r}"
             )
+        facts = {name: repr(value) for name, value in asked.items()}
+        facts |= {"metric": compressor.quality.name, "fine_tune": fine_tune}
+        facts["weights"] = zlib.crc32(b"".join(w.tobytes() for w in model.get_weights()))
         budget = compressor.share(limit)
         with Workers(executor) as workers:
-            best = _best_values(compressor, budget, trials, storage, study_name, workers)
+            best = _best_values(compressor, budget, trials, storage, study_name, workers, facts)
         attempt = _attempt(compressor, budget, best)
         made = finish(compressor, attempt, path, asked, begin)
         return dataclasses.replace(made, tried=compressor.tried[-1:])
 
 
-def _best_values(compressor, budget, trials, storage, study_name, workers) -> dict[str, float]:
-    """The values of the best trial."""
+def _best_values(
+    compressor, budget, trials, storage, study_name, workers, facts
+) -> dict[str, float]:
+    """The values of the best trial; `facts` tell this search from others in the storage."""
     import optuna
     from optuna.trial import TrialState
 
@@ -147,6 +158,7 @@ def _best_values(compressor, budget, trials, storage, study_name, workers) -> di
                 seed=0 if storage is None else None, constant_liar=True
             ),
         )
+        _check_same_search(study, facts)
         if not study.trials:
             study.enqueue_trial({"rate": 1e-3, "alpha": 0.5, "temperature": 2.0, "tilt": 0.0})
         at_once = 1 if storage is not None and workers.executor is None else TRIALS_AT_ONCE
@@ -162,6 +174,21 @@ def _best_values(compressor, budget, trials, storage, study_name, workers) -> di
         return max(complete(), key=lambda trial: (trial.value, -trial.number)).params
     finally:
         optuna.logging.set_verbosity(verbosity)
+
+
+def _check_same_search(study, facts):
+    """Raises if the trials of a study are those of another search, whose scores say nothing here.
+
+    The first search leaves what it was asked for in the study.
+    """
+    known = study.user_attrs
+    if other := [name for name, value in facts.items() if known.get(name, value) != value]:
+        raise ValueError(
+            f"The storage has another search of this name, with {other} of its own. Give another "
+            "`study_name` or `storage`."
+        )
+    for name in facts.keys() - known.keys():
+        study.set_user_attr(name, facts[name])
 
 
 def _run(study, count, workers, shared, budget, shown):

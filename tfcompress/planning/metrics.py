@@ -152,9 +152,9 @@ def is_accuracy(metric: Any) -> bool:
 
 
 def is_of_keras(function: Any) -> bool:
-    """Whether a function is one of `keras.losses`."""
-    name = getattr(function, "__name__", "")
-    return function is not None and getattr(keras.losses, name, None) is function
+    """Whether a function is one of `keras.losses` or `keras.metrics`."""
+    name, places = getattr(function, "__name__", ""), (keras.losses, keras.metrics)
+    return function is not None and any(getattr(p, name, None) is function for p in places)
 
 
 def as_metric(metric: Any) -> keras.metrics.Metric:

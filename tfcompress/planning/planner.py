@@ -28,7 +28,7 @@ from tfcompress.planning.plan_result import Option, Plan
 from tfcompress.planning.workbench import Terms, Workbench
 from tfcompress.rewriting.opening import close_like, opened
 from tfcompress.rewriting.swap import swapped
-from tfcompress.utils.budgets import Limit, check_target, read_limits
+from tfcompress.utils.budgets import Limit, check_counts_time, check_target, read_limits
 from tfcompress.utils.checks import check_store
 from tfcompress.utils.progress import showing
 from tfcompress.utils.types import Budget, ClassWeight, Data, Loss, Path, Store, Target, Verbose
@@ -169,6 +169,7 @@ class Planner:
         check_keras_3(model)
         check_finite_weights(model)
         check_target(target)
+        check_counts_time(latency, target, time)
         check_store(store)
         check_executor(executor)
         candidates = by_name(candidates or default_candidates(target))

@@ -254,8 +254,9 @@ class Quality:
 
 
 def takes_a_model(metric: Any) -> bool:
-    """Whether a metric is the user's own function of a model."""
-    return callable(metric) and not isinstance(metric, (keras.metrics.Metric, keras.losses.Loss))
+    """Whether a metric is the user's own function of a model: no class or function of Keras'."""
+    keras_has = isinstance(metric, (type, keras.metrics.Metric, keras.losses.Loss))
+    return callable(metric) and not keras_has and not metrics.is_of_keras(metric)
 
 
 def _number(metric):

@@ -174,7 +174,7 @@ def bench(
                 operators=len(delegated) + len(left),
                 delegated=delegated,
                 left=left,
-                peak_bytes=peak_memory(blob, threads, (1, steps)) if memory else None,
+                peak_bytes=peak_memory(blob, threads, (batch, steps)) if memory else None,
             )
         )
     return Benchmark(tuple(timings), len(reference), threads, batch)

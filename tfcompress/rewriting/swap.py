@@ -10,10 +10,13 @@ from typing import Any
 
 import keras
 
+from tfcompress.graph.chain import Chain
 from tfcompress.graph.layerwise import MEMORY, follow
 from tfcompress.graph.nodes import calls_its_graph, input_shapes
 from tfcompress.graph.paths import check_keras_3, walk
+from tfcompress.graph.private_keras import layers_in
 from tfcompress.graph.private_training import strategy_scope
+from tfcompress.graph.ties import check_holds_alone, holders_of_variables
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.fit import fit as fit_kernel
 from tfcompress.layers.core.fit import fitted_layer, stand_in
@@ -123,6 +126,7 @@ def swapped(
         try:
             with Workers(executor) as workers:
                 chains = _made(opening, curvature, data, moments, workers, memory)
+                chains = _without_normalization(opening.model, chains)
         except BaseException:
             if inplace:
                 close(model, opening.closed)
@@ -138,6 +142,7 @@ def swapped(
 def _made(opening, curvature, data, moments, workers, memory) -> dict:
     """The chains that stand in the places of layers, `{layer: chain}`."""
     model, targets, left, made = opening.model, opening.targets, opening.left, {}
+    holders = holders_of_variables(model)
 
     def begin(layer, pairs=None):
         path, maker, by_name = targets[id(layer)]
@@ -151,6 +156,7 @@ def _made(opening, curvature, data, moments, workers, memory) -> dict:
 
         def finish():
             with _explained(path, by_name, left):
+                check_holds_alone(layer, holders)
                 for chain in begun:
                     made[id(layer)] = _checked(maker, layer, by_name, chain())
             return made.get(id(layer))
@@ -168,6 +174,24 @@ def _made(opening, curvature, data, moments, workers, memory) -> dict:
     for _, finish in progress(waiting, "Fitting layers", len(waiting), lambda one: one[0].name):
         finish()
     return {layer: made[id(layer)] for layer in layers if made.get(id(layer))}
+
+
+def _without_normalization(model, chains) -> dict:
+    """The chains, with a `Chain` in the place of each `SpectralNormalization` around one of them.
+
+    It changes a kernel in training only, and would change the one that is no longer used.
+    """
+    found = {}
+    for wrapper in layers_in(model):
+        if isinstance(wrapper, keras.layers.SpectralNormalization) and wrapper.layer in chains:
+            parts = chains.pop(wrapper.layer)
+            found[wrapper] = [Chain(parts, name=wrapper.name)]
+            warnings.warn(
+                f"Layer {wrapper.name!r} no longer normalizes: the kernel of {parts[0].name!r} is "
+                "compressed.",
+                stacklevel=4,
+            )
+    return chains | found
 
 
 @contextlib.contextmanager

@@ -186,6 +186,8 @@ def _parts(batch):
             "Expected `data` as `x`, `(x, y)` or `(x, y, sample_weight)`. "
             f"Received: a tuple of {len(parts)}"
         )
+    # Several arrays become a list: where the inputs are given on alone, a tuple would be `(x, y)`.
+    parts = [list(part) if type(part) is tuple else part for part in parts]
     return (*parts, None, None)[:3]
 
 

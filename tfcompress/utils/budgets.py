@@ -60,6 +60,15 @@ def check_target(target: Any, name: str = "`target`") -> None:
         raise ValueError(f"Expected {name} to be one of {TARGETS}. Received: {target!r}")
 
 
+def check_counts_time(latency: Any, target: str, time: Limit | None) -> None:
+    """Raises `ValueError` for times of layers that no budget counts."""
+    if latency is not None and target != "milliseconds" and time is None:
+        raise ValueError(
+            "`latency` are times of layers, which only a budget of time counts, such as '5ms'. "
+            f"Received: target={target!r}"
+        )
+
+
 def _limit(budget, target) -> Limit:
     if target == "milliseconds":
         return _time(budget)

@@ -10,6 +10,7 @@ from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import InputShape, Tensor
 
 SPARSE = (keras.losses.sparse_categorical_crossentropy,)
+ANY_LABELS = (*SPARSE, keras.losses.ctc, keras.losses.circle)  # not compared number by number
 
 
 def is_crossentropy(loss: Any) -> bool:
@@ -58,6 +59,35 @@ def check_classes(loss: Any, labels: Tensor, shape: InputShape, unknown: bool = 
         raise ValueError(
             f"Expected labels from 0 to {classes - 1} for an output of {classes} classes. "
             f"Received: {np.unique(wrong)[:5].tolist()} in `data`"
+        )
+
+
+def check_shape(loss: Any, labels: Tensor, shape: InputShape) -> None:
+    """Raises `ValueError` for labels whose shape is not that of an output, as a loss compares them.
+
+    Args:
+        loss: as in `compile`; those of the user and sparse ones may take any labels.
+        labels: of a batch.
+        shape: of the output.
+    """
+    loss = None if is_crossentropy(loss) else keras.losses.get(loss)
+    function = getattr(loss, "fn", loss)
+    if not getattr(function, "__module__", "").startswith("keras.") or function in ANY_LABELS:
+        return
+    found, wanted = list(to_numpy(labels).shape[1:]), list(shape[1:])
+    for longer, shorter in ((found, wanted), (wanted, found)):
+        if len(longer) == len(shorter) + 1 and longer[-1] == 1:
+            longer.pop()  # as Keras does
+    if len(found) != len(wanted) or any(
+        None not in (n, m) and n != m and 1 not in (n, m)
+        for n, m in zip(found, wanted, strict=True)
+    ):
+        hint = ""
+        if function is keras.losses.categorical_crossentropy and not found:
+            hint = " Numbers of classes go with `SparseCategoricalCrossentropy`."
+        raise ValueError(
+            f"Expected labels of the shape {tuple(shape)} of the output, as {loss_name(function)} "
+            f"compares them.{hint} Received: labels of shape {tuple(to_numpy(labels).shape)}"
         )
 
 

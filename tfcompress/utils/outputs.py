@@ -21,7 +21,9 @@ def per_output(values: Any, outputs: Tensor, names: list[str] | None) -> list:
     """
     count = len(keras.tree.flatten(outputs))
     names = sorted(outputs) if isinstance(outputs, dict) else names
-    if isinstance(values, dict) and names and set(values) <= set(names):
+    if isinstance(values, dict) and names:
+        if unknown := set(values) - set(names):
+            raise ValueError(f"There are no outputs {sorted(unknown)}. The model has {names}.")
         values = [values.get(name) for name in names]
     flat = list(keras.tree.flatten(values))
     flat = flat * count if len(flat) == 1 else flat

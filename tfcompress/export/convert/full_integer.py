@@ -1,5 +1,6 @@
 """Full-integer files: int8 or int16 activations with ranges that the file holds."""
 
+import warnings
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ from tfcompress.export.convert.masked_scores import bound_masks
 from tfcompress.export.convert.ranges import measure_ranges, normalized_later
 from tfcompress.export.convert.stock import convert, name_inputs_and_outputs
 from tfcompress.export.draft import Draft
+from tfcompress.export.kernels.kernel import CHANNEL_AXIS, layer_of, weight_place
 from tfcompress.export.lower.lower import lower, with_chains
 from tfcompress.graph.private_keras import layers_in
 from tfcompress.layers.discrete.fake_quant import ClipToRange, FakeQuant
@@ -61,8 +63,25 @@ def quantize(draft: Draft) -> None:
             _set_range(tensor, *measured[index])
     file.signatureDefs = []
     draft.file = to_int16(file) if wide else to_int8(file, IO_TYPES[draft.io])
+    _warn_of_float32(Graph(draft.file))
     draft.file.signatureDefs = []  # the next line keeps the order of inputs and outputs then
     name_inputs_and_outputs(draft.file, draft.model.input_names(), outputs)
+
+
+def _warn_of_float32(graph) -> None:
+    """Names the layers whose products stay in float32, as LiteRT has no others for CONV_3D."""
+    left = [
+        layer_of(graph.name(operator.inputs[weight_place(code)]))
+        for operator in graph.subgraph.operators
+        if (code := operator_name(graph.model, operator)) in CHANNEL_AXIS
+        and code != "GATHER"
+        and graph.type(operator.outputs[0]) == "FLOAT32"
+    ]
+    if left:
+        warnings.warn(
+            f"The products of layers {left} stay in float32: LiteRT has none in integers for them.",
+            stacklevel=2,
+        )
 
 
 def _convert_with_ranges(draft) -> dict:

@@ -18,6 +18,7 @@ from tfcompress.utils.writers import temporary_folder
 
 PROGRAM = os.path.join(os.path.dirname(__file__), "int16_child.py")
 WHOLE = ("INT32", "INT64", "BOOL")
+COPIES = ("REVERSE_V2", "REVERSE_SEQUENCE")  # what the quantizer is not known to treat as such
 
 
 def to_int8(file: Any, io: Any) -> Any:
@@ -31,9 +32,36 @@ def to_int8(file: Any, io: Any) -> Any:
 
     types = {"input_data_type": io, "output_data_type": io}
     try:
-        return read(mlir_quantize(write(file), **types))
+        made = read(mlir_quantize(write(file), **types))
     except Exception as error:  # the converter raises its own and plain ones
         raise ExportError(_message(error)) from error
+    _rescale_copies(made)
+    return made
+
+
+def _rescale_copies(file) -> None:
+    """Lets operators that copy numbers keep the scale of their input, and rescales behind them.
+
+    Where a CONCATENATION forces one scale on all of its inputs, the quantizer gives it to the
+    output of a REVERSE_V2 too, which then would stand for other numbers.
+    """
+    graph, operators = Graph(file), []
+    for operator in graph.subgraph.operators:
+        operators.append(operator)
+        if operator_name(file, operator) not in COPIES:
+            continue
+        x, y = operator.inputs[0], operator.outputs[0]
+        before, after = (graph.tensors[index].quantization for index in (x, y))
+        if graph.type(x) != "INT8" or _grid(before) == _grid(after):
+            continue
+        copy = graph.tensor(graph.shape(y), "INT8", quantization=before)
+        operator.outputs = [copy]
+        operators.append(graph.operator("QUANTIZE", [copy], y, version=2))
+    graph.subgraph.operators = operators
+
+
+def _grid(table) -> tuple[float, int]:
+    return float(table.scale[0]), int(table.zeroPoint[0])
 
 
 def to_int16(file: Any) -> Any:

@@ -122,6 +122,8 @@ def _explanation(model, concrete, text) -> str:
     elif operators:
         reason = f"no builtin LiteRT operator does {', '.join(operators)}"
         reason += f" of layer {layer!r}" if layer else ""
+        if any(layer.compute_dtype == "float64" for layer in layers_in(model)):
+            advice = "Files have no float64: make the model with `dtype='float32'`."
     if "TensorList" in text:
         advice = (
             "A loop that a layer writes itself needs a known batch size: "
@@ -142,7 +144,7 @@ def _layer_with(model, concrete, kinds) -> str | None:
     definition = concrete.graph.as_graph_def()
     bodies = [definition.node, *(function.node_def for function in definition.library.function)]
     for node in (node for nodes in bodies for node in nodes if node.op in kinds):
-        around = [re.sub(r"_\d+$", "", part) for part in node.name.split("/")[:-1]]
+        around = [_without_numbers(part) for part in node.name.split("/")[:-1]]
         inside = [path for path in walk(model) if _in_order(path.split("/"), around)]
         if inside:
             return max(inside, key=len)
@@ -152,7 +154,12 @@ def _layer_with(model, concrete, kinds) -> str | None:
 def _in_order(names, around) -> bool:
     """Whether names, without the numbers at their ends, come in a list in this order."""
     rest = iter(around)
-    return all(re.sub(r"_\d+$", "", name) in rest for name in names)
+    return all(_without_numbers(name) in rest for name in names)
+
+
+def _without_numbers(name) -> str:
+    """A name without those of Keras, for a further layer, and of TensorFlow, for a further call."""
+    return re.sub(r"(_\d+)+$", "", name)
 
 
 def _check_builtin(file):

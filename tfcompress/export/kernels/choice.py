@@ -112,7 +112,7 @@ def choose_form(
         choices = _convolution_choices(graph, operator, kernel, bits, activations, store)
     else:
         choices = [(forms.weight_only, 8)]
-    sizes = [_form_bytes(graph, operator, kernel, *choice) for choice in choices]
+    sizes = [form_bytes(graph, operator, kernel, *choice) for choice in choices]
     return choices[int(np.argmin(sizes))] if min(sizes, default=np.inf) < 4 * kernel.size else None
 
 
@@ -220,7 +220,7 @@ def _blocks_are_fast(kernel, bits) -> bool:
     return kernel.size >= LEAST_SIZE_FOR_BLOCKS[bits] and share <= BLOCK_SHARE[bits]
 
 
-def _form_bytes(graph, operator, kernel, form, bits) -> float:
+def form_bytes(graph, operator, kernel, form, bits) -> float:
     """Bytes of a kernel in a form, with the operators around it."""
     row_bytes = 4 if form is tables.looked_up_twice else ROW_BYTES
     scales = 0 if bits in (16, 32) or form is tables.gathered else row_bytes * kernel.units
@@ -231,7 +231,7 @@ def _form_bytes(graph, operator, kernel, form, bits) -> float:
     if form is sparse.blocks:
         return sparse.block_bytes(kernel, bits) + scales + 300
     if form in (sparse.densified, sparse.densified_hybrid):
-        return sparse.densified_bytes(kernel, bits) + scales + 500
+        return sparse.densified_bytes(kernel, bits) + scales + 300
     around = {forms.weight_only: 150, forms.digits: 4000, forms.im2col: 1500}.get(form, 0)
     if form is forms.im2col:
         around += 4 * math.prod(graph.shape(operator.outputs[0])[1:3])  # places of the pixels

@@ -8,6 +8,7 @@ from tfcompress.export.draft import Draft
 from tfcompress.export.kernels import dense_forms as forms
 from tfcompress.export.kernels import sparse_forms as sparse
 from tfcompress.export.kernels import unpacked_forms as unpacked
+from tfcompress.export.kernels.choice import form_bytes
 from tfcompress.export.kernels.kernel import Kernel, find_kernel
 from tfcompress.export.kernels.tables import gathered, looked_up, looked_up_twice
 from tfcompress.graph.paths import walk
@@ -69,11 +70,10 @@ def find_sites(file: Any, choose: Choose, layers: dict, rest: Rest = "float32") 
         for place, operator in enumerate(graph.subgraph.operators or []):
             table = operator_name(file, operator) == "GATHER"
             tied = table and _buffer(graph, operator.inputs[0]) in products
-            kernel = find_kernel(graph, operator, layers, rest, tied)
-            choice = None if kernel is None else choose(graph, operator, kernel)
-            if choice is None:
+            found = _kernel_and_form(graph, operator, choose, (layers, rest, tied))
+            if found is None:
                 continue
-            form, bits = choice
+            kernel, (form, bits) = found
             if form is unpacked.coded:
                 # The sizes of later kernels with these levels do not count the table again.
                 graph.added[unpacked.table_key(kernel.levels(), bits)] = None
@@ -81,6 +81,23 @@ def find_sites(file: Any, choose: Choose, layers: dict, rest: Rest = "float32") 
             rounds = kernel.rounded and bits != 32
             sites.append(Site(place, kernel, form, bits, inexact, rounds, index))
     return sites
+
+
+def _kernel_and_form(graph, operator, choose, terms):
+    """The kernel of an operator and its form, or None.
+
+    Where `rest` rounds a kernel that has zeros, the smaller one of that and of its exact form.
+    """
+    layers, rest, tied = terms
+    found = []
+    for one in (rest, "float32"):
+        kernel = find_kernel(graph, operator, layers, one, tied)
+        choice = None if kernel is None else choose(graph, operator, kernel)
+        if choice is not None:
+            found.append((form_bytes(graph, operator, kernel, *choice), kernel, choice))
+        if kernel is None or not kernel.rounded or one == "float32":
+            break
+    return min(found, key=lambda entry: entry[0])[1:] if found else None
 
 
 def _products(file) -> set[int]:

@@ -61,6 +61,8 @@ class Clock:
 
         if self.timer is None:
             return self.of(chosen)
+        if self.rest == "float32" and all(option.maker is None for option in chosen.values()):
+            return self.float_milliseconds  # the same file
         blob = unverified(model, self.store, self.rest)
         before, now = np.asarray(self.timer({"float32": self.float_file, "compressed": blob}))
         measured = self.float_milliseconds * float(np.median(now / before))

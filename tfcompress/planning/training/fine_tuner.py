@@ -47,6 +47,8 @@ class FineTuner:
         self.trainer, self.fine_tune, self.seed = trainer, fine_tune, seed
         self.score, self.drop, self.inputs = score, drop, inputs
         self.found = None  # epochs and rate, once they were looked for
+        if fine_tune and not callable(fine_tune):
+            trainer.check_teaches()
 
     def __call__(
         self, model: keras.Model, rate: float, alpha: float, temperature: float

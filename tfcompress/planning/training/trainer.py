@@ -79,6 +79,15 @@ class Trainer:
         self.train, self.inputs, self.cache = train, inputs, None
         self.batch_size = batch_size
 
+    def check_teaches(self) -> None:
+        """Raises `ValueError` where there is nothing to learn from."""
+        labelled = isinstance(self.train, Stream) or self.train[1] is not None
+        if self.teacher is None and (self.loss is None or not labelled):
+            raise ValueError(
+                "Without a teacher the model learns from labels: give `data` as `(x, y)`, and "
+                "`loss` unless the model is compiled with one. Received: teacher=None"
+            )
+
     def __call__(
         self, model: keras.Model, epochs: int, rate: float, alpha: float, temperature: float
     ) -> keras.Model:
@@ -117,7 +126,8 @@ class Trainer:
         with discrete_kernels_frozen(self.original, student):
             if student.trainable_variables:
                 learner.fit(x, y, epochs=epochs, verbose=0, callbacks=callbacks, **given)
-        return student
+        # Without a teacher the student itself is compiled, and its optimizer would be saved.
+        return copied(student) if learner is student else student
 
     def _distiller(self, student, alpha, temperature):
         """A `Distiller`; by squared error where nothing tells what the outputs mean."""
