@@ -11,6 +11,7 @@ from tfcompress.export.convert.new_axes import new_axes_as_operators
 from tfcompress.export.convert.sign_bits import sign_bits_as_comparisons
 from tfcompress.export.exported import Exported, flat_outputs
 from tfcompress.graph.paths import walk
+from tfcompress.graph.private_keras import layers_in
 from tfcompress.tflite.reader import operator_name, read, schema
 from tfcompress.utils.errors import ExportError
 from tfcompress.utils.writers import temporary_folder
