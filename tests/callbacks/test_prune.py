@@ -556,3 +556,26 @@ def test_it_runs_on_other_backends(backend):
     found = json.loads(done.stdout.splitlines()[-1])
     assert len(found) == 2
     assert all(row == [backend, True, 0.8, 0.8, 0.8, True] for row in found.values()), found
+
+
+class SetTrainable(keras.callbacks.Callback):
+    def __init__(self, trainable):
+        super().__init__()
+        self.trainable = trainable
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:
+            self.model.layers[0].trainable = self.trainable
+
+
+@pytest.mark.parametrize("at_first", [True, False])
+def test_what_another_callback_freezes_or_frees_changes_nothing(at_first):
+    fc = keras.layers.Dense(32, name="fc", trainable=at_first)
+    model = keras.Sequential([keras.Input((16,)), fc, keras.layers.Dense(4, name="out")])
+    model.compile("adam", "mse")
+    callbacks = [Prune(lambda step: 0.5, every=1), SetTrainable(not at_first)]
+    x = RNG.normal(size=(64, 16))
+    history = model.fit(x, x[:, :4], epochs=3, verbose=0, callbacks=callbacks).history
+    kernels = [model.get_layer(name).kernel.numpy() for name in ["fc", "out"][not at_first :]]
+    zeros = sum((k == 0).sum() for k in kernels) / sum(k.size for k in kernels)
+    assert history["sparsity"] == [0.5, 0.5, 0.5] and zeros == 0.5

@@ -83,13 +83,13 @@ def test_prune_sets_the_share_to_zero(folder, tmp_path, data):
 
 
 def test_distill_brings_the_student_to_the_teacher(folder, tmp_path):
-    output = tmp_path / "student.keras"
+    output, x = tmp_path / "student.keras", np.load(folder / "data.npz")["x"]
+    np.savez(tmp_path / "unlabelled.npz", x=x)
     arguments = [folder / "other.keras", "--teacher", folder / "net.keras"]
-    options = ["--data", folder / "data.npz", "--epochs", 20, "--learning-rate", 0.01]
+    options = ["--data", tmp_path / "unlabelled.npz", "--epochs", 20, "--learning-rate", 0.01]
     done = run("distill", *arguments, *options, "-o", output, "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["bytes"] == output.stat().st_size
-    x = np.load(folder / "data.npz")["x"]
     teacher, before, after = (
         np.argmax(keras.models.load_model(p)(x), -1)
         for p in (folder / "net.keras", folder / "other.keras", output)
@@ -151,3 +151,65 @@ def test_errors_are_one_message_before_any_file(folder, monkeypatch, arguments, 
     assert done.stderr.startswith("Error: ") and message in done.stderr
     assert "Traceback" not in done.output and isinstance(done.exception, SystemExit)
     assert sorted(folder.iterdir()) == before
+
+
+def test_distill_learns_from_labels_and_their_weights(folder, tmp_path):
+    data = dict(np.load(folder / "data.npz"))
+    losses = []
+    for weight in (1.0, 0.0):
+        weights = np.where(data["y"] == 0, 1.0, weight)
+        np.savez(tmp_path / "weighted.npz", **data, sample_weight=weights)
+        given = ("--teacher", folder / "net.keras", "--data", tmp_path / "weighted.npz")
+        output = tmp_path / "student.keras"
+        done = run("distill", folder / "other.keras", *given, "-o", output, "--epochs", 6, "--json")
+        assert done.exit_code == 0, done.output
+        student = keras.models.load_model(output, compile=False)
+        student.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        others = data["y"] > 0
+        losses.append(student.evaluate(data["x"][others], data["y"][others], verbose=0))
+    assert losses[0] < losses[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda x, y: {"x": x, "y": y + 1}, "Expected labels from 0 to 2"),
+        (lambda x, y: {"x": x[:, :5], "y": y}, "shapes"),
+    ],
+)
+def test_distill_checks_labels_and_inputs(folder, tmp_path, change, text):
+    np.savez(tmp_path / "odd.npz", **change(**np.load(folder / "data.npz")))
+    given = ("--teacher", folder / "net.keras", "--data", tmp_path / "odd.npz")
+    done = run("distill", folder / "other.keras", *given, "-o", tmp_path / "s.keras")
+    assert done.exit_code == 1 and text in done.output
+
+
+def test_distill_asks_for_the_loss_of_labels(folder, tmp_path):
+    model = keras.models.load_model(folder / "net.keras", compile=False)
+    keras.Sequential([keras.Input((12,)), *model.layers]).save(tmp_path / "plain.keras")
+    given = ("--teacher", tmp_path / "plain.keras", "--data", folder / "data.npz")
+    start = "distill", folder / "other.keras", *given, "-o", tmp_path / "s.keras"
+    done = run(*start)
+    assert done.exit_code == 1 and "give `--loss`" in " ".join(done.output.split())
+    done = run(*start, "--loss", "sparse_categorical_crossentropy")
+    assert done.exit_code == 0, done.output
+    for option, value in (("--epochs", 0), ("--learning-rate", -1)):
+        done = run(*start, option, value)
+        assert done.exit_code == 1 and option in done.output
+
+
+def test_a_plan_that_is_written_prints_one_json_document(folder, tmp_path):
+    output = tmp_path / "small.tfc"
+    given = ("--data", folder / "data.npz", "--budget", "50%", "-o", output, "--json")
+    done = run("plan", folder / "net.keras", *given)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["path"] == str(output) and found["bytes"] == output.stat().st_size
+    assert "layers" in found
+
+
+@pytest.mark.parametrize("text", ["150%", "0%", "-5%"])
+def test_a_share_above_the_whole_is_no_budget(folder, tmp_path, text):
+    given = ("--data", folder / "data.npz", "-o", tmp_path / "s.keras", f"--budget={text}")
+    done = run("compress", folder / "net.keras", *given)
+    assert done.exit_code == 1 and "above 0% and at most 100%" in " ".join(done.output.split())

@@ -199,3 +199,14 @@ def test_small_kernels_stay_in_float32():
 def test_rest_is_checked():
     with pytest.raises(ValueError, match=r"`rest` must be one of .*Received: 'int4'"):
         to_tflite(dense(), rest="int4")
+
+
+@pytest.mark.parametrize("store", ["fast", "small"])
+@pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.95])
+def test_int8_never_makes_a_pruned_file_larger(sparsity, store):
+    from tfcompress.pruning.one_shot import prune
+
+    keras.utils.set_random_seed(0)
+    small = prune(dense(), sparsity)
+    whole, eight = (len(to_tflite(small, store=store, rest=rest)) for rest in ("float32", "int8"))
+    assert eight <= whole

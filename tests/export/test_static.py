@@ -275,3 +275,26 @@ def test_int16_activations_need_samples_and_float32_ends():
         to_tflite(model, activations="static_int16")
     with pytest.raises(ValueError, match="Received: io='int8', activations='static_int16'"):
         wide(model, normal(4, 16), io="int8")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_reversed_keeps_its_scale(seed):
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((6, 8), batch_size=1)
+    h = layers.Dense(8)(inputs)
+    joined = keras.ops.concatenate([keras.ops.flip(h, 1), 3 * h], -1)
+    both = layers.Bidirectional(layers.GRU(24, return_sequences=True))(inputs)
+    model = keras.Model(inputs, [layers.Dense(4)(joined), layers.Dense(4)(both)])
+    x = normal(16, 6, 8)
+    blob = static(model, x)
+    for sample in x[:4]:
+        for y, expected in zip(run(blob, [sample[None]]), model(sample[None]), strict=True):
+            assert rms(y, expected) < 0.09
+
+
+def test_products_that_stay_in_float32_are_named():
+    inputs = keras.Input((4, 4, 4, 3), batch_size=1)
+    x = layers.Conv3D(8, 3, padding="same", activation="relu", name="cubes")(inputs)
+    model = keras.Model(inputs, layers.Dense(5)(layers.Flatten()(x)))
+    with pytest.warns(UserWarning, match=r"products of layers \['cubes'\] stay in float32"):
+        static(model, normal(8, 4, 4, 4, 3))

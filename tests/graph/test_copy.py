@@ -481,3 +481,21 @@ def test_on_other_backends(backend):
         text=True,
     )
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-2000:]
+
+
+class Interrupt(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    def on_epoch_end(self, epoch, logs=None):
+        copied(self.model)
+
+
+def test_a_model_in_a_fit_with_validation_data_or_after_an_interrupted_one():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile("adam", "mse")
+    x, y = np.ones((8, 4)), np.ones((8, 3))
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, validation_data=(x, y), epochs=3, verbose=0, callbacks=[Interrupt()])
+    np.testing.assert_array_equal(copied(model)(x), model(x))

@@ -210,3 +210,13 @@ def test_bad_input():
             call()
     with pytest.raises(TypeError, match="number"):
         prune(model, "half")
+
+
+@pytest.mark.parametrize("sparsity", [0.99, 0.999])
+def test_each_kernel_keeps_a_weight_by_surgery_too(sparsity):
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).normal(size=(64, 16)).astype("float32")
+    parts = [keras.layers.Dense(64, "relu"), keras.layers.Dense(1), keras.layers.Dense(5)]
+    model = keras.Sequential([keras.Input((16,)), *parts])
+    small = prune(model, sparsity, x, score="obs", scope="global")
+    assert all(np.count_nonzero(layer.kernel.numpy()) for layer in small.layers)

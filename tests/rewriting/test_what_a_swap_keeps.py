@@ -130,3 +130,59 @@ def test_a_call_and_a_step_of_its_own_stay(verb):
     new.compile("sgd", "mse")
     loss = new.fit(x, np.zeros((6, 2)), batch_size=6, verbose=0).history["loss"][0]
     assert loss == pytest.approx(np.mean((3 * np.asarray(plain) - 1) ** 2), rel=1e-5)
+
+
+@pytest.mark.parametrize("cell", [L.LSTM, L.GRU, L.SimpleRNN])
+def test_nothing_changes_where_nothing_is_removed_from_a_masked_bidirectional_layer(cell):
+    keras.utils.set_random_seed(0)
+    random = np.random.default_rng(0)
+    ids = random.integers(1, 30, (64, 8)).astype("int32")
+    ids[np.arange(8) >= random.integers(2, 9, (64, 1))] = 0
+    table = L.Embedding(30, 16, mask_zero=True, embeddings_initializer="random_normal")
+    both = L.Bidirectional(cell(16, return_sequences=True))
+    model = keras.Sequential([keras.Input((8,), dtype="int32"), table, both, cell(16), L.Dense(4)])
+    small = tfc.prune(model, 0.0, ids, score="obs")
+    np.testing.assert_allclose(small(ids), model(ids), atol=1e-5)
+
+
+class Transposed(L.Layer):
+    """Multiplies by the kernel of another layer."""
+
+    def __init__(self, kernel, **options):
+        super().__init__(**options)
+        self.shared = kernel
+
+    def call(self, x):
+        return x @ keras.ops.transpose(self.shared)
+
+
+def test_a_kernel_that_two_layers_hold_is_not_untied():
+    encoder, start = L.Dense(8, name="encoder"), keras.Input((16,))
+    code = encoder(start)
+    rebuilt = Transposed(encoder.kernel, name="decoder")(code)
+    model = keras.Model(start, L.Dense(4, name="out")(rebuilt))
+    with pytest.raises(
+        ValueError, match=r"'encoder' cannot be swapped\. Layer 'decoder' holds its"
+    ):
+        tfc.swap(model, {"encoder": tfc.layers.BinaryDense})
+    with pytest.warns(UserWarning, match="encoder: Layer 'decoder' holds"):
+        small = tfc.swap(model, {L.Dense: tfc.layers.QuantizedDense.using(bits=2)})
+    kinds = {path: type(layer).__name__ for path, (layer, _) in tfc.walk(small).items()}
+    assert kinds == {"encoder": "Dense", "decoder": "Transposed", "out": "QuantizedDense"}
+
+
+def test_a_spectral_normalization_ends_where_its_kernel_is_compressed(tmp_path):
+    keras.utils.set_random_seed(0)
+    x = data((8, 16))
+    wrapper = L.SpectralNormalization(L.Dense(8, name="fc"), name="sn")
+    model = keras.Sequential([keras.Input((16,)), wrapper, L.Dense(4, name="out")])
+    model(x, training=True)
+    with pytest.warns(UserWarning, match="'sn' no longer normalizes: the kernel of 'fc'"):
+        small = tfc.swap(model, {"sn/fc": tfc.layers.QuantizedDense.using(bits=8)})
+    assert list(tfc.walk(small)) == ["sn", "sn/fc", "out"]
+    np.testing.assert_allclose(small(x), model(x), atol=0.02)
+    small.compile("sgd", "mse")
+    small.fit(x, np.ones((8, 4)), verbose=0)
+    small.save(tmp_path / "small.keras")
+    loaded = keras.models.load_model(tmp_path / "small.keras")
+    np.testing.assert_array_equal(loaded(x), small(x))

@@ -14,7 +14,7 @@ from tfcompress.planning.candidates import by_name, default_candidates
 from tfcompress.planning.correction import damage_factors
 from tfcompress.planning.latency.clock import Clock
 from tfcompress.planning.latency.layer_times import LayerTimes
-from tfcompress.planning.latency.ledger import Ledger
+from tfcompress.planning.latency.ledger import Ledger, damage
 from tfcompress.planning.latency.measured import times_for_plan
 from tfcompress.planning.latency.timing import timer_here
 from tfcompress.planning.options import (
@@ -242,7 +242,7 @@ class Planner:
             chosen = self.ledger.choose(allowed, factors)
             kept = _in_time(plans, limit)
             if kept:
-                before, after = (_damage(choice, factors) for choice in (kept[0].chosen, chosen))
+                before, after = (damage(choice, factors) for choice in (kept[0].chosen, chosen))
                 if after >= (1 - LEAST_GAIN) * before:
                     break
             plans.append(self.carried_out(allowed, chosen))
@@ -251,6 +251,9 @@ class Planner:
             elif _in_time(plans, limit):
                 break
         kept = _in_time(plans, limit)
+        if not kept and self.target == "milliseconds" and limit >= self.clock.float_milliseconds:
+            as_it_is = {path: row[-1] for path, row in self.options.items()}
+            kept = _in_time([self.carried_out(allowed, as_it_is)], limit)
         if not kept:
             least = min(plan.milliseconds for plan in plans)
             raise ValueError(
@@ -290,10 +293,6 @@ class Planner:
             milliseconds=milliseconds,
             float_milliseconds=self.clock and self.clock.float_milliseconds,
         )
-
-
-def _damage(chosen, factors):
-    return sum(factors[path] * option.measured for path, option in chosen.items())
 
 
 def _in_time(plans, limit):

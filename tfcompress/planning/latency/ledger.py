@@ -89,3 +89,8 @@ class Ledger:
             f"file {self.clock.float_milliseconds:.4g} ms. Raise the budget. Received: "
             f"{limit:.4g} ms"
         )
+
+
+def damage(chosen: dict[str, Any], factors: dict[str, float]) -> float:
+    """The damage that is expected of options, `{layer path: option}`, times a factor each."""
+    return sum(factors[path] * option.measured for path, option in chosen.items())
