@@ -246,12 +246,14 @@ def bench(
         from tfcompress.reporting import benchmark
 
         if output is not None:
+            if batch != 1:
+                raise ValueError("`--batch` is for files: layers are timed with one sample.")
             print_times(files, output, adb, store, threads, json)
             return
-        if adb is not None:
-            raise ValueError(
-                "`--adb` writes a table of a Keras model's layers: give `-o TIMES.json`."
-            )
+        for_a_model = {"--adb": adb is not None, "--store": store != "fast"}
+        for_a_model["A Keras model"] = any(f.suffix in (".keras", ".h5", ".tfc") for f in files)
+        if given := [name for name, is_given in for_a_model.items() if is_given]:
+            raise ValueError(f"{given[0]} is for a table of its layers' times: give -o TIMES.json.")
         made = benchmark.bench(files, threads=threads, batch=batch)
         print(made.to_json() if json else made)
 

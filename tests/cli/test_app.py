@@ -148,6 +148,9 @@ def test_bench_compares_files(files):
         (["archive", "net.keras", "-o", "a.keras", "--half"], "for writing an archive"),
         (["bench", "net.tflite", "cut.tflite"], "truncated or damaged"),
         (["bench", "notes.txt"], "Expected a .tflite file"),
+        (["bench", "net.keras"], "A Keras model is for a table of its layers' times"),
+        (["bench", "net.tflite", "--store", "small"], "--store is for a table"),
+        (["bench", "net.keras", "-o", "t.json", "--batch", "8"], "`--batch` is for files"),
     ],
 )
 def test_errors_have_one_message_and_exit_code_1(files, arguments, message, monkeypatch):

@@ -65,7 +65,7 @@ def test_texts_of_budgets():
         (["a.tflite", "-o", "times.json"], "one Keras model"),
         (["a.keras", "b.keras", "-o", "times.json"], "one Keras model"),
         (["a.keras", "-o", "times.txt"], "named .json"),
-        (["a.keras", "--adb", "benchmark_model"], "give `-o TIMES.json`"),
+        (["a.keras", "--adb", "benchmark_model"], "give -o TIMES.json"),
     ],
 )
 def test_bad_input_of_bench(arguments, message):

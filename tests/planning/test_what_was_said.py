@@ -172,3 +172,17 @@ def test_labels_without_a_loss_are_not_passed_over_in_silence():
     distiller.compile("adam")
     with pytest.warns(UserWarning, match="labels are not used.*Give `loss` to `compile`"):
         distiller.fit(X, Y, verbose=0)
+
+
+def test_odd_seeds_executors_and_a_single_example_are_refused_before_the_work():
+    from concurrent.futures import ThreadPoolExecutor
+
+    for seed in (-1, 2**40):
+        with pytest.raises(ValueError, match="`seed` from 0 to"):
+            tfc.compress(net(), (X, Y), 0.6, seed=seed)
+    with pytest.raises(TypeError, match="`executor` to be"):
+        tfc.compress(net(), (X, Y), 0.6, executor=ThreadPoolExecutor)
+    with pytest.raises(ValueError, match=r"at least 2 examples.*Received: 1"):
+        tfc.compress(net(), (X[:1], Y[:1]), 0.6)
+    with pytest.raises(ValueError, match="batches"):
+        tfc.callbacks.RecalibrateBatchNorm(X, batches=0)

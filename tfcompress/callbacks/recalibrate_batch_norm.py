@@ -4,6 +4,7 @@ import keras
 
 from tfcompress.measure.batch_norm import recalibrate_batch_norm
 from tfcompress.utils.batches import check_repeats
+from tfcompress.utils.checks import whole_number
 from tfcompress.utils.types import Data, Logs
 
 
@@ -23,7 +24,7 @@ class RecalibrateBatchNorm(keras.callbacks.Callback):
         batches: the largest number of batches to use.
 
     Raises:
-        ValueError: `data` is a generator, which can be read only once.
+        ValueError: `data` is a generator, which can be read only once; `batches` is below 1.
 
     Example:
 
@@ -51,6 +52,7 @@ class RecalibrateBatchNorm(keras.callbacks.Callback):
     def __init__(self, data: Data, batches: int = 40) -> None:
         super().__init__()
         check_repeats(data, 2)
+        whole_number(batches, "batches")
         self.data, self.batches, self.fitting = data, batches, False
 
     def on_train_begin(self, logs: Logs = None) -> None:

@@ -16,7 +16,7 @@ from tfcompress.planning.latency.layer_times import LayerTimes
 from tfcompress.planning.plan_result import amount
 from tfcompress.planning.quality import takes_a_model
 from tfcompress.utils.budgets import of_budget, read_limits
-from tfcompress.utils.checks import check_integer, check_number, is_whole
+from tfcompress.utils.checks import check_number, check_seed, is_whole
 from tfcompress.utils.progress import showing
 from tfcompress.utils.types import (
     Activations,
@@ -168,7 +168,7 @@ def compress(
             "`train` may hold what would be held out of `data`. Give `validation_data` with it."
         )
     check_path(path)
-    check_integer(seed, "seed")
+    check_seed(seed)
     check_executor(executor)
     begin, asked = perf_counter(), {"budget": budget, "max_drop": max_drop, "target": target}
     asked["activations"] = None if activations == "int8" else activations

@@ -110,11 +110,16 @@ def hold_out(data: Any) -> tuple[Any, tuple[Any, ...]]:
     """What to train on, and the examples to validate on: every tenth, or the first of a stream.
 
     Raises:
-        ValueError: a stream comes in another order each time.
+        ValueError: a stream comes in another order each time; there is only one example.
     """
     if isinstance(data, Stream):
         return _split(data)
     count = examples_in(data)
+    if count < 2:
+        raise ValueError(
+            "Expected at least 2 examples in `data`, of which one is held out, or "
+            f"`validation_data`. Received: {count}"
+        )
     held_out = np.zeros(count, bool)
     held_out[::HELD_OUT_ONE_IN] = True
     return rows(data, ~held_out), rows(data, held_out)

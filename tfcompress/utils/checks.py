@@ -102,6 +102,12 @@ def check_integer(value: Any, name: str) -> int:
     raise ValueError(f"Expected `{name}` to be a whole number. Received: {value!r}")
 
 
+def check_seed(seed: Any) -> None:
+    """Raises `ValueError` unless `keras.utils.set_random_seed` takes it."""
+    if not 0 <= check_integer(seed, "seed") < 2**32:
+        raise ValueError(f"Expected `seed` from 0 to {2**32 - 1}. Received: {seed!r}")
+
+
 def check_budget(budget: Any) -> None:
     """Raises unless a budget is a share in (0, 1] or a number of bytes or MACs.
 

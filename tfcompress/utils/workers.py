@@ -200,7 +200,7 @@ def check_executor(executor: Any) -> None:
     """Raises unless this is None or an executor whose workers can run TensorFlow."""
     if executor is None:
         return
-    if not callable(getattr(executor, "submit", None)):
+    if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
         raise TypeError(
             "Expected `executor` to be a `concurrent.futures.Executor`, such as a "
             f"ProcessPoolExecutor, or None. Received: {executor!r:.80}"
