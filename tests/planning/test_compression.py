@@ -31,7 +31,7 @@ def model():
     keras.utils.set_random_seed(0)
     parts = [L.Dense(96, "relu", name="fc1"), L.BatchNormalization(), L.Dense(96, "relu")]
     model = keras.Sequential([keras.Input((64,)), *parts, L.Dense(4, name="out")])
-    model.compile(keras.optimizers.Adam(5e-3), LOSS, metrics=["accuracy"])
+    model.compile(keras.optimizers.Adam(5e-3), LOSS, metrics=["accuracy"], jit_compile=False)
     model.fit(*TRAIN, epochs=8, batch_size=50, verbose=0)
     return model
 
@@ -152,7 +152,7 @@ def test_bad_arguments(model, arguments, message):
 def test_regression_is_measured_by_its_loss():
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((64,)), L.Dense(32), L.Dense(2)])
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", jit_compile=False)
     for data in (TRAIN[0], (TRAIN[0], TRAIN[0][:, :2])):
         made = tfc.compress(model, data, 0.5, fine_tune=1, target="bits")
         expected = 0.0
@@ -160,7 +160,7 @@ def test_regression_is_measured_by_its_loss():
             held_out = tuple(part[::10] for part in data)
             expected = model.evaluate(*held_out, verbose=0)
             now = keras.Model(made.model.inputs, made.model.outputs)
-            now.compile("adam", "mse")
+            now.compile("adam", "mse", jit_compile=False)
             assert made.after == pytest.approx(now.evaluate(*held_out, verbose=0), rel=1e-4)
         assert made.metric == "loss" and made.before == pytest.approx(expected, rel=1e-5)
         if expected == 0.0:  # no labels: any change is one for the worse
@@ -170,7 +170,7 @@ def test_regression_is_measured_by_its_loss():
 def test_less_of_an_error_is_better():
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((64,)), L.Dense(32, "relu"), L.Dense(2)])
-    model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"])
+    model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"], jit_compile=False)
     model.fit(TRAIN[0], TRAIN[0][:, :2], epochs=5, verbose=0)
     data = TRAIN[0], TRAIN[0][:, :2]
     made = tfc.compress(model, data, None, 0.02, fine_tune=1, target="bits")

@@ -51,7 +51,7 @@ def test_cells_that_keep_their_kernels_stay_those_of_keras():
 
 def test_sensitivity_of_the_kernels_of_a_cell():
     model = recurrent()
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", jit_compile=False)
     data = SOUND, np.zeros((80, 3))
     makers = {"ternary": tfc.layers.TernaryDense.using()}
     rows = tfc.sensitivity(model, data, "lstm", makers).rows

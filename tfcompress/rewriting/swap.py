@@ -16,7 +16,6 @@ from tfcompress.graph.nodes import calls_its_graph, input_shapes
 from tfcompress.graph.paths import check_keras_3, walk
 from tfcompress.graph.private_keras import layers_in
 from tfcompress.graph.private_training import strategy_scope
-from tfcompress.graph.ties import check_holds_alone, holders_of_variables
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.fit import fit as fit_kernel
 from tfcompress.layers.core.fit import fitted_layer, stand_in
@@ -25,6 +24,7 @@ from tfcompress.layers.core.ordinary import kernel_bits
 from tfcompress.measure.moments import Moments, block_of, enough_examples, enough_positions
 from tfcompress.rewriting.opening import close, open_for
 from tfcompress.rewriting.replace import with_replacements
+from tfcompress.rewriting.ties import check_holds_alone, holders_of_variables
 from tfcompress.utils.batches import some
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.progress import progress, showing

@@ -132,7 +132,7 @@ def test_a_subclassed_model_needs_examples(clockwork, tmp_path):
 
 def rows(*layers):
     return {
-        str(i): [Option(f"{i}{k}", None, *row) for k, row in enumerate(layer)]
+        str(i): [Option(f"{i}{k}", object(), *row) for k, row in enumerate(layer)]
         for i, layer in enumerate(layers)
     }
 

@@ -29,7 +29,7 @@ def model():
     keras.utils.set_random_seed(0)
     hidden = layers.Dense(64, "relu", name="fc")
     model = keras.Sequential([keras.Input((24,)), hidden, layers.Dense(3, name="out")])
-    model.compile(keras.optimizers.Adam(0.01), LOSS, metrics=["accuracy"])
+    model.compile(keras.optimizers.Adam(0.01), LOSS, metrics=["accuracy"], jit_compile=False)
     model.fit(*TRAIN, epochs=4, verbose=0)
     return model
 
@@ -66,6 +66,9 @@ class Table:
 
     def __init__(self, scores):
         self.scores, self.runs = scores, []
+
+    def check_teaches(self):
+        pass
 
     def __call__(self, model, epochs, rate, alpha, temperature):
         self.runs.append((epochs, rate))

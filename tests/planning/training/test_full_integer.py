@@ -51,7 +51,7 @@ def net():
 def model():
     keras.utils.set_random_seed(0)
     model = net()
-    model.compile(keras.optimizers.Adam(5e-3), LOSS, metrics=["accuracy"])
+    model.compile(keras.optimizers.Adam(5e-3), LOSS, metrics=["accuracy"], jit_compile=False)
     model.fit(*TRAIN, epochs=3, batch_size=50, verbose=0)
     return model
 
@@ -96,7 +96,7 @@ def test_the_file_is_in_integers_with_the_learned_ranges_and_is_what_was_scored(
 
 def test_a_training_of_ones_own_trains_the_ranges(model):
     def train(student, teacher, data):
-        student.compile("adam", LOSS)
+        student.compile("adam", LOSS, jit_compile=False)
         student.fit(*data, verbose=0)
 
     made = compressed(model, fine_tune=train)
@@ -118,7 +118,7 @@ def test_zeros_and_clusters_are_kept():
     pruned.assign(pruned.numpy() * (np.abs(pruned.numpy()) > 0.1))
     clustered, levels = model.get_layer("point").kernel, np.float32([-0.3, -0.1, 0.05, 0.17])
     clustered.assign(levels[RANDOM.integers(0, 4, clustered.shape)])
-    model.compile(keras.optimizers.Adam(5e-3), LOSS, metrics=["accuracy"])
+    model.compile(keras.optimizers.Adam(5e-3), LOSS, metrics=["accuracy"], jit_compile=False)
     zeros = (pruned.numpy() == 0).T
     made = compressed(model, budget=0.6)
     held = {}
@@ -219,6 +219,6 @@ def test_a_file_gives_what_its_model_gives():
         for name in ("steps", "last"):
             np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
     labels = {"steps": np.ones((9, 5, 4)), "last": np.ones((9, 2))}
-    model.compile(loss="mse")
+    model.compile(loss="mse", jit_compile=False)
     quality = Quality(model, (data, labels), "loss")
     assert quality(file) == pytest.approx(quality(model), rel=1e-4)
