@@ -104,20 +104,14 @@ def check_labels(distiller: Any, y: Any, validation_data: Any) -> Iterator[None]
         ) from error
 
 
-def warn_of_no_lesson() -> None:
-    """Warns of a `fit` that has neither labels nor a teacher that counts."""
-    warnings.warn(
-        "There are no labels, and `alpha=0` gives the teacher no weight: nothing is learned, "
-        "unless a callback raises `alpha`. Give `alpha=1` to learn from the teacher alone.",
-        stacklevel=3,
-    )
-
-
-def warn_of_unused_labels() -> None:
-    """Warns of labels that a `fit` does not look at."""
+def warn_of_no_lesson(labelled: bool) -> None:
+    """Warns of labels that a `fit` does not look at, or that there is nothing to learn from."""
     warnings.warn(
         "The labels are not used, since the Distiller is compiled without a loss. Give `loss` to "
-        "`compile` to learn from them too, or leave them out.",
+        "`compile` to learn from them too, or leave them out."
+        if labelled
+        else "There are no labels, and `alpha=0` gives the teacher no weight: nothing is learned, "
+        "unless a callback raises `alpha`. Give `alpha=1` to learn from the teacher alone.",
         stacklevel=3,
     )
 

@@ -167,10 +167,8 @@ class Distiller(keras.Model):
         outputs, terms = forward.outputs, {}
         if y is not None and self._compile_loss is not None:
             terms["task_loss"] = self._compile_loss(*self._known(y, outputs, sample_weight))
-        elif training and y is not None:
-            checks.warn_of_unused_labels()
-        elif training and self._starts_with_labels_alone and not self._links:
-            checks.warn_of_no_lesson()
+        elif training and (y is not None or (self._starts_with_labels_alone and not self._links)):
+            checks.warn_of_no_lesson(labelled=y is not None)
         if training or not terms:
             targets = self._targets(x, outputs)
             weights = per_output(sample_weight, outputs, self.output_names)

@@ -19,12 +19,7 @@ from tfcompress.graph.private_training import compiled_loss
 from tfcompress.measure.loss_term import Term
 from tfcompress.utils.batches import batches
 from tfcompress.utils.checks import check_integer
-from tfcompress.utils.label_checks import (
-    check_classes,
-    check_numbers,
-    check_shape,
-    warn_of_probabilities,
-)
+from tfcompress.utils.label_checks import check_labels, warn_of_probabilities
 from tfcompress.utils.outputs import per_output
 from tfcompress.utils.progress import progress
 from tfcompress.utils.types import ClassWeight, Data, Loss, Tensor
@@ -131,9 +126,7 @@ class Objective:
         if outputs and y is not None:
             for term, labels, output in zip(self.terms, self._spread(y), outputs, strict=True):
                 if term is not None and labels is not None:
-                    check_numbers(labels)
-                    check_shape(term.loss, labels, output.shape)
-                    check_classes(term.loss, labels, output.shape)
+                    check_labels(term.loss, labels, output.shape)
 
     def loss(self, x: Tensor, y: Tensor, weights: Tensor) -> Any:
         """The loss summed over the examples of a batch."""

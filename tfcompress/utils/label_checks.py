@@ -18,6 +18,13 @@ def is_crossentropy(loss: Any) -> bool:
     return isinstance(loss, str) and loss.lower() in ("crossentropy", "ce")
 
 
+def check_labels(loss: Any, labels: Tensor, shape: InputShape) -> None:
+    """Raises `ValueError` for labels that a loss does not compare with an output of this shape."""
+    check_numbers(labels)
+    check_shape(loss, labels, shape)
+    check_classes(loss, labels, shape)
+
+
 def check_numbers(labels: Tensor) -> None:
     """Raises `ValueError` for labels that are texts or objects."""
     values = to_numpy(labels)
