@@ -35,7 +35,6 @@ NETS = {
     "resnet20": nets.resnet20,
     "unet": nets.unet,
 }
-EPOCHS, TUNE = 10, 10  # of the float net, and of all further training
 BATCH, RATE, TUNE_RATE = 128, 2e-3, 5e-4
 SHARES = 0.15, 0.12, 0.08  # of the bytes of the float32 file
 SAMPLES = 500  # training pictures that other tools calibrate on
@@ -68,16 +67,20 @@ def pictures(given, name):
     return found
 
 
-def float_net(name, seed, folder, train):
-    """The float net: from the folder, or trained now and saved there."""
-    path = folder / f"{name}-{seed}.keras"
+def float_net(name, seed, given, train):
+    """The float net: from the folder, or trained now and saved there.
+
+    It is compiled without XLA, which takes minutes to compile a deep net on a CPU; `compress` then
+    trains without it, too.
+    """
+    path = given.nets / f"{name}-{seed}.keras"
     if path.exists():
-        return keras.saving.load_model(path, compile=False)
+        return keras.saving.load_model(path)
     keras.utils.set_random_seed(seed)
     model, data = NETS[name](), nets.varied(train, BATCH, seed)
-    rate = keras.optimizers.schedules.CosineDecay(RATE, EPOCHS * len(data))
-    model.compile(keras.optimizers.Adam(rate), LOSS, metrics=["accuracy"])
-    model.fit(data, epochs=EPOCHS, verbose=2)
+    rate = keras.optimizers.schedules.CosineDecay(RATE, given.epochs * len(data))
+    model.compile(keras.optimizers.Adam(rate), LOSS, metrics=["accuracy"], jit_compile=False)
+    model.fit(data, epochs=given.epochs, verbose=2)
     model.save(path)
     return model
 
@@ -91,25 +94,23 @@ def full_integer(model, x):
     return converter.convert()
 
 
-def trained_for_int8(model, train, seed):
+def trained_for_int8(model, epochs, train, seed):
     """The full-integer file after quantization-aware training by tfmot."""
     keras.utils.set_random_seed(seed)
     data = nets.varied(train, BATCH, seed)
     tf_keras = load().tf_keras
-    rate = tf_keras.optimizers.schedules.CosineDecay(TUNE_RATE, TUNE * len(data))
+    rate = tf_keras.optimizers.schedules.CosineDecay(TUNE_RATE, epochs * len(data))
     training = tfc.interop.tfmot.quantize(model, tf_keras.optimizers.Adam(rate), LOSS)
-    training.fit(data, epochs=TUNE, verbose=2)
+    training.fit(data, epochs=epochs, verbose=2)
     return tfc.to_tflite(training.model(), activations="static_int8", check=train[0][:SAMPLES])
 
 
-def compressed(model, share, train, held_out, seed):
+def compressed(model, share, epochs, train, held_out, seed):
     made = tfc.compress(
         model,
         train,
         share,
-        fine_tune=TUNE,
-        loss=LOSS,
-        metric="accuracy",
+        fine_tune=epochs,
         validation_data=held_out,
         train=nets.varied(train, BATCH, seed),
         seed=seed,
@@ -132,10 +133,10 @@ def ways_of(model, train, held_out, seed, given):
         ways |= {"ai-edge-quantizer, 8 bits": lambda: both()[0]}
         ways |= {"ai-edge-quantizer, 4 bits": lambda: both()[1]}
     for share in SHARES:
-        make = functools.partial(compressed, model, share, train, held_out, seed)
+        make = functools.partial(compressed, model, share, given.tune, train, held_out, seed)
         ways[f"compress to {share:.0%}"] = make
     if given.qat:
-        ways["tfmot, trained for int8"] = lambda: trained_for_int8(model, train, seed)
+        ways["tfmot, trained for int8"] = lambda: trained_for_int8(model, given.tune, train, seed)
     return ways
 
 
@@ -155,7 +156,7 @@ def run(name, seed, given):
     path = given.nets / f"{name}-{seed}.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     train, held_out, test = pictures(given, name)
-    model = float_net(name, seed, given.nets, train)
+    model = float_net(name, seed, given, train)
     for way, make in ways_of(model, train, held_out, seed, given).items():
         if way in results:
             continue
@@ -201,14 +202,16 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--other-python", help="a Python with ai-edge-quantizer 0.10")
     parser.add_argument("--qat", action="store_true", help="also quantization-aware training")
+    parser.add_argument("--epochs", type=int, default=10, help="of the float nets")
+    parser.add_argument("--tune", type=int, default=10, help="epochs of all further training")
     parser.add_argument("--quick", action="store_true", help="512 pictures: does it run?")
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("docs/mobile-benchmark.md")
     )
     given = parser.parse_args()
     given.nets.mkdir(parents=True, exist_ok=True)
-    settings = {"epochs": EPOCHS, "tune": TUNE, "rate": RATE, "tune_rate": TUNE_RATE}
-    text = HEAD.format(machine=machine(), held=f"{nets.HELD_OUT:,}", **settings)
+    settings = {"rate": RATE, "tune_rate": TUNE_RATE, "held": f"{nets.HELD_OUT:,}"}
+    text = HEAD.format(machine=machine(), epochs=given.epochs, tune=given.tune, **settings)
     for name in given.only:
         for seed in given.seeds:
             run(name, seed, given)

@@ -60,7 +60,7 @@ def check_models(student: keras.Model, teachers: list[keras.Model], same_inputs:
                     f"The {ends} of the student and the teacher must have the same shapes. "
                     f"Received: {shapes[0]} and {shapes[1]}"
                 )
-        names = [getattr(model, "output_names", None) or [] for model in (student, teacher)]
+        names = [_output_names(model) or [] for model in (student, teacher)]
         if names[0] != names[1] and sorted(names[0]) == sorted(names[1]):
             raise ValueError(
                 "The outputs of the student and the teacher must come in the same order. "
@@ -80,8 +80,7 @@ def check_labels(distiller: Any, y: Any, validation_data: Any) -> Iterator[None]
     outputs = getattr(distiller.student, "outputs", None)
     loss = getattr(distiller, "loss", None)
     if outputs and loss is not None:
-        whole = getattr(distiller.student, "output", None)
-        names = sorted(whole) if isinstance(whole, dict) else distiller.output_names
+        names = _output_names(distiller.student)
         losses = per_output(loss, outputs, names)
         for one, end in zip(losses, output_activations(distiller.student) or [], strict=False):
             warn_of_probabilities(one, end)
@@ -114,6 +113,12 @@ def warn_of_no_lesson(labelled: bool) -> None:
         "unless a callback raises `alpha`. Give `alpha=1` to learn from the teacher alone.",
         stacklevel=3,
     )
+
+
+def _output_names(model) -> list[str] | None:
+    """The names of the flat outputs of a model: the keys, where they are a dict."""
+    whole = getattr(model, "output", None)
+    return sorted(whole) if isinstance(whole, dict) else getattr(model, "output_names", None)
 
 
 def _same_shapes(shapes, others):
