@@ -50,7 +50,7 @@ intersection over union of the three classes; of the others it is the accuracy. 
 those of the files, under the default resolver, on the 10,000 test pictures.
 
 "Times faster" is against the stock float32 file, batch 1, one thread, median of interleaved rounds;
-below 1 is slower. Below the name of a net are the measures of its file in float32.
+below 1 is slower.
 
 | net | file | measure, mean (each seed) | points lost | bytes | times faster |
 |---|---|---|---|---|---|
