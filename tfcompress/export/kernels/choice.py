@@ -220,7 +220,7 @@ def _blocks_are_fast(kernel, bits) -> bool:
     return kernel.size >= LEAST_SIZE_FOR_BLOCKS[bits] and share <= BLOCK_SHARE[bits]
 
 
-def form_bytes(graph, operator, kernel, form, bits) -> float:
+def form_bytes(graph: Graph, operator: Any, kernel: Kernel, form: Any, bits: int) -> float:
     """Bytes of a kernel in a form, with the operators around it."""
     row_bytes = 4 if form is tables.looked_up_twice else ROW_BYTES
     scales = 0 if bits in (16, 32) or form is tables.gathered else row_bytes * kernel.units
