@@ -320,8 +320,8 @@ CLAIMS = [
 # What was cut, tried and found, by script.
 NOTES = {
     "binary_connect": """
-Cut: 30 epochs, where the paper has 1,000. An epoch takes 20 to 40 seconds of a core. The run of seed 0
-had a core to share with five other processes, and stood still for a while.
+Cut: 30 epochs, where the paper has 1,000. An epoch takes 20 to 40 seconds of a core. The run of
+seed 0 had a core to share with five other processes, and stood still for a while.
 """,
     "lab": """
 Cut: 512 units, where the papers have 2,048, and 20 epochs. An epoch takes about 12 seconds of a
