@@ -123,7 +123,8 @@ class Moments:
             self.count += rows.shape[1]
             if before is not None and before is not x:
                 moved = draw(np.asarray(before)[part], seed=seed) - rows
-                self.changes.append((rows, moved @ self._kernel(rows)))
+                kernel = self._kernel(rows)
+                self.changes.append((rows, moved if self._by_inputs(kernel) else moved @ kernel))
             if sum(rows.size for rows in self.waiting) >= PATCH_NUMBERS:
                 self._add_rows()
 
@@ -164,9 +165,10 @@ class Moments:
         self.kernel, metric = None, self.metric()
         rows = np.array(fan_in_first(self.layer, kernel), order="C")
         adapted = metric.split(rows)  # a view
+        drift = self.drift.astype(dtype) / np.float32(self.count)
+        drift = drift @ adapted if self._by_inputs(adapted) else drift
         for part, _, H in metric.parts():
-            solve = inverter(H, dtype)
-            adapted[:, part] += solve(self.drift[:, part].astype(dtype) / np.float32(self.count))
+            adapted[:, part] += inverter(H, dtype)(drift[:, part])
         return as_kernel(self.layer, rows)
 
     def _add_rows(self):
@@ -189,6 +191,10 @@ class Moments:
             for cut in cuts:
                 self.drift[:, cut] += transposed(rows[:, :, cut]) @ changes
         self.waiting, self.changes = [], []
+
+    def _by_inputs(self, kernel):
+        """Whether `x^T (x_before - x)` comes before its product with the kernel: less work."""
+        return kernel.shape[1] < min(2 * kernel.shape[2], self.block)
 
     def _kernel(self, rows):
         """The kernel by groups, `(G, n, m)`."""

@@ -108,7 +108,8 @@ def _ordered(rows, A, H, single):
 
 def _upper(H):
     """The unit upper triangular `R` of `H = R D R^T`."""
-    R = np.linalg.cholesky(H[:, ::-1, ::-1])[:, ::-1, ::-1]
+    with one_thread():
+        R = np.linalg.cholesky(H[:, ::-1, ::-1])[:, ::-1, ::-1]
     return R / np.diagonal(R, axis1=1, axis2=2)[:, None, :]
 
 

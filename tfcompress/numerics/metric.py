@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress.utils.arrays import transposed
+from tfcompress.utils.one_thread import one_thread
 from tfcompress.utils.types import Metric, Shape, Tensor
 
 DAMPING = 0.01  # of the mean diagonal of A, as in GPTQ
@@ -229,7 +230,8 @@ def inverter(H: np.ndarray, dtype: str | None = None) -> Callable[[np.ndarray], 
         return lambda b: inverse @ b
     import scipy.linalg
 
-    factor, lower = scipy.linalg.cho_factor(H[0].T, overwrite_a=True, check_finite=False)
+    with one_thread():
+        factor, lower = scipy.linalg.cho_factor(H[0].T, overwrite_a=True, check_finite=False)
     factor = factor.astype(dtype, copy=False), lower
     return lambda b: scipy.linalg.cho_solve(factor, b[0], check_finite=False)[None]
 

@@ -1,8 +1,9 @@
-"""NumPy's products on one thread, for long rows of small ones.
+"""NumPy's work on one thread, for long rows of small products, and for factors of matrices.
 
 Between small products the threads of BLAS wait for each other, and the longer the busier the
 machine is: where other processes used the two cores too, row by row rounding took several times as
-long on two threads as on one.
+long on two threads as on one, and Cholesky's factor of 2,048 x 2,048 in double precision 2.6
+seconds in place of 0.5 (0.11 and 0.15 where none did).
 """
 
 import functools
