@@ -220,6 +220,8 @@ def timed(function, *arguments):
 
 def measured(name, arguments):
     """In a process of its own: the facts of a row, as JSON."""
+    import tfcompress  # noqa: F401, whose import is no part of the work
+
     warnings.simplefilter("ignore")
     model, x, work = ROWS[name][1](**arguments)
     model.predict(x[:1] if hasattr(x, "shape") else x.take(1), verbose=0)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfcompress.graph.copy import shadow
 from tfcompress.graph.private_keras import layers_in
@@ -124,4 +125,8 @@ def as_array(x: Any) -> Any:
         traced = isinstance(x, Tracer)
     else:
         traced = keras.ops.is_tensor(x) and not hasattr(x, "numpy")
-    return None if traced else keras.ops.convert_to_numpy(x)
+    if traced:
+        return None
+    if keras.backend.backend() == "tensorflow":
+        return np.asarray(x)  # reads a tensor where it is; Keras' function copies it
+    return keras.ops.convert_to_numpy(x)

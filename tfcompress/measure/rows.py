@@ -104,7 +104,8 @@ def _windows(layer, x):
             pad[axis] = (size - 1, size - 1)
         elif layer.padding == "causal":
             pad[axis] = (size - 1, 0)
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, pad), reach, tuple(axes))
+    x = np.pad(x, pad) if np.any(pad) else x  # it copies in any case
+    windows = np.lib.stride_tricks.sliding_window_view(x, reach, tuple(axes))
     steps = (slice(None), *(slice(None, None, s) for s in strides), slice(None))
     windows = windows[(*steps, *(slice(None, None, d) for d in dilation))]
     if is_transposed(layer):  # whose kernel runs the other way
