@@ -147,7 +147,7 @@ class Prune(keras.callbacks.Callback):
         last = batch + 1 >= steps and self._epoch + 1 == (self.params or {}).get("epochs")
         if done <= self._done:
             raise ValueError(
-                "The number of the batch fell. List a callback once, and in a loop of your own call "
+                "The number of the batch fell. List a callback once; in a loop of your own call "
                 f"`on_epoch_begin` for each epoch. Received: batch {batch} after step {self._done}"
             )
         if self._masks is None:  # this batch has built the model
