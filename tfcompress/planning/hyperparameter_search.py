@@ -121,16 +121,8 @@ def search(
         terms = {"latency": latency, "time": time, "class_weight": class_weight}
         terms["batch_size"] = batch_size
         compressor = Compressor(model, *given, executor=executor, **terms)
-        threads = executor is None or isinstance(executor, ThreadPoolExecutor)
-        if isinstance(compressor.train, Stream) and not threads:
-            raise ValueError(
-                "`data` take more than 512 MiB, and are not sent to processes. Give fewer, a "
-                f"`ThreadPoolExecutor`, or no `executor`. Received: executor={executor!r}"
-            )
-        facts = {name: repr(value) for name, value in asked.items()}
-        facts |= {"metric": compressor.quality.name, "fine_tune": fine_tune}
-        facts["weights"] = zlib.crc32(b"".join(w.tobytes() for w in model.get_weights()))
-        budget = compressor.share(limit)
+        _check_sent(compressor.train, executor)
+        budget, facts = compressor.share(limit), _facts(asked, compressor, fine_tune)
         with Workers(executor) as workers:
             best = _best_values(compressor, budget, trials, storage, study_name, workers, facts)
         attempt = _attempt(compressor, budget, best)
@@ -138,10 +130,28 @@ def search(
         return dataclasses.replace(made, tried=compressor.tried[-1:])
 
 
+def _check_sent(data, executor):
+    """Raises if the data would be sent to processes and are too much for that."""
+    threads = executor is None or isinstance(executor, ThreadPoolExecutor)
+    if isinstance(data, Stream) and not threads:
+        raise ValueError(
+            "`data` take more than 512 MiB, and are not sent to processes. Give fewer, a "
+            f"`ThreadPoolExecutor`, or no `executor`. Received: executor={executor!r}"
+        )
+
+
+def _facts(asked, compressor, fine_tune):
+    """What tells this search from others in a storage."""
+    facts = {name: repr(value) for name, value in asked.items()}
+    facts |= {"metric": compressor.quality.name, "fine_tune": fine_tune}
+    weights = compressor.model.get_weights()
+    return facts | {"weights": zlib.crc32(b"".join(w.tobytes() for w in weights))}
+
+
 def _best_values(
     compressor, budget, trials, storage, study_name, workers, facts
 ) -> dict[str, float]:
-    """The values of the best trial; `facts` tell this search from others in the storage."""
+    """The values of the best trial; `facts`: see `_facts`."""
     import optuna
     from optuna.trial import TrialState
 
