@@ -153,6 +153,7 @@ class Moments:
         is cut into blocks, each block is solved for the whole difference. A kernel with zeros or
         with few distinct values stays as it is, since least squares would know neither.
         """
+        self.kernel = None  # which makes room for the copies below
         kernel = getattr(self.layer, "embeddings", None)
         kernel = self.layer.kernel if kernel is None else kernel
         dtype = "float64" if math.prod(kernel.shape) < LARGE_KERNEL else "float32"
@@ -162,13 +163,14 @@ class Moments:
             return kernel
         if is_pruned(kernel) or is_discrete(kernel):
             return kernel
-        self.kernel, metric = None, self.metric()
+        metric = self.metric()
         rows = np.array(fan_in_first(self.layer, kernel), order="C")
+        del kernel
         adapted = metric.split(rows)  # a view
-        drift = self.drift.astype(dtype) / np.float32(self.count)
-        drift = drift @ adapted if self._by_inputs(adapted) else drift
+        by_inputs = self._by_inputs(adapted)
         for part, _, H in metric.parts():
-            adapted[:, part] += inverter(H, dtype)(drift[:, part])
+            drift = self.drift[:, part].astype(dtype) / np.float32(self.count)
+            adapted[:, part] += inverter(H, dtype)(drift @ adapted if by_inputs else drift)
         return as_kernel(self.layer, rows)
 
     def _add_rows(self):

@@ -26,6 +26,7 @@ from tfcompress.layers.core.ordinary import (
     kernel_of,
     positions,
     take_over,
+    undrawn,
 )
 from tfcompress.layers.core.refusal import refuse
 from tfcompress.layers.core.whole_kernel import OfWholeKernel
@@ -77,6 +78,7 @@ class CompressedLayer(keras.layers.Layer):
     scale_axes: tuple[int, ...] = (-1,)
     options: tuple[str, ...] = ()
     takes_groups = True
+    _waits_for_kernel = False  # whether a kernel is fitted as soon as it is built
 
     def __init__(
         self,
@@ -194,6 +196,7 @@ class CompressedLayer(keras.layers.Layer):
         if not np.all(np.isfinite(w)):
             raise ValueError(f"The kernel of layer {layer.name!r} holds NaN or infinite values.")
         new = cls(**arguments, **cls.resolve(w.shape, w=w, metric=metric, **options))
+        new._waits_for_kernel = True
         new.build((layer.get_build_config() or {}).get("input_shape"))
         new.fit_kernel(w, metric)
         take_over(layer, new)
@@ -215,8 +218,7 @@ class CompressedLayer(keras.layers.Layer):
     @classmethod
     def using(cls, **options: Any) -> Maker:
         """A maker for `tfcompress.swap`: the class with its options, to be called with a layer."""
-        unknown = set(options) - set(cls.options)
-        if unknown:
+        if unknown := set(options) - set(cls.options):
             raise TypeError(
                 f"{cls.__name__} has no option {sorted(unknown)}. Its options: {cls.options}"
             )
@@ -259,6 +261,7 @@ class CompressedLayer(keras.layers.Layer):
         self, name: str, shape: Shape, initializer: Initializer, **kwargs: Any
     ) -> keras.Variable:
         """Adds a part, which keeps the variable dtype whatever the compute dtype."""
+        initializer = undrawn(initializer) if self._waits_for_kernel else initializer
         # Rounding a part to float16 would change the kernel: the kernel is cast once, as a whole.
         self.parts[name] = self.add_weight(
             name=name, shape=shape, initializer=initializer, autocast=False, **kwargs
@@ -288,13 +291,10 @@ class CompressedLayer(keras.layers.Layer):
         return {name: getattr(self, name) for name in self.options}
 
     def get_config(self) -> Config:
-        config = super().get_config()
         common = common_config(self)
-        config |= {name: common[name] for name in self.common}
+        config = super().get_config() | {name: common[name] for name in self.common}
         return config | self.own_arguments() | self.method_options()
 
     def _check_stored(self, stored, expected):
         if set(stored) != set(expected):
-            raise ValueError(
-                f"Layer {self.name!r} stores {sorted(expected)}. Received: {sorted(stored)}"
-            )
+            raise ValueError(f"{self.name!r} stores {sorted(expected)}. Received: {sorted(stored)}")

@@ -160,15 +160,15 @@ class QuantizedKernel(GridKernel):
         # Where the nearest level is the wanted one, with a margin for rounding, `w` is the latent.
         margin = 0.005 if self.latent.dtype == "bfloat16" else 0.001
         kind = "float64" if self.latent.dtype == "float64" else "float32"
-        latent = np.asarray(scale * grid, kind)
+        latent = np.require(grid, kind, "W")  # overwritten: a large kernel has no room for another
         scale = np.broadcast_to(np.asarray(scale, kind), latent.shape)
         rows = max(1, AT_A_TIME * len(latent) // max(w.size, 1))
         for start in range(0, len(latent), rows):
             part = slice(start, start + rows)
-            u = w[part] / np.where(scale[part] == 0, 1, scale[part])
-            agrees = self._nearest((1 - margin) * u) == grid[part]
-            agrees &= self._nearest((1 + margin) * u) == grid[part]
-            np.copyto(latent[part], w[part], where=agrees)
+            points, u = latent[part].copy(), w[part] / np.where(scale[part] == 0, 1, scale[part])
+            agrees = self._nearest((1 - margin) * u) == points
+            agrees &= self._nearest((1 + margin) * u) == points
+            latent[part] = np.where(agrees, w[part], scale[part] * points)
         self.latent.assign(latent)
 
     def _search_scale(self, w, d):
