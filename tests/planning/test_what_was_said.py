@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfcompress as tfc
+from tfcompress.planning.compression import _smallest_within
 
 L = keras.layers
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -186,3 +187,54 @@ def test_odd_seeds_executors_and_a_single_example_are_refused_before_the_work():
         tfc.compress(net(), (X[:1], Y[:1]), 0.6)
     with pytest.raises(ValueError, match="batches"):
         tfc.callbacks.RecalibrateBatchNorm(X, batches=0)
+
+
+def test_the_result_tells_the_whole_file_and_the_budget_that_was_asked_for():
+    made = tfc.compress(net(64), (X, Y), 0.5, fine_tune=0, verbose=0)
+    assert made.float_size == len(tfc.to_tflite(net(64), check=X[:4]))
+    assert f"{len(made.tflite):,} of {made.float_size:,} .tflite bytes" in str(made)
+    assert [budget for budget, _, _ in made.tried] == [0.5]
+
+
+def test_larger_budgets_are_tried_where_a_large_one_is_the_least():
+    class Recorded:
+        target, tried = "tflite", []
+
+        def share(self, limit):
+            return limit
+
+        def attempt(self, budget):
+            self.tried.append(budget)
+            return budget
+
+        def drop(self, attempt):
+            return 1 - attempt
+
+    assert 0.9 <= _smallest_within(Recorded(), 0.8, 0.1) < 0.95
+    assert len(set(Recorded.tried)) == len(Recorded.tried) > 2
+
+
+def test_an_output_without_a_loss_needs_no_labels():
+    shared = L.Dense(64, "relu")(inputs := keras.Input((32,)))
+    model = keras.Model(inputs, [L.Dense(4, name="kind")(shared), L.Dense(1, name="free")(shared)])
+    model.compile("adam", [LOSS, None], metrics=[["accuracy"], None], jit_compile=False)
+    assert tfc.compress(model, (X, [Y, None]), **QUICK).size > 0
+
+
+def test_what_is_shuffled_after_each_epoch_needs_validation_data(monkeypatch):
+    class Shuffled(keras.utils.PyDataset):
+        order, random = np.arange(120), np.random.default_rng(0)
+
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, index):
+            rows = self.order[15 * index : 15 * (index + 1)]
+            return X[rows], Y[rows]
+
+        def on_epoch_end(self):
+            self.random.shuffle(self.order)
+
+    monkeypatch.setattr("tfcompress.planning.examples.HELD", X[:40].nbytes)
+    with pytest.raises(ValueError, match="another order each time"):
+        tfc.compress(net(), Shuffled(), **QUICK)

@@ -11,7 +11,7 @@ from tfcompress.distillation.labels import weighted_mean
 from tfcompress.distillation.regressor import mismatch, regressor_for
 from tfcompress.distillation.teacher import split
 from tfcompress.graph.features import find
-from tfcompress.graph.private_keras import compute_output_spec
+from tfcompress.graph.private_keras import compute_output_spec, mask_of
 from tfcompress.graph.private_training import of_replica
 from tfcompress.utils.checks import is_number
 from tfcompress.utils.types import Config, Loss, Tensor
@@ -147,7 +147,8 @@ def hint_loss(
     """
     terms = zip(links, targets, features, strict=True)
     total = sum(
-        link.hint.weight * weighted_mean(link.value(target, feature), sample_weight)
+        link.hint.weight
+        * weighted_mean(link.value(target, feature), sample_weight, mask_of(feature))
         for link, target, feature in terms
     )
     return of_replica(total)

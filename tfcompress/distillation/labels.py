@@ -38,7 +38,7 @@ def known_labels(y: Tensor, output: Tensor, weight: Tensor, loss: Loss) -> tuple
         loss: the compiled loss of the output, or None.
 
     Returns:
-        `y` without unknown labels, and weights `(b, ...)`.
+        `y` without unknown labels, but for those that the loss ignores, and weights `(b, ...)`.
     """
     if y is None or loss is None:
         return y, weight
@@ -52,23 +52,31 @@ def known_labels(y: Tensor, output: Tensor, weight: Tensor, loss: Loss) -> tuple
     unknown = ops.less(y, 0) if by_number else ops.isnan(y)
     if by_number and is_float:
         unknown = ops.logical_or(unknown, ops.isnan(y))
-    y = ops.where(unknown, ops.zeros_like(y), y)
+    if getattr(loss, "ignore_class", None) != -1:  # else the loss counts those that are known
+        y = ops.where(unknown, ops.zeros_like(y), y)
     if len(unknown.shape) == len(output.shape):
         unknown = ops.any(unknown, axis=-1)
     known = ops.cast(ops.logical_not(unknown), "float32")
     return y, known if weight is None else known * expand(weight, known)
 
 
-def weighted_mean(values: Tensor, weight: Tensor = None) -> Tensor:
-    """The mean of `weight * values` over all entries, as in the losses of Keras.
+def weighted_mean(values: Tensor, weight: Tensor = None, mask: Tensor = None) -> Tensor:
+    """The mean of `weight * values` over the entries that a mask keeps, as in the losses of Keras.
+
+    A mask of steps says nothing about values that have none.
 
     >>> import numpy as np
     >>> float(weighted_mean(np.array([1.0, 3.0]), np.array([0.0, 1.0])))
     1.5
+    >>> float(weighted_mean(np.array([1.0, 3.0]), mask=np.array([False, True])))
+    3.0
     """
-    if weight is None:
+    if weight is not None:
+        values = values * expand(weight, values)
+    if mask is None or len(mask.shape) > len(values.shape):
         return ops.mean(values)
-    return ops.mean(values * expand(weight, values))
+    kept = ops.broadcast_to(expand(mask, values), ops.shape(values))
+    return ops.divide_no_nan(ops.sum(values * kept), ops.sum(kept))
 
 
 def expand(weight: Tensor, values: Tensor) -> Tensor:

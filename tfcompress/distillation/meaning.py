@@ -8,6 +8,7 @@ from keras import ops
 from tfcompress.distillation.labels import weighted_mean
 from tfcompress.distillation.losses import loss_for, to_logits
 from tfcompress.graph.features import output_activations
+from tfcompress.graph.private_keras import mask_of
 from tfcompress.graph.private_training import compiled_loss, of_replica
 from tfcompress.utils.outputs import per_output
 from tfcompress.utils.types import Tensor
@@ -57,7 +58,7 @@ def soft_loss(
     for i, output in enumerate(keras.tree.flatten(outputs)):
         logits = to_logits(output, ends and ends[i])
         values = functions[i](targets[i], logits, temperature)
-        total = total + factors[i] * weighted_mean(values, weights[i])
+        total = total + factors[i] * weighted_mean(values, weights[i], mask_of(output))
     return of_replica(total)
 
 

@@ -37,6 +37,22 @@ class Exported:
         """The inputs as a flat list."""
         return keras.tree.flatten(self.inputs)
 
+    def flat(self, x: Any) -> list:
+        """Inputs in any structure that the model takes as a flat list, in the order of `tensors`.
+
+        As in Keras, a dict gives the inputs of a list by their names, and may hold more.
+
+        Raises:
+            ValueError: an input is missing in a dict.
+        """
+        if not isinstance(x, dict) or self.by_name or not is_graph(self.model):
+            return keras.tree.flatten(x)
+        keys = isinstance(self.inputs, dict)
+        names = sorted(self.inputs) if keys else [tensor.name for tensor in self.tensors]
+        if missing := sorted(set(names) - set(x)):
+            raise ValueError(f"Inputs {missing} are missing. Received: a dict of {sorted(x)}")
+        return keras.tree.flatten([x[name] for name in names])
+
     def of(self, model: keras.Model) -> "Exported":
         """Another model that is called in the same way."""
         return replace(self, model=model)

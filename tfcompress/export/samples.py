@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import keras
 import numpy as np
 
 from tfcompress.export.exported import Exported
@@ -30,7 +29,7 @@ def sample_arrays(model: Exported, check: Sample) -> list[np.ndarray]:
         tables = any("Embedding" in type(layer).__name__ for layer in layers_in(model.model))
         return [_random_samples(tensor, tables) for tensor in model.tensors]
     shapes = [tuple(tensor.shape) for tensor in model.tensors]
-    arrays = [np.asarray(array) for array in keras.tree.flatten(check)]
+    arrays = [np.asarray(array) for array in model.flat(check)]
     arrays = [array.astype(array.dtype.newbyteorder("="), copy=False) for array in arrays]
     fits = len(arrays) == len(shapes) and all(map(_fits, arrays, shapes))
     if not fits or len({len(array) for array in arrays}) != 1 or len(arrays[0]) == 0:
@@ -124,5 +123,7 @@ def _random_samples(tensor, tables):
         return random.uniform(0, 2, shape).astype(tensor.dtype)
     if "float" in tensor.dtype:
         return random.standard_normal(shape).astype(tensor.dtype)
+    if tensor.dtype == "string":
+        return np.full(shape, "a", object)
     high = 256 if tensor.dtype == "uint8" else 2
     return random.integers(0, high, shape).astype(tensor.dtype)

@@ -98,7 +98,7 @@ class Compressor:
         known: what was measured.
         float_size, smallest_size: of the model itself, and with the smallest form of each layer.
         before: the score of the model itself.
-        tried: `[(share of the float size, size, score)]` of all attempts.
+        tried: `[(budget as a share of the float size, size, score)]` of all attempts.
     """
 
     def __init__(
@@ -219,7 +219,7 @@ class Compressor:
             # Training changed how well the weights can be coded, so the next plan aims lower.
             aim = allowed - (size - before)
         score = self.score(model) if training is None else training.after
-        self.tried.append((size / self.float_size, size, score))
+        self.tried.append((budget, size, score))
         return Attempt(plan, model, size, score, training)
 
     def score(self, model: keras.Model) -> float:

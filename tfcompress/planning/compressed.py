@@ -31,6 +31,7 @@ class Compressed:
         before, after: the metric of the original and the compressed model on the validation data.
         size: in the unit of the target: bytes of the file or of the archive, bits, MACs, or
             milliseconds.
+        float_size: of the original model, in the same unit.
         tried: `[(budget, size, score)]` of all budgets that were tried, in the order of the trials.
         asked: the arguments that say how small.
         seconds: that it took.
@@ -45,6 +46,7 @@ class Compressed:
     before: float
     after: float
     size: float
+    float_size: float
     tried: list[tuple[float, float, float]]
     asked: str = ""
     seconds: float = 0.0
@@ -59,7 +61,7 @@ class Compressed:
 
     def _reached(self):
         target = self.plan.target
-        size, whole = amount(self.size, target), amount(self.plan.float_cost, target)
+        size, whole = amount(self.size, target), amount(self.float_size, target)
         change = f"{plain(self.metric)} {self.before:.4f} -> {self.after:.4f}"
         return f"{size} of {whole} {UNIT.get(target, target)}, {change}"
 
@@ -100,6 +102,7 @@ def finish(
         before=compressor.before,
         after=attempt.score,
         size=attempt.size,
+        float_size=compressor.float_size,
         tried=compressor.tried,
         asked=", ".join(f"{name}={value!r}" for name, value in asked.items() if value is not None),
         seconds=perf_counter() - begin,

@@ -202,7 +202,7 @@ def _smallest_within(compressor, limit, max_drop):
         low = min(1.0, room * compressor.smallest_size / compressor.float_size)
     else:
         low = compressor.share(limit)
-    high = max(LARGEST_BUDGET, low)
+    high = LARGEST_BUDGET if low < LARGEST_BUDGET else max(1.0, low)
     attempt = compressor.attempt(low)
     if compressor.drop(attempt) <= max_drop:
         return attempt

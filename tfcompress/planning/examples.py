@@ -148,6 +148,8 @@ def weighed(
 
 
 def _split(stream):
+    if isinstance(stream.data, keras.utils.PyDataset):
+        stream.data.on_epoch_end()  # which may shuffle
     again = next(batches(None, stream.data, sys.maxsize))
     skipped = isinstance(stream.data, keras.utils.PyDataset) or hasattr(stream.data, "skip")
     if not skipped or not _equal(again, stream.held[0]):

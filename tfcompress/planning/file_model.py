@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.export.exported import exported
 from tfcompress.graph.private_keras import mask_of, with_mask
 from tfcompress.tflite.runner import Runner
 from tfcompress.utils.arrays import to_numpy
@@ -23,7 +24,8 @@ class FileModel:
         self.masked = False
 
     def __call__(self, x: Any, training: bool = False) -> Any:
-        outputs = self.runner([to_numpy(array) for array in keras.tree.flatten(x)])
+        inputs = exported(self.model, x).flat(x)
+        outputs = self.runner([to_numpy(array) for array in inputs])
         if self.structure is None or self.masked:
             self.structure = self.model(x, training=False)
             masks = [mask_of(z) for z in keras.tree.flatten(self.structure)]

@@ -40,12 +40,13 @@ def concatenated(batches: Iterable[tuple[Any, ...]]) -> list:
     """The parts of all batches, each joined along the examples; a part that is None stays None.
 
     Args:
-        batches: tuples of equally many parts, each an array, a nested structure of arrays, or None.
+        batches: tuples of equally many parts, each a nested structure of arrays and Nones.
 
     >>> concatenated([(np.array([1, 2]), None), (np.array([3]), None)])
     [array([1, 2, 3]), None]
     """
-    return [
-        None if parts[0] is None else keras.tree.map_structure(lambda *a: np.concatenate(a), *parts)
-        for parts in zip(*batches, strict=True)
-    ]
+
+    def joined(*leaves):
+        return None if leaves[0] is None else np.concatenate(leaves)
+
+    return [keras.tree.map_structure(joined, *parts) for parts in zip(*batches, strict=True)]

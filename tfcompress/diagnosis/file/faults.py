@@ -120,11 +120,11 @@ class FileDiagnosis:
             )
 
     def _inputs(self) -> tuple[list, list]:
-        self._check_shapes("inputs", keras.tree.flatten(self.x))
+        self._check_shapes("inputs", self.exported.flat(self.x))
         names = self.exported.input_names()
         order = self.taps.order(names, "inputs")
         arrays = [None] * len(order)
-        for place, array in zip(order, keras.tree.flatten(self.x), strict=True):
+        for place, array in zip(order, self.exported.flat(self.x), strict=True):
             index = int(self.taps.subgraph.inputs[place])
             shape = (len(array), *self.taps.graph.shape(index)[1:])
             kind = self.taps.graph.type(index).lower()
@@ -135,7 +135,7 @@ class FileDiagnosis:
         return order, arrays
 
     def _in_order(self, outputs) -> list:
-        names = self.exported.output_names(self.exported.call(keras.tree.flatten(self.x)))
+        names = self.exported.output_names(self.exported.call(self.exported.flat(self.x)))
         return [outputs[place] for place in self.taps.order(names, "outputs")]
 
     def _measured(self, outputs) -> np.ndarray:
