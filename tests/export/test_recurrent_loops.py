@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 from oracles_export import error, run
 
+from tfcompress import layers as layers_of
 from tfcompress.export import to_tflite
 from tfcompress.layers import rounding
 from tfcompress.reporting.model_report import report
@@ -202,3 +203,12 @@ def test_all_steps_of_time_distributed_are_one_batch(kind, steps, batch):
     x[:, 1, 2:] = 0  # masked
     blob = to_tflite(model, check=x)
     agree(blob, model, [x, *([] if steps else [x[:, :2]]), *([] if batch else [x[:1]])])
+
+
+@pytest.mark.parametrize("form", [layers_of.CodebookDense, layers_of.HashedDense])
+def test_shared_values_in_loops_are_exact_in_float32(form):
+    model = keras.Sequential([keras.Input((7, 24)), layers.LSTM(24, name="lstm")])
+    small = swap(model, {"lstm": form})
+    x = np.random.default_rng(0).standard_normal((4, 7, 24)).astype("float32")
+    blob = to_tflite(small, check=x, activations="float32")
+    assert error(run(blob, [x])[0], small(x)) < 1e-5

@@ -61,3 +61,12 @@ def test_a_difference_in_any_sample_is_refused(place):
     x[place, 5] = 6.0
     with pytest.raises(ExportError, match=r"Output 'fickle' .* differs from the Keras model by 1"):
         to_tflite(model, check=x)
+
+
+def test_a_model_that_gives_no_numbers_itself_is_named():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2, name="out")(ops.log(inputs)))
+    x = np.ones((40, 4), "float32")
+    x[30] = 0
+    with pytest.raises(ExportError, match=r"the model itself gives no numbers: \['out'\]"):
+        to_tflite(model, check=x)

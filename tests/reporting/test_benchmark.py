@@ -8,9 +8,9 @@ from oracles_export import TERNARY, on_grid
 
 import tfcompress as tfc
 from tfcompress.export import to_tflite
-from tfcompress.reporting import benchmark, run_in_child
+from tfcompress.reporting import benchmark
 from tfcompress.reporting.benchmark import bench
-from tfcompress.tflite import reader
+from tfcompress.tflite import reader, run_in_child
 from tfcompress.tflite.runtimes import min_runtime
 from tfcompress.tflite.stored_tensors import stored_tensors
 from tfcompress.tflite.writer import write

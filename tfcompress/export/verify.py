@@ -122,6 +122,9 @@ class Limits:
     def exact_case(self, inputs: list) -> Case:
         """The limits of a file that rounds nothing, for one batch."""
         expected = [keras.ops.convert_to_numpy(y) for y in self.model.outputs(inputs)]
+        unfit = [n for n, y in zip(self.names, expected, strict=True) if not np.isfinite(y).all()]
+        if unfit:
+            raise ExportError(f"On samples of `check` the model itself gives no numbers: {unfit}.")
         return Case(inputs, expected, [self.share * _rms(y) for y in expected])
 
 

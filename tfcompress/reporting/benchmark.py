@@ -9,9 +9,9 @@ from os import PathLike
 import numpy as np
 
 from tfcompress.reporting.notebook import table_html
-from tfcompress.reporting.run_in_child import peak_memory, time_files
 from tfcompress.reporting.text import table_text, times_faster
 from tfcompress.tflite.reader import load, operator_name, read
+from tfcompress.tflite.run_in_child import peak_memory, time_files
 from tfcompress.utils.checks import check_above_zero, whole_number
 from tfcompress.utils.plain import plain
 from tfcompress.utils.types import Path

@@ -11,6 +11,7 @@ import numpy as np
 from tfcompress.export.kernels.kernel import layer_of
 from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import operator_name, read
+from tfcompress.tflite.run_in_child import check_runs
 from tfcompress.tflite.runner import Runner
 from tfcompress.tflite.writer import write
 from tfcompress.utils.errors import ExportError
@@ -27,14 +28,19 @@ def to_int8(file: Any, io: Any) -> Any:
     Args:
         file: a `ModelT` whose tensors have ranges.
         io: the TensorFlow dtype of its inputs and outputs.
+
+    Raises:
+        ExportError: the converter does not quantize the model, or LiteRT would abort on the file.
     """
     from tensorflow.lite.python.convert import mlir_quantize
 
     types = {"input_data_type": io, "output_data_type": io}
     try:
-        made = read(mlir_quantize(write(file), **types))
+        blob = mlir_quantize(write(file), **types)
     except Exception as error:  # the converter raises its own and plain ones
         raise ExportError(_message(error)) from error
+    refuse_what_ends_the_process(blob)
+    made = read(blob)
     _rescale_copies(made)
     return made
 
@@ -82,6 +88,7 @@ def to_int16(file: Any) -> Any:
     made = read(new)
     for tensor in made.subgraphs[0].tensors:
         tensor.name = tensor.name or b""
+    refuse_what_ends_the_process(new)
     _refuse_what_does_not_run(new, made)
     return made
 
@@ -127,6 +134,21 @@ def _refuse_integers(file) -> None:
             f"an Embedding or for sizes that are not known. Received: {', '.join(codes)}. Fix the "
             "batch size with `input_signature`, or use `activations='static_int8'`."
         )
+
+
+def refuse_what_ends_the_process(blob: bytes) -> None:
+    """Raises `ExportError` where LiteRT would take this process with it.
+
+    It aborts on operators whose ranges it cannot compute with, such as those of a value that is
+    always zero in an unrolled GRU.
+    """
+    try:
+        check_runs(blob)
+    except ValueError as error:
+        if "ends the process" in str(error):
+            raise ExportError(
+                f"{error}. Give other samples as `check`, or use another kind of `activations`."
+            ) from error
 
 
 def _refuse_what_does_not_run(blob, file) -> None:

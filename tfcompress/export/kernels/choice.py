@@ -98,12 +98,14 @@ def choose_form(
     if kernel.size < LEAST_KERNEL_SIZE:
         return None
     bits = kernel.bits_for(runtime >= INT2)
+    plain = kernel.code in UNPACKED or graph.subgraph is not graph.model.subgraphs[0]
     if kernel.code == "GATHER":
         choices = _table_choices(kernel, bits, store)
-    elif kernel.code in UNPACKED or graph.subgraph is not graph.model.subgraphs[0]:
-        choices = _plain_choices(kernel, bits, activations)
     elif kernel.shared is not None and activations == "float32":
-        choices = [(unpacked.computed, 32)] if store == "small" and kernel.shared.computed else []
+        computed = store == "small" and not plain and kernel.shared.computed
+        choices = [(unpacked.computed, 32)] if computed else []
+    elif plain:
+        choices = _plain_choices(kernel, bits, activations)
     elif bits >= 16:
         choices = _float_choices(graph, operator, kernel, store, runtime)
     elif kernel.code == "FULLY_CONNECTED":

@@ -7,7 +7,7 @@ import numpy as np
 
 from tfcompress.planning.latency.layer_times import EMPTY, file_key
 from tfcompress.planning.latency.small_files import Files
-from tfcompress.reporting.run_in_child import time_files
+from tfcompress.tflite.run_in_child import time_files
 from tfcompress.utils.progress import progress
 
 ROUNDS, SECONDS = 31, 2.0  # of each layer's files: at most so many, in about so long

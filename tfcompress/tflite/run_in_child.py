@@ -57,6 +57,15 @@ def peak_memory(blob: bytes, threads: int = 1, free: tuple[int, int] = (1, 1)) -
         return None
 
 
+def check_runs(blob: bytes) -> None:
+    """Loads a file and runs it once on random inputs.
+
+    Raises:
+        ValueError: it ends the child, takes more than a minute, or LiteRT does not load it.
+    """
+    _run({"of this model": blob}, {"what": "peak", "threads": 1}, (1, 1), STEP_SECONDS)
+
+
 def _run(blobs, task, free, limit) -> dict[str, Any]:
     with temporary_folder() as folder:
         task["files"] = [
