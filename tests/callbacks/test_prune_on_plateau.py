@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfcompress.callbacks import Monitor, PruneOnPlateau
+from tfcompress.callbacks import Monitor, PruneOnPlateau, RecalibrateBatchNorm
 from tfcompress.measure import objective
 
 RNG = np.random.default_rng(0)
@@ -134,3 +134,99 @@ def test_monitor_writes_a_curve_for_each_kernel(tmp_path):
     events.Reload()
     assert len(events.Tensors("epoch_sparsity/out")) == 2
     assert "epoch_loss" in events.Tags()["tensors"]
+
+
+def noisy(count):
+    x = np.random.default_rng(count).normal(size=(64, 16)).astype("float32")
+    noise = np.random.default_rng(count + 1).normal(size=(64, 1))
+    return x, (2 * x[:, :1] + noise).astype("float32")
+
+
+def wide(norm=False):
+    keras.utils.set_random_seed(1)
+    layers = [keras.layers.Dense(32, "relu"), keras.layers.Dense(1)]
+    if norm:
+        layers.insert(1, keras.layers.BatchNormalization())
+    model = keras.Sequential([keras.Input((16,)), *layers])
+    model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=False)
+    return model
+
+
+def best():
+    stopping = keras.callbacks.EarlyStopping
+    return stopping("val_loss", patience=100, restore_best_weights=True)
+
+
+def plateau(**options):
+    return PruneOnPlateau(0.9, "magnitude", share=0.3, **options)
+
+
+def fitted(callbacks, epochs=40, **options):
+    model = wide(**options)
+    given = {"validation_data": noisy(2), "callbacks": callbacks, "verbose": 0}
+    history = model.fit(*noisy(0), batch_size=8, epochs=epochs, **given)
+    return model, len(history.epoch)
+
+
+@pytest.mark.parametrize("first, norm", [(True, True), (True, False), (False, False)])
+def test_the_chosen_model_stays_whatever_early_stopping_restores(first, norm):
+    alone = plateau(tolerance=0.2)
+    expected, _ = fitted([alone], norm=norm)
+    prune = plateau(tolerance=0.2)
+    callbacks = [prune, best()] if first else [best(), prune]
+    model, _ = fitted(callbacks, norm=norm)
+    assert prune.rounds == alone.rounds and prune.sparsity == alone.sparsity > 0
+    for a, b in zip(model.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    limit = prune.rounds[0]["before"] + prune.tolerance
+    promised = [one["after"] for one in prune.rounds if one["after"] <= limit][-1]
+    assert model.evaluate(*noisy(2), verbose=0) == pytest.approx(promised, rel=1e-4)
+
+
+def test_statistics_that_are_measured_anew_stay():
+    prune = plateau(tolerance=0.2)
+    recalibrate = RecalibrateBatchNorm(noisy(5)[0])
+    model, _ = fitted([prune, recalibrate], norm=True)
+    found = model.get_weights()
+    recalibrate.on_train_end()
+    assert prune.sparsity > 0
+    for a, b in zip(found, model.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+class StopAt(keras.callbacks.Callback):
+    def __init__(self, epochs):
+        super().__init__()
+        self.left = epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.left -= 1
+        if not self.left:
+            self.model.stop_training = True
+
+
+@pytest.mark.parametrize("epochs, first", [(18, False), (20, False), (20, True)])
+def test_who_ends_the_training_makes_no_difference(epochs, first):
+    ended, stopped = plateau(tolerance=1.0), plateau(tolerance=1.0)
+    expected, _ = fitted([ended], epochs)
+    callbacks = [StopAt(epochs), stopped] if first else [stopped, StopAt(epochs)]
+    model, trained = fitted(callbacks, 60)
+    assert trained == epochs and stopped.rounds == ended.rounds
+    assert {"sparsity", "before", "after", "epochs"} <= set(stopped.rounds[-1])
+    for a, b in zip(model.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_round_that_training_ends_before_its_first_epoch():
+    prune = PruneOnPlateau(0.9, "magnitude", monitor="loss", patience=1, share=0.5, tolerance=9)
+    model = net()
+
+    class StopAfterDeletion(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if prune.rounds:
+                self.model.stop_training = True
+
+    model.fit(X, Y, epochs=60, callbacks=[prune, StopAfterDeletion()], verbose=0)
+    (last,) = prune.rounds
+    assert last["after"] is None and last["epochs"] == 0
+    assert zeros(model) == 0 and prune.sparsity == 0  # the model before the deletion

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.callbacks.steps import steps_before
 from tfcompress.schedules import check_schedule, value_at
 from tfcompress.utils.types import Logs, Schedule
 
@@ -11,8 +12,9 @@ from tfcompress.utils.types import Logs, Schedule
 class Anneal(keras.callbacks.Callback):
     """Sets a variable of an object to the value of a schedule before each batch of `fit`.
 
-    The step counts the batches of this `fit`, including those of epochs before `initial_epoch`.
-    `logs` gets the value under the name of the attribute.
+    The step counts the batches of this `fit`, including those of epochs before `initial_epoch`:
+    where the length of an epoch is unknown, these are the steps that the optimizer has done. `logs`
+    gets the value under the name of the attribute.
 
     Args:
         target: the object that has the variable, such as a `tfc.Distiller`, a layer or an
@@ -56,7 +58,7 @@ class Anneal(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         if self._done is None:
-            self._done = epoch * (self.params.get("steps") or 0)
+            self._done = steps_before(self, epoch)
         self._epoch_begin = self._done
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:

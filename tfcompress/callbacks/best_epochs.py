@@ -30,9 +30,6 @@ class AtTheEnd(keras.callbacks.Callback):
         ]
         self.best = {}  # {callback: (its best value, epoch, sparsity of that epoch)}
 
-    def on_train_begin(self, logs: Logs = None) -> None:
-        self.best = {}
-
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         for one in self.watched:
             if id(one) not in self.best or self.best[id(one)][0] != one.best:

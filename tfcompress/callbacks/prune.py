@@ -8,7 +8,9 @@ from keras import ops
 
 from tfcompress.callbacks.best_epochs import AtTheEnd
 from tfcompress.callbacks.optimizer_state import averages_of, check_no_latents
+from tfcompress.callbacks.places import leave_places, take_places
 from tfcompress.callbacks.prune_checks import check_score, check_sparsities, nonzero, sparsity_of
+from tfcompress.callbacks.steps import steps_before
 from tfcompress.graph.paths import check_patterns
 from tfcompress.graph.private_training import callback_list
 from tfcompress.pruning.curvature_of_score import check_weighs, curvature_of
@@ -25,8 +27,9 @@ class Prune(keras.callbacks.Callback):
     Once in `every` batches the share of zeros is raised to `schedule(step)`, where `step` counts
     the batches of this `fit`, including those of epochs before `initial_epoch`. After each batch
     the removed weights are zeroed again, in the model and in the optimizer's moving averages, so
-    that other callbacks, checkpoints and evaluations see a pruned model. A weight that is zero when
-    `fit` begins stays zero, so that a resumed `fit` continues with the same masks.
+    that other callbacks, checkpoints and evaluations see a pruned model, wherever this callback
+    stands in the list. A weight that is zero when `fit` begins stays zero, so that a resumed `fit`
+    continues with the same masks.
 
     The kernels of Dense, EinsumDense, convolution and recurrent layers and the `prunable` variables
     of compressed layers are pruned. Biases, normalization, embeddings and frozen layers are not.
@@ -54,8 +57,8 @@ class Prune(keras.callbacks.Callback):
             weights back.
 
     Cost: one pass over the pruned kernels after each batch, which is 4% of a step of a small
-    ResNet. For networks whose step takes only a few milliseconds,
-    `compile(steps_per_execution=10)` lowers it.
+    ResNet; two passes where a callback that acts at batch ends is listed before this one. For
+    networks whose step takes only a few milliseconds, `compile(steps_per_execution=10)` lowers it.
 
     Weights that `EarlyStopping(restore_best_weights=True)` restores are pruned too, wherever it
     stands in the list. At the end of `fit` one warning says what sparsity was reached and what was
@@ -104,6 +107,7 @@ class Prune(keras.callbacks.Callback):
         self.every = every
         self.sparsity = 0.0
         self._masks = self._list = None
+        self._early = False  # whether another callback calls `end_batch`
         self._pruned = {}  # variables by path
         self._target, self._done, self._epoch, self._epoch_begin = 0.0, 0, 0, 0
         if data is not None:
@@ -122,15 +126,11 @@ class Prune(keras.callbacks.Callback):
         if self.model.built:  # else the first batch builds it
             self._check_model()
         self._masks, self._done, self._epoch, self._epoch_begin = None, 0, 0, 0
-        if self._list is not None and not any(_ends(one, self) for one in self._list.callbacks):
-            last = AtTheEnd(self, list(self._list.callbacks))
-            last.set_params(self.params)
-            last.set_model(self.model)
-            self._list.callbacks.append(last)
+        self._early = self._list is not None and take_places(self, Prune, self._list)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         if self._masks is None:
-            self._done = self._steps_before(epoch)
+            self._done = steps_before(self, epoch)
         self._epoch, self._epoch_begin = epoch, self._done
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
@@ -140,6 +140,13 @@ class Prune(keras.callbacks.Callback):
             self._start()
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        if self._early:
+            self._zero()  # callbacks since then may have moved weights
+        else:
+            self.end_batch(batch)
+
+    def end_batch(self, batch: int) -> None:
+        """Zeroes what the batch has moved, and prunes where that is due."""
         steps = self._steps() or np.inf
         done = self._epoch_begin + int(min(batch + 1, steps))
         # Keras may run several steps at once (`steps_per_execution`), so `every` can be jumped over
@@ -163,6 +170,8 @@ class Prune(keras.callbacks.Callback):
             logs["sparsity"] = self.sparsity
 
     def on_train_end(self, logs: Logs = None) -> None:
+        if self._list is not None:  # what acts for this one still ends this training
+            leave_places(self, self._list)
         if self._masks is not None:
             self._restored = self._share()
             self._zero()
@@ -211,13 +220,6 @@ class Prune(keras.callbacks.Callback):
 
     def _steps(self):
         return (self.params or {}).get("steps")
-
-    def _steps_before(self, epoch):
-        """The number of batches in earlier epochs, including a `fit` that this one resumes."""
-        if epoch and not self._steps():
-            optimizer = self._optimizer()
-            return self._done if optimizer is None else int(optimizer.iterations)
-        return epoch * (self._steps() or 0)
 
     def _last_ranking(self):
         """The step of the last ranking of a `fit` from the beginning, which this one goes on with.
@@ -293,7 +295,3 @@ class Prune(keras.callbacks.Callback):
             for v in (variable, averages.get(id(variable))):
                 if v is not None:
                     v.assign(ops.where(self._masks[path], ops.convert_to_tensor(v), 0))
-
-
-def _ends(callback, prune):
-    return isinstance(callback, AtTheEnd) and callback.prune is prune

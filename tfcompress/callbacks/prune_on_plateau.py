@@ -1,6 +1,7 @@
 """The loop of Optimal Brain Damage in one `fit`: train, delete weights, retrain, and so on."""
 
 import numpy as np
+from keras import ops
 
 from tfcompress import score as scores_of
 from tfcompress.callbacks.prune import Prune
@@ -18,7 +19,8 @@ class PruneOnPlateau(Prune):
     epoch. If the loss of that epoch is more than `tolerance` above the best loss of the first
     round, `fit` ends. Otherwise the `share` of the remaining weights that have the lowest scores is
     deleted, and the next round retrains the rest. At the end the model is the sparsest one whose
-    loss is within the tolerance.
+    loss is within the tolerance: its weights are put back if a callback such as
+    `EarlyStopping(restore_best_weights=True)` restores others, wherever it stands in the list.
 
     Use it with a learning rate that does not decay and with many epochs, since it ends `fit`
     itself. A weight that is zero when `fit` begins stays zero. A resumed `fit` begins with a new
@@ -38,7 +40,8 @@ class PruneOnPlateau(Prune):
         rounds: a dict for each deletion: `sparsity`; `before`, the monitored loss before it;
             `predicted` and `measured`, the rise of the loss on `data` as the sum of the scores and
             as measured, which are None unless the score is `"obd"`; `after`, the monitored loss
-            after retraining; and `epochs`.
+            after retraining, which is None if it was not finite in any epoch of it, as when
+            there is none before the training ends; and `epochs`.
 
     Raises:
         ValueError: an argument is out of range; `monitor` is not in the logs, or is not finite
@@ -95,7 +98,7 @@ class PruneOnPlateau(Prune):
     def on_train_begin(self, logs: Logs = None) -> None:
         super().on_train_begin(logs)
         self.rounds = []
-        self._limit, self._within = np.inf, None
+        self._limit, self._within, self._ended = np.inf, None, False
         self._begin_round()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
@@ -115,11 +118,30 @@ class PruneOnPlateau(Prune):
             self._end_round()
 
     def on_train_end(self, logs: Logs = None) -> None:
-        if self._best_state is not None and not self.model.stop_training:
+        if self._best_state is not None and not self._ended:
             self._settle()
+        elif self.rounds and not self._ended:
+            self.rounds[-1]["epochs"] = self._epochs
         if self._within is not None:
             self._set_state(self._within)
         super().on_train_end(logs)
+
+    def finish(self) -> float:
+        if self._within is not None and self._moved():
+            self._set_state(self._within)
+        return super().finish()
+
+    def _moved(self):
+        """Whether weights are not those of the model to keep.
+
+        Only moving statistics may differ, which `RecalibrateBatchNorm` has measured for it.
+        """
+        trained = {id(v) for v in (*self._pruned.values(), *self.model.trainable_variables)}
+        kept = zip(self.model.weights, self._within[0], strict=True)
+        return any(
+            id(v) in trained and not np.array_equal(ops.convert_to_numpy(v), value)
+            for v, value in kept
+        )
 
     def _begin_round(self):
         self._best, self._best_state, self._waited, self._epochs = np.inf, None, 0, 0
@@ -128,7 +150,7 @@ class PruneOnPlateau(Prune):
         if self._best_state is None:
             raise ValueError(f"{self.monitor!r} was not finite in any epoch of this round.")
         if not self._settle() or self.sparsity >= self.goal - 1e-6:
-            self.model.stop_training = True
+            self.model.stop_training = self._ended = True
             return
         self._set_state(self._best_state)
         self._delete()
@@ -165,6 +187,8 @@ class PruneOnPlateau(Prune):
                 "before": self._best,
                 "predicted": predicted,
                 "measured": measured,
+                "after": None,
+                "epochs": 0,
             }
         )
 
