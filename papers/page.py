@@ -325,7 +325,10 @@ seed 0 had a core to share with five other processes, and stood still for a whil
 """,
     "lab": """
 Cut: 512 units, where the papers have 2,048, and 20 epochs. An epoch takes about 12 seconds of a
-core.
+core. Normalization behind each layer takes the scale of the weights away, so that LAB and BWN, with
+one scale per layer, differ by little; one error has a standard error of 0.12 points. The float net
+as wide errs on 1.42 (1.41 to 1.44), so that 1.25 is out of reach of nets of this width and length
+of training. Not tried: wider nets, more epochs, other rates.
 """,
     "optimal_brain_damage": """
 Other shares of deleted weights, error in percent:
@@ -360,10 +363,14 @@ with dropout for the float net alone and more epochs of pruning, had an error of
 the training data, and its float net 1.82; on the test images it is no better than the first.
 """,
     "fitnets": """
-Cut: 12 epochs, those of hints included, and strides in the student's first two convolutions.
+Cut: 12 epochs, those of hints included, and strides in the student's first two convolutions. The
+student alone errs half as often as the paper's and the three differ by no more than chance (one
+error has a standard error of 0.1 points): there is little left for a teacher of 0.72 to give. Not
+tried: deeper and thinner students, which are harder to train, longer training, other temperatures.
 """,
     "cp": """
-Cut: 10 epochs, and 4 of fine-tuning. CIFAR-10 is read as JPEG, which is lossy.
+Cut: 10 epochs, and 4 of fine-tuning. CIFAR-10 is read as JPEG, which is lossy. Before
+fine-tuning 14 points are lost, after it 1.2. Not tried: longer fine-tuning, other rates.
 """,
 }
 
