@@ -95,8 +95,9 @@ def test_a_benchmark():
 
 
 def test_a_compressed_model_prints_neither_its_weights_nor_its_file(model, plan):
+    sizes = plan.cost, plan.float_cost
     made = Compressed(
-        model, b"\0" * 90_000, plan, tfc.report(model), "accuracy", 0.9, 0.89, 2192, []
+        model, b"\0" * 90_000, plan, tfc.report(model), "accuracy", 0.9, 0.89, *sizes, []
     )
     assert repr(made) == "<Compressed <b>net: 2,192 of 10,000 bits, accuracy 0.9000 -> 0.8900>"
     assert "&lt;b&gt;net" in made._repr_html_() and "<b>net" not in made._repr_html_()
