@@ -192,3 +192,9 @@ def test_without_states_or_with_one_step_it_is_refused():
         to_tflite(model_of(layers.Dense(3)), streaming=True)
     with pytest.raises(ValueError, match="at least 2 steps"):
         to_tflite(model_of(layers.GRU(3)), check=normal(2, 1, 6), streaming=True)
+
+
+def test_loops_in_16_bits_are_refused_though_their_layers_have_no_names():
+    model = keras.Sequential([keras.Input((8, 6)), layers.LSTM(8, return_sequences=True)])
+    with pytest.raises(ExportError, match="no ranges inside loops: use `activations"):
+        to_tflite(model, check=normal(8, 8, 6), activations="static_int16", streaming=True)

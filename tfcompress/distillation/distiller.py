@@ -40,8 +40,8 @@ class Distiller(keras.Model):
     Labels are optional: with a compiled teacher, `compile("adam")` and `fit(x)` are enough. If only
     some examples have a label, the others get the label -1 under a sparse categorical loss and NaN
     under other losses. Their task loss is zero, and they are left out of `weighted_metrics`, but
-    not of `metrics`. `sample_weight` and `class_weight` apply to each term. `evaluate` needs no
-    teacher: its loss is `task`, or `soft` without labels. `predict` gives the student's outputs.
+    not of `metrics`. `sample_weight`, `class_weight` and masks apply to each term. `evaluate` needs
+    no teacher: its loss is `task`, or `soft` without labels. `predict` gives the student's outputs.
 
     After training, `distiller.student` is an ordinary model. A saved Distiller contains the student
     and the regressors; once it is loaded, it can be trained further after `set_teacher`. Cost: one
