@@ -190,6 +190,13 @@ def test_layers_that_need_whole_sequences_are_named(parts, reason, monkeypatch):
 def test_without_states_or_with_one_step_it_is_refused():
     with pytest.raises(ValueError, match="recurrent layers or causal convolutions"):
         to_tflite(model_of(layers.Dense(3)), streaming=True)
+
+
+def test_attention_alone_is_named_as_what_needs_the_whole_sequence():
+    inputs = keras.Input((None, 4))
+    outputs = layers.MultiHeadAttention(2, 2, name="heads")(inputs, inputs)
+    with pytest.raises(ExportError, match="'heads' needs more than the steps of one piece"):
+        to_tflite(keras.Model(inputs, layers.Dense(3)(outputs)), streaming=True)
     with pytest.raises(ValueError, match="at least 2 steps"):
         to_tflite(model_of(layers.GRU(3)), check=normal(2, 1, 6), streaming=True)
 

@@ -92,6 +92,8 @@ def streamed(whole: Exported, check: Sample) -> tuple[Streamed, list[np.ndarray]
     for layer in carry.begun:
         _refuse_layer(whole, layer, "begins with states that another layer computes")
     if not carry.new:
+        if any(map(_has_steps, whole.tensors)):
+            _refuse_unlike(whole, batch)
         raise ValueError(
             "Expected for `streaming=True` a model with recurrent layers or causal convolutions. "
             f"Received: {model.name!r}, which has none"
