@@ -17,11 +17,13 @@ ACTIVATIONS = {"linear": lambda y: y, "relu": lambda y: np.maximum(y, 0)}
 
 
 def outputs_of(model, x):
-    """The outputs of a chain of layers."""
+    """The outputs of a chain of layers; of one with a tied table, multiplied by it at the end."""
     x = x.astype(np.float64)
-    for layer in tfc.to_ordinary(model).layers:
+    chain = tfc.to_ordinary(model).layers
+    for layer in chain:
         x = _apply(layer, x)
-    return x
+    tied = [layer for layer in chain if isinstance(layer, layers.ReversibleEmbedding)]
+    return x @ _array(tied[0].embeddings).T if tied else x
 
 
 def limit_of(model, x, exact):

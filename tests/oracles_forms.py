@@ -17,6 +17,7 @@ from oracles_networks import (
     normalized,
     plain,
     small_cnn,
+    tied,
 )
 from oracles_structured import circulant, codebook, hashed, pruned
 
@@ -325,6 +326,20 @@ def _loops_and_others():
     wide = partial(plain, (6,), layers.Embedding(40, 256))
     make = partial(lambda make: tfc.swap(make(), tfc.layers.rounding(4)), wide)
     yield "table of wide rows, 4 bits", Form(make, {}, ("looked_up 4",), 1e-5)
+    kinds = tfc.layers
+    for size, bits in (4, 2), (16, 4), (200, 8):
+        make = partial(codebook, kinds.CodebookEmbedding, (6,), size, 80, 16)
+        yield f"table of {size} numbers", Form(make, SMALL, (f"clustered {bits}",), 1e-6)
+    make = partial(compressed, (6,), kinds.HashedEmbedding(80, 16, ratio=16), bias=False)
+    yield "hashed table", Form(make, SMALL, ("hashed 32",), 1e-6)
+    make = partial(codebook, kinds.CodebookReversibleEmbedding, (6,), 16, 400, 64)
+    make = partial(lambda make: tied(make().layers[-1]), make)
+    yield "tied table of 16 numbers", Form(make, SMALL, ("coded 4",) * 2, 0.1)
+    for name, options, bits in ("", {}, 8), (", exact", EXACT, 32):
+        limit = 1e-5 if options else 0.1
+        sites = (f"computed {bits}",) * 2
+        make = partial(lambda kind: tied(kind(400, 64)), kinds.HashedReversibleEmbedding)
+        yield f"tied hashed table{name}", Form(make, SMALL | options, sites, limit)
     others = {
         "transposed convolution": ((5, 6, 8), layers.Conv2DTranspose(8, 3, strides=2)),
         "convolution in three dimensions": ((4, 5, 6, 4), layers.Conv3D(8, 3)),

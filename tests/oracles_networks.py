@@ -74,6 +74,12 @@ def chain(shape, kind, maker, parts):
     return tfc.swap(model, {kind: maker for kind, maker in parts.items() if kind in used})
 
 
+def tied(table):
+    """A table that is looked up, and whose transpose makes the output."""
+    inputs = keras.Input((6,))
+    return keras.Model(inputs, table(layers.Dense(64, "relu")(table(inputs)), reverse=True))
+
+
 def learned_ranges():
     """What quantization-aware training leaves: the ranges of the activations are known."""
     kind = tfc.layers.FakeQuant

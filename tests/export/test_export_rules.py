@@ -64,8 +64,12 @@ def broken_rules(blob) -> set[str]:
 
 
 def _integers(graph):
+    """Constants of integers that a product may read: a lookup alone takes the lowest one, too."""
+    codes = [(o, flatbuffer.operator_name(graph.model, o)) for o in graph.subgraph.operators]
+    looked_up = {int(o.inputs[1]) for o, code in codes if code == "EMBEDDING_LOOKUP"}
+    looked_up -= {int(i) for o, code in codes if code != "EMBEDDING_LOOKUP" for i in o.inputs}
     for index, tensor in enumerate(graph.tensors):
-        if graph.type(index) in ("INT8", "INT4", "INT2"):
+        if graph.type(index) in ("INT8", "INT4", "INT2") and index not in looked_up:
             yield tensor, graph.type(index)
 
 

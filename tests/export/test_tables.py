@@ -8,7 +8,14 @@ from keras import layers
 from oracles_export import operators, run
 
 from tfcompress.export import ExportError, to_tflite
-from tfcompress.layers import QuantizedEmbedding, rounding
+from tfcompress.layers import (
+    CodebookEmbedding,
+    CodebookReversibleEmbedding,
+    HashedEmbedding,
+    HashedReversibleEmbedding,
+    QuantizedEmbedding,
+    rounding,
+)
 from tfcompress.rewriting.swap import swap
 from tfcompress.tflite.stored_tensors import stored_tensors
 
@@ -156,3 +163,70 @@ def test_a_table_of_zeros_in_8_bits():
     small = swap(model, rounding(8))
     ids = np.zeros((2, 7), "int32")
     assert not run(to_tflite(small, check=ids), [ids])[0].any()
+
+
+SHARED = {
+    "3 numbers": (CodebookEmbedding.using(size=3), 16, 2),
+    "16 numbers": (CodebookEmbedding.using(size=16), 16, 4),
+    "16 numbers in odd rows": (CodebookEmbedding.using(size=16), 15, 8),
+    "256 numbers": (CodebookEmbedding.using(size=256), 16, 8),
+    "hashed": (HashedEmbedding.using(ratio=16), 16, None),
+    "hashed in runs": (HashedEmbedding.using(ratio=8, blocks=4), 15, None),
+}
+
+
+@pytest.mark.parametrize("shape", [(5,), (), (None,)], ids=str)
+@pytest.mark.parametrize("form, width, bits", SHARED.values(), ids=SHARED)
+def test_tables_of_shared_numbers_are_read_exactly_from_what_their_layer_stores(
+    form, width, bits, shape
+):
+    inputs = keras.Input(shape, dtype="int32")
+    model = keras.Model(inputs, layers.Embedding(ROWS, width, name="table")(inputs))
+    small = swap(model, {"table": form})
+    sizes = [4 if size is None else size for size in shape]
+    ids = np.random.default_rng(2).integers(0, ROWS, (3, *sizes)).astype("int32")
+    for activations in ("int8", "float32"):
+        blob = to_tflite(small, check=ids, store="small", activations=activations)
+        for batch in (ids, ids[:1]):
+            for delegates in (True, False):
+                np.testing.assert_array_equal(run(blob, [batch], delegates)[0], small(batch))
+    stored = {r.layer: r.bytes for r in stored_tensors(blob)}
+    if bits is None:
+        assert stored["table/embeddings"] == 4 * small.get_layer("table").buckets
+    else:
+        assert stored["table/embeddings"] == ROWS * width * bits // 8 + 12  # one scale
+        assert stored["table/codebook"] == 4 * len(small.get_layer("table").codebook)
+
+
+@pytest.mark.parametrize("form", [CodebookEmbedding.using(size=16), HashedEmbedding])
+def test_tables_of_shared_numbers_take_8_bits_where_the_file_is_to_be_fast(form):
+    small = swap(table_of((5,)), {"table": form})
+    ids = np.arange(15, dtype="int32").reshape(3, 5)
+    blob = to_tflite(small, check=ids)
+    assert operators(blob)[-2:] == ["GATHER", "DEQUANTIZE"]
+    step = np.abs(small.get_layer("table").kernel.numpy()).max() / 127
+    assert np.abs(run(blob, [ids])[0] - small(ids)).max() <= 0.501 * step
+
+
+TIED = {
+    "codebook": (CodebookReversibleEmbedding.using(size=16), "int8", 16 / 3),
+    "hashed": (HashedReversibleEmbedding.using(ratio=16), "int8", 8 / 16),
+    "hashed, exact": (HashedReversibleEmbedding.using(ratio=16), "float32", 32 / 16),
+}
+
+
+@pytest.mark.parametrize("form, activations, bits", TIED.values(), ids=TIED)
+def test_a_tied_table_of_shared_numbers_is_unpacked_once_for_both_ways(form, activations, bits):
+    inputs = keras.Input((8,), dtype="int32")
+    table = layers.ReversibleEmbedding(ROWS, 64, name="table")
+    model = keras.Model(
+        inputs, table(layers.Dense(64, "tanh", name="fc")(table(inputs)), reverse=True)
+    )
+    small = swap(model, {"table": form})
+    ids = np.random.default_rng(0).integers(0, ROWS, (2, 8)).astype("int32")
+    blob = to_tflite(small, check=ids, store="small", activations=activations)
+    assert len(blob) <= ROWS * 64 * bits / 8 + 4 * 64 * 64 + 9000
+    limit = 1e-5 if activations == "float32" else 0.05 * np.abs(small(ids)).max()
+    for batch in (ids, ids[:1]):
+        for delegates in (True, False):
+            assert np.abs(run(blob, [batch], delegates)[0] - small(batch)).max() <= limit

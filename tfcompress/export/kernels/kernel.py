@@ -70,7 +70,10 @@ class Kernel:
 
         `int2` is whether the oldest runtime that must run the file knows 2-bit kernels.
         """
-        bits = self.bits
+        return self.whole_bytes(self.bits, int2)
+
+    def whole_bytes(self, bits: int, int2: bool) -> int:
+        """The fewest bits, of at least so many, in which rows fill whole bytes."""
         if bits == 2 and (self.fan_in % 4 or not int2):
             bits = 4
         return 8 if bits == 4 and self.fan_in % 2 else bits

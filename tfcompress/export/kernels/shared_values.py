@@ -7,6 +7,7 @@ import numpy as np
 
 from tfcompress.export.kernels.integer_grid import Grid
 from tfcompress.layers.core.base import CompressedLayer
+from tfcompress.layers.core.embedding import CompressedEmbedding
 from tfcompress.layers.shared.circulant import CirculantConv2D
 from tfcompress.layers.shared.codebook import CodebookKernel
 from tfcompress.layers.shared.hashed import HashedKernel
@@ -45,6 +46,16 @@ class Shared:
         """The scale of the table in int8."""
         return np.float32(max(np.abs(self.table).max(initial=0.0) / LARGEST_INTEGER, 1e-30))
 
+    @property
+    def by_columns(self) -> bool:
+        """Whether the codes of the layer come column after column: those of a table do."""
+        return isinstance(self.layer, CompressedEmbedding)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the kernel is that of the layer, without factors."""
+        return bool(np.all(self.factor == 1))
+
     def integers(self) -> np.ndarray:
         """The table in int8."""
         return np.rint(self.table / self.step).astype(np.int8)
@@ -77,6 +88,8 @@ def find_shared(rows: np.ndarray, layer: keras.layers.Layer | None) -> Shared | 
     else:
         return None
     codes = codes.reshape(len(codes), -1)
+    if isinstance(layer, CompressedEmbedding):
+        codes = codes.T  # see `by_columns`; the ids, its outputs, come first in the constant
     table = table.astype(np.float32)
     if codes.shape != rows.shape:
         return None

@@ -10,7 +10,7 @@ from tfcompress.export.kernels import sparse_forms as sparse
 from tfcompress.export.kernels import unpacked_forms as unpacked
 from tfcompress.export.kernels.choice import form_bytes
 from tfcompress.export.kernels.kernel import Kernel, find_kernel
-from tfcompress.export.kernels.tables import gathered, looked_up, looked_up_twice
+from tfcompress.export.kernels.tables import clustered, gathered, hashed, looked_up, looked_up_twice
 from tfcompress.graph.paths import walk
 from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import operator_name
@@ -20,7 +20,7 @@ EXACT_FORMS = (
     forms.digits,
     forms.weight_only,
     sparse.densified,
-    *(looked_up, looked_up_twice, gathered),
+    *(looked_up, looked_up_twice, gathered, clustered, hashed),
 )
 Choose = Callable[..., Any]
 
@@ -78,7 +78,7 @@ def find_sites(file: Any, choose: Choose, layers: dict, rest: Rest = "float32") 
                 # The sizes of later kernels with these levels do not count the table again.
                 graph.added[unpacked.table_key(kernel.levels(), bits)] = None
             inexact = () if form in EXACT_FORMS or bits == 32 else (operator.inputs[0],)
-            rounds = kernel.rounded and bits != 32
+            rounds = kernel.rounded and bits != 32 and form is not clustered
             sites.append(Site(place, kernel, form, bits, inexact, rounds, index))
     return sites
 

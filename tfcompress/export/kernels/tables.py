@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress.export.kernels.kernel import Kernel
+from tfcompress.export.kernels.unpacked_forms import hashed_places
 from tfcompress.tflite.graph_editor import Graph, Writer, per_channel
 
 LOOKUP_VERSION = {8: 3, 4: 4, 2: 5}  # of EMBEDDING_LOOKUP
@@ -36,6 +37,66 @@ def looked_up_twice(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> l
     rows = write("MUL", [rows, _rows(write, ids, scales, 1)], (-1, kernel.shape[1]))
     _reshape_rows(write, rows, operator)
     return write.operators
+
+
+def clustered(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> list:
+    """EMBEDDING_LOOKUP of rows of indices, and GATHER of their numbers in the codebook: exact."""
+    write, shared, half = Writer(graph), kernel.shared, 2 ** (bits - 1)
+    ids = _vector(write, operator.inputs[1])
+    indices = (shared.codes - half).astype(np.int8)
+    table = graph.integers(indices, bits, kernel.name, per_channel(1.0))
+    codebook = graph.constant(shared.table, f"{kernel.layer}/codebook")
+    rows = _rows(write, ids, table, LOOKUP_VERSION[bits])
+    shape = graph.shape(rows)
+    places = write.cast(write("ADD", [rows, write.float32([half])], shape), "INT32")
+    _reshape_rows(write, write("GATHER", [codebook, places], shape), operator)
+    return write.operators
+
+
+def hashed(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> list:
+    """GATHER from the bank, of the places that the runtime computes for the rows it reads: exact.
+
+    Nothing is stored per entry. A row takes about as many operators as the mix of the hash.
+    """
+    write, layer = Writer(graph), kernel.shared.layer
+    bank = graph.constant(kernel.shared.table[: layer.buckets], kernel.name)
+    ids = write.reshape(_vector(write, operator.inputs[1]), (-1, 1), like=write.int32([0]))
+    width, buckets = kernel.shape[1], layer.buckets // layer.blocks
+
+    def step(code, a, b, like=ids):
+        b = b if isinstance(b, int) else write.constant(b)
+        return write(code, [a, b], (-1, width), like=like)
+
+    # Entry (id, column) is number `id + column * ids` of the table, see `HashedKernel.codes`.
+    columns = np.arange(width, dtype=np.int32)[None] * np.int32(kernel.units)
+    places = step("ADD", ids, columns)
+    run = np.array([[layer.blocks]], np.int32)
+    runs = step("FLOOR_DIV", places, run) if layer.blocks > 1 else places
+    codes = hashed_places(write, runs, buckets, layer.seed)
+    one = np.array([[buckets]], np.int32)
+    negative = write.cast(step("FLOOR_DIV", codes, one), "FLOAT32")
+    entries = step("FLOOR_MOD", codes, one)
+    if layer.blocks > 1:
+        entries = step("MUL", entries, run)
+        entries = step("ADD", entries, step("FLOOR_MOD", places, run))
+    rows = write("GATHER", [bank, entries], (-1, width))
+    sign = step("MUL", negative, np.array([[-2.0]], np.float32), like=None)
+    sign = step("ADD", sign, np.array([[1.0]], np.float32), like=None)
+    _reshape_rows(write, step("MUL", rows, sign, like=None), operator)
+    return write.operators
+
+
+def index_bits(kernel: Kernel, int2: bool) -> int:
+    """The bits of the indices of a codebook: 2, 4 or 8, see `Kernel.bits_for`."""
+    count = len(kernel.shared.table)
+    return kernel.whole_bytes(next(bits for bits in (2, 4, 8) if count <= 2**bits), int2)
+
+
+def shared_bytes(kernel: Kernel, bits: int) -> float:
+    """Bytes of `clustered` (`bits` of an index) or `hashed` (32)."""
+    if kernel.shared.computed:
+        return 4 * kernel.shared.layer.buckets + 2000
+    return kernel.size * bits / 8 + 4 * len(kernel.shared.table) + 600
 
 
 def _vector(write, ids) -> int:

@@ -68,8 +68,7 @@ def coded(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> list:
         levels = kernel.levels()
         codes = np.searchsorted(levels, kernel.grid.values.ravel())
         graph.added[key] = _decode(write, kernel, codes, levels, bits)
-    _read_kernel(graph, operator, kernel, graph.added[key])
-    return [*write.operators, operator]
+    return [*write.operators, *_reading(graph, operator, kernel, graph.added[key])]
 
 
 def computed(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> list:
@@ -90,18 +89,33 @@ def computed(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> list:
         operators = [call, *write.operators]
     else:
         operators = []
-    _read_kernel(graph, operator, kernel, graph.added[key])
-    return [*operators, operator]
+    return [*operators, *_reading(graph, operator, kernel, graph.added[key])]
 
 
-def _read_kernel(graph, operator, kernel, weight):
-    """Makes an operator read a computed kernel."""
+def _reading(graph, operator, kernel, weight) -> list:
+    """The operator, which reads a computed kernel from now on."""
+    if kernel.code == "GATHER":
+        return _read_rows(graph, operator, weight)
     operator.inputs[1] = weight
     if graph.type(weight) == "FLOAT32":
-        return
+        return [operator]
     if kernel.code == "FULLY_CONNECTED":
         operator.builtinOptions.asymmetricQuantizeInputs = True
     graph.set_version(operator, kernel.code, 12 if kernel.code == "FULLY_CONNECTED" else 5)
+    return [operator]
+
+
+def _read_rows(graph, operator, table) -> list:
+    """The GATHER of a computed table, and the DEQUANTIZE of integers."""
+    operator.inputs[0], out = table, operator.outputs[0]
+    if graph.type(table) == "FLOAT32":
+        return [operator]
+    read = graph.tensor(
+        graph.shape(out), "INT8", quantization=per_channel(graph.tensors[table].quantization.scale)
+    )
+    operator.outputs = [read]
+    graph.set_version(operator, "GATHER", 2)
+    return [operator, graph.operator("DEQUANTIZE", [read], out, 2)]
 
 
 def _kernel_tensor(graph, kernel, bits) -> int:
@@ -113,7 +127,7 @@ def _kernel_tensor(graph, kernel, bits) -> int:
     if bits == 32:
         return graph.tensor(kernel.shape)
     scale = kernel.grid.scale
-    one = kernel.code == "FULLY_CONNECTED" and np.all(scale == scale[0])
+    one = kernel.code in ("FULLY_CONNECTED", "GATHER") and np.all(scale == scale[0])
     return graph.tensor(kernel.shape, "INT8", quantization=per_channel(scale[0] if one else scale))
 
 
@@ -170,7 +184,9 @@ def _fill_variable(graph, kernel, bits) -> None:
     run = layer.blocks if shared.hashed else 1
     runs = -(-kernel.size // run)
     if shared.hashed:
-        codes = _hashed_places(write, runs, count // run, layer.seed)
+        ends = [write.constant(np.array(n, np.int32)) for n in (0, runs, 1)]
+        positions = write("RANGE", ends, (runs,), like=ends[0])
+        codes = hashed_places(write, positions, count // run, layer.seed)
     else:
         codes = _circulant_places(write, layer, kernel.size)
     bank = shared.table if bits == 32 else shared.integers()
@@ -181,7 +197,12 @@ def _fill_variable(graph, kernel, bits) -> None:
     shape = (runs, run) if run > 1 else (runs,)
     values = write("GATHER", [table, codes], shape, version=2, like=bank)
     values = _first_entries(write, values, runs * run, kernel.size, like=bank)
-    values = write.reshape(values, kernel.shape, _kernel_tensor(inner, kernel, bits))
+    weight = _kernel_tensor(inner, kernel, bits)
+    if shared.by_columns:
+        values = write.reshape(values, kernel.shape[::-1], like=bank)
+        values = write("TRANSPOSE", [values, write.int32([1, 0])], weight, version=2)
+    else:
+        values = write.reshape(values, kernel.shape, weight)
     handle = _variable_handle(write, kernel)
     inner.subgraph.operators = [
         *write.operators,
@@ -189,17 +210,14 @@ def _fill_variable(graph, kernel, bits) -> None:
     ]
 
 
-def _hashed_places(write, count, buckets, seed) -> int:
+def hashed_places(write: Writer, positions: int, buckets: int, seed: int) -> int:
     """The places of `tfcompress.numerics.hashing.signed_codes`, in int32 operators."""
-    first = write.constant(np.array(0, np.int32))
 
     def step(code, a, b):
-        return write(
-            code, [a, write.int32([b]) if isinstance(b, np.int32) else b], (count,), like=first
-        )
+        b = write.int32([b]) if isinstance(b, np.int32) else b
+        return write(code, [a, b], write.graph.shape(positions), like=positions)
 
-    ends = [first, *(write.constant(np.array(n, np.int32)) for n in (count, 1))]
-    v = step("MUL", write("RANGE", ends, (count,), like=first), C1)
+    v = step("MUL", positions, C1)
     v = step("BITWISE_XOR", v, seed_word(seed))
     v = step("BITWISE_XOR", v, step("RIGHT_SHIFT", v, np.int32(16)))
     v = step("MUL", v, C2)
