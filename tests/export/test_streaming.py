@@ -140,8 +140,9 @@ def test_compressed_causal_convolutions(maker):
     agree(blob, small, x, [0, 1, 2, 7, 9])
 
 
-def test_kernels_are_packed_and_full_integer_files_stream():
-    model, x = model_of(layers.GRU(32, **ALL)), normal(8, 9, 6)
+@pytest.mark.parametrize("unroll", [False, True])
+def test_kernels_are_packed_and_full_integer_files_stream(unroll):
+    model, x = model_of(layers.GRU(32, unroll=unroll, **ALL), shape=(9, 6)), normal(8, 9, 6)
     small = to_tflite(swap(model, rounding(4)), check=x, streaming=True)
     assert set(encodings(small).values()) == {"INT4"}
     static = to_tflite(model, check=x, streaming=True, activations="static_int8")
@@ -190,6 +191,8 @@ def test_layers_that_need_whole_sequences_are_named(parts, reason, monkeypatch):
 def test_without_states_or_with_one_step_it_is_refused():
     with pytest.raises(ValueError, match="recurrent layers or causal convolutions"):
         to_tflite(model_of(layers.Dense(3)), streaming=True)
+    with pytest.raises(ValueError, match="at least 2 steps"):
+        to_tflite(model_of(layers.GRU(3)), check=normal(2, 1, 6), streaming=True)
 
 
 def test_attention_alone_is_named_as_what_needs_the_whole_sequence():
@@ -197,11 +200,11 @@ def test_attention_alone_is_named_as_what_needs_the_whole_sequence():
     outputs = layers.MultiHeadAttention(2, 2, name="heads")(inputs, inputs)
     with pytest.raises(ExportError, match="'heads' needs more than the steps of one piece"):
         to_tflite(keras.Model(inputs, layers.Dense(3)(outputs)), streaming=True)
-    with pytest.raises(ValueError, match="at least 2 steps"):
-        to_tflite(model_of(layers.GRU(3)), check=normal(2, 1, 6), streaming=True)
 
 
-def test_loops_in_16_bits_are_refused_though_their_layers_have_no_names():
-    model = keras.Sequential([keras.Input((8, 6)), layers.LSTM(8, return_sequences=True)])
-    with pytest.raises(ExportError, match="no ranges inside loops: use `activations"):
+def test_loops_in_16_bits_are_refused_by_name():
+    model = keras.Sequential(
+        [keras.Input((8, 6)), layers.LSTM(8, return_sequences=True, name="lstm")]
+    )
+    with pytest.raises(ExportError, match="no ranges inside loops, which layers .'lstm/lstm_cell'"):
         to_tflite(model, check=normal(8, 8, 6), activations="static_int16", streaming=True)

@@ -128,7 +128,7 @@ def to_tflite(
     with temporary_folder() as folder:
         draft = Draft(
             reference,
-            model,
+            whole.model,
             os.path.join(folder, "float32.tflite"),
             **{"activations": activations, "store": store, "rest": rest, "io": io},
             runtime=runtime,

@@ -69,6 +69,7 @@ def default_candidates(target: str) -> dict[str, list[Maker]]:
         name.lower(): [getattr(forms, name + form).using() for form in FORMS]
         for name in ("Binary", "Ternary")
     }
+    found["ternary"].append(rounded_to(2))  # EinsumDense and tables have no class of that name
     for bits in (3, 4, 8):
         found[f"{bits} bits"] = [rounded_to(bits)]
     if target == "archive":
@@ -76,10 +77,14 @@ def default_candidates(target: str) -> dict[str, list[Maker]]:
         for zeros, size in ((0.6, 16), (0.8, 16), (0.9, 8)):
             name = f"{zeros:.0%} zeros, {size} entries"
             found[name] = [cls.using(size=size, sparsity=zeros) for cls in books]
-    eight = [getattr(forms, f"Quantized{form}") for form in FORMS]
-    for share in (0.25, 0.125):
-        found[f"rank {share:.3g}, 8 bits"] = [
-            low.using(rank=share).then(*(cls.using(bits=8) for cls in eight)) for low in by_kind
+    quantized = [getattr(forms, f"Quantized{form}") for form in FORMS]
+    ranks = [(0.25, 8), (0.125, 8)]
+    if target == "tflite":  # 2 bits are the fewest of a kernel there, so that less takes low ranks
+        ranks += [(0.25, 4), (0.125, 4), (0.0625, 4)]
+    for share, bits in ranks:
+        found[f"rank {share:.3g}, {bits} bits"] = [
+            low.using(rank=share).then(*(cls.using(bits=bits) for cls in quantized))
+            for low in by_kind
         ]
     unfolded = {"Tucker": forms.TuckerConv2D}
     if target == "tflite":  # counted in bits, ternary and 4-bit kernels are nearer at the same size

@@ -91,10 +91,11 @@ def plan(
             is the mean squared change of the outputs divided by their variance.
         candidates: a list of makers, or `{name: maker}`, where in place of a maker there may be a
             list of makers, of which a layer gets the first that accepts it. None: binary, ternary,
-            3, 4 and 8 bits, and low-rank and Tucker forms in 8 bits; for `"tflite"` also CP forms
-            in 8 bits of kernels of up to 262,144 weights (larger ones take too long to fit); for
-            `"archive"` codebooks of 8 and 16 entries with 60, 80 and 90% zeros; for `"macs"`
-            low-rank, k x 1 / 1 x k and Tucker forms with 1/2, 1/4 and 1/8 of the MACs.
+            3, 4 and 8 bits, and low-rank and Tucker forms in 8 bits; for `"tflite"` also low-rank
+            forms in 4 bits, and CP forms in 8 bits of kernels of up to 262,144 weights (larger ones
+            take too long to fit); for `"archive"` codebooks of 8 and 16 entries with 60, 80 and 90%
+            zeros; for `"macs"` low-rank, k x 1 / 1 x k and Tucker forms with 1/2, 1/4 and 1/8 of
+            the MACs.
         store: how the file that `"tflite"` and `"milliseconds"` count stores kernels, as in
             `to_tflite`.
         latency: the table of times that a budget of time counts, of another processor, or its path:

@@ -116,7 +116,11 @@ def _refuse_loops(file) -> None:
     inner = [tensor.name.decode() for graph in file.subgraphs[1:] for tensor in graph.tensors]
     layers = sorted({layer_of(name) for name in inner if name.endswith("kernel")})
     if len(file.subgraphs) > 1:
-        which = f", which layers {layers} are. Give these `unroll=True`, or" if layers else ":"
+        which = (
+            f", which layers {layers} are. Give these `unroll=True` (and no `streaming`), or"
+            if layers
+            else ":"
+        )
         raise ExportError(
             f"Int16 activations have no ranges inside loops{which} use "
             "`activations='static_int8'`, in which loops stay in float32."
