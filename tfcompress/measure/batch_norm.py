@@ -1,6 +1,7 @@
 """Measures the batch normalization statistics of a changed model again."""
 
 import itertools
+import math
 from functools import partial
 
 import keras
@@ -88,16 +89,24 @@ class _Statistics:
         ]
 
     def add(self, x, mask):
-        x = np.asarray(keras.ops.convert_to_numpy(x), "float32")
-        rows = np.moveaxis(x, self.layer.axis, -1).reshape(-1, x.shape[self.layer.axis])
+        axis, x = self.layer.axis, keras.ops.cast(x, "float32")
         if mask is not None:  # padding has no part in the statistics, as in Keras' own training
-            rows = rows[np.asarray(keras.ops.convert_to_numpy(mask), bool).reshape(-1)]
-        if not len(rows):
+            rows = np.moveaxis(keras.ops.convert_to_numpy(x), axis, -1)
+            axis, x = -1, rows[np.asarray(keras.ops.convert_to_numpy(mask), bool)]
+        count = math.prod(x.shape) // x.shape[axis]
+        if not count:
             return
-        mean, variance = rows.mean(0, dtype="float64"), rows.var(0, dtype="float64")
-        self.count += len(rows)
-        self.sum += len(rows) * mean
-        self.squares += len(rows) * (variance + mean**2)
+        others = [i for i in range(len(x.shape)) if i != axis % len(x.shape)]
+        mean = keras.ops.mean(x, others, keepdims=True)
+        # `ops.moments` would subtract two large numbers where the mean is large
+        variance = keras.ops.mean(keras.ops.square(x - mean), others)
+        mean, variance = (
+            np.asarray(keras.ops.convert_to_numpy(found), "float64").reshape(-1)
+            for found in (mean, variance)
+        )
+        self.count += count
+        self.sum += count * mean
+        self.squares += count * (variance + mean**2)
         self._assign(mean, variance)
 
     def finish(self):

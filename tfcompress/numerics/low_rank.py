@@ -173,7 +173,10 @@ def least_squares(
 def svd_in_metric(w: np.ndarray, rank: int, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
     """Best rank-r factors of a matrix in a second-order form, in closed form.
 
-    In the whitened coordinates `L^T w g^(1/2)`, with `A = L L^T`, the form is a sum of squares.
+    In the whitened coordinates `L^T w g^(1/2)`, with `A = L L^T`, the form is a sum of squares. The
+    right singular vectors there are the eigenvectors of `g^(1/2) w^T A w g^(1/2)`, and `u` is `w`
+    times these: a kernel that is not wider than high needs no factor of `A`. The split of the
+    singular values is that of `svd`.
 
     Args:
         w: `(i, o)`.
@@ -189,8 +192,15 @@ def svd_in_metric(w: np.ndarray, rank: int, metric: Metric) -> tuple[np.ndarray,
     if hasattr(metric, "whiten"):
         g = np.ones(w.shape[1]) if metric.g is None else metric.g
         columns = np.sqrt(np.maximum(g, 1e-6 * max(g.max(), 1e-30)))
-        u, v = svd(metric.whiten(w) * columns, rank)
-        return metric.unwhiten(u), v / columns
+        if metric.groups > 1 or w.shape[0] < w.shape[1]:
+            u, v = svd(metric.whiten(w) * columns, rank)
+            return metric.unwhiten(u), v / columns
+        scaled = w * columns
+        values, vectors = np.linalg.eigh(scaled.T @ metric.damped(scaled))
+        v = vectors[:, : -rank - 1 : -1]
+        root = np.maximum(values[: -rank - 1 : -1], 0) ** 0.25
+        u = scaled @ v / np.where(root > 0, root, 1)
+        return u, root[:, None] * v.T / columns
     d = np.asarray(getattr(metric, "d", metric), np.float64)
     mean = max(d.mean(), 1e-30)
     # Rows or columns without curvature keep a little weight, since it is divided by.

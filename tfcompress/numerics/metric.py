@@ -197,6 +197,10 @@ class Kronecker:
         """
         return self._by_rows(lambda A, H, part: transposed(np.linalg.cholesky(H)) @ part, w)
 
+    def damped(self, w: np.ndarray) -> np.ndarray:
+        """`A w`, damped, for any number of columns; the output scales are not used."""
+        return self._by_rows(lambda A, H, part: H @ part, w)
+
     def unwhiten(self, w: np.ndarray) -> np.ndarray:
         """The inverse of `whiten`."""
         return self._by_rows(

@@ -1,6 +1,7 @@
 """Spreads one budget over a whole network: chooses the form of each layer."""
 
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 import keras
@@ -91,11 +92,10 @@ def plan(
             is the mean squared change of the outputs divided by their variance.
         candidates: a list of makers, or `{name: maker}`, where in place of a maker there may be a
             list of makers, of which a layer gets the first that accepts it. None: binary, ternary,
-            3, 4 and 8 bits, and low-rank and Tucker forms in 8 bits; for `"tflite"` also low-rank
-            forms in 4 bits, and CP forms in 8 bits of kernels of up to 262,144 weights (larger ones
-            take too long to fit); for `"archive"` codebooks of 8 and 16 entries with 60, 80 and 90%
-            zeros; for `"macs"` low-rank, k x 1 / 1 x k and Tucker forms with 1/2, 1/4 and 1/8 of
-            the MACs.
+            3, 4 and 8 bits, low-rank and Tucker forms in 8 bits; for `"tflite"` also low-rank forms
+            in 4 bits, and CP forms of up to 262,144 weights; for `"archive"` codebooks of 8 and 16
+            entries with 60, 80, 90% zeros; for `"macs"` low-rank, k x 1 / 1 x k and Tucker forms
+            with 1/2, 1/4 and 1/8 of the MACs.
         store: how the file that `"tflite"` and `"milliseconds"` count stores kernels, as in
             `to_tflite`.
         latency: the table of times that a budget of time counts, of another processor, or its path:
@@ -126,8 +126,7 @@ def plan(
     >>> found.cost <= 0.15 * found.float_cost
     True
     """
-    limits = read_limits(budget, target)
-    (target, limit), *more = limits.items()
+    (target, limit), *more = read_limits(budget, target).items()
     with showing(verbose):
         given = model, data, target, loss, candidates, store, executor
         terms = {"latency": latency, "time": dict(more).get("milliseconds")}
@@ -275,8 +274,8 @@ class Planner:
     def carried_out(self, allowed: float, chosen: Any) -> Plan:
         """The plan of the chosen options, with its network swapped, recalibrated and measured."""
         rules = {path: o.maker for path, o in chosen.items() if o.maker is not None}
-        data = {"data": self.fit_inputs, "moments": input_moments}
-        new = swapped(self.model, rules, **data) if rules else copied(self.model)
+        given = {"data": self.fit_inputs, "moments": partial(input_moments, self.fit_inputs)}
+        new = swapped(self.model, rules, **given) if rules else copied(self.model)
         close_like(new, self.closed)
         recalibrate_batch_norm(new, self.fit_inputs, frozen=False)
         milliseconds = None if self.clock is None else self.clock.seen(new, chosen)
