@@ -13,7 +13,7 @@ from tfcompress.graph.nodes import calls_its_graph, input_shapes
 from tfcompress.graph.paths import name_of, walk
 from tfcompress.measure.macs import macs, matrices, steps_of
 from tfcompress.measure.moments import Moments
-from tfcompress.measure.rows import can_measure, fan_in
+from tfcompress.measure.rows import can_measure
 from tfcompress.planning.plan_result import Option
 from tfcompress.planning.workbench import Terms, Workbench, options_of
 from tfcompress.rewriting.matching import match
@@ -21,8 +21,7 @@ from tfcompress.utils.progress import progress
 from tfcompress.utils.workers import Shared, Workers
 
 LARGEST_BLOCK = 1024  # fan-in above which the metric of a layer's inputs is cut into blocks
-ROWS_FOR_INPUT = 8  # for each input of a block: half of what fits a kernel for good
-POSITIONS = 4, 16  # at which a convolution's inputs are measured in each image, at least and most
+POSITIONS = 16  # at which a convolution's inputs are measured in each image
 
 
 def measured_options(
@@ -46,7 +45,7 @@ def measured_options(
     tasks, steps = {}, steps_of(model, shapes)
 
     def change(layer, pairs):
-        moments = input_moments(fit_inputs, layer)
+        moments = input_moments(layer)
         for before, _ in pairs:
             moments.add(before)
         # a part of a composite layer counts once, in a recurrent one once a step, as in `macs`
@@ -76,17 +75,9 @@ def check_steps_known(model: keras.Model) -> None:
         raise ValueError(f"The MACs of {unknown} are not known. Plan for another `target`.")
 
 
-def input_moments(inputs: Any, layer: keras.layers.Layer) -> Moments:
-    """The moments of a layer's inputs, with the bounds that keep a plan fast.
-
-    Args:
-        inputs: of the model, on which its kernels are fitted.
-        layer: the layer.
-    """
-    examples = len(keras.tree.flatten(inputs)[0])
-    least, most = POSITIONS
-    enough = -(-ROWS_FOR_INPUT * min(fan_in(layer), LARGEST_BLOCK) // examples)
-    return Moments(layer, LARGEST_BLOCK, min(max(enough, least), most))
+def input_moments(layer: keras.layers.Layer) -> Moments:
+    """The moments of a layer's inputs, with the bounds that keep a plan fast."""
+    return Moments(layer, LARGEST_BLOCK, POSITIONS)
 
 
 def has_kernel(layer):

@@ -1,7 +1,6 @@
 """Spreads one budget over a whole network: chooses the form of each layer."""
 
 from concurrent.futures import Executor
-from functools import partial
 from typing import Any
 
 import keras
@@ -274,8 +273,8 @@ class Planner:
     def carried_out(self, allowed: float, chosen: Any) -> Plan:
         """The plan of the chosen options, with its network swapped, recalibrated and measured."""
         rules = {path: o.maker for path, o in chosen.items() if o.maker is not None}
-        given = {"data": self.fit_inputs, "moments": partial(input_moments, self.fit_inputs)}
-        new = swapped(self.model, rules, **given) if rules else copied(self.model)
+        data = {"data": self.fit_inputs, "moments": input_moments}
+        new = swapped(self.model, rules, **data) if rules else copied(self.model)
         close_like(new, self.closed)
         recalibrate_batch_norm(new, self.fit_inputs, frozen=False)
         milliseconds = None if self.clock is None else self.clock.seen(new, chosen)
