@@ -78,3 +78,9 @@ def test_infinities_that_a_model_means_are_no_fault():
     model = keras.Model(inputs, ops.where(scores > 0, scores, -float("inf")))
     x = np.random.default_rng(0).standard_normal((8, 6)).astype("float32")
     assert len(to_tflite(model, check=x)) > 0
+
+
+def test_numbers_in_lists_are_refused_in_one_line():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match=r"Received: numbers in lists, .* `np.array\(check\)`"):
+        to_tflite(model, check=np.zeros((50, 4)).tolist())

@@ -310,3 +310,9 @@ def test_a_stream_is_not_sent_to_processes(model, little_memory):
     pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
     with pool, pytest.raises(ValueError, match=r"not sent to processes\. .* Received: executor="):
         tfc.search(model, Counted(*TRAIN), 0.3, trials=1, executor=pool)
+
+
+def test_a_drop_in_percent_is_refused_before_forms_are_measured(model, monkeypatch):
+    monkeypatch.setattr("tfcompress.planning.attempts.Planner", None)
+    with pytest.raises(ValueError, match="Did you mean 5 points"):
+        tfc.compress(model, TRAIN, max_drop=5, metric="accuracy")

@@ -33,9 +33,11 @@ def sample_arrays(model: Exported, check: Sample) -> list[np.ndarray]:
     arrays = [array.astype(array.dtype.newbyteorder("="), copy=False) for array in arrays]
     fits = len(arrays) == len(shapes) and all(map(_fits, arrays, shapes))
     if not fits or len({len(array) for array in arrays}) != 1 or len(arrays[0]) == 0:
+        received = f"shapes {[array.shape for array in arrays]}"
+        if arrays and not any(array.ndim for array in arrays):
+            received = "numbers in lists, which are arrays after `np.array(check)`"
         raise ValueError(
-            f"`check` must hold samples for the inputs of shapes {shapes}. "
-            f"Received: shapes {[array.shape for array in arrays]}"
+            f"`check` must hold samples for the inputs of shapes {shapes}. Received: {received}"
         )
     names = model.input_names()
     return [_cast(*entry) for entry in zip(arrays, model.tensors, names, strict=True)]

@@ -121,6 +121,7 @@ class Compressor:
         batch_size: int = BATCH_SIZE,
         activations: Activations = "int8",
         train: Data | None = None,
+        max_drop: float | None = None,
     ) -> None:
         whole_number(batch_size, "batch_size")
         self.model, self.fine_tune, self.activations = model, fine_tune, activations
@@ -128,8 +129,7 @@ class Compressor:
         self.loss, loss_weights = loss, None
         if loss is None and (compiled := compiled_loss(model)) is not None:
             self.loss, loss_weights = compiled
-        self.target, self.store, self.seed = target, store, seed
-        self.tried = []
+        self.target, self.store, self.seed, self.tried = target, store, seed, []
         weights = class_weight, self.loss
         self.train, validation, taught = _sets(model, data, validation_data, train, loss, weights)
         self.arguments = {
@@ -146,6 +146,7 @@ class Compressor:
             "batch_size": batch_size,
         }
         self.quality = Quality(model, validation, metric, loss)
+        self.quality.check_drop(max_drop)
         examples = calibration(self.train)
         if isinstance(self.train, Stream):
             self.train = self.train._replace(held=[])
@@ -158,8 +159,7 @@ class Compressor:
         if self.static:
             self.file(model)  # raises where that cannot be done
         labelled = self.loss is not None and examples[1] is not None
-        given = examples if labelled else examples[0]
-        measured = None if known is None else known.options
+        given, measured = examples if labelled else examples[0], known and known.options
         terms = None, store, executor, measured, latency, time, REST
         self.planner = Planner(model, given, target, loss if labelled else None, *terms)
         self.arguments["latency"] = None if latency is None else self.planner.times

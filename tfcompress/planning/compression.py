@@ -177,22 +177,13 @@ def compress(
         given = data, metric, fine_tune, teacher, validation_data, target, store, loss
         terms = {"latency": latency, "time": time, "class_weight": class_weight}
         terms |= {"activations": activations, "batch_size": batch_size, "train": train}
+        terms["max_drop"] = max_drop
         compressor = Compressor(model, *given, seed, executor, **terms)
         if max_drop is None:
             attempt = compressor.attempt(compressor.share(limit))
         else:
-            check_means_something(max_drop, compressor.quality.name)
             attempt = _smallest_within(compressor, limit, max_drop)
         return finish(compressor, attempt, path, asked, begin)
-
-
-def check_means_something(max_drop: float, metric: str) -> None:
-    """Raises `ValueError` for a drop in percent of what is at most 1."""
-    if max_drop >= 1 and "accuracy" in metric:
-        raise ValueError(
-            f"Expected `max_drop` below 1, as {metric} is at most 1. Did you mean {max_drop:g} "
-            f"points, which is {max_drop / 100:g}? Received: max_drop={max_drop:g}"
-        )
 
 
 def _smallest_within(compressor, limit, max_drop):

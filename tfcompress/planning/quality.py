@@ -70,6 +70,14 @@ class Quality:
         """By how much the second number is worse than the first."""
         return self.sign * (before - after)
 
+    def check_drop(self, most: float | None) -> None:
+        """Raises `ValueError` for a drop in percent of what is at most 1."""
+        if most is not None and most >= 1 and "accuracy" in self.name:
+            raise ValueError(
+                f"Expected `max_drop` below 1, as {self.name} is at most 1. Did you mean {most:g} "
+                f"points, which is {most / 100:g}? Received: max_drop={most:g}"
+            )
+
     def _of_outputs(self, values):
         return per_output(values, self.structure, self.names)
 
