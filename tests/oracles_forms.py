@@ -329,9 +329,9 @@ def _loops_and_others():
     kinds = tfc.layers
     for size, bits in (4, 2), (16, 4), (200, 8):
         make = partial(codebook, kinds.CodebookEmbedding, (6,), size, 80, 16)
-        yield f"table of {size} numbers", Form(make, SMALL, (f"clustered {bits}",), 1e-6)
+        yield f"table of {size} numbers", Form(make, SMALL | EXACT, (f"clustered {bits}",), 1e-6)
     make = partial(compressed, (6,), kinds.HashedEmbedding(80, 16, ratio=16), bias=False)
-    yield "hashed table", Form(make, SMALL, ("hashed 32",), 1e-6)
+    yield "hashed table", Form(make, SMALL | EXACT, ("hashed 32",), 1e-6)
     make = partial(codebook, kinds.CodebookReversibleEmbedding, (6,), 16, 400, 64)
     make = partial(lambda make: tied(make().layers[-1]), make)
     yield "tied table of 16 numbers", Form(make, SMALL, ("coded 4",) * 2, 0.1)

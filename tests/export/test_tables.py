@@ -185,11 +185,12 @@ def test_tables_of_shared_numbers_are_read_exactly_from_what_their_layer_stores(
     small = swap(model, {"table": form})
     sizes = [4 if size is None else size for size in shape]
     ids = np.random.default_rng(2).integers(0, ROWS, (3, *sizes)).astype("int32")
-    for activations in ("int8", "float32"):
-        blob = to_tflite(small, check=ids, store="small", activations=activations)
-        for batch in (ids, ids[:1]):
-            for delegates in (True, False):
-                np.testing.assert_array_equal(run(blob, [batch], delegates)[0], small(batch))
+    blob = to_tflite(small, check=ids, store="small", activations="float32")
+    for batch in (ids, ids[:1]):
+        for delegates in (True, False):
+            np.testing.assert_array_equal(run(blob, [batch], delegates)[0], small(batch))
+    files = {store: len(to_tflite(small, check=ids, store=store)) for store in ("small", "fast")}
+    assert files["small"] <= files["fast"]  # there 8 bits may take fewer bytes
     stored = {r.layer: r.bytes for r in stored_tensors(blob)}
     if bits is None:
         assert stored["table/embeddings"] == 4 * small.get_layer("table").buckets

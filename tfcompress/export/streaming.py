@@ -28,6 +28,7 @@ from tfcompress.utils.errors import ExportError
 from tfcompress.utils.types import Sample
 
 STEPS = 8  # of random samples where the model leaves their number free
+PIECES = 4  # of each sequence in `check`
 # Layers in which no layer is named.
 WHOLE = (
     keras.layers.RNN,
@@ -100,7 +101,7 @@ def streamed(whole: Exported, check: Sample) -> tuple[Streamed, list[np.ndarray]
         )
     whole = _with_free_steps(whole, carry.lengths)
     _refuse_unlike(whole, batch)
-    return _with_states(whole, carry), [*arrays, *_states_after(whole, arrays)]
+    return _with_states(whole, carry), _pieces(whole, arrays)
 
 
 def _of_some_steps(whole) -> Exported:
@@ -158,22 +159,40 @@ def _with_states(whole, carry) -> Streamed:
     return Streamed(whole.model, whole.inputs, whole.by_name, tuple(states))
 
 
-def _states_after(whole, arrays) -> list[np.ndarray]:
-    """The states after each sample."""
-    batches = []
+def _pieces(whole, arrays) -> list[np.ndarray]:
+    """Samples of the inputs and states: the pieces of each sequence, with the states before them.
+
+    Integers hold the states that they were measured on: zeros, and those within a sequence.
+    """
+    of_steps, found = _of_steps(whole), []
+    steps = next(x.shape[1] for x, cut in zip(arrays, of_steps, strict=True) if cut)
+    size = -(-steps // PIECES)
+    begins = [0, *range(steps % size or size, steps, size)]  # the last one ends with the sequence
     for batch in all_batches(whole, arrays):
-        carry = Carry()
-        with carrying(whole.model, carry):
-            whole.call(batch)
-        batches.append([np.asarray(state) for state in carry.new])
-    return [np.concatenate(states)[: len(arrays[0])] for states in zip(*batches, strict=True)]
+        states = None
+        for begin, after in itertools.pairwise([*begins, steps]):
+            piece, run = (_cut(batch, of_steps, begin, end) for end in (begin + size, after))
+            carry = Carry(states)
+            with carrying(whole.model, carry):
+                whole.call(run)
+            new = [np.asarray(state) for state in carry.new]
+            found.append([*piece, *(map(np.zeros_like, new) if states is None else states)])
+            states = new
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+
+def _cut(batch, of_steps, begin, end) -> list[np.ndarray]:
+    return [x[:, begin:end] if s else x for x, s in zip(batch, of_steps, strict=True)]
+
+
+def _of_steps(whole) -> list[bool]:
+    """Whether the second size of each input counts steps."""
+    return [_has_steps(tensor) for tensor in whole.tensors]
 
 
 def _refuse_unlike(whole, batch) -> None:
     """Raises `ExportError` for the first layer that gives other outputs piece by piece."""
-    steps = [
-        tensor.shape[1] is None if len(tensor.shape) > 1 else False for tensor in whole.tensors
-    ]
+    steps = _of_steps(whole)
     count = next(len(x[0]) for x, of_steps in zip(batch, steps, strict=True) if of_steps)
     if count < 2:
         raise ValueError(
@@ -182,7 +201,7 @@ def _refuse_unlike(whole, batch) -> None:
     ends = sorted({0, count // 2, min(count // 2 + 1, count), count})
     expected, pieces, carry = _recorded(whole, batch), [], Carry()
     for begin, end in itertools.pairwise(ends):
-        piece = [x[:, begin:end] if s else x for x, s in zip(batch, steps, strict=True)]
+        piece = _cut(batch, steps, begin, end)
         with carrying(whole.model, carry):
             pieces.append(_recorded(whole, piece, in_pieces=True))
         carry = Carry(carry.new)

@@ -9,6 +9,7 @@ import numpy as np
 from tfcompress.graph.paths import walk
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.measure.macs import matrices
+from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import constant, read
 from tfcompress.tflite.stored_tensors import StoredTensor, stored_tensors
 from tfcompress.utils.arrays import to_numpy
@@ -22,8 +23,8 @@ def check_is_file_of(model: keras.Model, tflite: Path | bytes) -> None:
         model: a built `keras.Model`; of a subclassed one nothing is known.
         tflite: the bytes or the path of a .tflite file.
     """
-    graph = read(tflite).subgraphs[0]
-    there = [tuple(map(int, graph.tensors[index].shape)) for index in graph.inputs]
+    graph = Graph(read(tflite))
+    there = [graph.shape(index) for index in graph.subgraph.inputs]
     inputs = [tuple(x.shape) for x in keras.tree.flatten(getattr(model, "inputs", None) or [])]
     if not all(any(_agree(shape, other) for other in there) for shape in inputs):
         raise ValueError(
@@ -33,9 +34,10 @@ def check_is_file_of(model: keras.Model, tflite: Path | bytes) -> None:
 
 
 def _agree(shape, other):
-    """Whether an input of a file can be that of a model, whose batch and lengths may be free."""
+    """Whether an input of a file can be that of a model: lengths may be free in either."""
     return len(shape) == len(other) and all(
-        size is None or size == number for size, number in zip(shape[1:], other[1:], strict=True)
+        size is None or number in (size, -1)
+        for size, number in zip(shape[1:], other[1:], strict=True)
     )
 
 

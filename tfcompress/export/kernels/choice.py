@@ -139,11 +139,12 @@ def _shared_table_choices(graph, kernel, activations, store, runtime):
         int8 = [(tables.looked_up, 8), *_unpacked_choices(kernel)]
         once = [(unpacked.computed, 32)] * _computed_once(graph, kernel, store)
         return once if activations == "float32" else int8
+    rounded = [(tables.gathered, 8)] * (activations == "int8")
     if store == "fast" or not kernel.shared.plain:
-        return []
+        return rounded
     if kernel.shared.computed:
-        return [(tables.hashed, 32)]
-    return [(tables.clustered, tables.index_bits(kernel, runtime >= INT2))]
+        return [(tables.hashed, 32), *rounded]
+    return [(tables.clustered, tables.index_bits(kernel, runtime >= INT2)), *rounded]
 
 
 def _plain_choices(kernel, bits, activations):
@@ -173,6 +174,8 @@ def _product_choices(graph, operator, kernel, bits, activations, store):
     if activations == "int8":
         quick = small or kernel.size >= LEAST_PRODUCT_SIZE[bits]
         choices = [(forms.hybrid, bits) if quick else (forms.weight_only, 8)]
+        if kernel.tied and kernel.shared is not None:  # see `_shared_table_choices`
+            return choices + _unpacked_choices(kernel) * small
         flat = _is_matrix_product(graph, operator, kernel)
         if flat and (small or _blocks_are_fast(kernel, 8)):
             choices.append((sparse.blocks, 8))

@@ -38,7 +38,7 @@ class Kernel:
         shared: the few numbers that its entries copy, if its layer stores it that way. The grid
             then holds these numbers rounded to int8.
         rounded: whether the grid or the float16 values differ from the float32 ones.
-        tied: whether it is a table and the kernel of a matrix product.
+        tied: whether it is both a table and the kernel of a matrix product.
     """
 
     code: str

@@ -9,7 +9,7 @@ from tfcompress.export.kernels import dense_forms as forms
 from tfcompress.export.kernels import sparse_forms as sparse
 from tfcompress.export.kernels import unpacked_forms as unpacked
 from tfcompress.export.kernels.choice import form_bytes
-from tfcompress.export.kernels.kernel import Kernel, find_kernel
+from tfcompress.export.kernels.kernel import Kernel, find_kernel, weight_place
 from tfcompress.export.kernels.tables import clustered, gathered, hashed, looked_up, looked_up_twice
 from tfcompress.graph.paths import walk
 from tfcompress.tflite.graph_editor import Graph
@@ -63,13 +63,14 @@ def find_sites(file: Any, choose: Choose, layers: dict, rest: Rest = "float32") 
         layers: `{path: layer}` of the model before it was lowered.
         rest: the type of kernels that nobody compressed, see `find_kernel`.
     """
-    products = _products(file)
+    products, tables = _kernels_of(file, "FULLY_CONNECTED"), _kernels_of(file, "GATHER")
     sites = []
     for index in range(len(file.subgraphs)):
         graph = Graph(file, index)
         for place, operator in enumerate(graph.subgraph.operators or []):
-            table = operator_name(file, operator) == "GATHER"
-            tied = table and _buffer(graph, operator.inputs[0]) in products
+            code = operator_name(file, operator)
+            others = {"GATHER": products, "FULLY_CONNECTED": tables}.get(code, ())
+            tied = bool(others) and _kernel_buffer(graph, operator, code) in others
             found = _kernel_and_form(graph, operator, choose, (layers, rest, tied))
             if found is None:
                 continue
@@ -100,16 +101,16 @@ def _kernel_and_form(graph, operator, choose, terms):
     return min(found, key=lambda entry: entry[0])[1:] if found else None
 
 
-def _products(file) -> set[int]:
-    """The buffers of the kernels of matrix products: a tied table is one of these, too."""
+def _kernels_of(file, code) -> set[int]:
+    """The buffers of the kernels of all operators of a kind."""
     graphs = [Graph(file, index) for index in range(len(file.subgraphs))]
     return {
-        _buffer(graph, operator.inputs[1])
+        _kernel_buffer(graph, operator, code)
         for graph in graphs
         for operator in graph.subgraph.operators or []
-        if operator_name(file, operator) == "FULLY_CONNECTED"
+        if operator_name(file, operator) == code
     }
 
 
-def _buffer(graph, index) -> int:
-    return graph.tensors[index].buffer
+def _kernel_buffer(graph, operator, code) -> int:
+    return graph.tensors[operator.inputs[weight_place(code)]].buffer

@@ -95,8 +95,8 @@ def index_bits(kernel: Kernel, int2: bool) -> int:
 def shared_bytes(kernel: Kernel, bits: int) -> float:
     """Bytes of `clustered` (`bits` of an index) or `hashed` (32)."""
     if kernel.shared.computed:
-        return 4 * kernel.shared.layer.buckets + 2000
-    return kernel.size * bits / 8 + 4 * len(kernel.shared.table) + 600
+        return 4 * kernel.shared.layer.buckets + 3400
+    return kernel.size * bits / 8 + 4 * len(kernel.shared.table) + 1100
 
 
 def _vector(write, ids) -> int:
