@@ -46,7 +46,7 @@ from tfcompress.utils.writers import temporary_folder
 
 LEARNING_RATE = 1e-3  # of Adam at the start; it falls to 0 by a cosine
 TEMPERATURE, ALPHA = 2.0, 0.5  # of the Distiller
-SIZE_ATTEMPTS = 4  # to bring the size of a file below a budget
+SIZE_ATTEMPTS = 6  # to bring the size of a file below a budget
 REST: Rest = "int8"  # of kernels in the file that no form has taken
 CHECKED_EXAMPLES = 32  # that a file is verified with
 RANGE_EXAMPLES = 500  # that ranges are measured and a full-integer file is verified with
@@ -208,7 +208,7 @@ class Compressor:
         allowed = aim = budget * self.float_size
         if self.target != "milliseconds":
             allowed = aim = round(allowed)
-        for _ in range(SIZE_ATTEMPTS):
+        for attempt in range(1, SIZE_ATTEMPTS + 1):
             plan, before = self.plan_within(aim, factors)
             model, training = plan.model, None
             if self.fine_tune:
@@ -245,12 +245,12 @@ class Compressor:
         # The planner counts the kernels alone; a file also holds biases, structure and tables.
         ratio = (most - least) / max(self.float_size - self.smallest_size, 1)
         budget = least + ratio * (allowed - self.smallest_size)
-        for _ in range(SIZE_ATTEMPTS):
+        for attempt in range(1, SIZE_ATTEMPTS + 1):
             plan = self.planner.plan_for(max(int(budget), least), factors)
             size = self.size(plan.model, plan.cost)
             if size <= allowed:
                 return plan, size
-            budget -= size - allowed
+            budget -= attempt * (size - allowed)  # by more each time: forms come in steps
         return self.planner.smallest(), self.smallest_size
 
     @property
