@@ -208,7 +208,7 @@ class Compressor:
         allowed = aim = budget * self.float_size
         if self.target != "milliseconds":
             allowed = aim = round(allowed)
-        for attempt in range(1, SIZE_ATTEMPTS + 1):
+        for _ in range(SIZE_ATTEMPTS):
             plan, before = self.plan_within(aim, factors)
             model, training = plan.model, None
             if self.fine_tune:
