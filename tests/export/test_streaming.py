@@ -140,6 +140,30 @@ def test_compressed_causal_convolutions(maker):
     agree(blob, small, x, [0, 1, 2, 7, 9])
 
 
+STATIC = {
+    "quiet at the end": [layers.Conv1D(8, 3, padding="causal")],
+    "begins with zeros": [layers.SimpleRNN(8, **ALL), layers.Dense(4)],
+    "a loop joined with a state": [layers.LSTM(9, **ALL), layers.Conv1D(8, 3, padding="causal")],
+}
+
+
+IN_8_BITS = [(parts, "static_int8") for parts in STATIC.values()]
+WITHOUT_A_LOOP = [(STATIC["quiet at the end"], "static_int16")]
+
+
+@pytest.mark.parametrize("parts, activations", IN_8_BITS + WITHOUT_A_LOOP)
+def test_integers_hold_the_states_at_any_step(parts, activations):
+    model, x = model_of(*(one.from_config(one.get_config()) for one in parts)), normal(16, 10, 6)
+    x[:, -4:] *= 0.02
+    blob = to_tflite(model, check=x, streaming=True, activations=activations)
+    expected = np.asarray(model(x))
+    for ends in ([0, 10], [0, 2, 4, 6, 8, 10]):
+        for delegates in (True, False):
+            pieces, _ = streamed(blob, x, ends, delegates)
+            off = np.concatenate(pieces, 1) - expected
+            assert np.sqrt(np.mean(off**2)) < 0.05 * np.sqrt(np.mean(expected**2))
+
+
 @pytest.mark.parametrize("unroll", [False, True])
 def test_kernels_are_packed_and_full_integer_files_stream(unroll):
     model, x = model_of(layers.GRU(32, unroll=unroll, **ALL), shape=(9, 6)), normal(8, 9, 6)

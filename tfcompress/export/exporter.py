@@ -19,6 +19,7 @@ from tfcompress.export.samples import (
 )
 from tfcompress.export.streaming import streamed
 from tfcompress.export.verify import Limits, TFLiteFile, verify
+from tfcompress.graph.private_keras import layers_in
 from tfcompress.tflite.runtimes import INT2
 from tfcompress.tflite.writer import write
 from tfcompress.utils.errors import ExportError
@@ -143,9 +144,10 @@ def to_tflite(
                 made, Limits(draft), *batches, STATIC_ERROR if draft.static else None
             )
         except RuntimeError as error:  # of LiteRT: an index outside a table, for example
+            tables = any("Embedding" in type(one).__name__ for one in layers_in(whole.model))
+            ids = " Expected the ids of each Embedding layer to be rows of its table, 0 or more."
             raise ExportError(
-                f"LiteRT cannot run the file on these inputs: {error}. Expected the ids of each "
-                "Embedding layer to be rows of its table, 0 or more."
+                f"LiteRT cannot run the file on these inputs: {error}.{ids * tables}"
             ) from error
     if path is not None:
         write_file(path, made)

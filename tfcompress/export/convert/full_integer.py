@@ -15,7 +15,7 @@ from tfcompress.export.kernels.kernel import CHANNEL_AXIS, layer_of, weight_plac
 from tfcompress.export.lower.lower import lower, with_chains
 from tfcompress.graph.private_keras import layers_in
 from tfcompress.layers.discrete.fake_quant import ClipToRange, FakeQuant
-from tfcompress.tflite.graph_editor import Graph
+from tfcompress.tflite.graph_editor import Graph, Writer
 from tfcompress.tflite.reader import operator_name, read, schema
 from tfcompress.tflite.writer import write
 from tfcompress.utils.errors import ExportError
@@ -63,9 +63,32 @@ def quantize(draft: Draft) -> None:
             _set_range(tensor, *measured[index])
     file.signatureDefs = []
     draft.file = to_int16(file) if wide else to_int8(file, IO_TYPES[draft.io])
+    _concatenate_integers(Graph(draft.file))
     _warn_of_float32(Graph(draft.file))
     draft.file.signatureDefs = []  # the next line keeps the order of inputs and outputs then
     name_inputs_and_outputs(draft.file, draft.model.input_names(), outputs)
+
+
+def _concatenate_integers(graph) -> None:
+    """Quantizes what the converter leaves in float32 beside integers that it is joined with.
+
+    That is what a loop gives, joined with an input, as before a causal convolution that streams.
+    """
+    operators = []
+    for operator in graph.subgraph.operators:
+        out = operator.outputs[0]
+        joined = operator_name(graph.model, operator) == "CONCATENATION"
+        if joined and graph.type(out) in ("INT8", "INT16"):
+            write = Writer(graph)
+            operator.inputs = [
+                write("QUANTIZE", [x], graph.shape(x), like=out)
+                if graph.type(x) == "FLOAT32"
+                else x
+                for x in operator.inputs
+            ]
+            operators += write.operators
+        operators.append(operator)
+    graph.subgraph.operators = operators
 
 
 def _warn_of_float32(graph) -> None:
