@@ -69,13 +69,15 @@ def test_wide_rows_are_looked_up_at_once_and_narrow_ones_with_a_table_of_scales(
 
 
 def test_ids_are_read_as_they_are_and_wrong_ones_refused():
-    for rules in ({}, {"table": QuantizedEmbedding.using(bits=4)}, rounding(8)):
+    shared = {"table": HashedEmbedding}, {"table": CodebookEmbedding}
+    for rules in ({}, {"table": QuantizedEmbedding.using(bits=4)}, rounding(8), *shared):
         small = swap(table_of((5,)), rules) if rules else table_of((5,))
         ids = np.arange(15, dtype="int32").reshape(3, 5)
-        blob = to_tflite(small, check=ids)
+        blob = to_tflite(small, check=ids, store="small", activations="float32")
         assert not {"LESS", "SELECT", "SELECT_V2"} & set(operators(blob))
-        with pytest.raises(RuntimeError):
-            run(blob, [ids - 1])
+        for wrong in (ids - 1, ids + ROWS - 14):
+            with pytest.raises(RuntimeError):
+                run(blob, [wrong])
 
 
 def test_ids_that_come_as_floating_point_numbers():

@@ -5,10 +5,10 @@ kept on disk, since LiteRT runs it to tell what rounding costs.
 """
 
 from tfcompress.export.convert.column_factors import restore_kernels
-from tfcompress.export.convert.delegated_reshapes import keep_reshapes_from_delegate
 from tfcompress.export.convert.exact_integers import store_exact
 from tfcompress.export.convert.float32 import convert_lowered, keep_float32
 from tfcompress.export.convert.full_integer import quantize
+from tfcompress.export.convert.kept_from_delegate import keep_from_delegate
 from tfcompress.export.convert.lookups import read_plain_ids
 from tfcompress.export.convert.names import drop_names, name_kernels
 from tfcompress.export.convert.ranges import measure_noise
@@ -28,7 +28,7 @@ CLEAN = (
     name_structured_constants,
     drop_names,
 )
-FLOAT32 = (convert_lowered, *CLEAN, keep_reshapes_from_delegate, keep_float32)
+FLOAT32 = (convert_lowered, *CLEAN, keep_from_delegate, keep_float32)
 HYBRID = (find_kernels, calibrate, encode)
 FULL_INTEGER = (measure_noise, quantize, store_exact, *CLEAN, encode_loops)
 
@@ -36,5 +36,5 @@ FULL_INTEGER = (measure_noise, quantize, store_exact, *CLEAN, encode_loops)
 def run_passes(draft: Draft) -> None:
     """Lowers and converts the model of a draft, and encodes the kernels of its file."""
     encoded = FULL_INTEGER if draft.static else HYBRID
-    for step in (*FLOAT32, *encoded, keep_reshapes_from_delegate, refuse):
+    for step in (*FLOAT32, *encoded, keep_from_delegate, refuse):
         step(draft)

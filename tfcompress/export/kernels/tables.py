@@ -60,7 +60,8 @@ def hashed(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> list:
     """
     write, layer = Writer(graph), kernel.shared.layer
     bank = graph.constant(kernel.shared.table[: layer.buckets], kernel.name)
-    ids = write.reshape(_vector(write, operator.inputs[1]), (-1, 1), like=write.int32([0]))
+    ids = _checked(write, _vector(write, operator.inputs[1]), kernel.units)
+    ids = write.reshape(ids, (-1, 1), like=ids)
     width, buckets = kernel.shape[1], layer.buckets // layer.blocks
 
     def step(code, a, b, like=ids):
@@ -84,6 +85,13 @@ def hashed(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> list:
     sign = step("ADD", sign, np.array([[1.0]], np.float32), like=None)
     _reshape_rows(write, step("MUL", rows, sign, like=None), operator)
     return write.operators
+
+
+def _checked(write, ids, count) -> int:
+    """The ids as they are: the GATHER stops the run where one is no row of the table."""
+    zeros = write("FILL", [write.int32([count]), write.constant(np.int32(0))], (count,), like=ids)
+    zeros = write("GATHER", [zeros, ids], (-1,), like=ids)
+    return write("ADD", [ids, zeros], (-1,), like=ids)
 
 
 def index_bits(kernel: Kernel, int2: bool) -> int:

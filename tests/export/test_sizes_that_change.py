@@ -1,0 +1,47 @@
+"""One interpreter that is given inputs of ever other sizes: each result is right."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from tfcompress.export import to_tflite
+from tfcompress.tflite.runner import Runner
+
+SIZES = (5, 4), (3, 3), (3, 17), (5, 2), (5, 6), (7, 30), (6, 12), (5, 12), (4, 50), (1, 1)
+
+
+def means_of(*parts):
+    inputs = keras.Input((None, 6))
+    x = inputs
+    for part in parts:
+        x = part(x)
+    return keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling1D()(x)))
+
+
+def attention():
+    inputs = keras.Input((None, 6))
+    x = layers.Dense(8)(inputs)
+    x = layers.GlobalAveragePooling1D()(layers.MultiHeadAttention(2, 4)(x, x))
+    return keras.Model(inputs, layers.Dense(2)(x))
+
+
+MODELS = {
+    "attention": attention,
+    "a loop": lambda: means_of(layers.GRU(8, return_sequences=True)),
+    "a normalization": lambda: means_of(layers.Dense(8), layers.LayerNormalization()),
+    "convolutions": lambda: means_of(layers.Conv1D(8, 3, padding="same", activation="relu")),
+}
+
+
+@pytest.mark.parametrize("activations", ["static_int8", "int8"])
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_means_over_free_axes(make, activations):
+    keras.utils.set_random_seed(1)
+    random = np.random.default_rng(0)
+    x = random.normal(size=(8, 10, 6)).astype("float32")
+    blob = to_tflite(make(), check=x, activations=activations, rest="int8")
+    runner = Runner(blob)
+    for batch, steps in SIZES:
+        x = random.normal(size=(batch, steps, 6)).astype("float32")
+        np.testing.assert_allclose(runner([x])[0], Runner(blob)([x])[0], atol=1e-5)
