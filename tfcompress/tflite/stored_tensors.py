@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfcompress.tflite.reader import load, read, schema, stored_shape, type_name
+from tfcompress.tflite.reader import load, operator_name, read, schema, stored_shape, type_name
 from tfcompress.utils.types import Path
 
 
@@ -22,7 +22,8 @@ class StoredTensor:
         float_bytes: the size of a float32 tensor of that shape; the same as `bytes` for a constant
             that is no kernel, such as a shape.
         subgraph: the number of the graph that holds it: 0 is the main one, others are conditions
-            and bodies of loops, as of recurrent layers.
+            and bodies of loops, as of recurrent layers. What is computed in the first call alone
+            counts to the main one.
     """
 
     layer: str
@@ -46,7 +47,7 @@ def stored_tensors(source: Path | bytes) -> list[StoredTensor]:
     """
     blob = load(source)
     model, rows, counted, shared = read(blob), [], {0}, set()
-    root = schema().Model.GetRootAs(blob, 0)
+    root, once = schema().Model.GetRootAs(blob, 0), _called_once(model)
     for place, graph in enumerate(model.subgraphs):
         for index, tensor in enumerate(graph.tensors or []):
             data = model.buffers[tensor.buffer].data
@@ -61,9 +62,18 @@ def stored_tensors(source: Path | bytes) -> list[StoredTensor]:
             kernel = scales is not None or "FLOAT" in encoding
             float_bytes = 4 * math.prod(shape) if kernel else size
             name = (tensor.name or b"").decode() or "(constant)"
-            rows.append(StoredTensor(name, encoding, shape, size, float_bytes, place))
+            rows.append(
+                StoredTensor(name, encoding, shape, size, float_bytes, once.get(place, place))
+            )
     rest = len(blob) - sum(row.bytes for row in rows)
     return [*rows, StoredTensor("(operators, names, shapes)", "graph", (), rest, rest)]
+
+
+def _called_once(model) -> dict[int, int]:
+    """The main graph, for each graph that it calls once, to compute a kernel."""
+    operators = model.subgraphs[0].operators or []
+    calls = (o for o in operators if operator_name(model, o) == "CALL_ONCE")
+    return {call.builtinOptions.initSubgraphIndex: 0 for call in calls}
 
 
 def _scale_bytes(table, counted) -> int:
