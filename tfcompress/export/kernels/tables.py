@@ -56,7 +56,7 @@ def clustered(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> list:
 def hashed(graph: Graph, operator: Any, kernel: Kernel, bits: int) -> list:
     """GATHER from the bank, of the places that the runtime computes for the rows it reads: exact.
 
-    Nothing is stored per entry. A row takes about as many operators as the mix of the hash.
+    Nothing is stored per entry. See `choice` for the time that a row takes.
     """
     write, layer = Writer(graph), kernel.shared.layer
     bank = graph.constant(kernel.shared.table[: layer.buckets], kernel.name)
