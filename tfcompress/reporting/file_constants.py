@@ -24,7 +24,10 @@ def check_is_file_of(model: keras.Model, tflite: Path | bytes) -> None:
         tflite: the bytes or the path of a .tflite file.
     """
     graph = Graph(read(tflite))
-    there = [graph.shape(index) for index in graph.subgraph.inputs]
+    there = [
+        tuple(None if size < 0 else size for size in graph.shape(index))
+        for index in graph.subgraph.inputs
+    ]
     inputs = [tuple(x.shape) for x in keras.tree.flatten(getattr(model, "inputs", None) or [])]
     if not all(any(_agree(shape, other) for other in there) for shape in inputs):
         raise ValueError(
@@ -36,7 +39,7 @@ def check_is_file_of(model: keras.Model, tflite: Path | bytes) -> None:
 def _agree(shape, other):
     """Whether an input of a file can be that of a model: lengths may be free in either."""
     return len(shape) == len(other) and all(
-        size is None or number in (size, -1)
+        None in (size, number) or size == number
         for size, number in zip(shape[1:], other[1:], strict=True)
     )
 

@@ -40,11 +40,12 @@ def _alone(taps, place, inputs) -> Any:
     """A file whose main graph is one operator."""
     file = duplicate(taps.graph.model)
     graph, file.signatureDefs = file.subgraphs[0], []
-    graph.operators = [graph.operators[place]]
-    constants = {int(i) for i in graph.operators[0].inputs if i >= 0} - set(inputs)
-    makers = {int(o): operator for operator in taps.subgraph.operators for o in operator.outputs}
+    # of the copy, whose tensors get other numbers when it is written
+    makers = {int(o): operator for operator in graph.operators for o in operator.outputs}
+    operator = graph.operators[place]
+    constants = {int(i) for i in operator.inputs if i >= 0} - set(inputs)
     unpacked = [makers[i] for i in constants if i in makers]  # DEQUANTIZE and others of constants
-    graph.operators = [*unpacked, *graph.operators]
+    graph.operators = [*unpacked, operator]
     graph.inputs = list(dict.fromkeys(inputs))
     graph.outputs = list(graph.operators[-1].outputs)
     return file
