@@ -19,6 +19,12 @@ def means_of(*parts):
     return keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling1D()(x)))
 
 
+def sums():
+    inputs = keras.Input((None, 6))
+    x = layers.Softmax(axis=1)(layers.Dense(8)(inputs))  # weighs the steps
+    return keras.Model(inputs, layers.Dense(2)(keras.ops.sum(x * layers.Dense(8)(inputs), 1)))
+
+
 def attention():
     inputs = keras.Input((None, 6))
     x = layers.Dense(8)(inputs)
@@ -28,6 +34,7 @@ def attention():
 
 MODELS = {
     "attention": attention,
+    "sums": sums,
     "a loop": lambda: means_of(layers.GRU(8, return_sequences=True)),
     "a normalization": lambda: means_of(layers.Dense(8), layers.LayerNormalization()),
     "convolutions": lambda: means_of(layers.Conv1D(8, 3, padding="same", activation="relu")),
@@ -36,7 +43,7 @@ MODELS = {
 
 @pytest.mark.parametrize("activations", ["static_int8", "int8"])
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-def test_means_over_free_axes(make, activations):
+def test_means_and_sums_over_free_axes(make, activations):
     keras.utils.set_random_seed(1)
     random = np.random.default_rng(0)
     x = random.normal(size=(8, 10, 6)).astype("float32")

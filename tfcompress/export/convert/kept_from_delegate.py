@@ -18,13 +18,13 @@ def keep_from_delegate(draft: Draft) -> None:
       later calls, and what follows computes with zeros: in up to half of all interpreters of two
       small LSTMs in a row with a free batch and length, never without a loop. Files of LSTM(128)
       take as long as before.
-    - MEAN of integers over an axis of free size, which is wrong after some calls with a larger one.
+    - MEAN and SUM of integers over an axis of free size, wrong after some calls with a larger one.
     """
     graph = Graph(draft.file)
     codes = [operator_name(draft.file, operator) for operator in graph.subgraph.operators]
     write, computed, operators = Writer(graph), {}, []
     for operator, code in zip(graph.subgraph.operators, codes, strict=True):
-        kept = _is_mean_of_free_size(graph, operator, code) or (
+        kept = _is_sum_of_free_size(graph, operator, code) or (
             code == "RESHAPE" and "WHILE" in codes and -1 in graph.shape(operator.inputs[0])
         )
         values = graph.values(operator.inputs[1]) if kept and len(operator.inputs) > 1 else None
@@ -39,8 +39,8 @@ def keep_from_delegate(draft: Draft) -> None:
     graph.subgraph.operators = [*write.operators, *operators]
 
 
-def _is_mean_of_free_size(graph, operator, code) -> bool:
-    if code != "MEAN" or graph.type(operator.inputs[0]) not in ("INT8", "INT16"):
+def _is_sum_of_free_size(graph, operator, code) -> bool:
+    if code not in ("MEAN", "SUM") or graph.type(operator.inputs[0]) not in ("INT8", "INT16"):
         return False
     axes, shape = graph.values(operator.inputs[1]), graph.shape(operator.inputs[0])
     return axes is not None and any(shape[axis] == -1 for axis in axes.ravel())
