@@ -84,3 +84,12 @@ def test_numbers_in_lists_are_refused_in_one_line():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match=r"Received: numbers in lists, .* `np.array\(check\)`"):
         to_tflite(model, check=np.zeros((50, 4)).tolist())
+
+
+def test_a_file_that_does_not_run_is_not_blamed_on_tables_that_are_not_there(monkeypatch):
+    def stopped(*_):
+        raise RuntimeError("failed to prepare")
+
+    monkeypatch.setattr("tfcompress.export.exporter.verify", stopped)
+    with pytest.raises(ExportError, match=r"on these inputs: failed to prepare\.$"):
+        to_tflite(network())

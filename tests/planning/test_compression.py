@@ -1,5 +1,6 @@
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -316,3 +317,16 @@ def test_a_drop_in_percent_is_refused_before_forms_are_measured(model, monkeypat
     monkeypatch.setattr("tfcompress.planning.attempts.Planner", None)
     with pytest.raises(ValueError, match="Did you mean 5 points"):
         tfc.compress(model, TRAIN, max_drop=5, metric="accuracy")
+
+
+def test_a_plan_that_is_a_little_too_large_again_and_again_is_followed_by_much_smaller_ones():
+    """And not by the smallest forms, which may take half of what is allowed."""
+
+    def plan_for(allowed, factors):
+        return SimpleNamespace(model=None, cost=allowed)
+
+    made = object.__new__(Compressor)
+    made.target, made.float_size, made.smallest_size = "tflite", 1000, 100
+    made.planner = SimpleNamespace(smallest_cost=100, float_cost=1000, plan_for=plan_for)
+    made.size = lambda model, cost: 510 if cost > 450 else 480  # forms come in steps
+    assert made.plan_within(500)[1] == 480
