@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tfcompress.layers.discrete import latent
+from tfcompress.layers.discrete.quantized import QuantizedConv2D, QuantizedEmbedding
 from tfcompress.numerics import low_rank
 from tfcompress.numerics.compensated_rounding import compensate
 from tfcompress.numerics.metric import Kronecker, inverter
@@ -97,3 +98,22 @@ def test_the_inverter_solves_in_groups_too():
         x = random.standard_normal((groups, 9, 6))
         H, b = x.transpose(0, 2, 1) @ x, random.standard_normal((groups, 6, 4))
         np.testing.assert_allclose(inverter(H.copy())(b), np.linalg.solve(H, b), rtol=1e-8)
+
+
+@pytest.mark.parametrize("levels", ["linear", "log"])
+def test_the_codes_of_a_large_kernel_are_made_part_by_part(monkeypatch, levels):
+    table = QuantizedEmbedding(50, 7, bits=4, levels=levels)  # with a scale for each row
+    conv = QuantizedConv2D(6, 3, bits=3, levels=levels)
+    for layer, shape in ((table, (None, 4)), (conv, (None, 9, 9, 5))):
+        layer.build(shape)
+        layer.scale.assign(np.random.default_rng(0).uniform(0.01, 0.1, layer.scale.shape))
+        whole = layer.stored()
+        monkeypatch.setattr(latent, "AT_A_TIME", 40)
+        parts = layer.stored()
+        monkeypatch.undo()
+        assert set(whole) == set(parts) and len(np.unique(whole["codes"])) > 3
+        for name, array in whole.items():
+            np.testing.assert_array_equal(parts[name], array)
+            assert parts[name].dtype == array.dtype
+        points = layer.decode(whole["codes"])
+        np.testing.assert_array_equal(points, np.asarray(layer.grid(layer.latent, layer.scale)))

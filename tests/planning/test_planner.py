@@ -1,4 +1,5 @@
 import dataclasses
+import weakref
 
 import keras
 import numpy as np
@@ -120,6 +121,21 @@ def test_forms_larger_than_a_harmless_one_are_not_tried():
     assert [one[2] for one in row] == sorted(one[2] for one in row)
 
 
+def test_forms_in_a_file_that_are_larger_than_a_harmless_one_are_not_measured():
+    layer = L.Dense(48)
+    layer.build((None, 96))
+    metric, measured = tfc.metric.Kronecker(np.eye(96)), []
+
+    def measure(chain):
+        measured.append(chain)
+        return 0.0 if len(measured) == 2 else 1.0
+
+    makers = candidates.default_candidates("tflite")
+    count = cost_function("tflite", [(None, 96)])
+    row = candidates.fitted(layer, metric, makers, count, None, measure, 0.1, [])
+    assert len(row) == len(measured) == 2 and row[-1].measured == 0.0
+
+
 def test_macs_as_target():
     model = net()
     plan = tfc.plan(model, X, 0.6, target="macs")
@@ -175,6 +191,29 @@ def test_suffix_gives_the_outputs_from_wherever_it_is():
         found = np.concatenate([batch[0] for batch in suffix.outputs()])
         np.testing.assert_allclose(found, model(X[:9]), atol=1e-5)
     assert len(suffix.held[0]) == 1  # what is behind is dropped
+
+
+def test_what_no_later_layer_takes_is_let_go():
+    """Of a deep network on large images all activations together would take gigabytes."""
+    given, most = [], 0
+
+    class Watched(L.Layer):
+        def call(self, x):
+            nonlocal most
+            given.append(weakref.ref(y := x + 1.0))
+            most = max(most, sum(one() is not None for one in given))
+            return y
+
+        def compute_output_spec(self, x):
+            return keras.KerasTensor(x.shape, x.dtype)
+
+    inputs = x = keras.Input((4,))
+    for _ in range(12):
+        x = Watched()(x)
+    model = keras.Model(inputs, x)
+    ((found,),) = Suffix(model, [np.zeros((2, 4), "float32")]).outputs()
+    np.testing.assert_array_equal(found, np.full((2, 4), 12.0))
+    assert 1 <= most <= 3
 
 
 def test_split_takes_held_out_examples_from_all_over():

@@ -83,17 +83,25 @@ class Suffix:
         if not self.nodes:
             model = altered(self.model, arounds or {})
             return [keras.tree.flatten(model(x, training=False)) for x in self.batches]
-        left = [(node, altered(node.operation, arounds or {})) for node in self._left()]
+        left = [(node, altered(node.operation, arounds or {}), done) for node, done in self._left()]
         found = []
         for held in self.held:
             values = dict(held)
-            for node, operation in left:
+            for node, operation, done in left:
                 _run(node, operation, values)
+                for key in done:
+                    values.pop(key, None)
             found.append([values[id(tensor)] for tensor in self.graph.outputs])
         return found
 
     def _left(self):
-        return self.nodes[self.position :]
+        """The nodes that are still to run, each with the ids of what no later one takes."""
+        found, later = [], set(map(id, self.graph.outputs))
+        for node in reversed(self.nodes[self.position :]):
+            own = {id(tensor) for tensor in (*node.input_tensors, *node.outputs)}
+            found.append((node, own - later))
+            later |= own
+        return found[::-1]
 
 
 def _run(node, operation, values):

@@ -3,7 +3,11 @@
 Letters: s, i, o axes of the array (s joins height and width), r rank.
 """
 
+import contextlib
+
 import numpy as np
+
+from tfcompress.utils.one_thread import one_thread
 
 SWEEPS_OF_STARTS = (5, 2), (15, 1)  # of each random start, and how many of the best then go on
 SINGLE_PRECISION_FROM = 2**18  # weights; what is summed from the products stays in double
@@ -63,10 +67,11 @@ def cp(
     for start in range(starts):
         random = np.random.default_rng((seed, start))
         runs.append((np.inf, [random.standard_normal((side, rank)) for side in w.shape]))
-    for count, left in SWEEPS_OF_STARTS:
-        runs = [_descend(w, factors, count, ridge) for _, factors in runs]
-        runs = sorted(runs, key=lambda run: run[0])[:left]
-    _, factors = _descend(w, runs[0][1], sweeps, ridge)
+    with _threads_for(w):
+        for count, left in SWEEPS_OF_STARTS:
+            runs = [_descend(w, factors, count, ridge) for _, factors in runs]
+            runs = sorted(runs, key=lambda run: run[0])[:left]
+        _, factors = _descend(w, runs[0][1], sweeps, ridge)
     factors[0] = factors[0] * norm
     return balance(factors)
 
@@ -108,9 +113,10 @@ def correct(
     bound = (1 + slack) ** 2 * (
         total - 2 * np.vdot(product, factors[-1]) + np.sum(np.prod(grams, axis=0))
     )
-    for _ in range(sweeps):
-        for k in range(len(factors)):
-            factors[k] = _least_sensitive(_product(w, factors, k), factors, k, total, bound)
+    with _threads_for(w):
+        for _ in range(sweeps):
+            for k in range(len(factors)):
+                factors[k] = _least_sensitive(_product(w, factors, k), factors, k, total, bound)
     return balance(factors)
 
 
@@ -188,6 +194,11 @@ def _for_products(w):
     return w.astype(np.float32) if w.size >= SINGLE_PRECISION_FROM else w
 
 
+def _threads_for(w):
+    """One thread where the products are small: two would wait for each other."""
+    return one_thread() if w.dtype == np.float64 else contextlib.nullcontext()
+
+
 def _product(w, factors, k):
     """`w` times all factors but the k-th, by component: `(n_k, r)`."""
     last = len(factors) - 1
@@ -222,4 +233,6 @@ def _solve(gram, product, ridge):
 
     extra = max(ridge * np.trace(gram) / len(gram), 1e-300)
     damped = gram + extra * np.eye(len(gram))
-    return scipy.linalg.solve(damped, product.T, assume_a="pos", check_finite=False).T
+    with one_thread():
+        factor = scipy.linalg.cho_factor(damped, overwrite_a=True, check_finite=False)
+        return scipy.linalg.cho_solve(factor, product.T, check_finite=False).T

@@ -139,11 +139,11 @@ def fitted(
 ) -> list[Fitted]:
     """The forms of a layer that are worth their cost, by rising cost.
 
-    A form is left out if a smaller one has a lower `1/2 tr e^T A e`, or if the next larger one has
-    half of it and costs at most 10% more. Where the cost is known before the fit, forms are fitted
-    from the smallest on, until one of them is harmless. A low-rank form is not even fitted if a
-    smaller form is nearer than any kernel of its rank can be. Where time counts too, smaller means
-    smaller and faster, and all forms are fitted.
+    A form is left out if a smaller one has a lower `1/2 tr e^T A e`, if the next larger one has
+    half of it and costs at most 10% more, or if a smaller one is harmless. Where the cost is known
+    before the fit, these are not even fitted, nor a low-rank form if a smaller form is nearer than
+    any kernel of its rank can be. Where time counts too, smaller means smaller and faster, and all
+    forms are fitted and measured.
 
     Args:
         layer: a built layer.
@@ -184,11 +184,14 @@ def fitted(
         found.append(form)
         if form.measured is not None and form.measured <= harmless:
             break
-    kept = frontier([form.costs for form in found], [form.predicted for form in found])
-    return [
-        form if form.measured is not None else form._replace(measured=measure(form.chain))
-        for form in (found[i] for i in kept)
-    ]
+    kept, row = frontier([form.costs for form in found], [form.predicted for form in found]), []
+    for form in (found[i] for i in kept):
+        if form.measured is None:
+            form = form._replace(measured=measure(form.chain))
+        row.append(form)
+        if time is None and form.measured <= harmless:
+            break
+    return row
 
 
 def _no_less(costs, others) -> bool:

@@ -157,8 +157,8 @@ def _made(opening, curvature, data, moments, workers, memory) -> dict:
         def finish():
             with _explained(path, by_name, left):
                 check_holds_alone(layer, holders)
-                for chain in begun:
-                    made[id(layer)] = _checked(maker, layer, by_name, chain())
+                while begun:  # what a chain was made from is no longer held when it is checked
+                    made[id(layer)] = _checked(maker, layer, by_name, begun.pop()())
             return made.get(id(layer))
 
         return finish

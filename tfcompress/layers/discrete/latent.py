@@ -18,6 +18,7 @@ ROUNDS = 6  # of rounding and fitting the scales again, at most
 FURTHER, FARTHEST = 3, 1.25  # how many times as far a scale goes as it was fitted; that, at most
 SINGLE_PRECISION_FROM = 2**16  # weights: the sums of a larger kernel take too long in double
 VERY_LARGE = 2**20  # weights: single precision in any metric
+AT_A_TIME = 2**21  # weights, of which copies are made
 LEAST_GAIN = 0.003  # share of the damage that a round must take away to go on
 ONE_ROUND_ABOVE = 2**23  # weights: on a larger kernel each round takes minutes
 
@@ -63,8 +64,16 @@ class GridKernel(CompressedLayer):
         return codes.astype("float32")
 
     def stored(self) -> dict[str, np.ndarray]:
-        grid = to_numpy(self.grid(ops.convert_to_tensor(self.latent), self.scale.value))
-        return {self.codes_name: self.encode(grid), "scale": to_numpy(self.scale)}
+        latent, scale = to_numpy(self.latent), to_numpy(self.scale)
+        everywhere = np.broadcast_to(scale, latent.shape)
+        rows = max(1, AT_A_TIME * len(latent) // max(latent.size, 1))
+        codes = np.empty(latent.shape, "int8")
+        # Part by part, since the backend keeps the memory that it once took.
+        for start in range(0, len(latent), rows):
+            part = slice(start, start + rows)
+            grid = self.grid(ops.convert_to_tensor(latent[part]), everywhere[part])
+            codes[part] = self.encode(to_numpy(grid))
+        return {self.codes_name: codes, "scale": scale}
 
     def restore(self, stored: dict[str, np.ndarray]) -> None:
         self._check_stored(stored, [self.codes_name, "scale"])

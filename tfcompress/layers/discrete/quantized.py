@@ -23,7 +23,7 @@ from tfcompress.layers.core.einsum import CompressedEinsumDense
 from tfcompress.layers.core.embedding import CompressedEmbedding
 from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.core.other_convolutions import CompressedDepthwiseConv2D
-from tfcompress.layers.discrete.latent import GridKernel, fit_grid
+from tfcompress.layers.discrete.latent import AT_A_TIME, GridKernel, fit_grid
 from tfcompress.numerics.metric import Diagonal, as_metric
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.types import Config, InputShape, Metric, Regularizer, Shape, Size, Tensor
@@ -31,7 +31,6 @@ from tfcompress.utils.types import Config, InputShape, Metric, Regularizer, Shap
 SCALE_SHARES = np.linspace(0.3, 1.2, 91)  # tried, in shares of the scale that clips nothing
 SEARCHED_WEIGHTS = 2**18  # the search for a scale looks at no fewer than these, in no fewer than
 SEARCHED_ROWS = 512  # these rows, where the kernel has as many
-AT_A_TIME = 2**21  # weights
 LEVELS = ("linear", "log")
 Levels = Literal["linear", "log"]
 
