@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import weakref
 
 import keras
 import numpy as np
@@ -9,6 +10,8 @@ import tfcompress as tfc
 from tfcompress.graph.copy import copied
 from tfcompress.graph.intercept import watch_inputs
 from tfcompress.graph.layerwise import follow
+from tfcompress.measure.moments import Moments
+from tfcompress.rewriting import swap as swapping
 from tfcompress.utils.batches import some
 
 L = keras.layers
@@ -112,3 +115,23 @@ def test_a_stream_is_fitted_as_its_arrays():
     b = tfc.swap(model, rules, data=(x[i : i + 8] for i in range(0, 40, 8)))
     for one, other in zip(a.get_weights(), b.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_what_a_kernel_was_fitted_from_is_let_go_before_the_next_copy_is_made(monkeypatch):
+    held, checked = [], []
+    adapted, check = Moments.adapted, swapping._checked
+
+    def note(self):
+        kernel = adapted(self)
+        held.append(weakref.ref(kernel))
+        return kernel
+
+    def checking(*args):
+        checked.append([one() is not None for one in held])
+        return check(*args)
+
+    monkeypatch.setattr(Moments, "adapted", note)
+    monkeypatch.setattr(swapping, "_checked", checking)
+    x = np.random.default_rng(0).standard_normal((40, 16, 16, 2), "float32")
+    tfc.swap(narrowing(), {L.Conv2D: tfc.layers.QuantizedConv2D.using(bits=4)}, data=x)
+    assert checked == [[False] * n for n in (1, 2, 3)]

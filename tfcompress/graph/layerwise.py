@@ -26,7 +26,7 @@ from tfcompress.utils.types import Data
 BATCH_SIZE = 256  # at most
 MEMORY = 2**30  # bytes of the values that wait between two steps
 WORKING = 1 / 8  # share of it that one batch may take in one step
-WAITING = 1 / 2  # share of it for the values that wait
+WAITING = 3 / 8  # share of it for the values that wait
 
 
 def follow(

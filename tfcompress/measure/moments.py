@@ -220,7 +220,7 @@ def enough_positions(layer: keras.layers.Layer, examples: int) -> int:
 
 def block_of(layer: keras.layers.Layer) -> int:
     """The largest block of `A` to fit a layer in: that of a very large kernel takes less memory."""
-    return LARGEST_BLOCK if fan_in(layer) <= 2 * LARGEST_BLOCK else LARGEST_BLOCK // 2
+    return LARGEST_BLOCK if fan_in(layer) <= 2 * LARGEST_BLOCK else LARGEST_BLOCK // 4
 
 
 def enough_examples(layers: Iterable[keras.layers.Layer], shapes: Mapping[int, Any]) -> int:
