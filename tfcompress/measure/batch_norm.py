@@ -7,8 +7,8 @@ from functools import partial
 import keras
 import numpy as np
 
-from tfcompress.graph.intercept import altered
 from tfcompress.graph.paths import check_finite_weights, walk
+from tfcompress.graph.suffix import Suffix
 from tfcompress.utils.batches import batches as batches_of
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.progress import progress
@@ -60,12 +60,11 @@ def recalibrate_batch_norm(
         statistics[id(layer)].add(x, mask)
         return call(x, training=False, mask=mask)
 
-    watched = altered(model, {layer: partial(normalize_by_batch, layer) for layer in norms})
-
+    watched = {layer: partial(normalize_by_batch, layer) for layer in norms}
     steps = itertools.islice(batches_of(model, data, BATCH_SIZE), batches)
     try:
         for x, _, _ in progress(steps, "Recalibrating", batches):
-            watched(x, training=False)
+            Suffix(model, [x]).outputs(watched)  # which holds no more activations than it needs
     except BaseException:
         for layer_statistics in statistics.values():
             layer_statistics.restore()

@@ -82,7 +82,7 @@ class HeldOutLoss:
 
     def __call__(self, model: keras.Model) -> float:
         """The loss of a model that takes the same inputs."""
-        return self.of_outputs([keras.tree.flatten(model(x, training=False)) for x in self.inputs])
+        return self.of_outputs(Suffix(model, self.inputs).outputs())
 
     def of_outputs(self, outputs: Tensor) -> float:
         """The loss of the outputs of each batch."""
