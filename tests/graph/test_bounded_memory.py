@@ -8,8 +8,8 @@ import tensorflow as tf
 
 import tfcompress as tfc
 from tfcompress.graph.copy import copied
-from tfcompress.graph.intercept import watch_inputs
 from tfcompress.graph.layerwise import follow
+from tfcompress.graph.suffix import watching
 from tfcompress.measure.moments import Moments
 from tfcompress.rewriting import swap as swapping
 from tfcompress.utils.batches import some
@@ -51,7 +51,7 @@ def test_examples_come_in_where_there_is_room_and_see_what_was_changed():
         for net, found in ((model, before), (changed, now)):
             expected = []
             watched = [layer_of(net, layer.name)]
-            watch_inputs(net, x[: len(found)], watched, lambda _, a, e=expected: e.append(a))
+            watching(net, watched, lambda _, a, e=expected: e.append(a))(x[: len(found)])
             np.testing.assert_allclose(found, expected[0], atol=1e-4)
         new = layer_of(changed, layer.name)
         new.kernel.assign(1.5 * new.kernel.numpy())

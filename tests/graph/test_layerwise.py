@@ -4,8 +4,8 @@ import pytest
 
 from tfcompress.graph import layerwise as follow
 from tfcompress.graph.copy import copied
-from tfcompress.graph.intercept import watch_inputs
 from tfcompress.graph.paths import walk
+from tfcompress.graph.suffix import watching
 
 L = keras.layers
 
@@ -28,7 +28,7 @@ def layer_of(model, name):
 def inputs_of(model, name, x):
     """All inputs of a layer, by a model that ends there (a shared one has two)."""
     seen = []
-    watch_inputs(model, x, [layer_of(model, name)], lambda _, array: seen.append(array))
+    watching(model, [layer_of(model, name)], lambda _, array: seen.append(array))(x)
     return np.concatenate(seen)
 
 
@@ -147,7 +147,7 @@ def test_parts_of_composites_change_in_the_order_of_their_calls(make):
         before, now = (np.concatenate(part) for part in zip(*pairs, strict=True))
         for net, one, array in ((model, layer, before), (changed, others[path], now)):
             seen = []
-            watch_inputs(net, x, [one], lambda _, array, seen=seen: seen.append(array))
+            watching(net, [one], lambda _, array, seen=seen: seen.append(array))(x)
             np.testing.assert_allclose(array, seen[0], atol=1e-5)
         order.append(path)
         others[path].kernel.assign(others[path].kernel.numpy() * 1.5)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tfcompress as tfc
-from tfcompress.graph.intercept import watch_inputs
+from tfcompress.graph.suffix import watching
 
 kinds = keras.layers
 small = tfc.layers
@@ -201,7 +201,7 @@ def test_each_step_of_a_product_is_seen():
     model = tfc.opened(around(CELLS["lstm"]()))
     products = [tfc.walk(model)[f"r/lstm_cell/{name}kernel"][0] for name in ("", "recurrent_")]
     seen = {id(product): [] for product in products}
-    watch_inputs(model, sequences(), products, lambda layer, x: seen[id(layer)].append(x))
+    watching(model, products, lambda layer, x: seen[id(layer)].append(x))(sequences())
     fed, kept = seen.values()
     np.testing.assert_array_equal(np.stack(fed, 1), sequences())
     assert len(kept) == 9 and not kept[0].any() and kept[1].any()

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from tfcompress.graph.intercept import altered, watch_inputs
+from tfcompress.graph.intercept import altered
+from tfcompress.graph.suffix import watching
 from tfcompress.measure.moments import Moments, enough_positions, measure
 from tfcompress.measure.rows import as_kernel, can_measure, fan_in_first, patches
 from tfcompress.numerics.metric import Diagonal, Kronecker
@@ -157,7 +158,7 @@ def test_inputs_are_seen_at_any_depth_and_nothing_stays_behind():
     x = rng.normal(size=(2, 4)).astype("float32")
     seen = []
     fc = block.layers[-1]
-    watch_inputs(model, x, [shared, fc], lambda layer, array: seen.append((layer.name, array)))
+    watching(model, [shared, fc], lambda layer, array: seen.append((layer.name, array)))(x)
     assert [name for name, _ in seen] == ["shared", "fc", "shared"]
     np.testing.assert_array_equal(seen[0][1], x)
     np.testing.assert_allclose(seen[1][1], np.maximum(np.asarray(shared(x)), 0), rtol=1e-6)
@@ -193,7 +194,7 @@ def test_an_input_given_by_name_is_seen():
 
     model = keras.Sequential([keras.Input((4,)), ByName()])
     x, seen = rng.normal(size=(2, 4)).astype("float32"), []
-    watch_inputs(model, x, [model.layers[0].part], lambda _, array: seen.append(array))
+    watching(model, [model.layers[0].part], lambda _, array: seen.append(array))(x)
     np.testing.assert_array_equal(seen, [x])
 
 
@@ -211,10 +212,10 @@ class InAGraph(layers.Layer):
 def test_each_step_is_seen_and_a_call_without_values_is_passed_over():
     model = keras.Sequential([keras.Input((3, 4)), layers.TimeDistributed(layers.Dense(2))])
     seen = []
-    watch_inputs(model, LINE[:, :3], [model.layers[0].layer], lambda _, x: seen.append(x))
+    watching(model, [model.layers[0].layer], lambda _, x: seen.append(x))(LINE[:, :3])
     np.testing.assert_array_equal(np.stack(seen, 1), LINE[:, :3])
     model = keras.Sequential([keras.Input((4,)), InAGraph()])
-    watch_inputs(model, LINE[:, 0], [model.layers[0].part], lambda _, x: seen.append(x))
+    watching(model, [model.layers[0].part], lambda _, x: seen.append(x))(LINE[:, 0])
     assert len(seen) == 3
 
 

@@ -9,7 +9,7 @@ import keras
 
 from tfcompress.diagnosis.pairs import Pair, pairs_of
 from tfcompress.graph.copy import copied
-from tfcompress.graph.intercept import watching
+from tfcompress.graph.suffix import watching
 from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.discrete.fake_quant import FakeQuant
 from tfcompress.layers.discrete.rounding import rounded_to
@@ -71,7 +71,7 @@ class SwapRule:
         inputs = []
         watched = watching(before, pair.before[:1], lambda layer, x: inputs.append(x))
         for x, _, _ in itertools.islice(batches(model, data, BATCH_SIZE), MOST_BATCHES):
-            watched(x, training=False)
+            watched(x)
         chains = {layer: [keras.layers.Identity()] for layer in pair.now[:-1]}
         chains[pair.now[-1]] = [copied(layer) for layer in self.layers(pair, inputs)]
         new = with_replacements(now, chains)

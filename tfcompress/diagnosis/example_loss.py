@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from tfcompress.graph.private_training import compiled_loss
+from tfcompress.graph.suffix import outputs_of
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import Loss
 
@@ -37,7 +38,7 @@ class ExampleLoss:
             for _, y, _ in batches:
                 self.objective.check_labels(y)
         self.name = "change of the outputs" if self.objective is None else "loss"
-        self.outputs = [keras.tree.flatten(model(x, training=False)) for x, _, _ in batches]
+        self.outputs = [outputs_of(model, x) for x, _, _ in batches]
         arrays = [[to_numpy(z).astype("float64") for z in row] for row in self.outputs]
         self.floats = arrays
         columns = zip(*arrays, strict=True)

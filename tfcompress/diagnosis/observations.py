@@ -8,7 +8,8 @@ import numpy as np
 
 from tfcompress.diagnosis.pairs import Pair
 from tfcompress.diagnosis.switchboard import Switchboard
-from tfcompress.graph.intercept import as_array, watching
+from tfcompress.graph.intercept import as_array
+from tfcompress.graph.suffix import watching
 
 MOST_NUMBERS = 2**20  # of the inputs of one layer, kept to look for causes
 
@@ -83,7 +84,7 @@ def observe(
     floats = {pair.before[0]: one for pair, one in found.items() if pair.before}
     watched = watching(model, floats, lambda layer, x: floats[layer].add_float(x))
     for x, _, _ in batches:
-        watched(x, training=False)
+        watched(x)
     outputs = [
         board.watched(x, lambda pair, x, y, run: found[pair].add(x, y, run)) for x, _, _ in batches
     ]

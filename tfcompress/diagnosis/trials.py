@@ -7,6 +7,7 @@ from tfcompress.diagnosis.cures import Recalibration
 from tfcompress.diagnosis.example_loss import ExampleLoss
 from tfcompress.diagnosis.pairs import Pair
 from tfcompress.diagnosis.switchboard import Switchboard
+from tfcompress.graph.suffix import outputs_of
 
 
 def tried(
@@ -43,5 +44,5 @@ def _recalibrated(cure, small, loss) -> float:
     inputs = [x for x, _, _ in loss.batches]
     joined = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *inputs)
     new = cure.apply(small, small, joined)
-    outputs = [keras.tree.flatten(new(x, training=False)) for x in inputs]
+    outputs = [outputs_of(new, x) for x in inputs]
     return float(loss(outputs).mean())

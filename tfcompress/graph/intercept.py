@@ -4,7 +4,7 @@ What runs is a shadow: a copy of the model's objects that shares its variables. 
 may use the model meanwhile.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -77,30 +77,6 @@ def _with_first(around, call, *args, **kwargs):
         return around(call, *args, **kwargs)
     name = next(iter(kwargs))
     return around(lambda x, **others: call(**{name: x}, **others), kwargs.pop(name), **kwargs)
-
-
-def watching(model: Any, layers: Iterable[keras.layers.Layer], see: Callable) -> Any:
-    """A model that shows what goes into some of its layers, in eager runs.
-
-    Args:
-        model: a built model or layer of any kind.
-        layers: layers of it, at any depth.
-        see: called as `see(layer, array)` at each call of one of the layers. A call inside a
-            graph (a `tf.function`, a vectorized map) has no array and is passed over.
-    """
-
-    def shown(layer, call, x, *args, **kwargs):
-        array = as_array(x)
-        if array is not None:
-            see(layer, array)
-        return call(x, *args, **kwargs)
-
-    return altered(model, {layer: partial(shown, layer) for layer in layers})
-
-
-def watch_inputs(model: Any, x: Any, layers: Iterable[keras.layers.Layer], see: Callable) -> None:
-    """Runs a model once, in inference mode, and shows what goes into some layers: `watching`."""
-    watching(model, layers, see)(x, training=False)
 
 
 def running(chain: list[keras.layers.Layer]) -> Around:

@@ -83,6 +83,14 @@ def inputs_structure(graph: Any) -> Any:
     return graph._inputs_struct
 
 
+def outputs_structure(graph: Any) -> Any:
+    """The outputs of a graph in the structure that it was made with.
+
+    Relies on `Function._outputs_struct`.
+    """
+    return graph._outputs_struct
+
+
 def standardized_inputs(graph: Any, x: Any) -> list:
     """A batch of inputs as the flat list that a graph's nodes start from, ranks and dtypes right.
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tfcompress.graph.paths import check_finite_weights, walk
-from tfcompress.graph.suffix import Suffix
+from tfcompress.graph.suffix import outputs_of
 from tfcompress.utils.batches import batches as batches_of
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.progress import progress
@@ -64,7 +64,7 @@ def recalibrate_batch_norm(
     steps = itertools.islice(batches_of(model, data, BATCH_SIZE), batches)
     try:
         for x, _, _ in progress(steps, "Recalibrating", batches):
-            Suffix(model, [x]).outputs(watched)  # which holds no more activations than it needs
+            outputs_of(model, x, watched)
     except BaseException:
         for layer_statistics in statistics.values():
             layer_statistics.restore()

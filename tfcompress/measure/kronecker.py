@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
-from tfcompress.graph.intercept import watching
 from tfcompress.graph.paths import check_finite_weights, walk
+from tfcompress.graph.suffix import watching
 from tfcompress.measure.curvature import gauss_newton
 from tfcompress.measure.moments import LARGEST_BLOCK, Moments
 from tfcompress.measure.rows import can_measure, fan_in_first
@@ -78,7 +78,7 @@ def kronecker(
     steps, total = batches(model, data, batch_size), number_of_batches(data, batch_size)
     with showing(verbose):
         for x, _, _ in progress(steps, "Measuring inputs", total):
-            watched(x, training=False)
+            watched(x)
     metrics = {
         path: moments[id(layer)].metric()
         for path, layer in layers.items()

@@ -7,6 +7,7 @@ import numpy as np
 
 from tfcompress.export.exported import exported
 from tfcompress.graph.private_keras import mask_of, with_mask
+from tfcompress.graph.suffix import structured_outputs
 from tfcompress.tflite.runner import Runner
 from tfcompress.utils.arrays import to_numpy
 
@@ -27,7 +28,7 @@ class FileModel:
         inputs = exported(self.model, x).flat(x)
         outputs = self.runner([to_numpy(array) for array in inputs])
         if self.structure is None or self.masked:
-            self.structure = self.model(x, training=False)
+            self.structure = structured_outputs(self.model, x)
             masks = [mask_of(z) for z in keras.tree.flatten(self.structure)]
             self.masked = any(mask is not None for mask in masks)
             pairs = zip(outputs, masks, strict=True)

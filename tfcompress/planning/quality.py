@@ -8,6 +8,7 @@ from keras import ops
 
 from tfcompress.graph.features import output_activations
 from tfcompress.graph.private_keras import mask_of
+from tfcompress.graph.suffix import outputs_of, structured_outputs
 from tfcompress.measure.held_out_loss import change, joined
 from tfcompress.planning import metrics
 from tfcompress.planning.metrics import OutputLoss
@@ -54,7 +55,7 @@ class Quality:
         self.known = compiled if loss is None else loss
         self.batches = list(batches(model, examples, BATCH_SIZE))
         self.labelled = self.batches[0][1] is not None
-        self.structure = model(self.batches[0][0], training=False)
+        self.structure = structured_outputs(model, self.batches[0][0])
         self.shapes = [tuple(z.shape) for z in keras.tree.flatten(self.structure)]
         names = getattr(model, "output_names", None)
         self.names = sorted(self.structure) if isinstance(self.structure, dict) else names
@@ -93,7 +94,7 @@ class Quality:
         ]
 
     def _outputs(self, model):
-        return [keras.tree.flatten(model(x, training=False)) for x, _, _ in self.batches]
+        return [outputs_of(model, x) for x, _, _ in self.batches]
 
     def _choose(self, metric):
         sign = 0
@@ -233,7 +234,7 @@ class Quality:
         for _, one in self.metrics:
             one.metric.reset_state()
         for x, y, weights in self.batches:
-            outputs = keras.tree.flatten(model(x, training=False))
+            outputs = outputs_of(model, x)
             labels, weights = self._of_outputs(y), self._of_outputs(weights)
             for index, one in self.metrics:
                 z, loss = outputs[index], self.losses[index]
@@ -251,7 +252,7 @@ class Quality:
         objective = Objective(self.source, self.loss)
         total = 0.0
         for x, y, weights in self.batches:
-            outputs = map(ops.convert_to_tensor, keras.tree.flatten(model(x, training=False)))
+            outputs = map(ops.convert_to_tensor, outputs_of(model, x))
             total += float(objective.total(objective.parts_of(list(outputs), y, weights)))
         count = sum(len(keras.tree.flatten(x)[0]) for x, _, _ in self.batches)
         return total / objective.divisor(count)

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcompress.graph.intercept import watching
 from tfcompress.graph.paths import walk
+from tfcompress.graph.suffix import watching
 from tfcompress.measure.attention import by_head, projections
 from tfcompress.measure.moments import Moments
 from tfcompress.measure.rows import fan_in_first
@@ -90,7 +90,7 @@ def rank_by_readers(model: keras.Model, channels: Any, groups: Any, data: Data |
     moments = {id(layer): Moments(layer) for layer in readers}
     watched = watching(model, readers, lambda layer, x: moments[id(layer)].add(x))
     for x, _, _ in progress(batches(model, data, BATCH_SIZE), "Measuring inputs"):
-        watched(x, training=False)
+        watched(x)
     orders = []
     for numbers in progress(groups, "Ranking channels", len(groups)):
         blocks = [

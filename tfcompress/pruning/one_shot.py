@@ -6,10 +6,10 @@ from keras import ops
 
 from tfcompress import score as scores_of
 from tfcompress.graph.copy import copied
-from tfcompress.graph.intercept import watching
 from tfcompress.graph.layerwise import MEMORY, follow
 from tfcompress.graph.nodes import calls_its_graph, input_shapes
 from tfcompress.graph.paths import check_finite_weights, walk
+from tfcompress.graph.suffix import watching
 from tfcompress.measure.moments import Moments, enough_examples, enough_positions
 from tfcompress.measure.rows import as_kernel, can_measure, fan_in_first
 from tfcompress.numerics.optimal_brain_surgeon import shares, sparsify
@@ -150,7 +150,7 @@ def _global_sparsities(model, layers, data, sparsity):
     moments = {id(layer): Moments(layer) for layer in layers.values()}
     watched = watching(model, layers.values(), lambda layer, x: moments[id(layer)].add(x))
     for x, _, _ in progress(batches(model, data, BATCH_SIZE), "Measuring inputs"):
-        watched(x, training=False)
+        watched(x)
     metrics = [moments[id(layer)].metric() for layer in layers.values()]
     kernels = [fan_in_first(layer, ops.convert_to_numpy(layer.kernel)) for layer in layers.values()]
     return dict(zip(layers, shares(kernels, metrics, sparsity), strict=True))

@@ -5,9 +5,9 @@ from typing import Any
 import keras
 
 from tfcompress.graph.copy import copied
-from tfcompress.graph.intercept import watching
 from tfcompress.graph.nodes import calls_its_graph, graph_of, nodes_of
 from tfcompress.graph.paths import walk
+from tfcompress.graph.suffix import watching
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.discrete.fake_quant import FakeQuant
 from tfcompress.layers.discrete.learned_range import LearnedRange
@@ -70,7 +70,7 @@ def _measured(model, marks, inputs) -> dict:
 
     watched = watching(model, marks, see)
     for start in range(0, examples_in((inputs,)), BATCH_SIZE):
-        watched(rows(inputs, slice(start, start + BATCH_SIZE)), training=False)
+        watched(rows(inputs, slice(start, start + BATCH_SIZE)))
     return {
         mark: (low, high if high > low else low + LEAST_RANGE)
         for mark, (low, high) in ranges.items()
