@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from keras import layers
 from oracles_metric import best_sparse, brain_surgeon, quadratic, refit
@@ -34,6 +34,7 @@ def damped(A):
     out=st.integers(1, 4),
     groups=st.integers(1, 2),
 )
+@example(seed=31195, sparsity=0.25, n=3, out=3, groups=1)  # damping would choose other zeros
 @settings(max_examples=40, deadline=None)
 def test_the_form_is_never_above_that_of_zeroing_alone(seed, sparsity, n, out, groups):
     w, A = problem(seed, n, out, groups)

@@ -120,7 +120,7 @@ class _Block:
         self.root = np.sqrt(np.diagonal(H, axis1=1, axis2=2))[:, :, None]  # (G, n, 1)
 
     def importance(self):
-        return self.first(np.square(self.root * self.w))
+        return self.first(np.diagonal(self.A, axis1=1, axis2=2)[:, :, None] * np.square(self.w))
 
     def first(self, scores):
         """Weighted scores, of which those of weights that are gone already are the lowest."""
