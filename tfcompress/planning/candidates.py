@@ -184,12 +184,18 @@ def fitted(
         found.append(form)
         if form.measured is not None and form.measured <= harmless:
             break
-    kept, row = frontier([form.costs for form in found], [form.predicted for form in found]), []
-    for form in (found[i] for i in kept):
+    kept = frontier([form.costs for form in found], [form.predicted for form in found])
+    return _measured([found[i] for i in kept], measure, harmless if time is None else -np.inf)
+
+
+def _measured(forms, measure, enough) -> list[Fitted]:
+    """Forms with the rise of the loss, up to the first whose rise is small enough."""
+    row = []
+    for form in forms:
         if form.measured is None:
             form = form._replace(measured=measure(form.chain))
         row.append(form)
-        if time is None and form.measured <= harmless:
+        if form.measured <= enough:
             break
     return row
 
