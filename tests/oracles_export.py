@@ -36,10 +36,18 @@ def on_grid(model, levels=TERNARY, seed=0):
     return model
 
 
+def load(blob, delegates=True):
+    kind = OpResolverType.AUTO if delegates else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    return Interpreter(model_content=blob, experimental_op_resolver_type=kind)
+
+
 def run(blob, inputs, delegates=True):
     """The outputs of a file; the inputs in the order of the file."""
-    kind = OpResolverType.AUTO if delegates else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    runner = Interpreter(model_content=blob, experimental_op_resolver_type=kind)
+    return call(load(blob, delegates), inputs)
+
+
+def call(runner, inputs):
+    """The outputs of an interpreter whose inputs get other sizes, where they have others."""
     for detail, array in zip(runner.get_input_details(), inputs, strict=True):
         runner.resize_tensor_input(detail["index"], array.shape)
     runner.allocate_tensors()

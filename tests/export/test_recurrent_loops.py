@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from oracles_export import error, run
+from oracles_export import call, error, load, run
 
 from tfcompress import layers as layers_of
 from tfcompress.export import to_tflite
@@ -13,7 +13,6 @@ from tfcompress.reporting.model_report import report
 from tfcompress.rewriting.swap import swap
 from tfcompress.tflite.graph_editor import Graph
 from tfcompress.tflite.reader import operator_name, read
-from tfcompress.tflite.runner import Runner
 from tfcompress.tflite.stored_tensors import stored_tensors
 
 KINDS = {"LSTM": layers.LSTM, "GRU": layers.GRU, "SimpleRNN": layers.SimpleRNN}
@@ -251,6 +250,6 @@ def test_one_interpreter_takes_batches_that_grow(first, rest):
         ):
             assert graph.values(operator.inputs[1]) is None
     for _ in range(10):
-        runner = Runner(blob)
+        runner = load(blob)
         for batch in (some(1, 5), some(3, 5), some(4, 7)):
-            np.testing.assert_allclose(runner([batch])[0], Runner(blob)([batch])[0], atol=1e-5)
+            np.testing.assert_allclose(call(runner, [batch])[0], run(blob, [batch])[0], atol=1e-5)

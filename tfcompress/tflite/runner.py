@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import weakref
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,30 +30,31 @@ class Runner:
     """
 
     def __init__(self, source: Path | bytes, delegates: bool = True, threads: int = 1) -> None:
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-        kind = (
-            OpResolverType.AUTO if delegates else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        )
-        with contextlib.ExitStack() as stack:
-            if hasattr(source, "subgraphs"):
+        if hasattr(source, "subgraphs"):
+            with contextlib.ExitStack() as stack:
                 path = os.path.join(stack.enter_context(temporary_folder()), "model.tflite")
                 with open(path, "wb") as file:
                     write_to(file, source)
-                source = path
-            given = "model_path" if isinstance(source, str) else "model_content"
-            # The interpreter maps the file, so that it may be removed.
-            self.interpreter = Interpreter(
-                **{given: source}, num_threads=threads, experimental_op_resolver_type=kind
-            )
-        self.allocated = False
+                weakref.finalize(self, stack.pop_all().close)  # keeps the folder as long
+            source = path
+        self.interpreter = None
+        self._load = partial(_loaded, source, delegates, threads)
+        self._renew()
+
+    def _renew(self):
+        self.interpreter = None  # let go first, so that there is one at a time
+        self.interpreter, self.allocated = self._load(), False
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         details = self.interpreter.get_input_details()
-        for detail, array in zip(details, inputs, strict=True):
-            if tuple(detail["shape"]) != array.shape:
-                self.interpreter.resize_tensor_input(detail["index"], array.shape)
-                self.allocated = False
+        shapes = [array.shape for array in inputs]
+        if [tuple(detail["shape"]) for detail in details] != shapes:
+            # LiteRT 2.3 with XNNPACK now and then reads zeros for the inputs of a file with loops
+            # whose sizes change after they were allocated.
+            if self.allocated:
+                self._renew()
+            for detail, shape in zip(details, shapes, strict=True):
+                self.interpreter.resize_tensor_input(detail["index"], shape)
         if not self.allocated:
             self.interpreter.allocate_tensors()
             self.allocated = True
@@ -60,6 +63,14 @@ class Runner:
         self.interpreter.invoke()
         outputs = self.interpreter.get_output_details()
         return [_dequantize(self.interpreter.get_tensor(d["index"]), d) for d in outputs]
+
+
+def _loaded(source, delegates, threads):
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    kind = OpResolverType.AUTO if delegates else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    given = {"model_path" if isinstance(source, str) else "model_content": source}
+    return Interpreter(**given, num_threads=threads, experimental_op_resolver_type=kind)
 
 
 def with_inner_noise(source: Any, tensors: dict[int, set[int]], seed: int) -> Any:
