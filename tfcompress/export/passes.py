@@ -12,6 +12,7 @@ from tfcompress.export.convert.kept_from_delegate import keep_from_delegate
 from tfcompress.export.convert.lookups import read_plain_ids
 from tfcompress.export.convert.names import drop_names, name_kernels
 from tfcompress.export.convert.ranges import measure_noise
+from tfcompress.export.convert.sequence_products import keep_sequences
 from tfcompress.export.convert.static_shapes import make_shapes_static
 from tfcompress.export.draft import Draft
 from tfcompress.export.kernels.calibrate import calibrate
@@ -36,5 +37,5 @@ FULL_INTEGER = (measure_noise, quantize, store_exact, *CLEAN, encode_loops)
 def run_passes(draft: Draft) -> None:
     """Lowers and converts the model of a draft, and encodes the kernels of its file."""
     encoded = FULL_INTEGER if draft.static else HYBRID
-    for step in (*FLOAT32, *encoded, keep_from_delegate, refuse):
+    for step in (*FLOAT32, *encoded, keep_sequences, keep_from_delegate, refuse):
         step(draft)

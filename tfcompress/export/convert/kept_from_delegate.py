@@ -17,8 +17,7 @@ def keep_from_delegate(draft: Draft) -> None:
       a tensor was before that a loop or the caller has given up. The copy is then skipped in all
       later calls, and what follows computes with zeros: in up to half of all interpreters of two
       small LSTMs in a row with a free batch and length, never without a loop. Files of LSTM(128)
-      take as long as before. What is left of this fault: products next to these RESHAPEs, in a
-      tenth of the interpreters of a small streamed file whose batch grew.
+      take as long as before.
     - MEAN and SUM of integers over an axis of free size, wrong after some calls with a larger one.
     """
     graph = Graph(draft.file)
