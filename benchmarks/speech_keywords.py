@@ -17,7 +17,7 @@ STEPS = 50  # frames of a recording
 HELD_OUT = ("theo", "yweweler")  # the last two of six names in order
 TUNED_ON = "nicolas"  # the last of the other four: left out while settings were chosen
 EPOCHS, BATCH, RATE, SETS = 16, 64, 2e-3, 6
-FINE_TUNE, TAUGHT = 4, 4  # epochs of `compress`, on this many sets of varied recordings
+FINE_TUNE, TAUGHT = 8, 6  # epochs of `compress`, on this many sets of varied recordings
 PIECE = 10  # frames at a time, where a file streams
 
 

@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 
-def ds_cnn(bands: int, words: int, width: int = 192, dilations=(1, 1, 2, 2, 4)) -> keras.Model:
+def ds_cnn(bands: int, words: int, width: int = 320, dilations=(1, 1, 2, 2, 4)) -> keras.Model:
     """Depthwise separable convolutions that see no step after their own.
 
     Zhang et al., "Hello Edge: Keyword Spotting on Microcontrollers", 2018; over time alone, since
@@ -22,14 +22,14 @@ def ds_cnn(bands: int, words: int, width: int = 192, dilations=(1, 1, 2, 2, 4)) 
     return spotter(frames, x, words)
 
 
-def gru(bands: int, words: int, width: int = 160) -> keras.Model:
+def gru(bands: int, words: int, width: int = 256) -> keras.Model:
     x = frames = keras.Input((None, bands), name="frames")
     for _ in range(2):
         x = layers.GRU(width, return_sequences=True)(x)
     return spotter(frames, x, words)
 
 
-def conformer(bands: int, words: int, width: int = 128, blocks: int = 2) -> keras.Model:
+def conformer(bands: int, words: int, width: int = 192, blocks: int = 2) -> keras.Model:
     """Attention and convolutions that see the whole word, at every second frame.
 
     Gulati et al., "Conformer: Convolution-augmented Transformer for Speech Recognition", 2020;

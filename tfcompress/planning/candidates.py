@@ -10,13 +10,14 @@ import numpy as np
 
 from tfcompress import layers as forms
 from tfcompress.layers.core.maker import Composed, Maker
-from tfcompress.layers.core.ordinary import kernel_of
+from tfcompress.layers.core.ordinary import kernel_bits, kernel_of
 from tfcompress.layers.discrete.rounding import rounded_to
 from tfcompress.layers.factorized.rank import Ranked
 from tfcompress.measure.rows import fan_in_first
 from tfcompress.numerics.knapsack import frontier
 from tfcompress.numerics.metric import Kronecker
 from tfcompress.numerics.what_a_kernel_is import what_is_lost
+from tfcompress.planning.costs import unfitted, unfitted_chain
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import Metric
 
@@ -140,10 +141,10 @@ def fitted(
     """The forms of a layer that are worth their cost, by rising cost.
 
     A form is left out if a smaller one has a lower `1/2 tr e^T A e`, if the next larger one has
-    half of it and costs at most 10% more, or if a smaller one is harmless. Where the cost is known
-    before the fit, these are not even fitted, nor a low-rank form if a smaller form is nearer than
-    any kernel of its rank can be. Where time counts too, smaller means smaller and faster, and all
-    forms are fitted and measured.
+    half of it and costs at most 10% more, or if a smaller one is harmless. Where the cost can be
+    told before the fit, these are not even fitted, nor a low-rank form if a smaller form is nearer
+    than any kernel of its rank can be, nor one of two that cost the same if it stores fewer bits.
+    Where time counts too, smaller means smaller and faster, and all forms are fitted and measured.
 
     Args:
         layer: a built layer.
@@ -227,12 +228,16 @@ def _fit(name, maker, layer, metric, w, count, reasons, time):
 
 def _by_size(layer, candidates, estimate):
     """`(estimated cost, name, maker, unfitted layer)`; 0 and None if only a fit can tell."""
-    found = []
+    found, most = [], {}
     for name, maker in _makers_for(layer, candidates):
-        bare = None if estimate is None else _unfitted(maker, layer)
-        size = 0 if bare is None else estimate(_unfitted_chain(maker, bare))
-        found.append((size, name, maker, bare))
-    return sorted(found, key=lambda entry: entry[0])
+        bare, size, bits = None if estimate is None else unfitted(maker, layer), 0, 0
+        if bare is not None:
+            chain = unfitted_chain(maker, bare)
+            size, bits = estimate(chain), sum(map(kernel_bits, chain))
+            most[size] = max(bits, most.get(size, 0))
+        found.append((size, name, maker, bare, bits))
+    kept = [row for *row, bits in found if row[3] is None or bits == most[row[0]]]
+    return sorted(kept, key=lambda row: row[0])
 
 
 def chains(layer: keras.layers.Layer, candidates: dict) -> Iterator[list[keras.layers.Layer]]:
@@ -241,10 +246,10 @@ def chains(layer: keras.layers.Layer, candidates: dict) -> Iterator[list[keras.l
     for name, maker in _makers_for(layer, candidates):
         if name in done or _takes_long(maker, layer):
             continue
-        bare = _unfitted(maker, layer)
+        bare = unfitted(maker, layer)
         if bare is not None:
             done.add(name)
-            yield _unfitted_chain(maker, bare)
+            yield unfitted_chain(maker, bare)
 
 
 def _makers_for(layer, candidates):
@@ -259,25 +264,6 @@ def _makers_for(layer, candidates):
 def _takes_long(maker, layer) -> bool:
     cls = getattr(maker, "layer_class", None)
     return cls is forms.CPConv2D and math.prod(kernel_of(layer).shape) > LARGEST_CP_KERNEL
-
-
-def _unfitted_chain(maker, bare):
-    if not isinstance(maker, Composed):
-        return [bare]
-    return [_unfitted(maker.second(part), part) or part for part in bare.to_ordinary()]
-
-
-def _unfitted(maker, layer):
-    """The layer that a maker makes, with random weights; None if that takes the kernel itself."""
-    if not isinstance(maker, Maker):
-        return None
-    try:
-        one = maker.first_step().chosen_for(layer)
-        bare = one(type(layer).from_config(layer.get_config()))
-        bare.build(layer.get_build_config()["input_shape"])
-    except ValueError:
-        return None
-    return bare
 
 
 def _least_damage(metric, w):

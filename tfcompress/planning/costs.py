@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tfcompress import layers as forms
+from tfcompress.layers.core.maker import Composed, Maker
 from tfcompress.layers.core.ordinary import kernel_bits
 from tfcompress.measure.macs import layer_macs, matrices
 from tfcompress.utils.arrays import to_numpy
@@ -30,6 +31,55 @@ def cost_function(target: str, shapes: Any, store: Store = "fast") -> Callable[.
     if target == "archive":
         return lambda chain: sum(map(_archive_bytes, chain))
     return lambda chain: _file_bytes(chain, shapes[0], store)
+
+
+def estimate_function(
+    target: str, shapes: Any, store: Store, known: dict[str, int]
+) -> Callable[..., int] | None:
+    """A function like that of `cost_function` for layers that are not fitted, or None.
+
+    Bits and MACs are exact. The bytes of a file are those with the random weights at hand. What an
+    archive's coder makes of a kernel only a fit can tell.
+
+    Args:
+        target, shapes, store: see `cost_function`.
+        known: the bytes of chains that were exported already, to which others are added.
+    """
+    count = cost_function(target, shapes, store)
+
+    def of_its_kind(chain):
+        kind = repr((shapes[0], *map(_kind, chain)))
+        if kind not in known:
+            known[kind] = count(chain)
+        return known[kind]
+
+    return {"archive": None, "tflite": of_its_kind}.get(target, count)
+
+
+def _kind(part):
+    """All that the file of a layer depends on but its weights."""
+    config = {key: value for key, value in part.get_config().items() if key != "name"}
+    return type(part).__name__, config, [tuple(v.shape) for v in part.weights]
+
+
+def unfitted_chain(maker: Maker, bare: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers that a maker makes of one, with random weights; `bare` is the first step's."""
+    if not isinstance(maker, Composed):
+        return [bare]
+    return [unfitted(maker.second(part), part) or part for part in bare.to_ordinary()]
+
+
+def unfitted(maker: Any, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+    """The layer that a maker makes, with random weights; None if that takes the kernel itself."""
+    if not isinstance(maker, Maker):
+        return None
+    try:
+        one = maker.first_step().chosen_for(layer)
+        bare = one(type(layer).from_config(layer.get_config()))
+        bare.build(layer.get_build_config()["input_shape"])
+    except ValueError:
+        return None
+    return bare
 
 
 def _macs(chain, shape):

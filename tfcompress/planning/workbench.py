@@ -15,7 +15,7 @@ from tfcompress.graph.paths import walk
 from tfcompress.graph.suffix import Suffix
 from tfcompress.measure.held_out_loss import HeldOutLoss
 from tfcompress.planning.candidates import fitted
-from tfcompress.planning.costs import cost_function
+from tfcompress.planning.costs import cost_function, estimate_function
 from tfcompress.planning.latency.layer_times import LayerTimes
 from tfcompress.planning.plan_result import Option
 from tfcompress.utils.types import Loss, Metric, Rest
@@ -53,6 +53,7 @@ class Workbench:
         changed: keras.Model | None = None,
     ) -> None:
         self.loss = HeldOutLoss(model, *held_out, loss, loss_weights)
+        self.sizes = {}
         layers = walk(model)
         self.paths, self.originals = list(layers), [layer for layer, _ in layers.values()]
         self._change(model if changed is None else changed)
@@ -94,14 +95,14 @@ def options_of(
     if terms.times is not None:
         time = partial(terms.times.of, uses=uses, store=terms.store, rest=terms.rest)
     counts_time = terms.target == "milliseconds"
-    count = time if counts_time else cost_function(terms.target, uses, terms.store)
+    counted = terms.target, uses, terms.store
+    count = time if counts_time else cost_function(*counted)
     forms = fitted(
         layer,
         metric,
         terms.candidates,
         count,
-        # bytes are known only after a fit: a coder or an exporter decides
-        count if terms.target in ("bits", "macs") and time is None else None,
+        None if time is not None else estimate_function(*counted, workbench.sizes),
         measure=partial(_rise, workbench, layer),
         harmless=HARMLESS_RISE * workbench.loss.scale,
         reasons=reasons,

@@ -1,0 +1,55 @@
+"""Which forms `plan` fits."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from tfcompress.planning import candidates
+from tfcompress.planning.costs import cost_function, estimate_function
+from tfcompress.planning.planner import Planner
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """`(layer, form)` of each fit."""
+    done, fit = [], candidates._fit
+
+    def recorded(name, maker, layer, *rest):
+        done.append((layer.name, name))
+        return fit(name, maker, layer, *rest)
+
+    monkeypatch.setattr(candidates, "_fit", recorded)
+    return done
+
+
+def net():
+    parts = [layers.Conv2D(24, 3, name="conv"), layers.ReLU(), layers.Flatten()]
+    return keras.Sequential([keras.Input((8, 8, 12)), *parts, layers.Dense(16, name="fc")])
+
+
+def test_of_forms_that_cost_the_same_the_one_of_most_bits_is_fitted(fits):
+    """A file holds 3 bits as 4; a 3 x 3 convolution runs in 8, whatever the kernel's levels."""
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).normal(size=(64, 8, 8, 12)).astype("float32")
+    Planner(net(), x, "tflite")
+    assert ("conv", "8 bits") in fits and ("fc", "4 bits") in fits
+    few = {"binary", "ternary", "3 bits", "4 bits"}
+    assert not few & {form for layer, form in fits if layer == "conv"}
+    assert not {("fc", "binary"), ("fc", "3 bits")} & set(fits)
+    fits.clear()
+    Planner(net(), x, "bits")
+    assert {("conv", "ternary"), ("conv", "3 bits")} <= set(fits)
+
+
+def test_bytes_of_a_file_are_told_before_a_fit():
+    model, known = net(), {}
+    conv, shape = model.get_layer("conv"), (None, 8, 8, 12)
+    estimate = estimate_function("tflite", [shape], "fast", known)
+    for maker in candidates.default_candidates("tflite")["8 bits"]:
+        bare = candidates.unfitted(maker, conv)
+        fitted = maker.first_step()(conv, candidates.Kronecker(np.eye(108)))
+        assert estimate([bare]) == cost_function("tflite", [shape])([fitted])
+    assert len(known) == 1
+    assert estimate([candidates.unfitted(maker, conv)]) == next(iter(known.values()))
+    assert estimate_function("archive", [shape], "fast", {}) is None
