@@ -21,8 +21,8 @@ from pages import write_page
 
 import tfcompress as tfc
 from tfcompress.datasets import fashion_mnist
-from tfcompress.numerics.cp import correct, cp
-from tfcompress.numerics.low_rank import cp_noise_sensitivity, svd
+from tfcompress.numerics.cp import correct, cp, cp_noise_sensitivity
+from tfcompress.numerics.low_rank import svd
 
 FORMS = {
     "SVD": tfc.layers.LowRankConv2D,

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from oracles_factors import relative_error
 
 from tfcompress.numerics import cp
-from tfcompress.numerics.low_rank import cp_noise_sensitivity
+from tfcompress.numerics.cp import cp_noise_sensitivity
 
 CP, CP4 = "sr,ir,or->sio", "hr,wr,ir,or->hwio"
 

@@ -107,6 +107,34 @@ def test_tucker_is_as_good_as_an_independent_one():
     assert ours < 1.01 * theirs
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize(
+    "expression, inner, shapes",
+    [
+        ("ip,hwpq,oq->hwio", "ip,hwpq->hwiq", [(4, 2), (2, 2, 2, 3), (6, 3)]),
+        ("hwr,ir,or->hwio", "hwr,ir->hwir", [(2, 2, 3), (4, 3), (6, 3)]),
+    ],
+)
+def test_no_other_factor_of_the_outputs_is_nearer(expression, inner, shapes, blocks, scaled):
+    rng = np.random.default_rng(0)
+    w, parts = rng.standard_normal((2, 2, 4, 6)), [rng.standard_normal(s) for s in shapes]
+    metric = Kronecker(
+        [moment(rng, 16 // blocks) for _ in range(blocks)], rng.random(6) + 0.1 if scaled else None
+    )
+
+    def damage(last):
+        return metric.quadratic(w - np.einsum(expression, *parts[:-1], last))
+
+    basis = np.einsum(inner, *parts[:-1])
+    found = low_rank._output_factor(w, basis, Kronecker(metric.blocks).apply)
+    for _ in range(20):
+        assert damage(found) <= damage(found + 1e-3 * rng.standard_normal(found.shape))
+    refined = low_rank.refine(w, parts, expression, metric)
+    ends = [metric.quadratic(w - np.einsum(expression, *p)) for p in (parts, refined)]
+    assert ends[1] < damage(found) < ends[0]
+
+
 @pytest.mark.parametrize(
     "expression, shapes",
     [
@@ -123,7 +151,7 @@ def test_sensitivity_is_what_noise_in_the_parts_does(expression, shapes):
     for _ in range(2000):
         noisy = [part + small * rng.standard_normal(part.shape) for part in parts]
         total += np.sum((np.einsum(expression, *noisy) - product) ** 2) / small**2
-    assert low_rank.cp_noise_sensitivity(parts, expression) == pytest.approx(total / 2000, rel=0.1)
+    assert cp.cp_noise_sensitivity(parts, expression) == pytest.approx(total / 2000, rel=0.1)
 
 
 def test_sensitivity_of_cp_is_the_formula_of_the_paper():
@@ -135,4 +163,4 @@ def test_sensitivity_of_cp_is_the_formula_of_the_paper():
         + 4 * np.trace(grams[1] * grams[2])
         + 5 * np.trace(grams[0] * grams[2])
     )
-    assert low_rank.cp_noise_sensitivity(parts, "sr,ir,or->sio") == pytest.approx(expected)
+    assert cp.cp_noise_sensitivity(parts, "sr,ir,or->sio") == pytest.approx(expected)

@@ -4,6 +4,7 @@ Letters: s, i, o axes of the array (s joins height and width), r rank.
 """
 
 import contextlib
+import math
 
 import numpy as np
 
@@ -89,7 +90,7 @@ def correct(
     """Error-preserving correction: the least sensitive CP factors with about the same error.
 
     Minimises `E ||change of the product||^2` for equal noise in all entries of the factors
-    (`low_rank.cp_noise_sensitivity`) under `||w - product|| <= (1 + slack) * the error now`, one
+    (`cp_noise_sensitivity`) under `||w - product|| <= (1 + slack) * the error now`, one
     factor at a time: a ridge regression whose ridge is the Lagrange multiplier at which the error
     meets the bound.
 
@@ -236,3 +237,28 @@ def _solve(gram, product, ridge):
     with one_thread():
         factor = scipy.linalg.cho_factor(damped, overwrite_a=True, check_finite=False)
         return scipy.linalg.cho_solve(factor, product.T, check_finite=False).T
+
+
+def cp_noise_sensitivity(parts: list[np.ndarray], expression: str) -> float:
+    """`E ||change of the product||^2 / s^2` for small noise of variance `s^2` in every entry.
+
+    For CP factors it is `sum_r S |b|^2 |c|^2 + I |a|^2 |c|^2 + O |a|^2 |b|^2`. Where it is large
+    against the product's own sum of squares, components nearly cancel, and the factors are hard to
+    fine-tune and to quantize.
+
+    Args: see `low_rank.refine`.
+
+    Reference: Phan et al., "Stable Low-rank Tensor Decomposition for Compression of
+    Convolutional Neural Network", 2020.
+    """
+    inputs, output = expression.split("->")
+    terms, total = inputs.split(","), 0.0
+    for k, own in enumerate(terms):
+        others = [part for m, part in enumerate(parts) if m != k]
+        rest = [term for m, term in enumerate(terms) if m != k]
+        # A sum over letters that neither the part nor the output has is squared as a whole.
+        twin = ["".join(c if c in own + output else c.upper() for c in term) for term in rest]
+        free = [n for c, n in zip(own, parts[k].shape, strict=True) if c not in "".join(rest)]
+        squares = np.einsum(",".join(rest + twin) + "->", *others, *others, optimize=True)
+        total += math.prod(free) * float(squares)
+    return total
