@@ -51,5 +51,7 @@ def test_bytes_of_a_file_are_told_before_a_fit():
         fitted = maker.first_step()(conv, candidates.Kronecker(np.eye(108)))
         assert estimate([bare]) == cost_function("tflite", [shape])([fitted])
     assert len(known) == 1
+    pair = [candidates.unfitted(maker, conv).get_weights() for _ in range(2)]
+    assert all(map(np.array_equal, *pair))
     assert estimate([candidates.unfitted(maker, conv)]) == next(iter(known.values()))
     assert estimate_function("archive", [shape], "fast", {}) is None

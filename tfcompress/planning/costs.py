@@ -1,5 +1,6 @@
 """What layers cost in the unit of a target: bits, bytes of a file or an archive, or MACs."""
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -70,15 +71,22 @@ def unfitted_chain(maker: Maker, bare: keras.layers.Layer) -> list[keras.layers.
 
 
 def unfitted(maker: Any, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-    """The layer that a maker makes, with random weights; None if that takes the kernel itself."""
+    """The layer that a maker makes, with random weights; None if that takes the kernel itself.
+
+    The weights are the same in each process, so that workers find the same sizes.
+    """
     if not isinstance(maker, Maker):
         return None
+    state = random.getstate()
+    random.seed(0)  # of which Keras takes the seeds of initializers
     try:
         one = maker.first_step().chosen_for(layer)
         bare = one(type(layer).from_config(layer.get_config()))
         bare.build(layer.get_build_config()["input_shape"])
     except ValueError:
         return None
+    finally:
+        random.setstate(state)
     return bare
 
 
