@@ -15,6 +15,7 @@ import argparse
 import json
 import pathlib
 import tempfile
+import time
 import wave
 
 import keras
@@ -83,10 +84,12 @@ def hear(kind, seed, arguments, results, data) -> None:
             results.keep(net, row, {"refused": str(error)})
             continue
         (folder / f"{kind}-{seed}-{row}.tflite").write_bytes(made.tflite)
+        figures = keywords.measure(made.model, made.tflite, x, said)
         stream = keywords.stream_of(made.model, x[:20])
         if stream is not None:
             (folder / f"{kind}-{seed}-{row}-stream.tflite").write_bytes(stream)
-        figures = keywords.measure(made.model, made.tflite, x, said)
+            figures["streamed"] = keywords.accuracy_of_stream(stream, x, said)
+            figures["stream_bytes"] = len(stream)
         results.keep(net, row, figures | {"seconds": made.seconds})
 
 
@@ -182,6 +185,20 @@ def measure_times(arguments, results) -> None:
         each = seconds * frames / phonemes
         timed(results, arguments, *name, rows, "-encoder", phonemes, each)
         timed(results, arguments, *name, ["float32", *rows[2:]], "-stream", 10, seconds)
+        if (arguments.nets / "voice-0-float32.npy").exists():
+            results.keep("voice 0", "times-sound", {"Griffin-Lim": sound_time(arguments.nets)})
+
+
+def sound_time(folder) -> dict:
+    """The time in which the frames of a sentence become sound: the median of five."""
+    frames, taken = np.load(folder / "voice-0-float32.npy"), []
+    for _ in range(5):
+        begin = time.perf_counter()
+        to_sound(frames, voice.FRAMES)
+        taken.append(time.perf_counter() - begin)
+    seconds = float(np.median(taken))
+    length = len(frames) * voice.FRAMES.seconds
+    return {"ms": 1e3 * seconds, "real_time": seconds / length, "peak_mb": None}
 
 
 def timed(results, arguments, net, stem, rows, part, steps, seconds) -> None:

@@ -5,7 +5,7 @@ import pathlib
 
 import keras
 import numpy as np
-from speech_files import streaming_error
+from speech_files import Stream, streaming_error
 from speech_nets import SPOTTERS
 from speech_sound import Frames, placed, varied
 
@@ -132,6 +132,16 @@ def accuracy_of_file(blob: bytes, x: np.ndarray, digits: np.ndarray, batch: int 
     run = Runner(blob)
     found = [run([x[i : i + batch]])[0].argmax(-1) for i in range(0, len(x), batch)]
     return float(np.mean(np.concatenate(found) == digits))
+
+
+def accuracy_of_stream(blob: bytes, x: np.ndarray, digits: np.ndarray) -> float:
+    """The accuracy of a streamed file, whose scores are summed over the pieces of each word."""
+    found = []
+    for one in x:
+        stream = Stream(blob)
+        scores = [stream(one[None, i : i + PIECE]).sum(1)[0] for i in range(0, len(one), PIECE)]
+        found.append(np.sum(scores, 0).argmax())
+    return float(np.mean(np.array(found) == digits))
 
 
 def measure(model: keras.Model, blob: bytes, x: np.ndarray, digits: np.ndarray) -> dict:

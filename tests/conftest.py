@@ -14,8 +14,8 @@ LONG = {
     "test_example_runs": (
         *("cp_and_fine_tune", "distil_into_binary", "fitnets_hints", "hashed_and_circulant"),
         *("kd_unlabelled", "obd_loop", "obs_against_magnitude", "prune_channels"),
-        *("sensitivity_picture", "speak_piece_by_piece", "svd_of_dense_layers"),
-        *("ternary_without_labels", "proxnewton_ternary_cnn"),
+        *("sensitivity_picture", "hear_words_piece_by_piece", "speak_piece_by_piece"),
+        *("svd_of_dense_layers", "ternary_without_labels", "proxnewton_ternary_cnn"),
     ),
     "test_a_notebook_runs": ("speech_commands", "keras_hub_classifier"),
     "test_the_code_of_a_page_runs": ("migrating-from-tfmot",),
