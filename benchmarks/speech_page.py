@@ -14,9 +14,9 @@ Written by `benchmarks/speech.py`: {machine}, files on one thread.
 digits by six speakers, of whom two ({held_out}) are heard in the test alone. Log-mel frames of
 {bands} bands every 16 ms, 0.8 s. The four voices to train on are varied in pitch and speed, length
 of the vocal tract, microphone, loudness, noise and place, and pieces are hidden (SpecAugment).
-Float nets: {epochs} epochs of Adam, a set in each. `compress` then has {fine_tune} epochs of
-{taught} sets, three times as many passes more, with the float net as its own teacher and
-`store="small"`.
+Float nets: {epochs} epochs of Adam, a set in each, 1 to 3 minutes for a net on one thread;
+`compress` takes 4 to 9. It has {fine_tune} epochs of {taught} sets, three times as many passes
+more, with the float net as its own teacher and `store="small"`.
 
 Narrower nets with a third of that training came first (the second table): at a twentieth the GRU
 lost 6.9 points of the test, and the DS-CNN has no forms so small. So all three became wider, like
@@ -43,9 +43,9 @@ The narrower nets that came first, of 192 channels, 160 units and 128 channels:
 for the test. Phonemes and their durations are the events of espeak's library. An encoder (table,
 convolutions, bidirectional GRU) reads the sentence and tells durations; a decoder (causal
 convolution, two GRUs) makes {voice_bands} log-mel bands every {hop:.1f} ms and streams. Both are
-trained and compressed as one net and exported as two files. Distortion is mel-cepstral (13
-coefficients, dB), at espeak's durations, from espeak's own frames and from those of the float32
-files; "off" is the mean error of a phoneme's duration.
+trained (4 minutes) and compressed as one net and exported as two files. Distortion is
+mel-cepstral (13 coefficients, dB), at espeak's durations, from espeak's own frames and from those
+of the float32 files; "off" is the mean error of a phoneme's duration.
 
 {voice}
 **Time.** Seconds of work for a second of sound, and by how much loading and running a file raises
