@@ -83,8 +83,8 @@ def plan(
             time, as `{"tflite": 0.1, "milliseconds": 5}`; a share of 1 of the milliseconds means no
             slower than float32.
         target: what the budget counts. `"bits"`: the stored bits of all kernels; `"tflite"`: the
-            bytes of the kernels in the file of `to_tflite`, for which each candidate is exported,
-            so that the plan takes longer; `"archive"`: their bytes in a file of
+            bytes of the kernels in the file of `to_tflite`, for which candidates are exported, so
+            that the plan takes longer; `"archive"`: their bytes in a file of
             `archive.save(half=True)`; `"macs"`: multiply-accumulates; `"milliseconds"`: the time of
             one run of the file of `to_tflite`, one example at a time.
         loss: as in `compile`. None takes the compiled one if there are labels; otherwise the loss

@@ -49,8 +49,8 @@ class Runner:
         details = self.interpreter.get_input_details()
         shapes = [array.shape for array in inputs]
         if [tuple(detail["shape"]) for detail in details] != shapes:
-            # LiteRT 2.3 with XNNPACK now and then reads zeros for the inputs of a file with loops
-            # whose sizes change after they were allocated.
+            # LiteRT 2.3 with XNNPACK now and then computes with what lay in memory before, in files
+            # with loops whose inputs change their sizes after they were allocated.
             if self.allocated:
                 self._renew()
             for detail, shape in zip(details, shapes, strict=True):
