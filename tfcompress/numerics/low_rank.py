@@ -12,7 +12,7 @@ from tfcompress.utils.types import Metric
 
 SINGLE_PRECISION_FROM = 2**18  # weights; products with a larger kernel are in single precision
 TUCKER_SWEEPS = 10
-SETTLED = 1e-4  # share of the sum of squares that a sweep over a large kernel must add to go on
+SETTLED = 1e-3  # share of the squared error that a sweep must take away to go on
 LEAST_GAIN = 0.002  # share of the form that a sweep over a large kernel must take away to go on
 FULL_SVD_UP_TO = 1024  # shorter side of a matrix: the way over the Gram matrix is no faster
 
@@ -113,12 +113,12 @@ def tucker(w: np.ndarray, ranks: tuple[int, int]) -> list[np.ndarray]:
             f"`ranks` must be from 1 to the channels, {w.shape[2:]}. Received: ranks={ranks}"
         )
     w = np.asarray(w, np.float32 if np.size(w) >= SINGLE_PRECISION_FROM else np.float64)
-    b, last = _leading(w, 3, q)[0], 0.0
+    b, last, total = _leading(w, 3, q)[0], 0.0, float(np.sum(np.square(w), dtype=np.float64))
     for _ in range(TUCKER_SWEEPS):
         a, _ = _leading(w @ b.astype(w.dtype), 2, p)
         seen = np.tensordot(w, a.astype(w.dtype), (2, 0)).transpose(0, 1, 3, 2)  # h w p o
         b, held = _leading(seen, 3, q)
-        if held - last <= SETTLED * held and w.dtype == "float32":
+        if held - last <= SETTLED * (total - held):
             break
         last = held
     core = np.einsum("hwpo,oq->hwpq", seen, b, optimize=True)

@@ -24,13 +24,11 @@ from tfcompress.layers.core.embedding import CompressedEmbedding
 from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.core.other_convolutions import CompressedDepthwiseConv2D
 from tfcompress.layers.discrete.latent import AT_A_TIME, GridKernel, fit_grid
+from tfcompress.layers.discrete.scale_search import search_scale
 from tfcompress.numerics.metric import Diagonal, as_metric
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.types import Config, InputShape, Metric, Regularizer, Shape, Size, Tensor
 
-SCALE_SHARES = np.linspace(0.3, 1.2, 91)  # tried, in shares of the scale that clips nothing
-SEARCHED_WEIGHTS = 2**18  # the search for a scale looks at no fewer than these, in no fewer than
-SEARCHED_ROWS = 512  # these rows, where the kernel has as many
 LEVELS = ("linear", "log")
 Levels = Literal["linear", "log"]
 
@@ -148,7 +146,7 @@ class QuantizedKernel(GridKernel):
             metric = Diagonal(self.to_rows(metric.d))
         d = metric.importance(rows.shape)
         d = np.where(np.any(d > 0, 0), d, 1)  # an output that no data showed, as a rare word
-        scale = self._search_scale(rows, d)
+        scale = search_scale(rows, d, self._nearest, self.largest)
         grid, scale = fit_grid(rows, self._nearest, scale, metric)
         # With a scale of 0 no gradient would ever reach an output whose weights are all 0.
         scale = np.where(scale == 0, self._fresh_scale(w.shape), scale).reshape(self.scale.shape)
@@ -169,26 +167,6 @@ class QuantizedKernel(GridKernel):
             agrees &= self._nearest((1 + margin) * u) == points
             latent[part] = np.where(agrees, w[part], scale[part] * points)
         self.latent.assign(latent)
-
-    def _search_scale(self, w, d):
-        """The scale per output with the least `sum d (w - a grid)^2` among `SCALE_SHARES`.
-
-        Of a large kernel evenly spaced rows and every third scale, in single precision.
-        """
-        widest = np.max(np.abs(w), 0) / self.largest
-        step = max(1, min(w.size // SEARCHED_WEIGHTS, len(w) // SEARCHED_ROWS))
-        w, d, shares = w[::step], d[::step], SCALE_SHARES
-        if w.size >= SEARCHED_WEIGHTS:
-            w, d = np.asarray(w, "float32"), np.asarray(d / max(d.max(), 1e-30), "float32")
-            shares = SCALE_SHARES[1::3]
-        best, best_error = widest, np.full(w.shape[-1], np.inf)
-        for share in shares:
-            scale = widest * share
-            unit = np.where(scale == 0, 1, scale)
-            error = np.sum(d * (w - scale * self._nearest(w / unit)) ** 2, 0)
-            best = np.where(error < best_error, scale, best)
-            best_error = np.minimum(error, best_error)
-        return best
 
 
 @keras.saving.register_keras_serializable("tfcompress")
