@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tfcompress.planning import candidates
+import tfcompress as tfc
+from tfcompress.planning import candidates, costs
 from tfcompress.planning.costs import cost_function, estimate_function
 from tfcompress.planning.planner import Planner
 
@@ -46,12 +47,35 @@ def test_bytes_of_a_file_are_told_before_a_fit():
     model, known = net(), {}
     conv, shape = model.get_layer("conv"), (None, 8, 8, 12)
     estimate = estimate_function("tflite", [shape], "fast", known)
-    for maker in candidates.default_candidates("tflite")["8 bits"]:
-        bare = candidates.unfitted(maker, conv)
-        fitted = maker.first_step()(conv, candidates.Kronecker(np.eye(108)))
-        assert estimate([bare]) == cost_function("tflite", [shape])([fitted])
-    assert len(known) == 1
-    pair = [candidates.unfitted(maker, conv).get_weights() for _ in range(2)]
+    (maker,) = candidates.default_candidates("tflite")["8 bits"]
+    fitted = maker.first_step()(conv, candidates.Kronecker(np.eye(108)))
+    assert estimate(maker, conv).cost == cost_function("tflite", [shape])([fitted])
+    many = len(known)
+    assert estimate(maker, net().get_layer("conv")) is estimate(maker, conv)  # of the same kind
+    assert len(known) == many
+    pair = [costs.unfitted(maker, conv).get_weights() for _ in range(2)]
     assert all(map(np.array_equal, *pair))
-    assert estimate([candidates.unfitted(maker, conv)]) == next(iter(known.values()))
     assert estimate_function("archive", [shape], "fast", {}) is None
+
+
+def test_a_fitted_kernel_is_exported_where_its_size_may_be_another(monkeypatch):
+    """Zeros can be left out, and few levels take fewer bits; other kernels are as their kind."""
+    exported, export = [], costs._file_bytes
+    monkeypatch.setattr(costs, "_file_bytes", lambda *given: exported.append(1) or export(*given))
+    rng, known, shape = np.random.default_rng(0), {}, (None, 640)
+    count = cost_function("tflite", [shape], "small", known)
+    fc = layers.Dense(64)
+    fc.build(shape)
+
+    def in_eight_bits(kernel):
+        fc.kernel.assign(kernel)
+        return tfc.layers.QuantizedDense.using(bits=8)(fc)
+
+    usual = [count([in_eight_bits(rng.normal(size=(640, 64)))]) for _ in range(3)]
+    assert len(set(usual)) == len(exported) == 1
+    zeros = np.where(rng.random((640, 64)) < 0.9, 0, rng.normal(size=(640, 64)))
+    few = np.sign(rng.normal(size=(640, 64)))
+    for kernel in (zeros, few):
+        made = in_eight_bits(kernel)
+        assert count([made]) == export([made], shape, "small") < usual[0]
+    assert len(exported) == 3

@@ -174,8 +174,8 @@ def svd_in_metric(w: np.ndarray, rank: int, metric: Metric) -> tuple[np.ndarray,
 
     In the whitened coordinates `L^T w g^(1/2)`, with `A = L L^T`, the form is a sum of squares. The
     right singular vectors there are the eigenvectors of `g^(1/2) w^T A w g^(1/2)`, and `u` is `w`
-    times these: a kernel that is not wider than high needs no factor of `A`. The split of the
-    singular values is that of `svd`.
+    times these: a kernel that is not wider than high needs no factor of `A`. That of a wider one
+    gives the left singular vectors. The split of the singular values is that of `svd`.
 
     Args:
         w: `(i, o)`.
@@ -192,7 +192,7 @@ def svd_in_metric(w: np.ndarray, rank: int, metric: Metric) -> tuple[np.ndarray,
         g = np.ones(w.shape[1]) if metric.g is None else metric.g
         columns = np.sqrt(np.maximum(g, 1e-6 * max(g.max(), 1e-30)))
         if metric.groups > 1 or w.shape[0] < w.shape[1]:
-            u, v = svd(metric.whiten(w) * columns, rank)
+            u, v = _leading_factors(metric.whiten(w) * columns, rank)
             return metric.unwhiten(u), v / columns
         scaled = w * columns
         values, vectors = np.linalg.eigh(scaled.T @ metric.damped(scaled))
@@ -207,6 +207,16 @@ def svd_in_metric(w: np.ndarray, rank: int, metric: Metric) -> tuple[np.ndarray,
     columns = np.sqrt(np.maximum(d.mean(0), 1e-6 * mean) / mean)
     u, v = svd(rows[:, None] * w * columns, rank)
     return u / rows[:, None], v / columns
+
+
+def _leading_factors(w, rank):
+    """`svd` by the eigenvectors of the smaller Gram matrix, in double precision."""
+    if w.shape[0] > w.shape[1]:
+        u, v = _leading_factors(w.T, rank)
+        return v.T, u.T
+    values, vectors = np.linalg.eigh(w @ w.T)
+    u, root = vectors[:, : -rank - 1 : -1], np.maximum(values[: -rank - 1 : -1], 0) ** 0.25
+    return u * root, u.T @ w / np.where(root > 0, root, 1)[:, None]
 
 
 def refine(

@@ -10,9 +10,8 @@ import numpy as np
 
 from tfcompress import layers as forms
 from tfcompress.layers.core.maker import Composed, Maker
-from tfcompress.layers.core.ordinary import kernel_bits, kernel_of
+from tfcompress.layers.core.ordinary import kernel_of
 from tfcompress.layers.discrete.rounding import rounded_to
-from tfcompress.layers.factorized.rank import Ranked
 from tfcompress.measure.rows import fan_in_first
 from tfcompress.numerics.knapsack import frontier
 from tfcompress.numerics.metric import Kronecker
@@ -131,7 +130,8 @@ def fitted(
     layer: keras.layers.Layer,
     metric: Metric,
     candidates: Any,
-    count: int,
+    whole: tuple[float, ...],
+    count: Callable[..., Any],
     estimate: Callable[..., Any],
     measure: Callable[..., Any],
     harmless: Any,
@@ -150,8 +150,9 @@ def fitted(
         layer: a built layer.
         metric: the metric of its inputs.
         candidates: see `planner.plan`.
+        whole: all costs of the layer as it is.
         count: function that gives the cost of a chain of fitted layers.
-        estimate: the same for layers that are not fitted; None where only a fit can tell.
+        estimate: function that gives a form's `Estimate`; None where only a fit can tell.
         measure: function that gives the rise of the loss with a chain in the layer's place.
         harmless: the rise of the loss below which a form counts as harmless.
         reasons: a list, to which is added why a maker cannot take the layer.
@@ -159,25 +160,26 @@ def fitted(
             count.
     """
     w = np.asarray(to_numpy(kernel_of(layer)), "float64")
-    ordinary, least_damage = count([layer]), _least_damage(metric, fan_in_first(layer, w))
-    whole = (ordinary,) if time is None else (ordinary, time([layer]))
+    least_damage = _least_damage(metric, fan_in_first(layer, w))
     found, done, lowest = [], set(), np.inf
     by_size = _by_size(layer, candidates, estimate)
-    for (size, name, maker, bare), (after, *_) in itertools.pairwise([*by_size, (np.inf,)]):
-        if name in done or (bare is not None and (size >= ordinary or least_damage(bare) > lowest)):
+    for (size, name, maker, known), (after, *_) in itertools.pairwise([*by_size, (np.inf,)]):
+        if name in done or (
+            known is not None and (size >= whole[0] or least_damage(known.rank) > lowest)
+        ):
             continue
         form = _fit(name, maker, layer, metric, w, count, reasons, time)
         if form is None:
             continue
         done.add(name)
-        if _no_less(form.costs, whole) or (bare is not None and form.predicted >= lowest):
+        if _no_less(form.costs, whole) or (known is not None and form.predicted >= lowest):
             continue
         last = found[-1] if found else None
         nearly = last and [SIMILAR_COST * cost for cost in last.costs]
         similar = last and last.measured is None and _no_less(nearly, form.costs)
         if similar and form.predicted <= last.predicted / 2:
             found.pop()
-        if bare is not None:
+        if known is not None:
             lowest = form.predicted
             # the next form could still replace this one if its cost is similar
             if after > SIMILAR_COST * form.cost:
@@ -227,16 +229,14 @@ def _fit(name, maker, layer, metric, w, count, reasons, time):
 
 
 def _by_size(layer, candidates, estimate):
-    """`(estimated cost, name, maker, unfitted layer)`; 0 and None if only a fit can tell."""
+    """`(cost, name, maker, estimate)`; 0 and None if only a fit can tell."""
     found, most = [], {}
     for name, maker in _makers_for(layer, candidates):
-        bare, size, bits = None if estimate is None else unfitted(maker, layer), 0, 0
-        if bare is not None:
-            chain = unfitted_chain(maker, bare)
-            size, bits = estimate(chain), sum(map(kernel_bits, chain))
-            most[size] = max(bits, most.get(size, 0))
-        found.append((size, name, maker, bare, bits))
-    kept = [row for *row, bits in found if row[3] is None or bits == most[row[0]]]
+        known = None if estimate is None else estimate(maker, layer)
+        found.append((0 if known is None else known.cost, name, maker, known))
+        if known is not None:
+            most[known.cost] = max(known.bits, most.get(known.cost, 0))
+    kept = [row for row in found if row[3] is None or row[3].bits == most[row[0]]]
     return sorted(kept, key=lambda row: row[0])
 
 
@@ -267,19 +267,16 @@ def _takes_long(maker, layer) -> bool:
 
 
 def _least_damage(metric, w):
-    """A function of a low-rank layer: a lower bound of `1/2 tr e^T A e` for any kernel of its rank.
+    """A function of a rank: a lower bound of `1/2 tr e^T A e` for any kernel of that rank.
 
     For rank r, `tr e^T A e` is at least the sum of all but the r largest eigenvalues of `w^T A w`.
     """
     if not isinstance(metric, Kronecker) or metric.groups > 1 or metric.g is not None:
-        return lambda layer: 0.0
+        return lambda rank: 0.0
     rows = w.reshape(-1, w.shape[-1])
-    values = np.linalg.eigvalsh(rows.T @ metric.apply(w).reshape(rows.shape))
+    if rows.shape[0] < rows.shape[1]:  # the same values but for zeros, of a smaller matrix
+        rows = np.linalg.qr(rows.T, "r").T
+    toward = metric.apply(rows.reshape(*w.shape[:-1], -1)).reshape(rows.shape)
+    values = np.linalg.eigvalsh(rows.T @ toward)
     sums = np.append(0, np.cumsum(np.maximum(values, 0))) / 2
-
-    def least_damage(layer):
-        bounded = isinstance(layer, Ranked) and not hasattr(layer, "output_padding")
-        last = list(layer.parts.values())[-1].shape if bounded else ()
-        return sums[max(len(values) - last[0], 0)] if len(last) == 2 else 0.0
-
-    return least_damage
+    return lambda rank: 0.0 if rank is None else sums[max(len(values) - rank, 0)]

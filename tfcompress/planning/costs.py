@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -10,6 +10,8 @@ import numpy as np
 from tfcompress import layers as forms
 from tfcompress.layers.core.maker import Composed, Maker
 from tfcompress.layers.core.ordinary import kernel_bits
+from tfcompress.layers.discrete.latent import GridKernel
+from tfcompress.layers.factorized.rank import Ranked
 from tfcompress.measure.macs import layer_macs, matrices
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import InputShape, Rest, Store
@@ -17,13 +19,30 @@ from tfcompress.utils.types import InputShape, Rest, Store
 EMPTY_FILE_BYTES = 1200  # of a file with one small operation
 
 
-def cost_function(target: str, shapes: Any, store: Store = "fast") -> Callable[..., int]:
+class Estimate(NamedTuple):
+    """What can be told of a form before it is fitted.
+
+    Attributes:
+        cost: in the unit of the target.
+        bits: of the stored kernels.
+        rank: of the kernel, at most; None if nothing bounds it.
+    """
+
+    cost: float
+    bits: int
+    rank: int | None
+
+
+def cost_function(
+    target: str, shapes: Any, store: Store = "fast", known: dict[str, Any] | None = None
+) -> Callable[..., int]:
     """A function that gives the cost of a chain of layers in the place of a layer.
 
     Args:
         target: see `planner.plan`.
         shapes: the shapes of the layer's inputs, one for each of its uses.
         store: see `to_tflite`.
+        known: the bytes of chains that were exported already, to which others are added.
     """
     if target == "bits":
         return lambda chain: sum(map(kernel_bits, chain))
@@ -31,36 +50,73 @@ def cost_function(target: str, shapes: Any, store: Store = "fast") -> Callable[.
         return lambda chain: sum(_macs(chain, shape) for shape in shapes)
     if target == "archive":
         return lambda chain: sum(map(_archive_bytes, chain))
-    return lambda chain: _file_bytes(chain, shapes[0], store)
+    known = {} if known is None else known
+
+    def in_file(chain):
+        if not all(map(_fills_its_grid, chain)):
+            return _file_bytes(chain, shapes[0], store)
+        kind = repr((shapes[0], *map(_kind, chain)))
+        if kind not in known:
+            known[kind] = _file_bytes(chain, shapes[0], store)
+        return known[kind]
+
+    return in_file
 
 
 def estimate_function(
-    target: str, shapes: Any, store: Store, known: dict[str, int]
-) -> Callable[..., int] | None:
-    """A function like that of `cost_function` for layers that are not fitted, or None.
+    target: str, shapes: Any, store: Store, known: dict[str, Any]
+) -> Callable[..., Estimate | None] | None:
+    """A function of a maker and a layer that gives the `Estimate` of the form; None without one.
 
-    Bits and MACs are exact. The bytes of a file are those with the random weights at hand. What an
-    archive's coder makes of a kernel only a fit can tell.
+    Bits and MACs are exact. The bytes of a file are those with random weights. What an archive's
+    coder makes of a kernel only a fit can tell, so that there is no function.
 
     Args:
         target, shapes, store: see `cost_function`.
-        known: the bytes of chains that were exported already, to which others are added.
+        known: what is known of other layers, to which this is added.
     """
-    count = cost_function(target, shapes, store)
+    if target == "archive":
+        return None
+    count = cost_function(target, shapes, store, known)
 
-    def of_its_kind(chain):
-        kind = repr((shapes[0], *map(_kind, chain)))
+    def estimate(maker, layer):
+        kind = repr((shapes, _kind(layer), maker))
         if kind not in known:
-            known[kind] = count(chain)
+            bare, known[kind] = unfitted(maker, layer), None
+            if bare is not None:
+                chain = unfitted_chain(maker, bare)
+                bits = sum(map(kernel_bits, chain))
+                known[kind] = Estimate(count(chain), bits, _largest_rank(bare))
         return known[kind]
 
-    return {"archive": None, "tflite": of_its_kind}.get(target, count)
+    return estimate
 
 
 def _kind(part):
     """All that the file of a layer depends on but its weights."""
     config = {key: value for key, value in part.get_config().items() if key != "name"}
     return type(part).__name__, config, [tuple(v.shape) for v in part.weights]
+
+
+def _fills_its_grid(part) -> bool:
+    """Whether a layer's file is as large as with any other kernel on its grid.
+
+    No form that leaves out zeros is smaller then: blocks of 16 take at least 17 bytes. And with
+    more than half of its levels in use, no grid of half the bits holds the kernel.
+    """
+    if not isinstance(part, GridKernel):
+        return False
+    codes, bits = part.stored()[part.codes_name], getattr(part, "level_bits", 1)
+    left = np.count_nonzero(part.decode(codes))
+    return 17 / 16 * left >= codes.size * bits / 8 and len(np.unique(codes)) > 2**bits / 2
+
+
+def _largest_rank(layer):
+    """The rank that no kernel of a low-rank form exceeds."""
+    if not isinstance(layer, Ranked) or hasattr(layer, "output_padding"):
+        return None
+    last = list(layer.parts.values())[-1].shape
+    return last[0] if len(last) == 2 else None
 
 
 def unfitted_chain(maker: Maker, bare: keras.layers.Layer) -> list[keras.layers.Layer]:

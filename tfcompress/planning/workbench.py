@@ -95,26 +95,26 @@ def options_of(
     if terms.times is not None:
         time = partial(terms.times.of, uses=uses, store=terms.store, rest=terms.rest)
     counts_time = terms.target == "milliseconds"
-    counted = terms.target, uses, terms.store
+    counted = terms.target, uses, terms.store, workbench.sizes
     count = time if counts_time else cost_function(*counted)
+    cost, milliseconds = count([layer]), None if time is None else time([layer])
     forms = fitted(
         layer,
         metric,
         terms.candidates,
+        (cost,) if time is None else (cost, milliseconds),
         count,
-        None if time is not None else estimate_function(*counted, workbench.sizes),
+        None if time is not None else estimate_function(*counted),
         measure=partial(_rise, workbench, layer),
         harmless=HARMLESS_RISE * workbench.loss.scale,
         reasons=reasons,
         time=time,
     )
     row = []
-    for *form, chain, milliseconds in forms:
+    for *form, chain, took in forms:
         parts = tuple(part.name.replace(layer.name, name, 1) for part in chain)
-        row.append(Option(*form, parts, milliseconds))
-    milliseconds = None if time is None else time([layer])
-    kept = Option(UNCHANGED, None, count([layer]), milliseconds=milliseconds)
-    return [*row, kept], reasons
+        row.append(Option(*form, parts, took))
+    return [*row, Option(UNCHANGED, None, cost, milliseconds=milliseconds)], reasons
 
 
 def _rise(workbench, layer, chain):

@@ -8,6 +8,7 @@ import numpy as np
 # batch normalization's factor was multiplied in, and float32 rounded the products.
 TOLERANCE = 1e-6
 LARGEST = 127
+ENTRIES_AT_A_TIME = 2**18
 INTEGER_RANGES = {
     2: (-2, 1),
     4: (-7, 7),
@@ -44,13 +45,16 @@ def find_grid(rows: np.ndarray) -> Grid | None:
     (2, [[1, -1, 1], [1, 0, -1]], 0.5)
     """
     values, scale = np.empty(rows.shape, np.int8), np.empty(len(rows), np.float32)
-    for index, row in enumerate(rows):
-        peak = float(np.abs(row).max(initial=0.0))
-        steps = _steps_to_peak(row, peak) if peak else 1
+    at_a_time = max(1, ENTRIES_AT_A_TIME // max(rows.shape[1], 1))
+    for start in range(0, len(rows), at_a_time):
+        part = slice(start, start + at_a_time)
+        peaks = np.abs(rows[part]).max(axis=1, initial=0.0).astype(np.float64)
+        steps = _steps_to_peak(rows[part], np.where(peaks == 0, 1, peaks))
         if steps is None:
             return None
-        scale[index] = peak / steps if peak else 1.0
-        values[index] = np.rint(row * (steps / peak if peak else 1.0))
+        scale[part] = np.where(peaks == 0, 1, peaks / steps)
+        units = np.where(peaks == 0, 1, steps / np.where(peaks == 0, 1, peaks))
+        values[part] = np.rint(rows[part] * units.astype(np.float32)[:, None])
     low, high = (int(values.min(initial=0)), int(values.max(initial=0)))
     bits = next(b for b, (least, most) in INTEGER_RANGES.items() if least <= low and high <= most)
     return Grid(values, scale, bits)
@@ -69,15 +73,21 @@ def rounded_grid(rows: np.ndarray, one_scale: bool = False) -> Grid:
     return Grid(values, scale, 8)
 
 
-def _steps_to_peak(row, peak) -> int | None:
-    """The smallest k up to 127 for which `row / peak * k` is all integers."""
-    levels = np.unique(np.abs(row)) / peak
+def _steps_to_peak(rows, peaks) -> np.ndarray | None:
+    """For each row the smallest k up to 127 for which `row / peak * k` is all integers."""
+    levels = np.sort(np.abs(rows), axis=1) / peaks.astype(np.float32)[:, None]
     # Levels closer than rounding are one level; more than 128 of them fit no 8 bits.
-    levels = levels[np.diff(levels, prepend=-1.0) > TOLERANCE]
-    if len(levels) > 128:
+    distinct = np.diff(levels, axis=1, prepend=-1.0) > TOLERANCE
+    counts = distinct.sum(axis=1)
+    if counts.max(initial=0) > 128:
         return None
-    steps = np.arange(1, 128)
-    multiples = steps[:, None] * levels.astype(np.float64)
-    errors = np.abs(multiples - np.rint(multiples)).max(axis=1)
-    exact = np.flatnonzero(errors <= TOLERANCE * steps)
-    return int(steps[exact[0]]) if len(exact) else None
+    few = np.zeros((len(rows), counts.max(initial=1)))  # a level of 0 is a multiple of all
+    few[np.arange(few.shape[1]) < counts[:, None]] = levels[distinct]
+    steps, left = np.empty(len(rows)), np.arange(len(rows))
+    for k in range(1, 128):
+        multiples = k * few[left]
+        exact = np.abs(multiples - np.rint(multiples)).max(axis=1) <= TOLERANCE * k
+        steps[left[exact]], left = k, left[~exact]
+        if not left.size:
+            return steps
+    return None

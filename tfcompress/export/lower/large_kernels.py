@@ -24,7 +24,9 @@ from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import InputShape, Tensor
 
 LEAST_LARGE_SIZE = 2**20  # entries
+MOST_GARBAGE = 2**26  # bytes of kernels; a collection takes a tenth of a second in a large process
 FIRST_MARK, MARK_STEP = 1.5, 2.0**-12  # float32 holds each mark exactly
+_waiting = 0  # bytes of kernels that nothing refers to, but themselves
 # The axes of a Keras kernel in the order in which the file holds them.
 FILE_AXES = {"FULLY_CONNECTED": (1, 0), "CONV_2D": (3, 0, 1, 2)}
 SLICES = ("STRIDED_SLICE", "SLICE")
@@ -87,8 +89,9 @@ def thin_layer(
             thinned += [FirstChannel(), _stand_in(part, kernel)]
         else:
             thinned.append(part)
+    size = sum(4 * int(np.prod(part.kernel.shape)) for part in parts if _is_large(part))
     del chain, parts, part
-    gc.collect()  # a layer refers to itself, which keeps its kernel in memory until then
+    _collect_after(size)
     return thinned
 
 
@@ -109,8 +112,17 @@ def _kernel_values(layer):
 
 def _lowered_kernel_values(lowered, place):
     kernel = _kernel_values(lowered()[place])
-    gc.collect()
+    _collect_after(kernel.nbytes)
     return kernel
+
+
+def _collect_after(size):
+    """Collects garbage once kernels of enough bytes wait for it: a layer refers to itself."""
+    global _waiting
+    _waiting += size
+    if _waiting >= MOST_GARBAGE:
+        gc.collect()
+        _waiting = 0
 
 
 def _stand_in(layer, kernel):
