@@ -79,3 +79,7 @@ def test_a_fitted_kernel_is_exported_where_its_size_may_be_another(monkeypatch):
         made = in_eight_bits(kernel)
         assert count([made]) == export([made], shape, "small") < usual[0]
     assert len(exported) == 3
+    for kernel in (rng.normal(size=(640, 64)), rng.normal(size=(640, 64)), few, zeros):
+        fc.kernel.assign(kernel)
+        assert count([fc]) == export([fc], shape, "small")
+    assert len(exported) == 6

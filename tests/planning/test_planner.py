@@ -183,9 +183,10 @@ def test_without_labels_the_change_of_the_outputs_counts():
     assert held_out_loss(twice) == pytest.approx(np.mean(outputs**2) / np.var(outputs), rel=1e-4)
 
 
-def test_suffix_gives_the_outputs_from_wherever_it_is():
+@pytest.mark.parametrize("many", [False, True])
+def test_suffix_gives_the_outputs_from_wherever_it_is(many):
     model = net()
-    suffix = Suffix(model, [X[:5], X[5:9]])
+    suffix = Suffix(model, [X[:5], X[5:9]], many)
     for name in ("conv", "inner", "fc", "out"):
         layer = (
             model.get_layer("block").get_layer(name) if name == "inner" else model.get_layer(name)

@@ -9,13 +9,14 @@ import numpy as np
 
 from tfcompress import layers as forms
 from tfcompress.layers.core.maker import Composed, Maker
-from tfcompress.layers.core.ordinary import kernel_bits
+from tfcompress.layers.core.ordinary import kernel_bits, kernel_of
 from tfcompress.layers.discrete.latent import GridKernel
 from tfcompress.layers.factorized.rank import Ranked
 from tfcompress.measure.macs import layer_macs, matrices
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import InputShape, Rest, Store
 
+PLAIN = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
 EMPTY_FILE_BYTES = 1200  # of a file with one small operation
 
 
@@ -53,7 +54,7 @@ def cost_function(
     known = {} if known is None else known
 
     def in_file(chain):
-        if not all(map(_fills_its_grid, chain)):
+        if not all(map(_is_as_its_kind, chain)):
             return _file_bytes(chain, shapes[0], store)
         kind = repr((shapes[0], *map(_kind, chain)))
         if kind not in known:
@@ -98,12 +99,21 @@ def _kind(part):
     return type(part).__name__, config, [tuple(v.shape) for v in part.weights]
 
 
-def _fills_its_grid(part) -> bool:
-    """Whether a layer's file is as large as with any other kernel on its grid.
+def _is_as_its_kind(part) -> bool:
+    """Whether a layer's file is as large as with any other kernel.
 
     No form that leaves out zeros is smaller then: blocks of 16 take at least 17 bytes. And with
-    more than half of its levels in use, no grid of half the bits holds the kernel.
+    more than half of its levels in use, no grid of half the bits holds the kernel. A float32 kernel
+    is on no grid.
     """
+    from tfcompress.export.kernels.integer_grid import find_grid
+    from tfcompress.export.kernels.kernel import MOST_NONZERO, kernel_rows
+
+    if type(part) in PLAIN and kernel_of(part).dtype == "float32":
+        rows = kernel_rows(to_numpy(kernel_of(part)), -1)
+        half = np.array_equal(rows.astype("float16"), rows)
+        dense = np.count_nonzero(rows) > MOST_NONZERO * rows.size
+        return dense and not half and find_grid(rows) is None
     if not isinstance(part, GridKernel):
         return False
     codes, bits = part.stored()[part.codes_name], getattr(part, "level_bits", 1)

@@ -68,12 +68,12 @@ class Workbench:
     def _change(self, changed):
         self.changed = changed
         self.layers = [layer for layer, _ in walk(changed).values()]
-        self.suffix = Suffix(changed, self.loss.inputs)
+        self.suffix = Suffix(changed, self.loss.inputs, many=True)
 
     def loss_with(self, first: keras.layers.Layer, arounds: Any) -> float:
         """The loss with others in the place of layers, of which `first` is called first."""
         if self.suffix.place(first) < self.suffix.position:  # it lies behind
-            self.suffix = Suffix(self.changed, self.loss.inputs)
+            self.suffix = Suffix(self.changed, self.loss.inputs, many=True)
         self.suffix.advance(first)
         return self.loss.of_outputs(self.suffix.outputs(arounds))
 
