@@ -49,13 +49,39 @@ def test_bytes_of_a_file_are_told_before_a_fit():
     estimate = estimate_function("tflite", [shape], "fast", known)
     (maker,) = candidates.default_candidates("tflite")["8 bits"]
     fitted = maker.first_step()(conv, candidates.Kronecker(np.eye(108)))
-    assert estimate(maker, conv).cost == cost_function("tflite", [shape])([fitted])
+    (found,) = estimate(conv, [maker])
+    assert found.cost == cost_function("tflite", [shape])([fitted])
     many = len(known)
-    assert estimate(maker, net().get_layer("conv")) is estimate(maker, conv)  # of the same kind
+    assert estimate(net().get_layer("conv"), [maker])[0] is found  # of the same kind
     assert len(known) == many
     pair = [costs.unfitted(maker, conv).get_weights() for _ in range(2)]
     assert all(map(np.array_equal, *pair))
     assert estimate_function("archive", [shape], "fast", {}) is None
+
+
+@pytest.mark.parametrize("store", ["fast", "small"])
+@pytest.mark.parametrize("form", ["conv", "fc", "table", "deep"])
+def test_forms_that_share_an_export_are_as_large_as_alone(form, store):
+    shape = {"fc": (None, 48), "table": (None, 9), "deep": (None, 9, 9, 16)}.get(
+        form, (None, 9, 9, 16)
+    )
+    layer = {
+        "conv": layers.Conv2D(24, 3, padding="same", name="a_conv"),
+        "fc": layers.Dense(32, "relu", name="fc"),
+        "table": layers.Embedding(200, 24, name="table"),
+        "deep": layers.DepthwiseConv2D(3, name="depthwise"),
+    }[form]
+    layer.build(shape)
+    makers = [
+        maker for _, maker in candidates._makers_for(layer, candidates.default_candidates("tflite"))
+    ]
+    known = {}
+    found = estimate_function("tflite", [shape], store, known)(layer, makers)
+    assert sum(one is not None for one in found) >= 4
+    for one, maker in zip(found, makers, strict=True):
+        if one is not None:
+            chain = costs.unfitted_chain(maker, costs.unfitted(maker, layer))
+            assert one.cost == costs._file_bytes(chain, shape, store)
 
 
 def test_a_fitted_kernel_is_exported_where_its_size_may_be_another(monkeypatch):

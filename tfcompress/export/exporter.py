@@ -9,7 +9,7 @@ from tfcompress.export.arguments import check_arguments, check_model, check_path
 from tfcompress.export.convert import full_integer
 from tfcompress.export.draft import Draft
 from tfcompress.export.exported import exported
-from tfcompress.export.passes import run_passes
+from tfcompress.export.passes import finish_each_output, run_passes
 from tfcompress.export.samples import (
     all_batches,
     first_batches,
@@ -175,3 +175,11 @@ def unverified(
         draft = Draft(reference, model, path, runtime=INT2, **given)
         run_passes(draft)
         return write(draft.file)
+
+
+def file_bytes_of_outputs(model: keras.Model, store: Store = "fast") -> list[int]:
+    """The sizes of files of each output alone, as of `file_bytes`, in much less time."""
+    with temporary_folder() as folder:
+        path = os.path.join(folder, "float32.tflite")
+        draft = Draft(exported(model), model, path, runtime=INT2, store=store)
+        return [len(write(draft.file)) for _ in finish_each_output(draft)]

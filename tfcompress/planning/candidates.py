@@ -152,7 +152,7 @@ def fitted(
         candidates: see `planner.plan`.
         whole: all costs of the layer as it is.
         count: function that gives the cost of a chain of fitted layers.
-        estimate: function that gives a form's `Estimate`; None where only a fit can tell.
+        estimate: see `estimate_function`; None where only a fit can tell.
         measure: function that gives the rise of the loss with a chain in the layer's place.
         harmless: the rise of the loss below which a form counts as harmless.
         reasons: a list, to which is added why a maker cannot take the layer.
@@ -230,9 +230,12 @@ def _fit(name, maker, layer, metric, w, count, reasons, time):
 
 def _by_size(layer, candidates, estimate):
     """`(cost, name, maker, estimate)`; 0 and None if only a fit can tell."""
+    makers = list(_makers_for(layer, candidates))
+    estimates = [None] * len(makers)
+    if estimate is not None:
+        estimates = estimate(layer, [maker for _, maker in makers])
     found, most = [], {}
-    for name, maker in _makers_for(layer, candidates):
-        known = None if estimate is None else estimate(maker, layer)
+    for (name, maker), known in zip(makers, estimates, strict=True):
         found.append((0 if known is None else known.cost, name, maker, known))
         if known is not None:
             most[known.cost] = max(known.bits, most.get(known.cost, 0))

@@ -1,5 +1,7 @@
 """What layers cost in the unit of a target: bits, bytes of a file or an archive, or MACs."""
 
+import itertools
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.types import InputShape, Rest, Store
 
 PLAIN = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
+MOST_ENTRIES = 2**24  # of weights that are exported together
 EMPTY_FILE_BYTES = 1200  # of a file with one small operation
 
 
@@ -56,7 +59,7 @@ def cost_function(
     def in_file(chain):
         if not all(map(_is_as_its_kind, chain)):
             return _file_bytes(chain, shapes[0], store)
-        kind = repr((shapes[0], *map(_kind, chain)))
+        kind = _kind_of_chain(chain, shapes[0])
         if kind not in known:
             known[kind] = _file_bytes(chain, shapes[0], store)
         return known[kind]
@@ -66,11 +69,12 @@ def cost_function(
 
 def estimate_function(
     target: str, shapes: Any, store: Store, known: dict[str, Any]
-) -> Callable[..., Estimate | None] | None:
-    """A function of a maker and a layer that gives the `Estimate` of the form; None without one.
+) -> Callable[..., list[Estimate | None]] | None:
+    """A function of a layer and makers that gives the `Estimate` of each form.
 
-    Bits and MACs are exact. The bytes of a file are those with random weights. What an archive's
-    coder makes of a kernel only a fit can tell, so that there is no function.
+    That of a form is None where the maker cannot tell. Bits and MACs are exact. The bytes of a file
+    are those with random weights. What an archive's coder makes of a kernel only a fit can tell, so
+    that there is no function.
 
     Args:
         target, shapes, store: see `cost_function`.
@@ -78,19 +82,31 @@ def estimate_function(
     """
     if target == "archive":
         return None
-    count = cost_function(target, shapes, store, known)
+    count = cost_function(target, shapes, store)
 
-    def estimate(maker, layer):
-        kind = repr((shapes, _kind(layer), maker))
-        if kind not in known:
-            bare, known[kind] = unfitted(maker, layer), None
-            if bare is not None:
-                chain = unfitted_chain(maker, bare)
-                bits = sum(map(kernel_bits, chain))
-                known[kind] = Estimate(count(chain), bits, _largest_rank(bare))
-        return known[kind]
+    def estimates(layer, makers):
+        kinds = [repr((shapes, _kind(layer), maker)) for maker in makers]
+        made = {}
+        for kind, maker in zip(kinds, makers, strict=True):
+            if kind not in known:
+                bare, known[kind] = unfitted(maker, layer), None
+                made |= {} if bare is None else {kind: (bare, unfitted_chain(maker, bare))}
+        chains = [chain for _, chain in made.values()]
+        of_kinds = [_kind_of_chain(chain, shapes[0]) for chain in chains]
+        if target == "tflite":
+            new = {k: chain for k, chain in zip(of_kinds, chains, strict=True) if k not in known}
+            sizes = _bytes_of_each([*new.values()], shapes[0], store)
+            known.update(zip(new, sizes, strict=True))
+        for (kind, (bare, chain)), of_kind in zip(made.items(), of_kinds, strict=True):
+            cost = known[of_kind] if target == "tflite" else count(chain)
+            known[kind] = Estimate(cost, sum(map(kernel_bits, chain)), _largest_rank(bare))
+        return [known[kind] for kind in kinds]
 
-    return estimate
+    return estimates
+
+
+def _kind_of_chain(chain, shape) -> str:
+    return repr((shape, *map(_kind, chain)))
 
 
 def _kind(part):
@@ -179,6 +195,39 @@ def _file_bytes(chain, shape, store) -> int:
     return max(len(file_of(chain, shape, store)) - EMPTY_FILE_BYTES, 0)
 
 
+def _bytes_of_each(chains, shape, store) -> list[int]:
+    """`_file_bytes` of each chain. Those whose kernels fit into memory share an export."""
+    from tfcompress.export.exporter import file_bytes_of_outputs
+
+    sizes, group, entries = [], [], 0
+    for chain in [*chains, None]:
+        more = 0 if chain is None else sum(math.prod(v.shape) for p in chain for v in p.weights)
+        if group and (chain is None or entries + more > MOST_ENTRIES):
+            sizes += file_bytes_of_outputs(_branches(group, shape), store)
+            group, entries = [], 0
+        group, entries = [*group, chain], entries + more
+    return [max(size - EMPTY_FILE_BYTES, 0) for size in sizes]
+
+
+def _branches(chains, shape):
+    """A model with an output for each chain, of layers with names of the same length."""
+    inputs, outputs, count = _input_of(chains[0], shape), [], itertools.count()
+    for chain in chains:
+        x = inputs
+        for part in chain:
+            config = {**part.get_config(), "name": f"{part.name[:-2]}{next(count):02d}"}
+            new = type(part).from_config(config)
+            x = new(x)
+            new.set_weights(part.get_weights())
+        outputs.append(x)
+    return keras.Model(inputs, outputs)
+
+
+def _input_of(chain, shape):
+    dtype = "int32" if hasattr(chain[0], "input_dim") else None  # ids of a table
+    return keras.Input(shape[1:], dtype=dtype, name="x")  # a number would take bytes, too
+
+
 def file_of(
     chain: Sequence[keras.layers.Layer], shape: InputShape, store: Store, rest: Rest = "float32"
 ) -> bytes:
@@ -192,8 +241,7 @@ def file_of(
     from tfcompress.export import unverified
 
     layers = [type(part).from_config(part.get_config()) for part in chain]
-    dtype = "int32" if hasattr(layers[0], "input_dim") else None  # ids of a table
-    model = keras.Sequential([keras.Input(shape[1:], dtype=dtype), *layers])
+    model = keras.Sequential([_input_of(layers, shape), *layers])
     for new, part in zip(layers, chain, strict=True):
         new.set_weights(part.get_weights())
     return unverified(model, store, rest)

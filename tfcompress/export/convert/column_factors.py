@@ -29,8 +29,10 @@ def restore_kernels(draft: Draft) -> None:
     layers = {p: layer for p, layer in unchained(lowered).items() if _has_own_kernel(layer)}
     named = {tensor.name.decode() for tensor in graph.tensors if tensor.name}
     left = {p: layer for p, layer in layers.items() if f"{p}/kernel" not in named}
+    own = {f"{p}/kernel" for p in layers}
     for operator in graph.subgraph.operators:
-        if operator_name(graph.model, operator) == PRODUCT and left:
+        product = operator_name(graph.model, operator) == PRODUCT
+        if product and left and graph.name(operator.inputs[1]) not in own:
             operators += _restore_kernel(graph, operator, left)
         operators.append(operator)
     graph.subgraph.operators = operators
