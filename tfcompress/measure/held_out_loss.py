@@ -14,6 +14,7 @@ BATCH_SIZE = 64
 MOST_LABELLED = 256  # examples on which the loss is measured, at most
 MOST_UNLABELLED = 64  # the change of the outputs varies far less than a loss
 HELD_OUT_ONE_IN = 8  # at most one example in so many is held out
+UNLABELLED_ONE_IN = 16
 
 
 def split(model: keras.Model, data: Data, class_weight: ClassWeight = None) -> tuple[Any, ...]:
@@ -29,9 +30,11 @@ def split(model: keras.Model, data: Data, class_weight: ClassWeight = None) -> t
     most = None if are_arrays(data) else HELD
     x, y, weights = first(batches(model, data, BATCH_SIZE, class_weight), None, most)
     count = len(keras.tree.flatten(x)[0])
-    size = min(MOST_UNLABELLED if y is None else MOST_LABELLED, count // HELD_OUT_ONE_IN)
-    if not size:
+    if count < HELD_OUT_ONE_IN:
         raise ValueError(f"`data` must hold at least {HELD_OUT_ONE_IN} examples. Received: {count}")
+    size = min(MOST_LABELLED, count // HELD_OUT_ONE_IN)
+    if y is None:
+        size = min(MOST_UNLABELLED, max(count // UNLABELLED_ONE_IN, 1))
     held_out = np.zeros(count, bool)
     held_out[np.linspace(0, count - 1, size).astype(int)] = True
     return rows(x, ~held_out), [rows(part, held_out) for part in (x, y, weights)]

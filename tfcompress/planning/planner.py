@@ -56,8 +56,8 @@ def plan(
     1. The candidates of each layer are fitted in the metric of the layer's inputs. A candidate is
        dropped if another one is better in both size and `1/2 tr e^T A e`.
     2. The others are put into the network one at a time, and the loss is measured on held-out
-       examples: an eighth of the data, at most 256, or 64 without labels. Once a form raises the
-       loss by less than 0.2%, larger ones are not tried, unless time counts.
+       examples: an eighth of the data, at most 256, or without labels a sixteenth, at most 64. Once
+       a form raises the loss by less than 0.2%, larger ones are not tried, unless time counts.
     3. A multiple-choice knapsack finds the forms with the smallest sum of the rises of the loss.
     4. The whole network is swapped, its batch normalization recalibrated, and its loss measured,
        then again with the original of each layer put back in turn. If these losses promise at least
