@@ -164,10 +164,11 @@ class Suffix:
 
     def _together(self, left):
         """`(number of the first, steps)` of those that run together."""
-        end = len(self.nodes)
-        for start in range(self.position - self.position % TOGETHER, end, TOGETHER):
-            first = max(start, self.position)
-            yield first, left[first - self.position : start + TOGETHER - self.position]
+        here = self.position
+        for start in range(here - here % TOGETHER, len(self.nodes), TOGETHER):
+            first = max(start, here)
+            if row := left[first - here : start + TOGETHER - here]:  # none at the end
+                yield first, row
 
     def _as_function(self, row) -> bool:
         whole = len(row) == TOGETHER or row[-1][0].node is self.nodes[-1]
