@@ -72,7 +72,7 @@ def singles(start, x, test, target, size):
         if name.endswith(" bits") and "," not in name:
             rules = tfc.layers.rounding(int(name.split()[0]))
         else:
-            of_kind = {maker.layer_class.ordinary: maker for maker in makers}
+            of_kind = {getattr(maker.layer_class, "ordinary", None): maker for maker in makers}
             rules = {kind: of_kind[kind] for kind in KINDS if kind in of_kind}
         small = tfc.swap(start, rules, data=x)
         tfc.recalibrate_batch_norm(small, x)
