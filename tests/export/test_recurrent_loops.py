@@ -233,9 +233,11 @@ def test_one_interpreter_takes_batches_that_grow(first, rest):
     ids = isinstance(first[0], layers.Embedding)
     inputs = keras.Input((None,) if ids else (None, 6), dtype="int32" if ids else "float32")
     last = [layers.LSTM(8, return_sequences=True), layers.Dense(3)]
-    model = keras.Sequential(
-        [inputs, *(one.from_config(one.get_config()) for one in (*first, *last))]
-    )
+    parts = [
+        one.from_config({**one.get_config(), "name": f"part_{number}"})
+        for number, one in enumerate((*first, *last))
+    ]
+    model = keras.Sequential([inputs, *parts])
     random = np.random.default_rng(0)
 
     def some(batch, steps):
