@@ -143,7 +143,7 @@ def main():
     arguments = parser.parse_args()
     _, _, *protocols = __doc__.rstrip().split("\n\n")
     page = arguments.out.read_text() if arguments.out.exists() else ""
-    parts = dict(part.split("\n", 1) for part in page.split("## ")[1:])  # by title
+    parts = dict(part.split("\n", 1) for part in page.split("## ")[2:])  # by title
     for title, part, protocol in zip(
         ("Accuracy", "Time"), (quality, timing), protocols, strict=True
     ):
