@@ -237,7 +237,7 @@ def recurrent():
     nets = [re.sub(r"(takes|speaker) held out", r"other \1", net) for net in nets]
     names = [f"{net}\n{row[1]}" for net, row in zip(nets, found, strict=True)]
     axes = axes_of(
-        "Recurrent layers, without labels or training", "points of accuracy lost", width=9
+        "Recurrent layers, without labels or training", "points of accuracy lost", width=13
     )
     plain, fitted = ([number(row[place]) for row in found] for place in (2, 3))
     bars(axes, names, {"weights alone": (plain, GREY), "fitted to inputs": (fitted, BLUE)})
