@@ -59,9 +59,11 @@ def test_bytes_of_a_file_are_told_before_a_fit():
     assert estimate_function("archive", [shape], "fast", {}) is None
 
 
+@pytest.mark.parametrize("most", [2**24, 5000])  # entries: all forms together, or few
 @pytest.mark.parametrize("store", ["fast", "small"])
 @pytest.mark.parametrize("form", ["conv", "fc", "table", "deep"])
-def test_forms_that_share_an_export_are_as_large_as_alone(form, store):
+def test_forms_that_share_an_export_are_as_large_as_alone(form, store, most, monkeypatch):
+    monkeypatch.setattr(costs, "MOST_ENTRIES", most)
     shape = {"fc": (None, 48), "table": (None, 9), "deep": (None, 9, 9, 16)}.get(
         form, (None, 9, 9, 16)
     )

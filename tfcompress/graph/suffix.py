@@ -71,8 +71,7 @@ class Suffix:
         model: a built model of any kind.
         batches: list of batches of its inputs.
         many: whether the rest will run many times. Nodes that nothing replaces then run as
-            functions, some at a time: traced once, they take a quarter less time in a large network
-            of convolutions, and in a small one most of it.
+            functions, some at a time, which are traced once: ResNet-50 takes a quarter less time.
     """
 
     def __init__(self, model: keras.Model, batches: list, many: bool = False) -> None:
