@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 import tfcompress as tfc
+from tfcompress.export import unverified
 from tfcompress.planning import candidates, costs
 from tfcompress.planning.costs import cost_function, estimate_function
 from tfcompress.planning.planner import Planner
@@ -43,6 +44,17 @@ def test_of_forms_that_cost_the_same_the_one_of_most_bits_is_fitted(fits):
     assert {("conv", "ternary"), ("conv", "3 bits")} <= set(fits)
 
 
+def test_costs_are_those_of_the_file_that_compress_writes():
+    """It holds kernels that no form takes in int8, so that to leave one as it is costs that."""
+    keras.utils.set_random_seed(0)
+    x, model = np.random.default_rng(0).normal(size=(64, 8, 8, 12)).astype("float32"), net()
+    for rest in ("float32", "int8"):
+        planner = Planner(model, x, "tflite", rest=rest)
+        smallest = len(unverified(planner.smallest().model, rest=rest))
+        told = planner.float_cost - planner.smallest_cost
+        assert abs(len(unverified(model, rest=rest)) - smallest - told) < 300
+
+
 def test_bytes_of_a_file_are_told_before_a_fit():
     model, known = net(), {}
     conv, shape = model.get_layer("conv"), (None, 8, 8, 12)
@@ -77,13 +89,13 @@ def test_forms_that_share_an_export_are_as_large_as_alone(form, store, most, mon
     makers = [
         maker for _, maker in candidates._makers_for(layer, candidates.default_candidates("tflite"))
     ]
-    known = {}
-    found = estimate_function("tflite", [shape], store, known)(layer, makers)
-    assert sum(one is not None for one in found) >= 4
-    for one, maker in zip(found, makers, strict=True):
-        if one is not None:
-            chain = costs.unfitted_chain(maker, costs.unfitted(maker, layer))
-            assert one.cost == costs._file_bytes(chain, shape, store)
+    for rest in ("float32", "int8"):
+        found = estimate_function("tflite", [shape], store, {}, rest)(layer, makers)
+        assert sum(one is not None for one in found) >= 4
+        for one, maker in zip(found, makers, strict=True):
+            if one is not None:
+                chain = costs.unfitted_chain(maker, costs.unfitted(maker, layer))
+                assert one.cost == costs._file_bytes(chain, shape, store, rest)
 
 
 def test_a_fitted_kernel_is_exported_where_its_size_may_be_another(monkeypatch):

@@ -8,6 +8,7 @@ import numpy as np
 from tfcompress.graph.private_training import compiled_loss
 from tfcompress.graph.suffix import outputs_of
 from tfcompress.utils.arrays import to_numpy
+from tfcompress.utils.batches import examples_in
 from tfcompress.utils.types import Loss
 
 WORST = 100.0  # a loss that is not finite counts as so many times the largest of the float model
@@ -54,7 +55,7 @@ class ExampleLoss:
         found, self._divisor = [], None
         self.objective.begin()
         for z, (x, y, w) in zip(outputs, self.batches, strict=True):
-            count = len(keras.tree.flatten(x)[0])
+            count = examples_in(x)
             parts = self.objective.parts_of(z, y, w)
             values = [to_numpy(weight * term.values(y, z)) for term, y, z, weight in parts]
             found.append(sum(v.reshape(count, -1).sum(1) for v in values))

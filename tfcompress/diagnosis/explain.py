@@ -20,7 +20,7 @@ from tfcompress.planning.quality import Quality
 from tfcompress.rewriting.opening import opened
 from tfcompress.tflite.reader import check_source
 from tfcompress.utils.arrays import concatenated, rows
-from tfcompress.utils.batches import batches
+from tfcompress.utils.batches import batches, examples_in
 from tfcompress.utils.checks import check_number
 from tfcompress.utils.types import Data, Loss, Path
 
@@ -149,7 +149,7 @@ def _check_models(model, small) -> None:
 def _examples(model, data) -> tuple[tuple, np.ndarray]:
     """`(x, y, sample_weight)` of at most 512 examples, evenly spread, and their numbers."""
     whole = concatenated(batches(model, data, BATCH_SIZE))
-    count = len(keras.tree.flatten(whole[0])[0])
+    count = examples_in(whole[0])
     chosen = np.linspace(0, count - 1, min(count, MOST_EXAMPLES)).astype(int)
     return tuple(rows(part, chosen) for part in whole), chosen
 

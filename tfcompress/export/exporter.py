@@ -177,9 +177,11 @@ def unverified(
         return write(draft.file)
 
 
-def file_bytes_of_outputs(model: keras.Model, store: Store = "fast") -> list[int]:
+def file_bytes_of_outputs(
+    model: keras.Model, store: Store = "fast", rest: Rest = "float32"
+) -> list[int]:
     """The sizes of files of each output alone, as of `file_bytes`, in much less time."""
     with temporary_folder() as folder:
         path = os.path.join(folder, "float32.tflite")
-        draft = Draft(exported(model), model, path, runtime=INT2, store=store)
+        draft = Draft(exported(model), model, path, runtime=INT2, store=store, rest=rest)
         return [len(write(draft.file)) for _ in finish_each_output(draft)]

@@ -22,13 +22,20 @@ def sample_arrays(model: Exported, check: Sample) -> list[np.ndarray]:
         check: arrays in the structure of the model's inputs, or None for random ones.
 
     Raises:
-        ValueError: `check` does not fit the model or holds NaN or infinite numbers; or it is None
-            and a size other than the batch is unknown.
+        ValueError: `check` does not fit the model, leaves out an optional input or holds NaN or
+            infinite numbers; or it is None and a size other than the batch is unknown.
     """
     if check is None:
         tables = any("Embedding" in type(layer).__name__ for layer in layers_in(model.model))
         return [_random_samples(tensor, tables) for tensor in model.tensors]
     shapes = [tuple(tensor.shape) for tensor in model.tensors]
+    names = model.input_names()
+    left_out = [n for n, a in zip(names, model.flat(check), strict=False) if a is None]
+    if left_out:
+        raise ValueError(
+            f"A file takes an array for each input of its model, optional or not, and for "
+            f"{left_out} the samples have None. Give arrays, or export a model without that input."
+        )
     arrays = [np.asarray(array) for array in model.flat(check)]
     arrays = [array.astype(array.dtype.newbyteorder("="), copy=False) for array in arrays]
     fits = len(arrays) == len(shapes) and all(map(_fits, arrays, shapes))
@@ -39,7 +46,6 @@ def sample_arrays(model: Exported, check: Sample) -> list[np.ndarray]:
         raise ValueError(
             f"`check` must hold samples for the inputs of shapes {shapes}. Received: {received}"
         )
-    names = model.input_names()
     return [_cast(*entry) for entry in zip(arrays, model.tensors, names, strict=True)]
 
 

@@ -19,7 +19,7 @@ from tfcompress.graph.steps import (
     working_bytes,
 )
 from tfcompress.utils.arrays import rows
-from tfcompress.utils.batches import batches
+from tfcompress.utils.batches import batches, examples_in
 from tfcompress.utils.progress import progress
 from tfcompress.utils.types import Data
 
@@ -149,9 +149,9 @@ class _Run:
 
     def _let_in(self, graph, stretches, room):
         """Lets further batches in, up to so many examples, through what ran so far."""
-        count = sum(map(_length, self.inputs[: len(self.held)]))
+        count = sum(map(examples_in, self.inputs[: len(self.held)]))
         for x in self.inputs[len(self.held) :]:
-            count += _length(x)
+            count += examples_in(x)
             if self.held and count > room:
                 return
             arriving = standardized_inputs(graph, x)
@@ -211,7 +211,7 @@ class _Run:
             pairs = self._inside(group[0], self.model, whole)
         if len(group) > 1:
             pairs = list(pairs)
-        examples = sum(map(_length, come_in))
+        examples = sum(map(examples_in, come_in))
         alone = len(group) == 1
         begun = [(layer, self.change(layer, Inputs(pairs, examples, alone))) for layer in group]
         for layer, chain in begun:
@@ -263,10 +263,6 @@ def _arrays(before, now) -> tuple:
     return array, array if now is before else as_array(now)
 
 
-def _length(x) -> int:
-    return len(keras.tree.flatten(x)[0])
-
-
 def _cut(x, size) -> list:
     """A batch as batches of at most so many examples."""
-    return [rows(x, slice(start, start + size)) for start in range(0, _length(x), size)]
+    return [rows(x, slice(start, start + size)) for start in range(0, examples_in(x), size)]

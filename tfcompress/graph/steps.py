@@ -66,12 +66,13 @@ def sizes_of(steps: list[Step], graph: Any, inputs: list) -> dict[int, int]:
     Args:
         steps: of the graph.
         graph: the graph.
-        inputs: arrays, one for each of its inputs; sizes that the graph leaves open are theirs.
+        inputs: arrays, one for each of its inputs, or None where that is optional; sizes that the
+            graph leaves open are theirs.
     """
-    specs = {
-        key: keras.KerasTensor((None, *array.shape[1:]), tensor.dtype)
-        for key, (tensor, array) in enumerate(zip(graph.inputs, inputs, strict=True))
-    }
+    specs = dict(enumerate(graph.inputs))
+    for key, array in enumerate(inputs):
+        if array is not None:
+            specs[key] = keras.KerasTensor((None, *array.shape[1:]), specs[key].dtype)
     for step in steps:
         outputs = step.node.outputs
         if any(None in tensor.shape[1:] for tensor in outputs):
@@ -220,7 +221,8 @@ def _flattened(values: Values) -> tuple[list, Hashable]:
 
 def _unflattened(tensors: list, layout: Hashable) -> Values:
     masks = {place: mask for _, *pair in layout for place, mask in pair if mask is not None}
-    tensors = list(tensors)
+    tensors = [*tensors, None]  # the last one for inputs that are not given
     for place, mask in masks.items():
         tensors[place] = with_mask(tensors[place], tensors[mask])
-    return {key: (tensors[before[0]], tensors[now[0]]) for key, before, now in layout}
+    places = ((key, *(-1 if p is None else p for p, _ in pair)) for key, *pair in layout)
+    return {key: (tensors[before], tensors[now]) for key, before, now in places}

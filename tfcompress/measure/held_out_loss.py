@@ -7,7 +7,7 @@ import numpy as np
 
 from tfcompress.graph.suffix import Suffix
 from tfcompress.utils.arrays import rows
-from tfcompress.utils.batches import HELD, are_arrays, batches, first
+from tfcompress.utils.batches import HELD, are_arrays, batches, examples_in, first
 from tfcompress.utils.types import ClassWeight, Data, Loss, Tensor
 
 BATCH_SIZE = 64
@@ -29,7 +29,7 @@ def split(model: keras.Model, data: Data, class_weight: ClassWeight = None) -> t
     """
     most = None if are_arrays(data) else HELD
     x, y, weights = first(batches(model, data, BATCH_SIZE, class_weight), None, most)
-    count = len(keras.tree.flatten(x)[0])
+    count = examples_in(x)
     if count < HELD_OUT_ONE_IN:
         raise ValueError(f"`data` must hold at least {HELD_OUT_ONE_IN} examples. Received: {count}")
     size = min(MOST_LABELLED, count // HELD_OUT_ONE_IN)
@@ -68,7 +68,7 @@ class HeldOutLoss:
         given = list(batches(model, (x, y, weights), BATCH_SIZE))
         self.inputs = [x for x, _, _ in given]
         self.labels = [(y, w) for _, y, w in given]
-        self.count = len(keras.tree.flatten(x)[0])
+        self.count = examples_in(x)
         self.objective, self.before = None, None
         if loss is not None or (y is not None and getattr(model, "compiled", False)):
             # Objective needs TensorFlow; the change of the outputs works on any backend.

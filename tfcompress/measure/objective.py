@@ -17,7 +17,7 @@ from tfcompress.graph.paths import check_finite_weights, walk
 from tfcompress.graph.private_keras import layers_in, mask_of
 from tfcompress.graph.private_training import compiled_loss
 from tfcompress.measure.loss_term import Term
-from tfcompress.utils.batches import batches
+from tfcompress.utils.batches import batches, examples_in
 from tfcompress.utils.checks import check_integer
 from tfcompress.utils.label_checks import check_labels, warn_of_probabilities
 from tfcompress.utils.outputs import per_output
@@ -200,7 +200,7 @@ class Objective:
                 specs = keras.tree.map_structure(_any_size, batch)
                 graph = tf.function(add, autograph=False).get_concrete_function(*specs, key)
             graph(*batch, key)
-            count += int(keras.tree.flatten(batch)[0].shape[0])
+            count += examples_in(batch)
         size = self.divisor(count)
         return {path: s.numpy() / size for path, s in zip(self.kernels, sums, strict=True)}
 
@@ -249,7 +249,7 @@ def mean_loss(
     for x, y, weights in batches(model, data, batch_size, class_weight):
         objective.check_labels(y)
         total += float(objective.loss(x, y, weights))
-        count += len(keras.tree.flatten(x)[0])
+        count += examples_in(x)
     return total / objective.divisor(count)
 
 

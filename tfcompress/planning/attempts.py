@@ -10,6 +10,8 @@ import keras
 
 from tfcompress.archive import files as archive
 from tfcompress.export import unverified
+from tfcompress.export.exported import exported
+from tfcompress.export.samples import sample_arrays
 from tfcompress.graph.private_training import compiled_loss
 from tfcompress.measure.objective import Objective
 from tfcompress.planning.examples import (
@@ -152,6 +154,7 @@ class Compressor:
             self.train = self.train._replace(held=[])
         self.calibration = examples[0]
         self.check = some_of(self.calibration, RANGE_EXAMPLES if self.static else CHECKED_EXAMPLES)
+        sample_arrays(exported(model, self.check), self.check)  # raises what a file cannot take
         taught = self.train if taught is None else taught
         given = model, self.teacher, self.loss, loss_weights, taught, self.calibration, batch_size
         scored = self.score, self.quality.drop, self.check if self.static else None
@@ -198,16 +201,15 @@ class Compressor:
         with _ALONE, showing() as display, display.loop(f"Budget {budget:.4g}", 1) as shown:
             shown.at("planning")
             made = self._attempt(budget, rate, alpha, temperature, factors)
-            units = f"bytes of {self.target}" if self.target in FILES else self.target
             shown.at("")
-            size = amount(made.size, self.target)
-            shown.done(f"{size} {units}, {self.quality.name} {made.score:.4f}")
+            units = f"bytes of {self.target}" if self.target in FILES else self.target
+            score = f"{self.quality.name} {made.score:.4f}"
+            shown.done(f"{amount(made.size, self.target)} {units}, {score}")
         return made
 
     def _attempt(self, budget, rate, alpha, temperature, factors):
-        allowed = aim = budget * self.float_size
-        if self.target != "milliseconds":
-            allowed = aim = round(allowed)
+        allowed = budget * self.float_size
+        allowed = aim = allowed if self.target == "milliseconds" else round(allowed)
         for _ in range(SIZE_ATTEMPTS):
             plan, before = self.plan_within(aim, factors)
             model, training = plan.model, None
@@ -235,7 +237,6 @@ class Compressor:
         if self.target == "milliseconds":
             plan = self.planner.plan_for(allowed, factors)
             return plan, plan.cost
-        least, most = self.planner.smallest_cost, self.planner.float_cost
         if allowed < self.smallest_size:
             raise ValueError(
                 f"Even the smallest forms exceed the budget: they need {self.smallest_size:,}, "
@@ -243,10 +244,9 @@ class Compressor:
                 f"Received: {int(allowed):,}"
             )
         # The planner counts the kernels alone; a file also holds biases, structure and tables.
-        ratio = (most - least) / max(self.float_size - self.smallest_size, 1)
-        budget = least + ratio * (allowed - self.smallest_size)
+        budget = self.planner.smallest_cost + allowed - self.smallest_size
         for attempt in range(1, SIZE_ATTEMPTS + 1):
-            plan = self.planner.plan_for(max(int(budget), least), factors)
+            plan = self.planner.plan_for(max(int(budget), self.planner.smallest_cost), factors)
             size = self.size(plan.model, plan.cost)
             if size <= allowed:
                 return plan, size

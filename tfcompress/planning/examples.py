@@ -102,7 +102,7 @@ def calibration(train: Any) -> tuple[Any, ...]:
 
 def some_of(arrays: Any, count: int) -> Any:
     """At most so many examples, at equal distances."""
-    size = len(keras.tree.flatten(arrays)[0])
+    size = examples_in(arrays)
     return rows(arrays, np.linspace(0, size - 1, min(size, count)).astype(int))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from tfcompress import layers as forms
+from tfcompress.export.kernels.kernel import LEAST_REST_SIZE
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.nodes import calls_its_graph, input_shapes
 from tfcompress.graph.paths import name_of, walk
@@ -18,6 +19,7 @@ from tfcompress.planning.plan_result import Option
 from tfcompress.planning.workbench import Terms, Workbench, options_of
 from tfcompress.rewriting.matching import match
 from tfcompress.utils.progress import progress
+from tfcompress.utils.types import Rest
 from tfcompress.utils.workers import Shared, Workers
 
 LARGEST_BLOCK = 1024  # fan-in above which the metric of a layer's inputs is cut into blocks
@@ -84,8 +86,8 @@ def has_kernel(layer):
     return layer.built and can_measure(layer) and not isinstance(layer, forms.CompressedLayer)
 
 
-def fixed_cost(model: keras.Model, target: str, options: Any) -> int:
-    """The cost of the kernels that have no options."""
+def fixed_cost(model: keras.Model, target: str, options: Any, rest: Rest) -> int:
+    """The cost of the kernels that have no options; those of a file are as `rest` has them."""
     others = {path: layer for path, (layer, _) in walk(model).items() if path not in options}
     if target == "macs":
         counts = {path: count for path, count in macs(model).items() if path in others}
@@ -93,8 +95,10 @@ def fixed_cost(model: keras.Model, target: str, options: Any) -> int:
         if unknown:
             raise ValueError(f"The MACs of {unknown} are not known. Plan for another `target`.")
         return sum(counts.values())
-    sizes = sum(math.prod(v.shape) for layer in others.values() for v in matrices(layer))
-    return sizes * {"bits": 32, "tflite": 4, "archive": 2}[target]
+    sizes = [math.prod(v.shape) for layer in others.values() for v in matrices(layer)]
+    if target == "tflite" and rest == "int8":
+        return sum(size if size >= LEAST_REST_SIZE else 4 * size for size in sizes)
+    return sum(sizes) * {"bits": 32, "tflite": 4, "archive": 2}[target]
 
 
 def by_path(

@@ -141,7 +141,7 @@ class Planner:
         measured: the options of another planner of the same model, see `by_number`.
         latency: as in `plan`.
         time: the limit of milliseconds beside another target; None for none.
-        rest: of the file that is timed, see `to_tflite`.
+        rest: of the file that is measured, see `to_tflite`.
 
     Attributes:
         options: `{layer path: list of Option}` by rising cost; the last one is the layer as it is.
@@ -207,7 +207,7 @@ class Planner:
         if time is not None:
             allowed = time.of(self.clock.float_milliseconds)
         if target != "milliseconds":
-            fixed = fixed_cost(self.model, target, self.options)
+            fixed = fixed_cost(self.model, target, self.options, rest)
         self.ledger = Ledger(self.options, target, fixed, self.clock, allowed)
         self.float_cost = self.ledger.float_cost
         self.smallest_cost = self.ledger.cost_of(self.ledger.smallest())

@@ -13,7 +13,7 @@ from tfcompress.measure.held_out_loss import change, joined
 from tfcompress.planning import metrics
 from tfcompress.planning.metrics import OutputLoss
 from tfcompress.utils.arrays import to_numpy
-from tfcompress.utils.batches import batches
+from tfcompress.utils.batches import batches, examples_in
 from tfcompress.utils.label_checks import is_crossentropy
 from tfcompress.utils.outputs import per_output
 from tfcompress.utils.types import Loss
@@ -254,7 +254,7 @@ class Quality:
         for x, y, weights in self.batches:
             outputs = map(ops.convert_to_tensor, outputs_of(model, x))
             total += float(objective.total(objective.parts_of(list(outputs), y, weights)))
-        count = sum(len(keras.tree.flatten(x)[0]) for x, _, _ in self.batches)
+        count = sum(examples_in(x) for x, _, _ in self.batches)
         return total / objective.divisor(count)
 
     def _change(self, model):

@@ -191,12 +191,22 @@ def report(
     made = ModelReport(
         name=model.name,
         rows=tuple(rows),
-        left={path: reason for path, layer in layers.items() if (reason := why_left(layer))},
+        left=_left(layers),
         other_bits=sum(variable_bits(v) for v in model.weights if id(v) not in kernels),
         float_bits=sum(row.float_bits for row in rows),
         macs=None if None in costs.values() else sum(costs.values()),
     )
     return made if tflite is None else _with_file(made, model, baseline, tflite)
+
+
+def _left(layers):
+    """`{path: reason}`; a layer whose kernels are those of its parts is told of by these."""
+    with_kernels = [path for path, layer in layers.items() if kernels_of(layer)]
+    return {
+        path: reason
+        for path, layer in layers.items()
+        if (reason := why_left(layer)) and not any(p.startswith(f"{path}/") for p in with_kernels)
+    }
 
 
 def _with_file(made, model, baseline, tflite):

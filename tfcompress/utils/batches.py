@@ -126,7 +126,7 @@ def some(model: keras.Model | None, data: Data, most: int, held: int) -> Any:
         if count <= most:
             return whole
         spread = np.linspace(0, count - 1, most).astype(int)
-        return rows(keras.tree.map_structure(to_numpy, whole), spread)
+        return rows(_to_numpy(whole), spread)
     x, _, _ = first(batches(model, data, STREAM_BATCH), most, held)
     return x
 
@@ -141,7 +141,7 @@ def first(found: Iterator[Any], most: int | None, held: int | None) -> tuple[Any
     """
     parts, count, size = [], 0, 0
     for batch in found:
-        parts.append(keras.tree.map_structure(lambda a: None if a is None else to_numpy(a), batch))
+        parts.append(_to_numpy(batch))
         count, size = count + examples_in(batch), size + bytes_of(parts[-1])
         if (held is not None and size >= held) or (most is not None and count >= most):
             break
@@ -149,13 +149,17 @@ def first(found: Iterator[Any], most: int | None, held: int | None) -> tuple[Any
 
 
 def examples_in(batch: Any) -> int:
-    """How many examples a batch holds."""
-    return len(keras.tree.flatten(batch)[0])
+    """How many examples a batch holds, whose optional inputs may be None."""
+    return len(next(array for array in keras.tree.flatten(batch) if array is not None))
 
 
 def bytes_of(batch: Any) -> int:
     """The size of the arrays of a batch."""
     return sum(to_numpy(array).nbytes for array in keras.tree.flatten(batch) if array is not None)
+
+
+def _to_numpy(batch):
+    return keras.tree.map_structure(lambda a: None if a is None else to_numpy(a), batch)
 
 
 def _raw_batches(data):
@@ -225,7 +229,7 @@ def _count(batch) -> int:
 
 def _check_numbers(arrays):
     for array in arrays:
-        if getattr(array.dtype, "kind", "") in ("U", "S"):
+        if array is not None and getattr(array.dtype, "kind", "") in ("U", "S"):
             raise ValueError(
                 "Expected `data` to hold numbers, as the model takes. Texts and paths of files "
                 "become numbers first, as by `keras.layers.TextVectorization`. "
@@ -247,12 +251,12 @@ def check_inputs(model: keras.Model | None, x: Any) -> None:
     if isinstance(x, dict) and set(names) <= set(x):  # by name, whatever their order
         given = [x[name] for name in names]
     expected = [tuple(tensor.shape) for tensor in inputs]
-    received = [tuple(array.shape) for array in given]
+    received = [None if array is None else tuple(array.shape) for array in given]
     if expected and not any(tensor.dtype == "string" for tensor in inputs):
         _check_numbers(given)
     if not expected or _fit(received, expected):
         return
-    if _fit([(None, *shape) for shape in received], expected):
+    if _fit([shape and (None, *shape) for shape in received], expected):
         raise ValueError(_NOT_BATCHED.format(f"inputs of shapes {received}"))
     pair = " Labels are given in a tuple, `(x, y)`." if isinstance(x, list) else ""
     raise ValueError(
@@ -265,6 +269,8 @@ def _fit(received, expected) -> bool:
 
 
 def _fits(got, wanted) -> bool:
+    if got is None:  # of an optional input; the model itself raises for others
+        return True
     # Keras adds or takes a last axis of size 1 where the rank is off by one.
     if len(got) == len(wanted) + 1 and got[-1] == 1:
         got = got[:-1]

@@ -20,6 +20,7 @@ from tfcompress.graph.paths import walk
 from tfcompress.graph.private_keras import layers_in
 from tfcompress.tflite.taps import Taps
 from tfcompress.utils.arrays import rows, to_numpy
+from tfcompress.utils.batches import examples_in
 from tfcompress.utils.types import Loss, Path
 
 MOST_NUMBERS = 2**26  # of all tensors of the file for all examples
@@ -100,7 +101,7 @@ class FileDiagnosis:
 
     def _chosen(self, x) -> np.ndarray:
         """The examples that are run, of as many as the file takes at once and memory allows."""
-        count = len(keras.tree.flatten(x)[0])
+        count = examples_in(x)
         most = self.taps.batch or max(MOST_NUMBERS // max(self.taps.numbers, 1), 1)
         return np.linspace(0, count - 1, min(count, most) if not self.taps.batch else most).astype(
             int
