@@ -81,8 +81,8 @@ def test_rows_worked_by_hand(swapped):
 
 
 def test_layers_whose_parts_hold_kernels_are_not_said_to_have_none():
-    rnn = layers.Bidirectional(layers.LSTM(4), name="both")
-    made = report(keras.Sequential([keras.Input((3, 5)), rnn, layers.ReLU(name="relu")]))
+    rnn = keras.layers.Bidirectional(keras.layers.LSTM(4), name="both")
+    made = report(keras.Sequential([keras.Input((3, 5)), rnn, keras.layers.ReLU(name="relu")]))
     cells = dict.fromkeys([row.path for row in made.rows], "ordinary float32")
     assert made.left == {**cells, "relu": "no kernel"} and len(cells) == 2
 
