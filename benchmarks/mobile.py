@@ -2,14 +2,16 @@
 
     python benchmarks/mobile.py --data cifar10_jpeg.npz --nets FOLDER [--only resnet20] [--seeds 0]
 
-`--data` is a file with the pictures as JPEG, see `tfcompress.datasets.cifar10`. Float nets, files
-and results are kept in the folder, so that a run goes on where the last one ended. Rows of
-`ai-edge-quantizer` need `--other-python`, a Python that has it, and those of quantization-aware
-training the extra "tfmot". Writes docs/mobile-benchmark.md and a picture of each net beside it.
+`--data` is a file with the pictures as JPEG, see `tfcompress.datasets.cifar10`. What was measured
+is kept in mobile.json, float nets and files in the folder, so that a run goes on where the last one
+ended, and nets can be run one by one. Rows of `ai-edge-quantizer` need `--other-python`, a Python
+that has it, and those of quantization-aware training the extra "tfmot". Writes
+docs/mobile-benchmark.md and a picture of each net beside it from all that is kept.
 """
 
 import argparse
 import functools
+import itertools
 import json
 import pathlib
 import time
@@ -36,18 +38,19 @@ NETS = {
     "unet": nets.unet,
 }
 BATCH, RATE, TUNE_RATE = 128, 2e-3, 5e-4
-SHARES = 0.15, 0.12, 0.08  # of the bytes of the float32 file
+ACTIVATIONS = {"int8": "", "static_int8": ", full integer"}
 SAMPLES = 500  # training pictures that other tools calibrate on
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+KEPT = pathlib.Path(__file__).with_suffix(".json")
 HEAD = """# Small nets on CIFAR-10
 
-Written by `benchmarks/mobile.py`: {machine}. {epochs} epochs of the float nets (Adam, a cosine from
-{rate}, pictures mirrored and moved), {tune} of `compress` and of quantization-aware training, which
-begins at {tune_rate}. The pictures are JPEG files, which are lossy: compare with the float nets of
-this page only. {held} of the training pictures are held out: `compress` keeps its best epochs by
-them. "U-Net" finds a disc and a square that lie over the pictures, and its measure is the mean
-intersection over union of the three classes; of the others it is the accuracy. All measures are
-those of the files, under the default resolver, on the 10,000 test pictures.
+Written by `benchmarks/mobile.py`. The pictures are JPEG files, which are lossy: compare with the
+float nets of this page only. Those were trained with Adam, a cosine from {rate} and pictures
+mirrored and moved; quantization-aware training begins at {tune_rate}, `compress` as it does by
+itself, on pictures varied in the same way. {held} of the training pictures are held out: `compress`
+keeps its best epochs by them. "U-Net" finds a disc and a square that lie over the pictures, and its
+measure is the mean intersection over union of the three classes; of the others it is the accuracy.
+All measures are those of the files, under the default resolver, on the 10,000 test pictures.
 
 "Times faster" is against the stock float32 file, batch 1, one thread, median of interleaved rounds;
 below 1 is slower.
@@ -105,7 +108,7 @@ def trained_for_int8(model, epochs, train, seed):
     return tfc.to_tflite(training.model(), activations="static_int8", check=train[0][:SAMPLES])
 
 
-def compressed(model, share, epochs, train, held_out, seed):
+def compressed(model, share, activations, epochs, train, held_out, seed):
     made = tfc.compress(
         model,
         train,
@@ -114,6 +117,7 @@ def compressed(model, share, epochs, train, held_out, seed):
         validation_data=held_out,
         train=nets.varied(train, BATCH, seed),
         seed=seed,
+        activations=activations,
     )
     print(made)
     return made.tflite
@@ -132,11 +136,11 @@ def ways_of(model, train, held_out, seed, given):
         both = functools.cache(lambda: of_other_tool(given.other_python, stock(model)))
         ways |= {"ai-edge-quantizer, 8 bits": lambda: both()[0]}
         ways |= {"ai-edge-quantizer, 4 bits": lambda: both()[1]}
-    for share in SHARES:
-        make = functools.partial(compressed, model, share, given.tune, train, held_out, seed)
-        ways[f"compress to {share:.0%}"] = make
     if given.qat:
         ways["tfmot, trained for int8"] = lambda: trained_for_int8(model, given.tune, train, seed)
+    for share, (activations, kind) in itertools.product(given.shares, ACTIVATIONS.items()):
+        made_of = model, share, activations, given.tune, train, held_out, seed
+        ways[f"compress to {share:.0%}{kind}"] = functools.partial(compressed, *made_of)
     return ways
 
 
@@ -153,45 +157,76 @@ def measure(blob, test, batch=200):
 
 def run(name, seed, given):
     """Makes the files of one net that are missing; keeps what was measured of each."""
-    path = given.nets / f"{name}-{seed}.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
+    kept = read(given.kept)
+    found = kept.setdefault(name, {}).setdefault(str(seed), {"files": {}})
     train, held_out, test = pictures(given, name)
-    model = float_net(name, seed, given, train)
-    for way, make in ways_of(model, train, held_out, seed, given).items():
-        if way in results:
-            continue
+    model, files = float_net(name, seed, given, train), found["files"]
+    ways = ways_of(model, train, held_out, seed, given)
+    new = [way for way in ways if way not in files]
+    for way in new:
         begin = time.perf_counter()
-        blob = make()
-        file = given.nets / f"{name}-{seed}-{way.replace(' ', '_')}.tflite"
-        file.write_bytes(blob)
-        results[way] = {
-            "measure": measure(blob, test),
-            "bytes": len(blob),
-            "seconds": round(time.perf_counter() - begin),
-            "file": file.name,
-        }
-        print(name, seed, way, results[way], flush=True)
-        path.write_text(json.dumps(results, indent=1))
+        blob = ways[way]()
+        file_of(given, name, seed, way).write_bytes(blob)
+        took = round(time.perf_counter() - begin)
+        files[way] = {"measure": measure(blob, test), "bytes": len(blob), "seconds": took}
+        print(name, seed, way, files[way], flush=True)
+        write(given.kept, kept)
+    paths = {way: file_of(given, name, seed, way) for way in files}
+    here = {way: path for way, path in paths.items() if path.exists()}
+    if new and "float32" in here:
+        for way, timing in bench(here, memory=False).items():
+            files[way]["ratio"] = timing.ratio
+        found |= {"machine": machine(), "epochs": given.epochs, "tune": given.tune}
+        write(given.kept, kept)
 
 
-def rows_of(name, given):
-    """The rows of a net and the points of its picture, of the seeds that have results."""
-    paths = [given.nets / f"{name}-{seed}.json" for seed in given.seeds]
-    found = [json.loads(path.read_text()) for path in paths if path.exists()]
-    if not found:
-        return [], {}
-    files = {way: given.nets / one["file"] for way, one in found[0].items()}
-    times = bench({way: path for way, path in files.items() if path.exists()}, memory=False)
+def file_of(given, name, seed, way):
+    return given.nets / f"{name}-{seed}-{way.replace(' ', '_')}.tflite"
+
+
+def read(path):
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write(path, kept):
+    """A reader sees the old file or the new one."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(kept, indent=1) + "\n")
+    part.replace(path)
+
+
+def rows_of(name, seeds):
+    """The rows of a net, and the points of its picture."""
+    found = [one["files"] for one in seeds.values()]
     rows, points = [], {}
-    start = np.mean([one["float32"]["measure"] for one in found])
+    start = np.mean([files["float32"]["measure"] for files in found])
     for way in found[0]:
-        measures = [one[way]["measure"] for one in found if way in one]
-        size = max(one[way]["bytes"] for one in found if way in one)
+        those = [files[way] for files in found if way in files]
+        measures = [one["measure"] for one in those]
         mean, each = np.mean(measures), ", ".join(f"{value:.4f}" for value in measures)
+        size = max(one["bytes"] for one in those)
+        times = ", ".join(f"{one['ratio']:.2f}" for one in those if "ratio" in one)
         cells = [name, way, f"**{mean:.4f}** ({each})", f"{100 * (start - mean):.2f}"]
-        rows.append(f"| {' | '.join(cells)} | {size:,} | {times[way].ratio:.2f} |\n")
+        rows.append(f"| {' | '.join(cells)} | {size:,} | {times} |\n")
         points[way] = size, mean
     return rows, points
+
+
+def write_all(given):
+    """The page and its pictures, from all that is kept."""
+    settings = {"rate": RATE, "tune_rate": TUNE_RATE, "held": f"{nets.HELD_OUT:,}"}
+    text, runs = HEAD.format(**settings), []
+    for name, seeds in read(given.kept).items():
+        rows, points = rows_of(name, seeds)
+        text += "".join(rows)
+        draw_pareto(points, given.out.with_name(f"mobile-{name}.png"), f"{name}, CIFAR-10")
+        runs += [
+            f"- {name}, seed {seed}: {one['epochs']} epochs of the float net, {one['tune']} of "
+            f"further training; timed on {one['machine']}.\n"
+            for seed, one in seeds.items()
+            if "machine" in one
+        ]
+    write_page(given.out, text + "\n" + "".join(runs))
 
 
 def main():
@@ -204,22 +239,19 @@ def main():
     parser.add_argument("--qat", action="store_true", help="also quantization-aware training")
     parser.add_argument("--epochs", type=int, default=10, help="of the float nets")
     parser.add_argument("--tune", type=int, default=10, help="epochs of all further training")
+    parser.add_argument("--shares", type=float, nargs="*", default=[0.12, 0.18])
     parser.add_argument("--quick", action="store_true", help="512 pictures: does it run?")
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("docs/mobile-benchmark.md")
     )
     given = parser.parse_args()
     given.nets.mkdir(parents=True, exist_ok=True)
-    settings = {"rate": RATE, "tune_rate": TUNE_RATE, "held": f"{nets.HELD_OUT:,}"}
-    text = HEAD.format(machine=machine(), epochs=given.epochs, tune=given.tune, **settings)
+    given.kept = given.nets / "quick.json" if given.quick else KEPT
     for name in given.only:
         for seed in given.seeds:
             run(name, seed, given)
-        rows, points = rows_of(name, given)
-        text += "".join(rows)
-        if points:
-            draw_pareto(points, given.out.with_name(f"mobile-{name}.png"), f"{name}, CIFAR-10")
-    write_page(given.out, text)
+    if not given.quick:
+        write_all(given)
 
 
 if __name__ == "__main__":
