@@ -11,7 +11,6 @@ docs/mobile-benchmark.md and a picture of each net beside it from all that is ke
 
 import argparse
 import functools
-import itertools
 import json
 import pathlib
 import time
@@ -38,7 +37,11 @@ NETS = {
     "unet": nets.unet,
 }
 BATCH, RATE, TUNE_RATE = 128, 2e-3, 5e-4
-ACTIVATIONS = {"int8": "", "static_int8": ", full integer"}
+COMPRESSED = {  # the share of the float32 file's bytes, and how the file is made
+    "compress to 20%": (0.2, {}),
+    "compress to 20%, full integer": (0.2, {"activations": "static_int8"}),
+    "compress to 12%, store small": (0.12, {"store": "small"}),
+}
 SAMPLES = 500  # training pictures that other tools calibrate on
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 KEPT = pathlib.Path(__file__).with_suffix(".json")
@@ -108,7 +111,7 @@ def trained_for_int8(model, epochs, train, seed):
     return tfc.to_tflite(training.model(), activations="static_int8", check=train[0][:SAMPLES])
 
 
-def compressed(model, share, activations, epochs, train, held_out, seed):
+def compressed(model, share, terms, epochs, train, held_out, seed):
     made = tfc.compress(
         model,
         train,
@@ -117,7 +120,7 @@ def compressed(model, share, activations, epochs, train, held_out, seed):
         validation_data=held_out,
         train=nets.varied(train, BATCH, seed),
         seed=seed,
-        activations=activations,
+        **terms,
     )
     print(made)
     return made.tflite
@@ -138,10 +141,10 @@ def ways_of(model, train, held_out, seed, given):
         ways |= {"ai-edge-quantizer, 4 bits": lambda: both()[1]}
     if given.qat:
         ways["tfmot, trained for int8"] = lambda: trained_for_int8(model, given.tune, train, seed)
-    for share, (activations, kind) in itertools.product(given.shares, ACTIVATIONS.items()):
-        made_of = model, share, activations, given.tune, train, held_out, seed
-        ways[f"compress to {share:.0%}{kind}"] = functools.partial(compressed, *made_of)
-    return ways
+    for way, (share, terms) in COMPRESSED.items():
+        made_of = model, share, terms, given.tune, train, held_out, seed
+        ways[way] = functools.partial(compressed, *made_of)
+    return {way: make for way, make in ways.items() if way in (given.ways or ways)}
 
 
 def measure(blob, test, batch=200):
@@ -157,8 +160,7 @@ def measure(blob, test, batch=200):
 
 def run(name, seed, given):
     """Makes the files of one net that are missing; keeps what was measured of each."""
-    kept = read(given.kept)
-    found = kept.setdefault(name, {}).setdefault(str(seed), {"files": {}})
+    found = read(given.kept).get(name, {}).get(str(seed), {"files": {}})
     train, held_out, test = pictures(given, name)
     model, files = float_net(name, seed, given, train), found["files"]
     ways = ways_of(model, train, held_out, seed, given)
@@ -170,14 +172,14 @@ def run(name, seed, given):
         took = round(time.perf_counter() - begin)
         files[way] = {"measure": measure(blob, test), "bytes": len(blob), "seconds": took}
         print(name, seed, way, files[way], flush=True)
-        write(given.kept, kept)
+        keep(given.kept, name, seed, found)
     paths = {way: file_of(given, name, seed, way) for way in files}
     here = {way: path for way, path in paths.items() if path.exists()}
     if new and "float32" in here:
         for way, timing in bench(here, memory=False).items():
             files[way]["ratio"] = timing.ratio
         found |= {"machine": machine(), "epochs": given.epochs, "tune": given.tune}
-        write(given.kept, kept)
+        keep(given.kept, name, seed, found)
 
 
 def file_of(given, name, seed, way):
@@ -188,8 +190,10 @@ def read(path):
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def write(path, kept):
-    """A reader sees the old file or the new one."""
+def keep(path, name, seed, found):
+    """Writes what one run has found beside what others have; a reader sees the old or the new."""
+    kept = read(path)
+    kept.setdefault(name, {})[str(seed)] = found
     part = path.with_suffix(".part")
     part.write_text(json.dumps(kept, indent=1) + "\n")
     part.replace(path)
@@ -239,7 +243,7 @@ def main():
     parser.add_argument("--qat", action="store_true", help="also quantization-aware training")
     parser.add_argument("--epochs", type=int, default=10, help="of the float nets")
     parser.add_argument("--tune", type=int, default=10, help="epochs of all further training")
-    parser.add_argument("--shares", type=float, nargs="*", default=[0.12, 0.18])
+    parser.add_argument("--ways", nargs="*", help="only these rows, as 'compress to 20%%'")
     parser.add_argument("--quick", action="store_true", help="512 pictures: does it run?")
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("docs/mobile-benchmark.md")

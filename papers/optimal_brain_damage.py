@@ -17,7 +17,7 @@ from results import accuracy, each, fit, load, read_arguments
 
 import tfcompress as tfc
 
-SPARSITIES = 0.7, 0.8, 0.9
+SPARSITIES = 0.65, 0.7, 0.8, 0.9
 EVERY = 57  # batches from one deletion to the next, about an epoch
 
 

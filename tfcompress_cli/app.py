@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -235,6 +235,9 @@ def bench(
     store: Annotated[
         str, typer.Option(help="Of a Keras model: fast, or small, as in export.")
     ] = "fast",
+    activations: Annotated[
+        str, typer.Option(help="Of a Keras model: int8 or static_int8, as in compress.")
+    ] = "int8",
     json: Json = False,
 ) -> None:
     """Time .tflite files against each other, or each layer of a Keras model in each form.
@@ -248,9 +251,11 @@ def bench(
         if output is not None:
             if batch != 1:
                 raise ValueError("`--batch` is for files: layers are timed with one sample.")
-            print_times(files, output, adb, store, threads, json)
+            terms = {"store": store, "threads": threads, "activations": activations}
+            print_times(files, output, adb, json, **terms)
             return
         for_a_model = {"--adb": adb is not None, "--store": store != "fast"}
+        for_a_model["--activations"] = activations != "int8"
         for_a_model["A Keras model"] = any(f.suffix in (".keras", ".h5", ".tfc") for f in files)
         if given := [name for name, is_given in for_a_model.items() if is_given]:
             raise ValueError(f"{given[0]} is for a table of its layers' times: give -o TIMES.json.")
@@ -259,7 +264,7 @@ def bench(
 
 
 def print_times(
-    files: list[Path], output: Path, adb: Path | None, store: str, threads: int, json: bool
+    files: list[Path], output: Path, adb: Path | None, json: bool, **terms: Any
 ) -> None:
     """Times the layers of a Keras model, writes the table and prints it."""
     from tfcompress.cli.files import check_output, load_model
@@ -271,7 +276,7 @@ def print_times(
             f"`-o` is for the layers of one Keras model, .keras, .h5 or .tfc. Received: "
             f"{', '.join(map(str, files))}"
         )
-    times = time_layers(load_model(files[0]), output, adb, store=store, threads=threads)
+    times = time_layers(load_model(files[0]), output, adb, **terms)
     print(output.read_text() if json else times)
 
 

@@ -163,7 +163,7 @@ class Compressor:
             self.file(model)  # raises where that cannot be done
         labelled = self.loss is not None and examples[1] is not None
         given, measured = examples if labelled else examples[0], known and known.options
-        terms = None, store, executor, measured, latency, time, REST
+        terms = None, store, executor, measured, latency, time, REST, None, activations
         self.planner = Planner(model, given, target, loss if labelled else None, *terms)
         self.arguments["latency"] = None if latency is None else self.planner.times
         if known is None:

@@ -16,7 +16,7 @@ from tfcompress.planning.latency.layer_times import LayerTimes
 from tfcompress.planning.plan_result import amount
 from tfcompress.planning.quality import takes_a_model
 from tfcompress.utils.budgets import of_budget, read_limits
-from tfcompress.utils.checks import check_number, check_seed, is_whole
+from tfcompress.utils.checks import check_integer_activations, check_number, check_seed, is_whole
 from tfcompress.utils.progress import showing
 from tfcompress.utils.types import (
     Activations,
@@ -32,7 +32,6 @@ from tfcompress.utils.types import (
 )
 from tfcompress.utils.workers import check_executor
 
-ACTIVATIONS = ("int8", "static_int8")
 BISECTIONS = 4  # of the logarithm of the budget
 LARGEST_BUDGET = 0.5  # that is tried if only `max_drop` is given
 TIME_ROOM = 1.05  # by which the smallest budget of time exceeds what the fastest forms took
@@ -130,7 +129,7 @@ def compress(
             learned in the training, in layers of plain graphs; others are measured on 500 examples,
             on which the file is verified too. `after` is the metric of the file, and not of the
             model, whose `FakeQuant` layers hold the ranges. Not with `store="small"`, budgets of
-            time or of archives, or functions as metrics.
+            archives, or functions as metrics.
         train: what to train on in place of `data`, from which the plan is made: a dataset with your
             own augmentation, for example. Anything but arrays that `fit` takes more than once; it
             is not held in memory, and the teacher runs on what it yields. Give `validation_data`
@@ -220,15 +219,13 @@ def check_activations(
     activations: Activations, store: Store, metric: Any, budget: Any, target: str
 ) -> None:
     """Raises unless files with these activations can be made, counted and scored."""
-    if activations not in ACTIVATIONS:
-        raise ValueError(f"`activations` must be one of {ACTIVATIONS}. Received: {activations!r}")
+    check_integer_activations(activations)
     if activations == "int8":
         return
     counted = [target] if budget is None else read_limits(budget, target)
     reasons = {
         "`store='small'` unpacks kernels that int8 arithmetic needs as they are": store == "small",
         "an archive holds no full-integer file": "archive" in counted,
-        "the times of layers are those of files with int8 activations": "milliseconds" in counted,
         "the metric is that of the file, and a function gets a model": takes_a_model(metric),
     }
     for reason, holds in reasons.items():

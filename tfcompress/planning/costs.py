@@ -16,7 +16,7 @@ from tfcompress.layers.discrete.latent import GridKernel
 from tfcompress.layers.factorized.rank import Ranked
 from tfcompress.measure.macs import layer_macs, matrices
 from tfcompress.utils.arrays import to_numpy
-from tfcompress.utils.types import InputShape, Rest, Store
+from tfcompress.utils.types import Activations, InputShape, Rest, Store
 
 PLAIN = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D)
 MOST_ENTRIES = 2**24  # of weights that are exported together
@@ -43,13 +43,14 @@ def cost_function(
     store: Store = "fast",
     known: dict[str, Any] | None = None,
     rest: Rest = "float32",
+    activations: Activations = "int8",
 ) -> Callable[..., int]:
     """A function that gives the cost of a chain of layers in the place of a layer.
 
     Args:
         target: see `planner.plan`.
         shapes: the shapes of the layer's inputs, one for each of its uses.
-        store, rest: of the file, see `to_tflite`.
+        store, rest, activations: of the file, see `to_tflite`.
         known: the bytes of chains that were exported already, to which others are added.
     """
     if target == "bits":
@@ -62,17 +63,22 @@ def cost_function(
 
     def in_file(chain):
         if not all(map(_is_as_its_kind, chain)):
-            return _file_bytes(chain, shapes[0], store, rest)
+            return _file_bytes(chain, shapes[0], store, rest, activations)
         kind = _kind_of_chain(chain, shapes[0])
         if kind not in known:
-            known[kind] = _file_bytes(chain, shapes[0], store, rest)
+            known[kind] = _file_bytes(chain, shapes[0], store, rest, activations)
         return known[kind]
 
     return in_file
 
 
 def estimate_function(
-    target: str, shapes: Any, store: Store, known: dict[str, Any], rest: Rest = "float32"
+    target: str,
+    shapes: Any,
+    store: Store,
+    known: dict[str, Any],
+    rest: Rest = "float32",
+    activations: Activations = "int8",
 ) -> Callable[..., list[Estimate | None]] | None:
     """A function of a layer and makers that gives the `Estimate` of each form.
 
@@ -81,7 +87,7 @@ def estimate_function(
     that there is no function.
 
     Args:
-        target, shapes, store, rest: see `cost_function`.
+        target, shapes, store, rest, activations: see `cost_function`.
         known: what is known of other layers, to which this is added.
     """
     if target == "archive":
@@ -99,7 +105,7 @@ def estimate_function(
         of_kinds = [_kind_of_chain(chain, shapes[0]) for chain in chains]
         if target == "tflite":
             new = {k: chain for k, chain in zip(of_kinds, chains, strict=True) if k not in known}
-            sizes = _bytes_of_each([*new.values()], shapes[0], store, rest)
+            sizes = _bytes_of_each([*new.values()], shapes[0], store, rest, activations)
             known.update(zip(new, sizes, strict=True))
         for (kind, (bare, chain)), of_kind in zip(made.items(), of_kinds, strict=True):
             cost = known[of_kind] if target == "tflite" else count(chain)
@@ -194,15 +200,17 @@ def _archive_bytes(part) -> int:
     return sum(len(blob) for a in arrays for blob in encode(rounded(np.asarray(a)))[1])
 
 
-def _file_bytes(chain, shape, store, rest="float32") -> int:
+def _file_bytes(chain, shape, store, rest="float32", activations="int8") -> int:
     """The bytes of a chain in a file of its own, without the bytes that any file has."""
-    return max(len(file_of(chain, shape, store, rest)) - EMPTY_FILE_BYTES, 0)
+    return max(len(file_of(chain, shape, store, rest, activations)) - EMPTY_FILE_BYTES, 0)
 
 
-def _bytes_of_each(chains, shape, store, rest) -> list[int]:
+def _bytes_of_each(chains, shape, store, rest, activations) -> list[int]:
     """`_file_bytes` of each chain. Those whose kernels fit into memory share an export."""
     from tfcompress.export.exporter import file_bytes_of_outputs
 
+    if activations == "static_int8":  # where outputs that share an input share its scale
+        return [_file_bytes(chain, shape, store, rest, activations) for chain in chains]
     sizes, group, entries = [], [], 0
     for chain in [*chains, None]:
         more = 0 if chain is None else sum(math.prod(v.shape) for p in chain for v in p.weights)
@@ -233,14 +241,18 @@ def _input_of(chain, shape):
 
 
 def file_of(
-    chain: Sequence[keras.layers.Layer], shape: InputShape, store: Store, rest: Rest = "float32"
+    chain: Sequence[keras.layers.Layer],
+    shape: InputShape,
+    store: Store,
+    rest: Rest = "float32",
+    activations: Activations = "int8",
 ) -> bytes:
     """A file of nothing but some layers, one behind the other.
 
     Args:
         chain: built layers, which stay as they are.
         shape: of the input.
-        store, rest: see `to_tflite`.
+        store, rest, activations: see `to_tflite`; ranges are those of random numbers.
     """
     from tfcompress.export import unverified
 
@@ -248,4 +260,9 @@ def file_of(
     model = keras.Sequential([_input_of(layers, shape), *layers])
     for new, part in zip(layers, chain, strict=True):
         new.set_weights(part.get_weights())
-    return unverified(model, store, rest)
+    check = None
+    if activations == "static_int8":
+        shape, ids = (8, *shape[1:]), hasattr(chain[0], "input_dim")
+        check = np.random.default_rng(0).standard_normal(shape, "float32")
+        check = np.zeros(shape, "int32") if ids else check
+    return unverified(model, store, rest, activations, check)

@@ -14,7 +14,7 @@ from tfcompress.planning.candidates import by_name, default_candidates
 from tfcompress.planning.correction import damage_factors
 from tfcompress.planning.latency.clock import Clock
 from tfcompress.planning.latency.layer_times import LayerTimes
-from tfcompress.planning.latency.ledger import Ledger, damage
+from tfcompress.planning.latency.ledger import Ledger, damage, in_time, refuse_plans
 from tfcompress.planning.latency.measured import times_for_plan
 from tfcompress.planning.latency.timing import timer_here
 from tfcompress.planning.options import (
@@ -31,7 +31,17 @@ from tfcompress.rewriting.swap import swapped
 from tfcompress.utils.budgets import Limit, check_counts_time, check_target, read_limits
 from tfcompress.utils.checks import check_store
 from tfcompress.utils.progress import showing
-from tfcompress.utils.types import Budget, ClassWeight, Data, Loss, Path, Store, Target, Verbose
+from tfcompress.utils.types import (
+    Activations,
+    Budget,
+    ClassWeight,
+    Data,
+    Loss,
+    Path,
+    Store,
+    Target,
+    Verbose,
+)
 from tfcompress.utils.workers import Shared, Workers, check_executor
 
 LEAST_GAIN = 0.1  # share of the damage that another choice must save to be carried out
@@ -141,12 +151,11 @@ class Planner:
         measured: the options of another planner of the same model, see `by_number`.
         latency: as in `plan`.
         time: the limit of milliseconds beside another target; None for none.
-        rest: of the file that is measured, see `to_tflite`.
+        rest, activations: of the file that is measured, see `to_tflite`.
 
     Attributes:
         options: `{layer path: list of Option}` by rising cost; the last one is the layer as it is.
-        float_cost, smallest_cost: of the network as it is, and with the smallest form of each
-            layer.
+        float_cost, smallest_cost: of the network as it is, and with each layer's smallest form.
         times: of the layers; None unless the plans count milliseconds.
     """
 
@@ -164,6 +173,7 @@ class Planner:
         time: Limit | None = None,
         rest: str = "float32",
         class_weight: ClassWeight = None,
+        activations: Activations = "int8",
     ) -> None:
         check_keras_3(model)
         check_finite_weights(model)
@@ -184,14 +194,14 @@ class Planner:
             raise ValueError("`class_weight` weighs a loss: compile the model, or give `loss`.")
         self.parts = held_out, loss, weights
         self.workbench = Workbench(self.model, *self.parts)
-        reasons, self.times, files = [], None, []
+        reasons, self.times, files, check = [], None, [], None
         if time is not None or target == "milliseconds":
             given = self.closed, self.model, self.fit_inputs, candidates, store, rest
-            self.times, files = times_for_plan(latency, *given)
+            self.times, files, check = times_for_plan(latency, *given, activations)
         if measured is not None:
             self.options = by_path(measured, self.model)
         else:
-            terms = Terms(target, store, candidates, self.times, rest)
+            terms = Terms(target, store, candidates, self.times, rest, activations)
             with Workers(executor) as workers:
                 shared = Shared(Workbench, self.model, *self.parts, mine=self.workbench)
                 given = self.workbench, self.fit_inputs, terms, workers, shared
@@ -200,14 +210,13 @@ class Planner:
         if target != "milliseconds" and not any(len(row) > 1 for row in self.options.values()):
             why = "\n".join(["", *reasons])
             raise ValueError(f"No candidate takes any layer, or none would be smaller.{why}")
-        self.clock, allowed, fixed = None, None, 0
+        self.clock = None
         if self.times is not None:
-            timer = timer_here() if latency is None else None
-            self.clock = Clock(self.options, self.times, files, store, rest, timer)
-        if time is not None:
-            allowed = time.of(self.clock.float_milliseconds)
-        if target != "milliseconds":
-            fixed = fixed_cost(self.model, target, self.options, rest)
+            terms = store, rest, timer_here() if latency is None else None, activations, check
+            self.clock = Clock(self.options, self.times, files, *terms)
+        allowed = None if time is None else time.of(self.clock.float_milliseconds)
+        given = self.model, target, self.options, rest
+        fixed = 0 if target == "milliseconds" else fixed_cost(*given)
         self.ledger = Ledger(self.options, target, fixed, self.clock, allowed)
         self.float_cost = self.ledger.float_cost
         self.smallest_cost = self.ledger.cost_of(self.ledger.smallest())
@@ -240,7 +249,7 @@ class Planner:
         limit = allowed if self.target == "milliseconds" else self.ledger.time
         for _ in range(MOST_PLANS):
             chosen = self.ledger.choose(allowed, factors)
-            kept = _in_time(plans, limit)
+            kept = in_time(plans, limit)
             if kept:
                 before, after = (damage(choice, factors) for choice in (kept[0].chosen, chosen))
                 if after >= (1 - LEAST_GAIN) * before:
@@ -248,18 +257,14 @@ class Planner:
             plans.append(self.carried_out(allowed, chosen))
             if len(plans) == 1:
                 factors = self._corrected(plans[0], factors)
-            elif _in_time(plans, limit):
+            elif in_time(plans, limit):
                 break
-        kept = _in_time(plans, limit)
+        kept = in_time(plans, limit)
         if not kept and self.target == "milliseconds" and limit >= self.clock.float_milliseconds:
             as_it_is = {path: row[-1] for path, row in self.options.items()}
-            kept = _in_time([self.carried_out(allowed, as_it_is)], limit)
+            kept = in_time([self.carried_out(allowed, as_it_is)], limit)
         if not kept:
-            least = min(plan.milliseconds for plan in plans)
-            raise ValueError(
-                f"The files of {len(plans)} plans took {least:.4g} ms and more, while less was "
-                f"predicted. Raise the budget. Received: {limit:.4g} ms"
-            )
+            refuse_plans([plan.milliseconds for plan in plans], limit)
         return min(kept, key=lambda plan: plan.measured)
 
     def _corrected(self, plan, factors):
@@ -293,7 +298,3 @@ class Planner:
             milliseconds=milliseconds,
             float_milliseconds=self.clock and self.clock.float_milliseconds,
         )
-
-
-def _in_time(plans, limit):
-    return [plan for plan in plans if limit is None or plan.milliseconds <= limit]

@@ -18,7 +18,7 @@ from tfcompress.planning.candidates import fitted
 from tfcompress.planning.costs import cost_function, estimate_function
 from tfcompress.planning.latency.layer_times import LayerTimes
 from tfcompress.planning.plan_result import Option
-from tfcompress.utils.types import Loss, Metric, Rest
+from tfcompress.utils.types import Activations, Loss, Metric, Rest
 
 HARMLESS_RISE = 0.002  # share of the loss; once a form raises it by less, larger ones are not tried
 UNCHANGED = "float32"  # name of the option that leaves a layer as it is
@@ -32,6 +32,7 @@ class Terms(NamedTuple):
     candidates: dict
     times: LayerTimes | None = None
     rest: Rest = "float32"
+    activations: Activations = "int8"
 
 
 class Workbench:
@@ -93,10 +94,12 @@ def options_of(
     """
     layer, reasons, time = workbench.layers[number], [], None
     if terms.times is not None:
-        time = partial(terms.times.of, uses=uses, store=terms.store, rest=terms.rest)
+        stored = {"store": terms.store, "rest": terms.rest, "activations": terms.activations}
+        time = partial(terms.times.of, uses=uses, **stored)
     counts_time = terms.target == "milliseconds"
     counted = terms.target, uses, terms.store, workbench.sizes
-    count = time if counts_time else cost_function(*counted, terms.rest)
+    computed = terms.rest, terms.activations
+    count = time if counts_time else cost_function(*counted, *computed)
     cost, milliseconds = count([layer]), None if time is None else time([layer])
     forms = fitted(
         layer,
@@ -104,7 +107,7 @@ def options_of(
         terms.candidates,
         (cost,) if time is None else (cost, milliseconds),
         count,
-        None if time is not None else estimate_function(*counted, terms.rest),
+        None if time is not None else estimate_function(*counted, *computed),
         measure=partial(_rise, workbench, layer),
         harmless=HARMLESS_RISE * workbench.loss.scale,
         reasons=reasons,

@@ -5,6 +5,7 @@ import numbers
 import os
 from typing import Any
 
+INTEGER_ACTIVATIONS = ("int8", "static_int8")  # of files that `compress` makes
 STORES = ("fast", "small")  # what a .tflite file is written for
 FORMATS = {".csv", ".gguf", ".h5", ".hdf5", ".html", ".jpg", ".json", ".keras", ".mlmodel", ".npy"}
 FORMATS |= {".npz", ".onnx", ".pb", ".pdf", ".png", ".pt", ".pth", ".safetensors", ".svg", ".tfc"}
@@ -145,3 +146,11 @@ def check_store(store: Any) -> None:
     """Raises `ValueError` unless a file is stored for speed or for size."""
     if store not in STORES:
         raise ValueError(f"`store` must be one of {STORES}. Received: {store!r}")
+
+
+def check_integer_activations(activations: Any) -> None:
+    """Raises `ValueError` unless a file computes in int8, with ranges that are fixed or not."""
+    if activations not in INTEGER_ACTIVATIONS:
+        raise ValueError(
+            f"`activations` must be one of {INTEGER_ACTIVATIONS}. Received: {activations!r}"
+        )

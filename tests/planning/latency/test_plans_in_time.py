@@ -15,6 +15,7 @@ from tfcompress.planning.latency.clock import Clock
 from tfcompress.planning.latency.layer_times import LayerTimes, file_key, read_times
 from tfcompress.planning.latency.ledger import Ledger
 from tfcompress.planning.plan_result import Option
+from tfcompress.tflite.reader import read, type_name
 
 
 def test_the_budget_holds_and_the_file_is_what_was_timed(clockwork, net, x, forms):
@@ -98,6 +99,31 @@ def test_compress_to_a_time(clockwork, few_forms, net, x):
     assert made.size == made.plan.milliseconds <= 0.4 * milliseconds(net)
     assert made.size == pytest.approx(milliseconds(made.tflite), rel=1e-9)
     assert " ms, change of the outputs" in repr(made)
+
+
+def test_compress_to_a_time_in_integers(clockwork, few_forms, net, x):
+    given = {"fine_tune": 0, "activations": "static_int8"}
+    made = tfc.compress(net, x, 0.4, target="milliseconds", **given)
+    assert made.size == made.plan.milliseconds <= 0.4 * milliseconds(net)
+    assert made.size == pytest.approx(milliseconds(made.tflite), rel=1e-9)
+    kinds = {type_name(tensor) for tensor in read(made.tflite).subgraphs[0].tensors[1:-1]}
+    assert "FLOAT32" not in kinds
+    both = tfc.compress(net, x, {"tflite": 0.4, "milliseconds": 0.5}, **given)
+    assert both.size == len(both.tflite) <= 0.4 * len(tfc.to_tflite(net))
+    assert both.plan.milliseconds <= 0.5 * milliseconds(net)
+
+
+def test_a_table_tells_files_in_integers_from_others(clockwork, few_forms, net, x, tmp_path):
+    path = tmp_path / "times.json"
+    given = {"target": "milliseconds", "fine_tune": 0, "latency": path}
+    tfc.time_layers(net, path, candidates=planner.default_candidates("milliseconds"))
+    with pytest.raises(ValueError, match=r"No time is known of .*static_int8"):
+        tfc.compress(net, x, 0.4, activations="static_int8", **given)
+    tfc.time_layers(
+        net, path, candidates=planner.default_candidates(""), activations="static_int8", data=x
+    )
+    made = tfc.compress(net, x, 0.4, activations="static_int8", **given)
+    assert made.plan.milliseconds <= 0.4 * milliseconds(net)
 
 
 def test_a_search_beside_others_needs_a_table(net, x):

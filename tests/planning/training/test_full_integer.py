@@ -150,8 +150,6 @@ def _integers(blob):
         ({"activations": "float32"}, "`activations` must be one of"),
         ({"store": "small"}, "`store='small'`"),
         ({"target": "archive"}, "an archive"),
-        ({"budget": "5ms"}, "the times of layers"),
-        ({"target": "milliseconds"}, "the times of layers"),
         ({"metric": lambda model: 1.0}, "a function gets a model"),
     ],
 )

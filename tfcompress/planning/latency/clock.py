@@ -7,7 +7,7 @@ import numpy as np
 
 from tfcompress.planning.latency.layer_times import LayerTimes, file_key
 from tfcompress.planning.latency.timing import Timer
-from tfcompress.utils.types import Rest, Store
+from tfcompress.utils.types import Activations, Rest, Sample, Store
 
 BOUNDS = 0.1, 2.0  # of the share of a predicted saving that a whole file shows
 
@@ -22,7 +22,7 @@ class Clock:
         options: `{layer path: list of Option}`, the last of which leaves the layer as it is.
         times: of the layers, and of the two files.
         files: of the model in float32, and with all layers as they stay.
-        store, rest: see `to_tflite`.
+        store, rest, activations, check: see `to_tflite`.
         timer: times whole files; None where a table was given.
 
     Attributes:
@@ -37,8 +37,11 @@ class Clock:
         store: Store,
         rest: Rest,
         timer: Timer | None,
+        activations: Activations = "int8",
+        check: Sample = None,
     ) -> None:
-        self.float_file, self.store, self.rest, self.timer = files[0], store, rest, timer
+        self.float_file, self.timer = files[0], timer
+        self.terms = store, rest, activations, check
         whole, kept = (times.of_file(file_key(file)) for file in files)
         self.float_milliseconds, self.kept, self.share = whole, kept, 1.0
         self.layers = sum(row[-1].milliseconds for row in options.values())
@@ -61,9 +64,10 @@ class Clock:
 
         if self.timer is None:
             return self.of(chosen)
-        if self.rest == "float32" and all(option.maker is None for option in chosen.values()):
+        as_float = self.terms[1:3] == ("float32", "int8")
+        if as_float and all(option.maker is None for option in chosen.values()):
             return self.float_milliseconds  # the same file
-        blob = unverified(model, self.store, self.rest)
+        blob = unverified(model, *self.terms)
         before, now = np.asarray(self.timer({"float32": self.float_file, "compressed": blob}))
         measured = self.float_milliseconds * float(np.median(now / before))
         if (saved := self._saved(chosen)) > 0:

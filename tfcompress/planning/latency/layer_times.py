@@ -16,7 +16,7 @@ import keras
 from tfcompress.layers import CompressedLayer
 from tfcompress.tflite.reader import operator_name, read, stored_shape, type_name
 from tfcompress.utils.checks import is_number
-from tfcompress.utils.types import InputShape, Path, Rest, Store
+from tfcompress.utils.types import Activations, InputShape, Path, Rest, Store
 from tfcompress.utils.writers import write_file
 
 EMPTY = "empty file"  # key of the file that does nothing, whose time is in that of every other one
@@ -53,18 +53,19 @@ class LayerTimes:
         uses: Sequence[InputShape],
         store: Store,
         rest: Rest,
+        activations: Activations = "int8",
     ) -> float:
         """Milliseconds of a chain of layers, without those that any file takes.
 
         Args:
             chain: layers that stand in the place of one.
             uses: the shapes of that one's inputs, one for each of its uses.
-            store, rest: see `to_tflite`.
+            store, rest, activations: see `to_tflite`.
 
         Raises:
             ValueError: the table has no such form.
         """
-        times = [self.of_file(form_key(chain, shape, store, rest)) for shape in uses]
+        times = [self.of_file(form_key(chain, shape, store, rest, activations)) for shape in uses]
         return sum(max(time - self.of_file(EMPTY), 0.0) for time in times)
 
     def of_file(self, key: str) -> float:
@@ -83,7 +84,11 @@ class LayerTimes:
 
 
 def form_key(
-    chain: Sequence[keras.layers.Layer], shape: InputShape, store: Store, rest: Rest = "float32"
+    chain: Sequence[keras.layers.Layer],
+    shape: InputShape,
+    store: Store,
+    rest: Rest = "float32",
+    activations: Activations = "int8",
 ) -> str:
     """The key of a file of some layers, one behind the other, for one example.
 
@@ -98,7 +103,9 @@ def form_key(
         )
     forms = " > ".join(map(_form, chain))
     whole = rest == "float32" or all(isinstance(part, CompressedLayer) for part in chain)
-    return f"{[1, *map(int, shape[1:])]} {forms}; {store}{'' if whole else f', rest {rest}'}"
+    terms = [store] if whole else [store, f"rest {rest}"]
+    terms += [] if activations == "int8" else [activations]
+    return f"{[1, *map(int, shape[1:])]} {forms}; {', '.join(terms)}"
 
 
 def _form(layer):

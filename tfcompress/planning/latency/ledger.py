@@ -94,3 +94,16 @@ class Ledger:
 def damage(chosen: dict[str, Any], factors: dict[str, float]) -> float:
     """The damage that is expected of options, `{layer path: option}`, times a factor each."""
     return sum(factors[path] * option.measured for path, option in chosen.items())
+
+
+def in_time(plans: list[Any], limit: float | None) -> list[Any]:
+    """The plans whose files keep a limit of milliseconds."""
+    return [plan for plan in plans if limit is None or plan.milliseconds <= limit]
+
+
+def refuse_plans(milliseconds: list[float], limit: float) -> None:
+    """Raises `ValueError` for plans whose files all took longer than predicted."""
+    raise ValueError(
+        f"The files of {len(milliseconds)} plans took {min(milliseconds):.4g} ms and more, while "
+        f"less was predicted. Raise the budget. Received: {limit:.4g} ms"
+    )

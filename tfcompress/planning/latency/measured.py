@@ -17,13 +17,19 @@ from tfcompress.planning.latency.small_files import Files, layer_uses, small_fil
 from tfcompress.planning.latency.timing import Timer, add_missing, add_whole, timer_here
 from tfcompress.planning.options import has_kernel
 from tfcompress.rewriting.opening import opened
-from tfcompress.utils.arrays import concatenated
+from tfcompress.utils.arrays import concatenated, rows
 from tfcompress.utils.batches import batches
-from tfcompress.utils.checks import check_ending, check_store, positive_int
+from tfcompress.utils.checks import (
+    check_ending,
+    check_integer_activations,
+    check_store,
+    positive_int,
+)
 from tfcompress.utils.progress import showing
-from tfcompress.utils.types import Data, Path, Rest, Store, Verbose
+from tfcompress.utils.types import Activations, Data, Path, Rest, Sample, Store, Verbose
 
 RESTS = "float32", "int8"  # of the files of `plan` and of `compress`
+RANGE_EXAMPLES = 32  # of full-integer files that are timed
 
 
 def time_layers(
@@ -35,6 +41,7 @@ def time_layers(
     threads: int = 1,
     data: Data | None = None,
     verbose: Verbose = "auto",
+    activations: Activations = "int8",
 ) -> LayerTimes:
     """Times each layer of a model in each form that it may take, for plans in milliseconds.
 
@@ -55,6 +62,7 @@ def time_layers(
         data: a few examples of the model's inputs; None takes zeros, where the model is Sequential
             or Functional.
         verbose: as in Keras' `fit`.
+        activations: of the files, for `compress(activations=...)`: `"int8"` or `"static_int8"`.
 
     Returns:
         A `LayerTimes`.
@@ -75,6 +83,7 @@ def time_layers(
     """
     check_keras_3(model)
     check_store(store)
+    check_integer_activations(activations)
     check_ending(path, ".json")
     positive_int(threads, "threads")
     if candidates is None:
@@ -90,9 +99,12 @@ def time_layers(
     times = _with_those_at(path, times)
     with showing(verbose):
         whole = opened(model)
-        uses = _uses(whole, _zeros(model) if data is None else _inputs(model, data))
-        groups = small_files(whole, uses, tried, store, RESTS)
-        complete(times, groups, whole_files(model, store, RESTS), timer, path)
+        inputs = _zeros(model) if data is None else _inputs(model, data)
+        static = activations == "static_int8"
+        terms = store, ["int8"] if static else RESTS, activations
+        groups = small_files(whole, _uses(whole, inputs), tried, *terms)
+        files = whole_files(model, *terms, rows(inputs, slice(RANGE_EXAMPLES)) if static else None)
+        complete(times, groups, files, timer, path)
     return times
 
 
@@ -104,32 +116,46 @@ def times_for_plan(
     candidates: dict,
     store: Store,
     rest: Rest,
-) -> tuple[LayerTimes, list[bytes]]:
-    """What plans for milliseconds need: a table of times, and the model's own files.
+    activations: Activations,
+) -> tuple[LayerTimes, list[bytes], Sample]:
+    """What plans for milliseconds need: a table of times, the model's own files, and examples by
+    which the ranges of full-integer ones are found.
 
     Args:
         latency: a table, its path, or None for this machine's, which is completed.
         model, whole: as it is, and opened.
         inputs: examples.
-        candidates, store, rest: see `small_files`.
+        candidates, store, rest, activations: see `small_files`.
     """
-    files = whole_files(model, store, [rest])
+    check = rows(inputs, slice(RANGE_EXAMPLES)) if activations == "static_int8" else None
+    files = whole_files(model, store, [rest], activations, check)
     if latency is not None:
-        return latency if isinstance(latency, LayerTimes) else read_times(latency), files
+        times = latency if isinstance(latency, LayerTimes) else read_times(latency)
+        return times, files, check
     times = of_this_machine()
     path = kept(times)
     times = _with_those_at(path, times)
-    groups = small_files(whole, _uses(whole, inputs), candidates, store, [rest])
+    given = candidates, store, [rest], activations
+    groups = small_files(whole, _uses(whole, inputs), *given)
     complete(times, groups, files, timer_here(), path)
-    return times, files
+    return times, files, check
 
 
-def whole_files(model: keras.Model, store: Store, rests: Sequence[Rest]) -> list[bytes]:
+def whole_files(
+    model: keras.Model,
+    store: Store,
+    rests: Sequence[Rest],
+    activations: Activations = "int8",
+    check: Sample = None,
+) -> list[bytes]:
     """The file of a model in float32, and those with its kernels in other types."""
     from tfcompress.export import unverified
 
-    made = {rest: unverified(model, store, rest) for rest in dict.fromkeys(["float32", *rests])}
-    return [made[rest] for rest in ("float32", *rests)]
+    others = dict.fromkeys((rest, activations) for rest in rests)
+    first = ("float32", "int8")
+    made = {first: unverified(model, store, "float32")}
+    made |= {one: unverified(model, store, *one, check) for one in others if one != first}
+    return [made[first], *(made[rest, activations] for rest in rests)]
 
 
 def complete(

@@ -13,7 +13,7 @@ from tfcompress.planning.candidates import chains
 from tfcompress.planning.costs import file_of
 from tfcompress.planning.latency.layer_times import EMPTY, form_key
 from tfcompress.utils.arrays import rows
-from tfcompress.utils.types import InputShape, Rest, Store
+from tfcompress.utils.types import Activations, InputShape, Rest, Store
 
 Files = dict[str, Callable[[], bytes]]  # what makes each file, by its key
 
@@ -48,6 +48,7 @@ def small_files(
     candidates: dict,
     store: Store,
     rests: Sequence[Rest],
+    activations: Activations = "int8",
 ) -> list[Files]:
     """The files of each layer and shape: first the layer in float32, then its forms.
 
@@ -55,7 +56,7 @@ def small_files(
         model: a built model, opened.
         uses: see `layer_uses`.
         candidates: `{name: makers}`, see `plan`.
-        store, rests: see `to_tflite`.
+        store, rests, activations: see `to_tflite`.
     """
     groups = {"": {EMPTY: _file_of([keras.layers.ReLU()], (None, 1), store, "float32")}}
     for layer, _ in walk(model).values():
@@ -66,9 +67,10 @@ def small_files(
             made = groups[plain] = {plain: _file_of([layer], shape, store, "float32")}
             for chain in ([layer], *chains(layer, candidates)):
                 for rest in rests:
-                    made[form_key(chain, shape, store, rest)] = _file_of(chain, shape, store, rest)
+                    given = chain, shape, store, rest, activations
+                    made[form_key(*given)] = _file_of(*given)
     return list(groups.values())
 
 
-def _file_of(chain, shape, store, rest):
-    return lambda: file_of(chain, shape, store, rest)
+def _file_of(*given):
+    return lambda: file_of(*given)
