@@ -336,10 +336,10 @@ Other shares of deleted weights, error in percent:
 {shares}
 
 One error has a standard error of 0.5 points (2,007 test images), so that the rise at 70% is within
-the noise, and so are the fall at 65% and the gain over magnitude. The row at 65% was added when that
-at 70% rose by 0.10. On a sixth of the training data, held out, both rise, by 0.25 and 0.33 points
-from 2.75 (four seeds). Before the second training the whole nets stand at {before}. Not tried:
-longer training, other rates.
+the noise, and so are the fall at 65% and the gain over magnitude. The row at 65% was added when
+that at 70% rose by 0.10. On a sixth of the training data, held out, both rise, by 0.25 and 0.33
+points from 2.75 (four seeds). Before the second training the whole nets stand at {before}. Not
+tried: longer training, other rates.
 """,
     "optimal_brain_surgeon": """
 The number of steps is that of the whole net; a quarter follows each weight. With weight decay, as

@@ -1,5 +1,7 @@
 """Full-integer files: loops, odd samples, kernels of zeros, columns of very different sizes."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from keras import layers
 from oracles_export import operators, run
 
 from tfcompress.export import ExportError, to_tflite
+from tfcompress.export.convert import integer_activations
 from tfcompress.tflite.reader import read, type_name
 from tfcompress.tflite.runner import Runner
 from tfcompress.tflite.stored_tensors import stored_tensors
@@ -298,3 +301,12 @@ def test_products_that_stay_in_float32_are_named():
     model = keras.Model(inputs, layers.Dense(5)(layers.Flatten()(x)))
     with pytest.warns(UserWarning, match=r"products of layers \['cubes'\] stay in float32"):
         static(model, normal(8, 4, 4, 4, 3))
+
+
+def test_the_quantizer_says_nothing_of_its_own(capfd):
+    model = keras.Sequential([keras.Input((64,)), layers.Dense(32, "relu"), layers.Dense(16)])
+    with integer_activations._without_report():
+        os.write(2, b"fully_quantize: 0\nwhat another thread says\n")
+    assert capfd.readouterr().err.splitlines()[-1] == "what another thread says"
+    static(model, normal(40, 64))
+    assert "fully_quantize" not in capfd.readouterr().err

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from tfcompress.graph.chain import Chain
 from tfcompress.graph.copy import copied
+from tfcompress.graph.paths import walk
 from tfcompress.graph.replace import replace_in_place
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -295,6 +297,24 @@ def test_layers_in_the_place_of_one_are_calls_of_their_own_in_a_graph(state, tmp
     assert same(arrays(again(kinds.FLAT)), arrays(model(kinds.FLAT)))
     third = copied(new, {new.get_layer("shared_first"): copied(new.get_layer("shared_first"))})
     assert same(arrays(third(kinds.FLAT)), arrays(model(kinds.FLAT)))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_layer_of_a_row_that_took_the_place_of_one_can_be_replaced_by_a_row(compiled):
+    start = keras.Input((16,))
+    old = layers.Dense(16, name="a")
+    model = keras.Model(start, old(start))
+    if compiled:
+        model.compile("sgd", "mse")
+    model = copied(model, {old: halves(old, 16)})
+    first = model.get_layer("a_first")
+    new = copied(model, {first: [copied(first), layers.ReLU(name="relu")]})
+    assert [layer.name for layer in new.layers[1:]] == ["a_first", "relu", "a"]
+    assert len(new.weights) == len(model.weights)
+    assert not any(isinstance(layer, Chain) for layer, _ in walk(new).values())
+    if keras.backend.backend() == "tensorflow":
+        tracked = dict(new._trackable_children())["_operations"]
+        assert list(tracked) == list(new._operations)
 
 
 def test_layers_in_the_place_of_an_attribute_are_a_chain():

@@ -71,6 +71,9 @@ def open_chain(chain: Any, models: list[keras.Model]) -> None:
             rebuild_graph(model)
         if any(layer is chain for layer in getattr(model, "_layers", ())):
             replace_in_list(chain, chain.parts, model)
+        flags = vars(model).get("_compiled_trainable_state", {})  # by layers, as of `compile`
+        if chain in flags:
+            flags.update(dict.fromkeys(chain.parts, flags.pop(chain)))
 
 
 def rebuild_graph(graph: Any) -> None:
@@ -79,6 +82,7 @@ def rebuild_graph(graph: Any) -> None:
     names = ("_nodes", "_nodes_by_depth", "_operations", "_operations_by_depth")
     for name, value in zip(names, found, strict=True):
         object.__setattr__(graph, name, value)
+    keras_state.track_operations(graph)
 
 
 def replace_call(node: Any, parts: Any) -> None:

@@ -113,6 +113,18 @@ def inside(x: Any) -> Any:
     return x.__wrapped__ if isinstance(x, kind) and not issubclass(type(x), kind) else x
 
 
+def track_operations(graph: Any) -> None:
+    """Lets TensorFlow track the operations that a graph has now, which copies take along.
+
+    Relies on its `Trackable._track_trackable`.
+    """
+    if "_operations" in vars(graph).get("_self_unconditional_dependency_names", ()):
+        from tensorflow.python.trackable.data_structures import wrap_or_unwrap
+
+        vars(graph)["_operations"] = wrap_or_unwrap(list(graph._operations))
+        graph._track_trackable(graph._operations, "_operations", overwrite=True)
+
+
 def is_plain(kind: type) -> bool:
     """Whether an object of a class is its attributes, and nothing else.
 

@@ -106,6 +106,18 @@ def test_a_training_of_ones_own_trains_the_ranges(model):
     assert len(moved) == 7 and np.ptp(np.log(moved)) > 1e-3
 
 
+def test_factors_stand_side_by_side_in_the_model_and_in_its_report(model, monkeypatch):
+    low_rank = tfc.layers.LowRankConv2D.using(rank=4)
+    eight = tfc.layers.QuantizedConv2D.using(bits=8)
+    monkeypatch.setattr(planner, "default_candidates", lambda target: {"low": low_rank.then(eight)})
+    made = compressed(model, budget=0.9)
+    (row,) = (row for row in made.report.rows if len(row.parts) == 2)
+    assert [part.path for part in row.parts] == [f"{row.path}_in", row.path]
+    assert row.float_bits == 32 * model.get_layer(row.path).kernel.numpy().size
+    assert all(part.file_bytes for part in row.parts)
+    assert sum(row.float_bits for row in made.report.rows) == made.report.float_bits
+
+
 def test_without_training_ranges_are_measured(model):
     made = compressed(model, fine_tune=0)
     assert not ranges_of(made.model) and made.after > made.before - 0.05

@@ -4,6 +4,10 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,8 +21,10 @@ from tfcompress.tflite.writer import write
 from tfcompress.utils.errors import ExportError
 from tfcompress.utils.writers import temporary_folder
 
+_ALONE = threading.Lock()  # a file descriptor is of the whole process
 PROGRAM = os.path.join(os.path.dirname(__file__), "int16_child.py")
 WHOLE = ("INT32", "INT64", "BOOL")
+REPORT = b"fully_quantize: "  # how the line begins that the quantizer writes each time
 COPIES = ("REVERSE_V2", "REVERSE_SEQUENCE")  # what the quantizer is not known to treat as such
 
 
@@ -36,13 +42,36 @@ def to_int8(file: Any, io: Any) -> Any:
 
     types = {"input_data_type": io, "output_data_type": io}
     try:
-        blob = mlir_quantize(write(file), **types)
+        with _without_report():
+            blob = mlir_quantize(write(file), **types)
     except Exception as error:  # the converter raises its own and plain ones
         raise ExportError(_message(error)) from error
     refuse_what_ends_the_process(blob)
     made = read(blob)
     _rescale_copies(made)
     return made
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Leaves out the quantizer's own line, which would break progress bars.
+
+    What else is written to file descriptor 2 meanwhile follows.
+    """
+    with _ALONE, tempfile.TemporaryFile() as held:
+        try:
+            terminal = os.dup(2)
+        except OSError:  # a process without it
+            yield
+            return
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            held.seek(0)
+            os.write(2, b"".join(line for line in held if not line.startswith(REPORT)))
 
 
 def _rescale_copies(file) -> None:
