@@ -52,6 +52,7 @@ SIZE_ATTEMPTS = 6  # to bring the size of a file below a budget
 REST: Rest = "int8"  # of kernels in the file that no form has taken
 CHECKED_EXAMPLES = 32  # that a file is verified with
 RANGE_EXAMPLES = 500  # that ranges are measured and a full-integer file is verified with
+SMALLER = ' `store="small"` needs less, and its files run slower.'
 FILES = ("tflite", "archive")  # the targets that count bytes
 
 _ALONE = threading.RLock()  # the seeds of a training are those of the whole process
@@ -194,8 +195,7 @@ class Compressor:
 
         Args:
             budget: a share of what the float32 model takes.
-            rate: the learning rate at the start.
-            alpha, temperature: of the `Distiller`.
+            rate, alpha, temperature: of the training and its `Distiller`.
             factors: of the expected damage of each layer, see `Planner.plan_for`.
         """
         with _ALONE, showing() as display, display.loop(f"Budget {budget:.4g}", 1) as shown:
@@ -238,10 +238,10 @@ class Compressor:
             plan = self.planner.plan_for(allowed, factors)
             return plan, plan.cost
         if allowed < self.smallest_size:
+            hint = SMALLER if (self.target, self.store) == ("tflite", "fast") else ""
             raise ValueError(
-                f"Even the smallest forms exceed the budget: they need {self.smallest_size:,}, "
-                f"{self.smallest_size / self.float_size:.1%} of {self.float_size:,}. "
-                f"Received: {int(allowed):,}"
+                f"Even the smallest forms exceed the budget: they need {self.smallest_size:,} of "
+                f"{self.float_size:,}.{hint} Received: {int(allowed):,}"
             )
         # The planner counts the kernels alone; a file also holds biases, structure and tables.
         budget = self.planner.smallest_cost + allowed - self.smallest_size
