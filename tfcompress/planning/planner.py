@@ -45,6 +45,7 @@ from tfcompress.utils.types import (
 from tfcompress.utils.workers import Shared, Workers, check_executor
 
 LEAST_GAIN = 0.1  # share of the damage that another choice must save to be carried out
+NO_FORMS = "No candidate takes any layer, or none would be smaller."
 MOST_PLANS = 4  # that are carried out until one's file keeps a budget of time
 
 
@@ -206,17 +207,17 @@ class Planner:
                 shared = Shared(Workbench, self.model, *self.parts, mine=self.workbench)
                 given = self.workbench, self.fit_inputs, terms, workers, shared
                 self.options, reasons = measured_options(*given)
-        # a network of which no form is faster may still be fast enough
-        if target != "milliseconds" and not any(len(row) > 1 for row in self.options.values()):
-            why = "\n".join(["", *reasons])
-            raise ValueError(f"No candidate takes any layer, or none would be smaller.{why}")
+        # a network of which no form is faster may still be fast enough, or small enough in int8
+        by_time = target == "milliseconds"
+        enough = by_time or (rest == "int8" and self.options)
+        if not enough and not any(len(row) > 1 for row in self.options.values()):
+            raise ValueError("\n".join([NO_FORMS, *reasons]))
         self.clock = None
         if self.times is not None:
             terms = store, rest, timer_here() if latency is None else None, activations, check
             self.clock = Clock(self.options, self.times, files, *terms)
         allowed = None if time is None else time.of(self.clock.float_milliseconds)
-        given = self.model, target, self.options, rest
-        fixed = 0 if target == "milliseconds" else fixed_cost(*given)
+        fixed = 0 if by_time else fixed_cost(self.model, target, self.options, rest)
         self.ledger = Ledger(self.options, target, fixed, self.clock, allowed)
         self.float_cost = self.ledger.float_cost
         self.smallest_cost = self.ledger.cost_of(self.ledger.smallest())
