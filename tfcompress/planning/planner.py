@@ -147,10 +147,9 @@ class Planner:
     """Fits and measures the forms of each layer once, for plans of any budget; see `plan`.
 
     Args:
-        model, data, target, loss, candidates, store, executor, class_weight: as in `plan`, with
-            one target.
+        model, data, target, loss, candidates, store, executor, latency, class_weight: as in `plan`,
+            with one target.
         measured: the options of another planner of the same model, see `by_number`.
-        latency: as in `plan`.
         time: the limit of milliseconds beside another target; None for none.
         rest, activations: of the file that is measured, see `to_tflite`.
 
