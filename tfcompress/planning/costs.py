@@ -43,14 +43,13 @@ def cost_function(
     store: Store = "fast",
     known: dict[str, Any] | None = None,
     rest: Rest = "float32",
-    activations: Activations = "int8",
 ) -> Callable[..., int]:
     """A function that gives the cost of a chain of layers in the place of a layer.
 
     Args:
         target: see `planner.plan`.
         shapes: the shapes of the layer's inputs, one for each of its uses.
-        store, rest, activations: of the file, see `to_tflite`.
+        store, rest: of the file, see `to_tflite`; its activations are int8.
         known: the bytes of chains that were exported already, to which others are added.
     """
     if target == "bits":
@@ -63,22 +62,17 @@ def cost_function(
 
     def in_file(chain):
         if not all(map(_is_as_its_kind, chain)):
-            return _file_bytes(chain, shapes[0], store, rest, activations)
+            return _file_bytes(chain, shapes[0], store, rest)
         kind = _kind_of_chain(chain, shapes[0])
         if kind not in known:
-            known[kind] = _file_bytes(chain, shapes[0], store, rest, activations)
+            known[kind] = _file_bytes(chain, shapes[0], store, rest)
         return known[kind]
 
     return in_file
 
 
 def estimate_function(
-    target: str,
-    shapes: Any,
-    store: Store,
-    known: dict[str, Any],
-    rest: Rest = "float32",
-    activations: Activations = "int8",
+    target: str, shapes: Any, store: Store, known: dict[str, Any], rest: Rest = "float32"
 ) -> Callable[..., list[Estimate | None]] | None:
     """A function of a layer and makers that gives the `Estimate` of each form.
 
@@ -87,7 +81,7 @@ def estimate_function(
     that there is no function.
 
     Args:
-        target, shapes, store, rest, activations: see `cost_function`.
+        target, shapes, store, rest: see `cost_function`.
         known: what is known of other layers, to which this is added.
     """
     if target == "archive":
@@ -105,7 +99,7 @@ def estimate_function(
         of_kinds = [_kind_of_chain(chain, shapes[0]) for chain in chains]
         if target == "tflite":
             new = {k: chain for k, chain in zip(of_kinds, chains, strict=True) if k not in known}
-            sizes = _bytes_of_each([*new.values()], shapes[0], store, rest, activations)
+            sizes = _bytes_of_each([*new.values()], shapes[0], store, rest)
             known.update(zip(new, sizes, strict=True))
         for (kind, (bare, chain)), of_kind in zip(made.items(), of_kinds, strict=True):
             cost = known[of_kind] if target == "tflite" else count(chain)
@@ -200,17 +194,15 @@ def _archive_bytes(part) -> int:
     return sum(len(blob) for a in arrays for blob in encode(rounded(np.asarray(a)))[1])
 
 
-def _file_bytes(chain, shape, store, rest="float32", activations="int8") -> int:
+def _file_bytes(chain, shape, store, rest="float32") -> int:
     """The bytes of a chain in a file of its own, without the bytes that any file has."""
-    return max(len(file_of(chain, shape, store, rest, activations)) - EMPTY_FILE_BYTES, 0)
+    return max(len(file_of(chain, shape, store, rest)) - EMPTY_FILE_BYTES, 0)
 
 
-def _bytes_of_each(chains, shape, store, rest, activations) -> list[int]:
+def _bytes_of_each(chains, shape, store, rest) -> list[int]:
     """`_file_bytes` of each chain. Those whose kernels fit into memory share an export."""
     from tfcompress.export.exporter import file_bytes_of_outputs
 
-    if activations == "static_int8":  # where outputs that share an input share its scale
-        return [_file_bytes(chain, shape, store, rest, activations) for chain in chains]
     sizes, group, entries = [], [], 0
     for chain in [*chains, None]:
         more = 0 if chain is None else sum(math.prod(v.shape) for p in chain for v in p.weights)

@@ -98,8 +98,7 @@ def options_of(
         time = partial(terms.times.of, uses=uses, **stored)
     counts_time = terms.target == "milliseconds"
     counted = terms.target, uses, terms.store, workbench.sizes
-    computed = terms.rest, terms.activations
-    count = time if counts_time else cost_function(*counted, *computed)
+    count = time if counts_time else cost_function(*counted, terms.rest)
     cost, milliseconds = count([layer]), None if time is None else time([layer])
     forms = fitted(
         layer,
@@ -107,7 +106,7 @@ def options_of(
         terms.candidates,
         (cost,) if time is None else (cost, milliseconds),
         count,
-        None if time is not None else estimate_function(*counted, *computed),
+        None if time is not None else estimate_function(*counted, terms.rest),
         measure=partial(_rise, workbench, layer),
         harmless=HARMLESS_RISE * workbench.loss.scale,
         reasons=reasons,
