@@ -176,8 +176,9 @@ def run(name, seed, given):
     paths = {way: file_of(given, name, seed, way) for way in files}
     here = {way: path for way, path in paths.items() if path.exists()}
     if new and "float32" in here:
-        for way, timing in bench(here, memory=False).items():
-            files[way]["ratio"] = timing.ratio
+        times = bench(here, memory=False)
+        for way in here:
+            files[way]["ratio"] = round(times[way].ratio, 3)
         found |= {"machine": machine(), "epochs": given.epochs, "tune": given.tune}
         keep(given.kept, name, seed, found)
 
@@ -223,7 +224,9 @@ def write_all(given):
     for name, seeds in read(given.kept).items():
         rows, points = rows_of(name, seeds)
         text += "".join(rows)
-        draw_pareto(points, given.out.with_name(f"mobile-{name}.png"), f"{name}, CIFAR-10")
+        picture = given.out.with_name(f"mobile-{name}.png")
+        measure = "mean intersection over union" if name == "unet" else "accuracy"
+        draw_pareto(points, picture, f"{name}, CIFAR-10", measure)
         runs += [
             f"- {name}, seed {seed}: {one['epochs']} epochs of the float net, {one['tune']} of "
             f"further training; timed on {one['machine']}.\n"

@@ -245,13 +245,15 @@ def recurrent():
     finish(axes, "recurrent")
 
 
-def draw_pareto(points, path, title):
+def draw_pareto(points, path, title, measure="accuracy"):
     """The files of `compress` in blue, those of other tools in grey, and the front of all.
 
     Args:
-        points: dict `{label: (bytes, accuracy)}`.
+        points: dict `{label: (bytes, share that is right)}`.
+        measure: the name of that share.
     """
     axes = new_axes(title, "size of the .tflite file")
+    axes.set_ylabel(f"{measure} in LiteRT")
     labels = []
     for label, point in points.items():
         color = BLUE if label.startswith("compress") else "0.4"
