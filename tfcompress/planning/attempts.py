@@ -155,11 +155,11 @@ class Compressor:
             self.train = self.train._replace(held=[])
         self.calibration = examples[0]
         self.check = some_of(self.calibration, RANGE_EXAMPLES if self.static else CHECKED_EXAMPLES)
-        sample_arrays(exported(model, self.check), self.check)  # raises what a file cannot take
         taught = self.train if taught is None else taught
         given = model, self.teacher, self.loss, loss_weights, taught, self.calibration, batch_size
         scored = self.score, self.quality.drop, self.check if self.static else None
         self.tuner = FineTuner(Trainer(*given), fine_tune, seed, *scored)
+        sample_arrays(exported(model, self.check), self.check)  # raises what a file cannot take
         if self.static:
             self.file(model)  # raises where that cannot be done
         labelled = self.loss is not None and examples[1] is not None

@@ -8,7 +8,6 @@ from typing import Any
 import keras
 
 from tfcompress import layers as forms
-from tfcompress.export.kernels.kernel import LEAST_REST_SIZE
 from tfcompress.graph.layerwise import follow
 from tfcompress.graph.nodes import calls_its_graph, input_shapes
 from tfcompress.graph.paths import name_of, walk
@@ -95,6 +94,8 @@ def fixed_cost(model: keras.Model, target: str, options: Any, rest: Rest) -> int
         if unknown:
             raise ValueError(f"The MACs of {unknown} are not known. Plan for another `target`.")
         return sum(counts.values())
+    from tfcompress.export.kernels.kernel import LEAST_REST_SIZE
+
     sizes = [math.prod(v.shape) for layer in others.values() for v in matrices(layer)]
     if target == "tflite" and rest == "int8":
         return sum(size if size >= LEAST_REST_SIZE else 4 * size for size in sizes)
