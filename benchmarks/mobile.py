@@ -36,6 +36,7 @@ NETS = {
     "resnet20": nets.resnet20,
     "unet": nets.unet,
 }
+NO_TRAINING_FOR_INT8 = ("mobilenet-v3",)  # tf_keras has no `hard_silu`
 BATCH, RATE, TUNE_RATE = 128, 2e-3, 5e-4
 COMPRESSED = {  # the share of the float32 file's bytes, and how the file is made
     "compress to 20%": (0.2, {}),
@@ -126,7 +127,7 @@ def compressed(model, share, terms, epochs, train, held_out, seed):
     return made.tflite
 
 
-def ways_of(model, train, held_out, seed, given):
+def ways_of(name, model, train, held_out, seed, given):
     """`{what makes a file: a function that makes it}`, the float32 file first."""
     x = train[0][:SAMPLES]
     optimize = [tf.lite.Optimize.DEFAULT]
@@ -139,7 +140,7 @@ def ways_of(model, train, held_out, seed, given):
         both = functools.cache(lambda: of_other_tool(given.other_python, stock(model)))
         ways |= {"ai-edge-quantizer, 8 bits": lambda: both()[0]}
         ways |= {"ai-edge-quantizer, 4 bits": lambda: both()[1]}
-    if given.qat:
+    if given.qat and name not in NO_TRAINING_FOR_INT8:
         ways["tfmot, trained for int8"] = lambda: trained_for_int8(model, given.tune, train, seed)
     for way, (share, terms) in COMPRESSED.items():
         made_of = model, share, terms, given.tune, train, held_out, seed
@@ -163,7 +164,7 @@ def run(name, seed, given):
     found = read(given.kept).get(name, {}).get(str(seed), {"files": {}})
     train, held_out, test = pictures(given, name)
     model, files = float_net(name, seed, given, train), found["files"]
-    ways = ways_of(model, train, held_out, seed, given)
+    ways = ways_of(name, model, train, held_out, seed, given)
     new = [way for way in ways if way not in files]
     for way in new:
         begin = time.perf_counter()

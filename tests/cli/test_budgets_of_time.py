@@ -44,6 +44,15 @@ def test_a_table_is_written_and_a_plan_reads_it(folder):
     assert 0 < facts["milliseconds"] < whole
 
 
+def test_a_table_of_files_in_integers(folder):
+    given = ["bench", folder / "net.keras", "-o", folder / "times.json", "--activations"]
+    done = run(*given, "static_int8", "--json")
+    assert done.exit_code == 0, done.output
+    forms = [key for key in json.loads(done.stdout)["milliseconds"] if "units" in key]
+    assert any(key.endswith("; fast, static_int8") for key in forms)
+    assert "must be one of" in run(*given, "float32").stderr
+
+
 def test_texts_of_budgets():
     assert read_budgets(["10%"], "bits") == 0.1
     assert read_budgets(["5ms"], "bits") == {"milliseconds": "5ms"}
@@ -66,6 +75,7 @@ def test_texts_of_budgets():
         (["a.keras", "b.keras", "-o", "times.json"], "one Keras model"),
         (["a.keras", "-o", "times.txt"], "named .json"),
         (["a.keras", "--adb", "benchmark_model"], "give -o TIMES.json"),
+        (["a.tflite", "--activations", "static_int8"], "give -o TIMES.json"),
     ],
 )
 def test_bad_input_of_bench(arguments, message):
