@@ -1,7 +1,7 @@
 """A graph, with the graphs that it calls, as one list of steps, what they hold, and their runs."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -127,6 +127,9 @@ class Stretch:
         changed: for each step the operation as it is now.
         fixed: whether the batches are of one length, on which the operations may count.
         eager: whether to run step by step on every backend.
+        weights: for the steps that are as before but for their weights, by their place: pairs of a
+            variable and a function that gives the value that it has now. It is called when batches
+            come, so that no second copy of a kernel is held while others run.
     """
 
     def __init__(
@@ -135,50 +138,62 @@ class Stretch:
         changed: Sequence[Any],
         fixed: bool = False,
         eager: bool = False,
+        weights: Mapping[int, Sequence[tuple]] | None = None,
     ) -> None:
-        self.steps, self.changed, self.fixed = steps, changed, fixed
+        self.steps, self.changed, self.weights, self.fixed = steps, changed, weights or {}, fixed
         self.arriving = {key for step in steps for _, key in step.arriving}
         self.traced = None if eager or keras.backend.backend() != "tensorflow" else {}
 
-    def __call__(self, values: Values) -> None:
-        """Runs on the values of a batch, which those that leave replace."""
+    def __call__(self, batches: Iterable[Values]) -> None:
+        """Runs on the values of batches, which those that leave replace."""
         if self.traced is None:
-            self._run(values)
+            for values in batches:
+                self._run(values, {})
             return
-        arriving = {key: values.pop(key) for key in self.arriving & values.keys()}
-        tensors, layout = _flattened(arriving)
-        shapes = tuple(self._shape(tensor.shape) for tensor in tensors)
-        if (layout, shapes) not in self.traced:
-            self.traced[layout, shapes] = self._trace(tensors, layout, shapes)
-        function, leaving = self.traced[layout, shapes]
-        values |= _unflattened(function(*tensors), leaving)
+        given = [[value() for _, value in pairs] for pairs in self.weights.values()]
+        for values in batches:
+            arriving = {key: values.pop(key) for key in self.arriving & values.keys()}
+            tensors, layout = _flattened(arriving)
+            shapes = tuple(self._shape(tensor.shape) for tensor in tensors)
+            if (layout, shapes) not in self.traced:
+                self.traced[layout, shapes] = self._trace(tensors, layout, shapes, given)
+            function, leaving = self.traced[layout, shapes]
+            values |= _unflattened(function(*tensors, *keras.tree.flatten(given)), leaving)
 
     def _shape(self, shape):
         return shape if self.fixed or not len(shape) else (None, *shape[1:])
 
-    def _trace(self, tensors, layout, shapes):
+    def _trace(self, tensors, layout, shapes, given):
         """A function of TensorFlow for tensors of these shapes, and the layout of what it gives."""
         import tensorflow as tf
 
         leaving = None
 
-        def flat(*tensors):
+        def flat(*arguments):
             nonlocal leaving
-            values = _unflattened(tensors, layout)
-            self._run(values)
+            values = _unflattened(arguments[: len(tensors)], layout)
+            weights = keras.tree.pack_sequence_as(given, arguments[len(tensors) :])
+            self._run(values, dict(zip(self.weights, weights, strict=True)))
             outputs, leaving = _flattened(values)
             return outputs
 
         specs = [tf.TensorSpec(s, t.dtype) for s, t in zip(shapes, tensors, strict=True)]
+        specs += [tf.TensorSpec(w.shape, w.dtype) for w in keras.tree.flatten(given)]
         # Without autograph, as Keras' own `predict`.
         function = tf.function(flat, autograph=False).get_concrete_function(*specs)
         return function, leaving
 
-    def _run(self, values):
-        for step, changed in zip(self.steps, self.changed, strict=True):
+    def _run(self, values, weights):
+        for place, (step, changed) in enumerate(zip(self.steps, self.changed, strict=True)):
             before, now = arguments_of(step, values)
-            outputs = same = keras.tree.flatten(step.node.operation(*before[0], **before[1]))
-            if changed is not step.node.operation or not _same(before, now):
+            operation = step.node.operation
+            outputs = same = keras.tree.flatten(operation(*before[0], **before[1]))
+            if place in weights:
+                variables = [variable for variable, _ in self.weights[place]]
+                mapping = list(zip(variables, weights[place], strict=True))
+                with keras.StatelessScope(state_mapping=mapping):
+                    same = keras.tree.flatten(operation(*now[0], **now[1]))
+            elif changed is not operation or not _same(before, now):
                 same = keras.tree.flatten(changed(*now[0], **now[1]))
             values |= dict(zip(step.leaving, zip(outputs, same, strict=True), strict=True))
             for key in step.done:

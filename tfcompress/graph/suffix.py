@@ -178,7 +178,7 @@ class Suffix:
             self.stretches[start] = Stretch(*zip(*row, strict=True), fixed=True)
         stretch = self.stretches[start]
         pairs = {key: (values.pop(key),) * 2 for key in stretch.arriving & values.keys()}
-        stretch(pairs)
+        stretch([pairs])
         values |= {key: now for key, (_, now) in pairs.items()}
 
 

@@ -28,6 +28,7 @@ from tfcompress.utils.types import Tensor
 
 LARGEST_BLOCK = 4096  # a larger fan-in is cut into blocks on the diagonal
 PATCH_NUMBERS = 2**23  # of patches held at a time, 32 MB
+FEW_ROWS = 64  # of many groups, which stay in the cache
 LARGE_KERNEL = 2**18  # weights; the change of a larger one is in single precision
 ROWS_FOR_INPUT = 16  # for each input of an output so many rows are enough to fit a kernel on
 LEAST_ROWS = 2**11
@@ -124,8 +125,11 @@ class Moments:
             if before is not None and before is not x:
                 moved = draw(np.asarray(before)[part], seed=seed) - rows
                 kernel = self._kernel(rows)
-                self.changes.append((rows, moved if self._by_inputs(kernel) else moved @ kernel))
-            if sum(rows.size for rows in self.waiting) >= PATCH_NUMBERS:
+                self.changes.append(
+                    (rows, moved if self._by_inputs(kernel) else _applied(moved, kernel))
+                )
+            waiting = sum(rows.size for rows in self.waiting)
+            if waiting >= PATCH_NUMBERS or _side_by_side(rows):
                 self._add_rows()
 
     def _add_reversed(self, x):
@@ -183,7 +187,7 @@ class Moments:
             dtype = "float64" if len(cuts) == 1 else "float32"
             self.sums = [np.zeros((len(rows), *[rows[0, 0, c].size] * 2), dtype) for c in cuts]
         for total, cut in zip(self.sums, cuts, strict=True):
-            total += transposed(rows[:, :, cut]) @ rows[:, :, cut]
+            total += _product(rows[:, :, cut], rows[:, :, cut])
         if self.changes:
             if len(self.changes) < len(self.waiting):  # some had not changed
                 rows = np.concatenate([rows for rows, _ in self.changes], 1)
@@ -191,7 +195,7 @@ class Moments:
             if self.drift is None:
                 self.drift = np.zeros((len(rows), rows.shape[2], changes.shape[2]), "float32")
             for cut in cuts:
-                self.drift[:, cut] += transposed(rows[:, :, cut]) @ changes
+                self.drift[:, cut] += _product(rows[:, :, cut], changes)
         self.waiting, self.changes = [], []
 
     def _by_inputs(self, kernel):
@@ -205,6 +209,33 @@ class Moments:
             kernel = fan_in_first(self.layer, kernel)
             self.kernel = kernel.reshape(rows.shape[2], len(rows), -1).transpose(1, 0, 2)
         return self.kernel
+
+
+def _product(rows, others):
+    """`rows^T others` of each group, `(G, N, n)` and `(G, N, m)`, as `(G, n, m)`."""
+    if not _side_by_side(rows):
+        return transposed(rows) @ others
+    found = np.zeros((len(rows), rows.shape[2], others.shape[2]))
+    for start in range(0, rows.shape[1], FEW_ROWS):
+        part, other = (x[:, start : start + FEW_ROWS] for x in (rows, others))
+        for i in range(rows.shape[2]):
+            found[:, i] += np.einsum("gN,gNm->gm", part[:, :, i], other)
+    return found
+
+
+def _applied(rows, kernel):
+    """`rows kernel` of each group, `(G, N, n)` and `(G, n, m)`."""
+    if not _side_by_side(rows):
+        return rows @ kernel
+    return sum(rows[:, :, i, None] * kernel[:, i, None] for i in range(rows.shape[2]))
+
+
+def _side_by_side(rows):
+    """Whether the same number of all groups lies together, which a matrix product would copy.
+
+    It is so in a depthwise convolution.
+    """
+    return len(rows) > 1 and rows.strides[0] == rows.itemsize
 
 
 def enough_positions(layer: keras.layers.Layer, examples: int) -> int:

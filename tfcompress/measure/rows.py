@@ -69,12 +69,11 @@ def patches(
     if getattr(layer, "data_format", None) == "channels_first":
         x = np.moveaxis(x, 1, -1)
     groups = x.shape[-1] if depthwise else getattr(layer, "groups", 1)
-    windows = _windows(layer, x)  # (b, positions..., taps..., channels)
-    space = windows.shape[1 : 1 + len(layer.kernel_size)]
-    drawn = _drawn(space, positions, seed)
-    if drawn is not None:
-        windows = windows[(slice(None), *np.unravel_index(drawn, space))]
-    rows = windows.reshape(-1, math.prod(layer.kernel_size), groups, x.shape[-1] // groups)
+    places, inside = _windows(layer, x.shape[1:-1], positions, seed)
+    taken = x.reshape(len(x), -1, x.shape[-1])[:, places]  # (b, positions, taps, channels)
+    if not inside.all():
+        taken[:, ~inside] = 0
+    rows = taken.reshape(-1, places.shape[1], groups, x.shape[-1] // groups)
     return rows.transpose(2, 0, 1, 3).reshape(groups, len(rows), -1)
 
 
@@ -85,36 +84,38 @@ def _drawn(space, positions, seed):
     return np.random.default_rng(seed).choice(math.prod(space), positions, replace=False)
 
 
-def _windows(layer, x):
-    """The window of a convolution at each position: a view `(b, positions, taps, channels)`."""
-    dilation = per_axis(getattr(layer, "dilation_rate", 1), len(layer.kernel_size))
-    strides = per_axis(layer.strides, len(layer.kernel_size))
-    if is_transposed(layer):  # a convolution of inputs with zeros between them, all outputs wanted
-        spread = np.zeros((len(x), *_spread(x.shape, strides), x.shape[-1]), x.dtype)
-        spread[(slice(None), *(slice(None, None, s) for s in strides))] = x
-        x, strides = spread, (1,) * len(strides)
-    reach = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, dilation, strict=True)]
-    axes = range(1, 1 + len(reach))
-    pad = [(0, 0)] * x.ndim
-    for axis, size, stride in zip(axes, reach, strides, strict=True):
-        if layer.padding == "same" and not is_transposed(layer):
-            total = max((-(-x.shape[axis] // stride) - 1) * stride + size - x.shape[axis], 0)
-            pad[axis] = (total // 2, total - total // 2)
-        elif is_transposed(layer):
-            pad[axis] = (size - 1, size - 1)
+def _windows(layer, space, positions, seed):
+    """Which places of an image the taps of a convolution lie on, at all or some of its positions.
+
+    Returns:
+        Places `(positions, taps)` in the flattened space, and whether they lie inside of it.
+    """
+    axes = len(space)
+    dilation = per_axis(getattr(layer, "dilation_rate", 1), axes)
+    strides, taps = per_axis(layer.strides, axes), []
+    for n, k, d, s in zip(space, layer.kernel_size, dilation, strides, strict=True):
+        reach = (k - 1) * d + 1
+        if is_transposed(layer):  # all outputs wanted; zeros lie between the inputs
+            found = np.arange((n - 1) * s + reach)[:, None] - np.arange(k) * d  # (positions, k)
+            taps.append(np.where(found % s, -1, found // s))
+            continue
+        count, before = (n - reach) // s + 1, 0
+        if layer.padding == "same":
+            count = -(-n // s)
+            before = max((count - 1) * s + reach - n, 0) // 2
         elif layer.padding == "causal":
-            pad[axis] = (size - 1, 0)
-    x = np.pad(x, pad) if np.any(pad) else x  # it copies in any case
-    windows = np.lib.stride_tricks.sliding_window_view(x, reach, tuple(axes))
-    steps = (slice(None), *(slice(None, None, s) for s in strides), slice(None))
-    windows = windows[(*steps, *(slice(None, None, d) for d in dilation))]
-    if is_transposed(layer):  # whose kernel runs the other way
-        windows = np.flip(windows, tuple(range(windows.ndim - len(axes), windows.ndim)))
-    return np.moveaxis(windows, len(axes) + 1, -1)
-
-
-def _spread(shape, strides):
-    return ((n - 1) * s + 1 for n, s in zip(shape[1:-1], strides, strict=True))
+            count, before = (n - 1) // s + 1, reach - 1
+        taps.append(np.arange(count)[:, None] * s + np.arange(k) * d - before)
+    counts = [len(found) for found in taps]
+    drawn = _drawn(counts, positions, seed)
+    drawn = np.arange(math.prod(counts)) if drawn is None else drawn
+    places, inside = np.zeros((len(drawn), 1), int), np.ones((len(drawn), 1), bool)
+    for n, found, position in zip(space, taps, np.unravel_index(drawn, counts), strict=True):
+        along = found[position]  # (positions, k)
+        inside = inside[:, :, None] & ((along >= 0) & (along < n))[:, None]
+        places = places[:, :, None] * n + along.clip(0, n - 1)[:, None]
+        inside, places = (a.reshape(len(drawn), -1) for a in (inside, places))
+    return places, inside
 
 
 def fan_in_first(layer: keras.layers.Layer, kernel: np.ndarray) -> np.ndarray:

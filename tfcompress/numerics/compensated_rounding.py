@@ -119,11 +119,17 @@ def _feed_back(w, round_at, R, kept):
     What is `kept` stays zero.
     """
     q, e = np.empty_like(w), np.zeros_like(w)
+    pruned = kept.any(2).any(0)  # rows of which something is kept
     for start in range(0, w.shape[1], ROWS_AT_A_TIME):
         stop = min(start + ROWS_AT_A_TIME, w.shape[1])
         target = w[:, start:stop] + transposed(R[:, :start, start:stop]) @ e[:, :start]
+        earlier = np.ascontiguousarray(transposed(R[:, start:stop, start:stop]))[:, :, None]
         for i in range(start, stop):
-            from_run = (R[:, None, start:i, i] @ e[:, start:i])[:, 0]
-            q[:, i] = np.where(kept[:, i], 0, round_at(target[:, i - start] + from_run, i))
-            e[:, i] = w[:, i] - q[:, i]
+            k = i - start
+            row = target[:, k]
+            if k:
+                row += (earlier[:, k, :, :k] @ e[:, start:i])[:, 0]
+            rounded = round_at(row, i)
+            q[:, i] = np.where(kept[:, i], 0, rounded) if pruned[i] else rounded
+            np.subtract(w[:, i], q[:, i], out=e[:, i])
     return q

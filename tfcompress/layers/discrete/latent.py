@@ -211,6 +211,7 @@ def _fit_once(w, nearest, scale, metric, refit):
 
 
 def _round(w, nearest, scale, metric):
+    """The grid points that `compensate` finds, in units of the scale of each output."""
     unit = np.where(scale == 0, 1, scale)
-    rounded = compensate(w, lambda row, _: scale * nearest(row / unit), metric)
-    return np.where(scale == 0, nearest(0 * w[..., :1]), nearest(rounded / unit)).astype(w.dtype)
+    grid = compensate(w / unit, lambda row, _: nearest(row), metric)
+    return np.where(scale == 0, nearest(0 * w[..., :1]), grid).astype(w.dtype, copy=False)
