@@ -31,7 +31,7 @@ PATCH_NUMBERS = 2**23  # of patches held at a time, 32 MB
 FEW_ROWS = 64  # of many groups, which stay in the cache
 LARGE_KERNEL = 2**18  # weights; the change of a larger one is in single precision
 ROWS_FOR_INPUT = 16  # for each input of an output so many rows are enough to fit a kernel on
-LEAST_ROWS = 2**11
+LEAST_ROWS = 2**10
 EXAMPLES = 2**11, 2**14  # on which a model is fitted, at least and at most
 
 
@@ -129,7 +129,7 @@ class Moments:
                     (rows, moved if self._by_inputs(kernel) else _applied(moved, kernel))
                 )
             waiting = sum(rows.size for rows in self.waiting)
-            if waiting >= PATCH_NUMBERS or _side_by_side(rows):
+            if waiting >= PATCH_NUMBERS // 2 or _side_by_side(rows):
                 self._add_rows()
 
     def _add_reversed(self, x):
@@ -181,7 +181,7 @@ class Moments:
         """Adds the rows that wait: a few products of many rows are faster than many of few."""
         if not self.waiting:
             return
-        rows = np.concatenate(self.waiting, 1)  # (G, N, n)
+        rows = _joined(self.waiting)  # (G, N, n)
         cuts = [slice(i, i + self.block) for i in range(0, rows.shape[2], self.block)]
         if self.sums is None:  # blocks are large, and double precision would not fit
             dtype = "float64" if len(cuts) == 1 else "float32"
@@ -190,8 +190,8 @@ class Moments:
             total += _product(rows[:, :, cut], rows[:, :, cut])
         if self.changes:
             if len(self.changes) < len(self.waiting):  # some had not changed
-                rows = np.concatenate([rows for rows, _ in self.changes], 1)
-            changes = np.concatenate([change for _, change in self.changes], 1)  # (G, N, m)
+                rows = _joined([rows for rows, _ in self.changes])
+            changes = _joined([change for _, change in self.changes])  # (G, N, m)
             if self.drift is None:
                 self.drift = np.zeros((len(rows), rows.shape[2], changes.shape[2]), "float32")
             for cut in cuts:
@@ -209,6 +209,10 @@ class Moments:
             kernel = fan_in_first(self.layer, kernel)
             self.kernel = kernel.reshape(rows.shape[2], len(rows), -1).transpose(1, 0, 2)
         return self.kernel
+
+
+def _joined(parts):
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, 1)
 
 
 def _product(rows, others):
@@ -241,7 +245,7 @@ def _side_by_side(rows):
 def enough_positions(layer: keras.layers.Layer, examples: int) -> int:
     """At how many positions of each of so many examples the inputs of a layer are to be measured.
 
-    Together they give 16 rows for each input of an output, at least 2,048. The stride of a
+    Together they give 16 rows for each input of an output, at least 1,024. The stride of a
     transposed convolution spreads its inputs, so that each row holds only some of them.
     """
     strides = per_axis(layer.strides, len(layer.kernel_size)) if is_transposed(layer) else ()

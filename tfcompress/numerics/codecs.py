@@ -71,7 +71,7 @@ class Signs:
         return (2 * bits.astype(np.int8) - 1).astype(packed.dtype).reshape(packed.shape)
 
 
-AT_A_TIME = 2**18  # integers, a multiple of 8: each takes a number of 64 bits for every bit
+AT_A_TIME = 2**18  # integers, a multiple of 8: each takes a number of its own for every bit
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ class Integers:
         return _packed(self, array, b"".join(map(self._encode_part, parts)))
 
     def _encode_part(self, part):
-        codes = part.astype(np.int64) & ((1 << self.bits) - 1)
-        lanes = (codes[:, None] >> np.arange(self.bits)) & 1
-        return np.packbits(lanes.astype(np.uint8), bitorder="little").tobytes()
+        wide = np.uint8 if self.bits <= 8 else np.uint64  # which keep the low bits
+        lanes = (part.astype(wide)[:, None] >> np.arange(self.bits, dtype=wide)) & wide(1)
+        return np.packbits(lanes.astype(np.uint8, copy=False), bitorder="little").tobytes()
 
     def decode(self, packed: Packed) -> np.ndarray:
         count = _count(packed)

@@ -103,7 +103,8 @@ def estimate_function(
             known.update(zip(new, sizes, strict=True))
         for (kind, (bare, chain)), of_kind in zip(made.items(), of_kinds, strict=True):
             cost = known[of_kind] if target == "tflite" else count(chain)
-            known[kind] = Estimate(cost, sum(map(kernel_bits, chain)), _largest_rank(bare))
+            bits = cost if target == "bits" else sum(map(kernel_bits, chain))
+            known[kind] = Estimate(cost, bits, _largest_rank(bare))
         return [known[kind] for kind in kinds]
 
     return estimates

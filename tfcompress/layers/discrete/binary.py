@@ -194,7 +194,7 @@ class BinaryKernel(GridKernel):
         scale = np.where(total > 0, scale, np.mean(np.abs(rows), 0))
         signs, scale = fit_grid(
             rows,
-            lambda u: np.where(u >= 0, 1, -1),
+            lambda u: np.where(u >= 0, np.float32(1), np.float32(-1)),
             scale if self.use_scale else self.limit,
             metric,
             refit=self.use_scale,

@@ -19,7 +19,7 @@ FURTHER, FARTHEST = 3, 1.25  # how many times as far a scale goes as it was fitt
 SINGLE_PRECISION_FROM = 2**16  # weights: the sums of a larger kernel take too long in double
 VERY_LARGE = 2**20  # weights: single precision in any metric
 AT_A_TIME = 2**21  # weights, of which copies are made
-LEAST_GAIN = 0.003  # share of the damage that a round must take away to go on
+LEAST_GAIN = 0.01  # share of the damage that a round must take away to go on
 ONE_ROUND_ABOVE = 2**23  # weights: on a larger kernel each round takes minutes
 
 
@@ -174,7 +174,7 @@ def fit_grid(
     trial = scale
     for _ in range(ROUNDS if refit and sized <= ONE_ROUND_ABOVE else 1):
         trial = np.asarray(trial, np.float32).astype(w.dtype)
-        found = _round(w, nearest, trial, metric)
+        found = _round(w, nearest, trial, metric, no_worse=grid is None)
         gain, size = np.sum(found * toward, axes), np.sum(found * metric.apply(found), axes)
         fitted = trial
         if refit:  # the least-squares scale of these points
@@ -210,8 +210,8 @@ def _fit_once(w, nearest, scale, metric, refit):
     return grid.reshape(w.shape), scale.astype(np.float32)
 
 
-def _round(w, nearest, scale, metric):
+def _round(w, nearest, scale, metric, no_worse=True):
     """The grid points that `compensate` finds, in units of the scale of each output."""
     unit = np.where(scale == 0, 1, scale)
-    grid = compensate(w / unit, lambda row, _: nearest(row), metric)
+    grid = compensate(w / unit, lambda row, _: nearest(row), metric, no_worse)
     return np.where(scale == 0, nearest(0 * w[..., :1]), grid).astype(w.dtype, copy=False)
