@@ -230,7 +230,7 @@ def test_as_many_positions_are_enough_as_tell_the_inputs_apart():
     assert enough_positions(spread, 9) == 3 * 16 * inputs // 9  # a third of the taps meet zeros
     assert enough_positions(dense, 9600) == 1
     assert enough_positions(steps, 600) == 16
-    assert enough_positions(layers.Dense(2), 4) == 2048 // 4  # not built
+    assert enough_positions(layers.Dense(2), 4) == 1024 // 4  # not built
 
 
 def test_what_cannot_be_measured_says_so():
