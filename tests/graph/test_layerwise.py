@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+import tfcompress as tfc
 from tfcompress.graph import layerwise as follow
 from tfcompress.graph.copy import copied
 from tfcompress.graph.paths import walk
@@ -217,3 +218,30 @@ def test_operations_may_count_on_a_fixed_batch():
     wanted = [model.get_layer("first"), model.get_layer("out")]
     follow.follow(model, np.ones((4, 3, 2)), wanted, lambda layer, _: seen.append(layer.name))
     assert seen == ["first", "out"]
+
+
+def test_later_layers_see_another_activation_of_a_changed_layer():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,)), L.Dense(5, "relu"), L.Dense(3)])
+    first, second = model.layers
+    x, seen = np.random.default_rng(0).normal(size=(20, 6)).astype("float32"), []
+    part = tfc.layers.QuantizedDense.from_layer(first, bits=4)
+
+    def change(layer, pairs):
+        seen.append([np.array(now) for _, now in pairs])
+        return [part] if layer is first else None
+
+    for activation in (part.activation, keras.activations.tanh):
+        part.activation = activation
+        follow.follow(model, x, [first, second], change)
+        np.testing.assert_allclose(np.concatenate(seen[-1]), part(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "layer", [L.Dense(4), L.Conv2D(4, 3), L.DepthwiseConv2D(3, use_bias=False)]
+)
+def test_a_compressed_layer_runs_as_the_ordinary_one_with_other_weights(layer):
+    layer.build((None, 5, 5, 2))
+    part = getattr(tfc.layers, f"Quantized{type(layer).__name__}").from_layer(layer, bits=4)
+    assert follow._same_but_for_weights(part, layer)
+    assert not follow._same_but_for_weights(layer, layer)

@@ -27,7 +27,7 @@ from tfcompress.utils.types import Data
 BATCH_SIZE = 256  # at most
 MEMORY = 2**30  # bytes of the values that wait between two steps
 WORKING = 1 / 8  # share of it that one batch may take in one step
-FEW = 2**20  # weights of a kernel, which may be computed beside what the layer holds
+FEW_WEIGHTS = 2**20  # weights of a kernel, which may be computed beside what the layer holds
 WAITING = 3 / 8  # share of it for the values that wait
 
 
@@ -156,8 +156,9 @@ class _Run:
         The layer itself is traced in a third of the time of one that computes its kernel.
         """
         chain, kernel = self.chains.get(operation, ()), getattr(operation, "kernel", None)
-        same = len(chain) == 1 and getattr(chain[0], "ordinary", None) is type(operation)
-        if not (same and isinstance(kernel, keras.Variable)) or math.prod(kernel.shape) > FEW:
+        same = len(chain) == 1 and _same_but_for_weights(chain[0], operation)
+        few = isinstance(kernel, keras.Variable) and math.prod(kernel.shape) <= FEW_WEIGHTS
+        if not (same and few):
             return []
         pairs = [(kernel, lambda: chain[0].kernel)]
         if operation.bias is not None:  # which corrections change
@@ -260,6 +261,19 @@ class _Run:
                 both.append(found.copy())
                 found.clear()
             yield from zip(*both, strict=True)
+
+
+def _same_but_for_weights(part, layer) -> bool:
+    """Whether a compressed layer computes what an ordinary one does with other weights.
+
+    One that the user's own function makes may have another activation, say.
+    """
+    if getattr(part, "ordinary", None) is not type(layer):
+        return False
+    names = (*part.arguments, "activation", "compute_dtype")
+    names = {name: part.ordinary_names.get(name, name) for name in names}
+    same = [getattr(part, a, None) == getattr(layer, b, None) for a, b in names.items()]
+    return all(same) and (part.bias is None) == (layer.bias is None)
 
 
 def _name(step):
