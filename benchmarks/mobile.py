@@ -42,6 +42,7 @@ COMPRESSED = {  # the share of the float32 file's bytes, and how the file is mad
     "compress to 20%": (0.2, {}),
     "compress to 20%, full integer": (0.2, {"activations": "static_int8"}),
     "compress to 12%": (0.12, {}),
+    "compress to 12%, full integer": (0.12, {"activations": "static_int8"}),
     "compress to 12%, store small": (0.12, {"store": "small"}),
 }
 SAMPLES = 500  # training pictures that other tools calibrate on
