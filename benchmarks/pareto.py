@@ -1,15 +1,19 @@
 """Fashion-MNIST: accuracy against bytes of `compress`, beside what other tools give.
 
     python benchmarks/pareto.py --nets folder [--only mlp] [--seeds 0 1 2]
+    python benchmarks/pareto.py --nets another-folder --choose
 
 Starts from the float nets of `nets.py` (trained and saved in the folder if missing). For each
 budget `compress` plans, swaps, trains on for at most 10 epochs, and exports. The teacher is the
 float ResNet, of itself too; rows "own teacher" have the net itself instead. The accuracy is that of
-the file in LiteRT on all 10,000 test images. The teacher and the budgets' stores were chosen by the
-test accuracy of seed 0. Writes docs/pareto-benchmark.md and a picture of each net beside it.
+the file in LiteRT on all 10,000 test images. Teachers and stores are chosen by `--choose`, which
+holds the last 5,000 training images out of everything, the training of the float nets too, and
+compares on them. Writes docs/pareto-benchmark.md and a picture of each net beside it.
 """
 
 import argparse
+import functools
+import itertools
 import pathlib
 
 import keras
@@ -75,6 +79,7 @@ OTHERS = {
         "prune 80%, 4 bits": (0.9079, 125_904, 1.7),
     },
 }
+HELD_OUT = 5000
 HEAD = """# Accuracy against bytes
 
 Written by `benchmarks/pareto.py`: {machine}. Seeds {seeds}.
@@ -97,27 +102,46 @@ def right(blob, x, y, batch=500):
     return float(np.mean(np.concatenate(found) == y))
 
 
+def compressed(name, nets, train, budget, store, teacher, seed):
+    """The file of one run."""
+    return tfc.compress(
+        nets[name],
+        train,
+        budget,
+        fine_tune=EPOCHS[name],
+        validation_data=tuple(array[:1000] for array in train),  # so that nothing is held out
+        teacher=nets[teacher],
+        store=store,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        seed=seed,
+    ).tflite
+
+
+def loaded(name, folder, train):
+    """The float net, and the ResNet, which teaches it."""
+    return {one: load_or_train(one, folder, train) for one in (name, "resnet")}
+
+
+def choose(train, given):
+    """Prints what each store and teacher gives for each budget, on images held out of training."""
+    kept, held_out = slice(-HELD_OUT), slice(-HELD_OUT, None)
+    train, held_out = (tuple(part[k] for part in train) for k in (kept, held_out))
+    for name in given.only:
+        nets = loaded(name, given.nets, train)
+        for budget in dict.fromkeys(budget for budget, *_ in BUDGETS[name]):
+            for store, teacher in itertools.product(("fast", "small"), nets):
+                run = functools.partial(compressed, name, nets, train, budget, store, teacher)
+                found = [run(seed) for seed in given.seeds]
+                values = [f"{right(blob, *held_out):.4f}" for blob in found]
+                print(name, budget, store, teacher, *values, max(map(len, found)), flush=True)
+
+
 def rows_of(name, nets, train, test, seeds):
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    start = nets[name]
-    stock = tfc.to_tflite(start, check=test[0][:32])
-    shown = tuple(array[:1000] for array in train)  # so that nothing is held out
+    stock = tfc.to_tflite(nets[name], check=test[0][:32])
     rows, points = [], {}
     for budget, store, teacher, least in BUDGETS[name]:
-        found = [
-            tfc.compress(
-                start,
-                train,
-                budget,
-                fine_tune=EPOCHS[name],
-                validation_data=shown,
-                teacher=nets[teacher],
-                store=store,
-                loss=loss,
-                seed=seed,
-            ).tflite
-            for seed in seeds
-        ]
+        run = functools.partial(compressed, name, nets, train, budget, store, teacher)
+        found = [run(seed) for seed in seeds]
         values = [right(blob, *test) for blob in found]
         ratio = tfc.bench({"float32": stock, "ours": found[0]}, memory=False)["ours"].ratio
         mean, size = np.mean(values), max(map(len, found))
@@ -140,13 +164,16 @@ def main():
     parser.add_argument("--nets", type=pathlib.Path, default=pathlib.Path("benchmark-nets"))
     parser.add_argument("--only", nargs="*", default=list(BUDGETS), choices=list(BUDGETS))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--choose", action="store_true", help="compare on held-out images alone")
     parser.add_argument("--out", type=pathlib.Path, default="docs/pareto-benchmark.md")
     arguments = parser.parse_args()
     train, test, _ = fashion_mnist()
+    if arguments.choose:
+        return choose(train, arguments)
     protocol, seeds = __doc__.split("\n\n")[2], ", ".join(map(str, arguments.seeds))
     text = HEAD.format(machine=machine(), seeds=seeds, protocol=protocol)
     for name in arguments.only:
-        nets = {one: load_or_train(one, arguments.nets, train) for one in (name, "resnet")}
+        nets = loaded(name, arguments.nets, train)
         rows, points = rows_of(name, nets, train, test, arguments.seeds)
         picture = arguments.out.with_name(f"pareto-{name}.png")
         draw_pareto(points, picture, f"{name}, Fashion-MNIST")
