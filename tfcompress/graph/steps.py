@@ -1,5 +1,6 @@
 """A graph, with the graphs that it calls, as one list of steps, what they hold, and their runs."""
 
+import contextlib
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -116,11 +117,11 @@ def working_bytes(steps: list[Step], sizes: dict[int, int]) -> int:
 
 
 class Stretch:
-    """Steps that run one after the other, before and after the changes; in TensorFlow one function.
+    """Steps that run one after the other, before and after the changes; in TensorFlow functions.
 
-    A step runs once where neither it nor what arrives has changed. Step by step, Keras' own code
+    Where nothing that arrives or runs has changed, they run once. Step by step, Keras' own code
     takes about a millisecond for each call of a layer, and so most of the time of a small batch. A
-    function runs it once, when it is traced.
+    function runs it once, when it is traced; one serves both runs where only weights have changed.
 
     Args:
         steps: of a graph.
@@ -140,30 +141,52 @@ class Stretch:
         eager: bool = False,
         weights: Mapping[int, Sequence[tuple]] | None = None,
     ) -> None:
-        self.steps, self.changed, self.weights, self.fixed = steps, changed, weights or {}, fixed
+        self.steps, self.fixed = steps, fixed
+        self.before, self.now = [step.node.operation for step in steps], list(changed)
+        self.changed = [a is not b for a, b in zip(self.before, self.now, strict=True)]
         self.arriving = {key for step in steps for _, key in step.arriving}
         self.traced = None if eager or keras.backend.backend() != "tensorflow" else {}
+        self.weights = {} if self.traced is None or weights is None else weights
+        for place in self.weights:
+            self.now[place] = self.before[place]
 
     def __call__(self, batches: Iterable[Values]) -> None:
         """Runs on the values of batches, which those that leave replace."""
-        if self.traced is None:
-            for values in batches:
-                self._run(values, {})
-            return
-        given = [[value() for _, value in pairs] for pairs in self.weights.values()]
+        pairs = {place: list(zip(*pairs, strict=True)) for place, pairs in self.weights.items()}
+        own = [list(map(keras.ops.convert_to_tensor, variables)) for variables, _ in pairs.values()]
+        new = [[value() for value in values] for _, values in pairs.values()]
         for values in batches:
             arriving = {key: values.pop(key) for key in self.arriving & values.keys()}
-            tensors, layout = _flattened(arriving)
-            shapes = tuple(self._shape(tensor.shape) for tensor in tensors)
-            if (layout, shapes) not in self.traced:
-                self.traced[layout, shapes] = self._trace(tensors, layout, shapes, given)
-            function, leaving = self.traced[layout, shapes]
-            values |= _unflattened(function(*tensors, *keras.tree.flatten(given)), leaving)
+            touched = self._touched(arriving)
+            first, second = ({key: pair[i] for key, pair in arriving.items()} for i in (0, 1))
+            first = self._run(self.before, first, own)
+            second = self._run(self.now, second, new) if touched else first
+            values |= {k: (x, second[k] if k in touched else x) for k, x in first.items()}
+
+    def _touched(self, arriving):
+        """The keys of the values that differ before and after the changes."""
+        touched = {key for key, (before, now) in arriving.items() if before is not now}
+        for step, changed in zip(self.steps, self.changed, strict=True):
+            if changed or not touched.isdisjoint(key for _, key in step.arriving):
+                touched.update(step.leaving)
+        return touched
+
+    def _run(self, operations, values, weights):
+        """The values that leave, by their keys."""
+        if self.traced is None:
+            return self._steps(operations, values, weights)
+        tensors, layout = _flattened(values)
+        shapes = tuple(self._shape(tensor.shape) for tensor in tensors)
+        which = operations == self.now, layout, shapes
+        if which not in self.traced:
+            self.traced[which] = self._trace(operations, tensors, layout, shapes, weights)
+        function, leaving = self.traced[which]
+        return _unflattened(function(*tensors, *keras.tree.flatten(weights)), leaving)
 
     def _shape(self, shape):
         return shape if self.fixed or not len(shape) else (None, *shape[1:])
 
-    def _trace(self, tensors, layout, shapes, given):
+    def _trace(self, operations, tensors, layout, shapes, weights):
         """A function of TensorFlow for tensors of these shapes, and the layout of what it gives."""
         import tensorflow as tf
 
@@ -172,32 +195,29 @@ class Stretch:
         def flat(*arguments):
             nonlocal leaving
             values = _unflattened(arguments[: len(tensors)], layout)
-            weights = keras.tree.pack_sequence_as(given, arguments[len(tensors) :])
-            self._run(values, dict(zip(self.weights, weights, strict=True)))
-            outputs, leaving = _flattened(values)
+            given = keras.tree.pack_sequence_as(weights, arguments[len(tensors) :])
+            outputs, leaving = _flattened(self._steps(operations, values, given))
             return outputs
 
         specs = [tf.TensorSpec(s, t.dtype) for s, t in zip(shapes, tensors, strict=True)]
-        specs += [tf.TensorSpec(w.shape, w.dtype) for w in keras.tree.flatten(given)]
+        specs += [tf.TensorSpec(w.shape, w.dtype) for w in keras.tree.flatten(weights)]
         # Without autograph, as Keras' own `predict`.
         function = tf.function(flat, autograph=False).get_concrete_function(*specs)
         return function, leaving
 
-    def _run(self, values, weights):
-        for place, (step, changed) in enumerate(zip(self.steps, self.changed, strict=True)):
-            before, now = arguments_of(step, values)
-            operation = step.node.operation
-            outputs = same = keras.tree.flatten(operation(*before[0], **before[1]))
-            if place in weights:
-                variables = [variable for variable, _ in self.weights[place]]
-                mapping = list(zip(variables, weights[place], strict=True))
-                with keras.StatelessScope(state_mapping=mapping):
-                    same = keras.tree.flatten(operation(*now[0], **now[1]))
-            elif changed is not operation or not _same(before, now):
-                same = keras.tree.flatten(changed(*now[0], **now[1]))
-            values |= dict(zip(step.leaving, zip(outputs, same, strict=True), strict=True))
+    def _steps(self, operations, values, weights):
+        weights = dict(zip(self.weights, weights, strict=True))
+        for place, (step, operation) in enumerate(zip(self.steps, operations, strict=True)):
+            arriving = {tensor: values[key] for tensor, key in step.arriving}
+            args, kwargs = step.node.arguments.fill_in(arriving)
+            variables = [variable for variable, _ in self.weights.get(place, ())]
+            mapping = list(zip(variables, weights.get(place, ()), strict=True))
+            with keras.StatelessScope(mapping) if mapping else contextlib.nullcontext():
+                outputs = keras.tree.flatten(operation(*args, **kwargs))
+            values |= dict(zip(step.leaving, outputs, strict=True))
             for key in step.done:
                 values.pop(key, None)
+        return values
 
 
 def arguments_of(step: Step, values: Values) -> list[tuple]:
@@ -208,13 +228,8 @@ def arguments_of(step: Step, values: Values) -> list[tuple]:
     ]
 
 
-def _same(one, other) -> bool:
-    pairs = zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=True)
-    return all(a is b for a, b in pairs)
-
-
-def _flattened(values: Values) -> tuple[list, Hashable]:
-    """Each tensor and mask once, and where it belongs: `{key: (place, place of its mask), ...}`.
+def _flattened(values: dict[int, Tensor]) -> tuple[list, Hashable]:
+    """Each tensor and mask once, and where it belongs: `((key, place, place of its mask), ...)`.
 
     A function of TensorFlow takes neither masks nor the same tensor in two places as such.
     """
@@ -228,16 +243,11 @@ def _flattened(values: Values) -> tuple[list, Hashable]:
             tensors.append(tensor)
         return places[id(tensor)]
 
-    def both(tensor):
-        return place(tensor), place(mask_of(tensor))
-
-    return tensors, tuple((key, *map(both, pair)) for key, pair in sorted(values.items()))
+    return tensors, tuple((key, place(x), place(mask_of(x))) for key, x in sorted(values.items()))
 
 
-def _unflattened(tensors: list, layout: Hashable) -> Values:
-    masks = {place: mask for _, *pair in layout for place, mask in pair if mask is not None}
+def _unflattened(tensors: list, layout: Hashable) -> dict[int, Tensor]:
     tensors = [*tensors, None]  # the last one for inputs that are not given
-    for place, mask in masks.items():
+    for place, mask in {(place, mask) for _, place, mask in layout if mask is not None}:
         tensors[place] = with_mask(tensors[place], tensors[mask])
-    places = ((key, *(-1 if p is None else p for p, _ in pair)) for key, *pair in layout)
-    return {key: (tensors[before], tensors[now]) for key, before, now in places}
+    return {key: tensors[-1 if place is None else place] for key, place, _ in layout}
