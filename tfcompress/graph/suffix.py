@@ -28,7 +28,16 @@ def outputs_of(
         x: a batch of its inputs.
         arounds: what runs in the place of layers, see `altered`.
     """
-    return Suffix(model, [x]).outputs(arounds)[0]
+    return outputs_with(model, arounds or {})(x)
+
+
+def outputs_with(
+    model: keras.Model, arounds: Mapping[keras.layers.Layer, Around]
+) -> Callable[[Any], list]:
+    """`outputs_of` a model as a function of a batch, for many batches."""
+    suffix = Suffix(model, [])
+    altered_steps = suffix.altered_steps(arounds)
+    return lambda x: suffix.finish(suffix.arriving(x), altered_steps)
 
 
 def structured_outputs(model: Any, x: Any) -> Any:
@@ -56,8 +65,7 @@ def watching(
             see(layer, array)
         return call(x, *args, **kwargs)
 
-    arounds = {layer: partial(shown, layer) for layer in layers}
-    return lambda x: outputs_of(model, x, arounds)
+    return outputs_with(model, {layer: partial(shown, layer) for layer in layers})
 
 
 class Suffix:
@@ -75,7 +83,7 @@ class Suffix:
     """
 
     def __init__(self, model: keras.Model, batches: list, many: bool = False) -> None:
-        self.model, self.batches = model, batches
+        self.model = model
         self.nodes, self.position, self.stretches = [], 0, {}
         self.many = many and not getattr(model, "run_eagerly", False)
         if calls_its_graph(model):
@@ -83,8 +91,7 @@ class Suffix:
             self.nodes = nodes_of(self.graph)
             uses = (id(t) for node in self.nodes for t in node.input_tensors)
             self.uses = collections.Counter([*uses, *map(id, self.graph.outputs)])
-            flat = [standardized_inputs(self.graph, x) for x in batches]
-            self.held = [dict(zip(map(id, self.graph.inputs), x, strict=True)) for x in flat]
+        self.held = list(map(self.arriving, batches))
 
     def advance(self, layer: keras.layers.Layer) -> None:
         """Goes on to the first node that calls a layer, which must not lie behind."""
@@ -132,23 +139,37 @@ class Suffix:
         Args:
             arounds: what runs in the place of layers that do not lie behind, see `altered`.
         """
+        altered_steps = self.altered_steps(arounds or {})
+        return [self.finish(values, altered_steps) for values in self.held]
+
+    def arriving(self, x: Any) -> Any:
+        """What a batch is before the first node: in a graph, values by their symbolic tensors."""
         if not self.nodes:
-            model = altered(self.model, arounds or {})
-            return [keras.tree.flatten(model(x, training=False)) for x in self.batches]
-        left = [(step, altered(step.node.operation, arounds or {})) for step in self._left()]
-        found = []
-        for held in self.held:
-            values = dict(held)
-            for start, row in self._together(left):
-                if self._as_function(row):
-                    self._run_function(start, row, values)
-                    continue
-                for step, operation in row:
-                    _run(step.node, operation, values)
-                    for key in step.done:
-                        values.pop(key, None)
-            found.append([values[id(tensor)] for tensor in self.graph.outputs])
-        return found
+            return x
+        inputs = standardized_inputs(self.graph, x)
+        return dict(zip(map(id, self.graph.inputs), inputs, strict=True))
+
+    def altered_steps(self, arounds: Mapping[keras.layers.Layer, Around]) -> list:
+        """The steps that are still to run, each with the operation that runs in its place."""
+        if not self.nodes:
+            return [(None, altered(self.model, arounds))]
+        return [(step, altered(step.node.operation, arounds)) for step in self._left()]
+
+    def finish(self, values: Any, altered_steps: list) -> list:
+        """The outputs of a batch, from what it is before the next node."""
+        if not self.nodes:
+            ((_, model),) = altered_steps
+            return keras.tree.flatten(model(values, training=False))
+        values = dict(values)
+        for start, row in self._together(altered_steps):
+            if self._as_function(row):
+                self._run_function(start, row, values)
+                continue
+            for step, operation in row:
+                _run(step.node, operation, values)
+                for key in step.done:
+                    values.pop(key, None)
+        return [values[id(tensor)] for tensor in self.graph.outputs]
 
     def _left(self):
         """The steps that are still to run; the key of a value is the id of its symbolic tensor."""

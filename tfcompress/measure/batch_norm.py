@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tfcompress.graph.paths import check_finite_weights, walk
-from tfcompress.graph.suffix import outputs_of
+from tfcompress.graph.suffix import outputs_with
 from tfcompress.utils.batches import batches as batches_of
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.progress import progress
@@ -60,11 +60,11 @@ def recalibrate_batch_norm(
         statistics[id(layer)].add(x, mask)
         return call(x, training=False, mask=mask)
 
-    watched = {layer: partial(normalize_by_batch, layer) for layer in norms}
+    run = outputs_with(model, {layer: partial(normalize_by_batch, layer) for layer in norms})
     steps = itertools.islice(batches_of(model, data, BATCH_SIZE), batches)
     try:
         for x, _, _ in progress(steps, "Recalibrating", batches):
-            outputs_of(model, x, watched)
+            run(x)
     except BaseException:
         for layer_statistics in statistics.values():
             layer_statistics.restore()
