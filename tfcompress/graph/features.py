@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from tfcompress.graph.nodes import graph_of, new_input, nodes_of
+from tfcompress.graph.nodes import graph_of, new_input, nodes_of, ordered_inputs
 from tfcompress.graph.paths import is_graph, name_of
 from tfcompress.graph.private_keras import (
     KerasTensor,
@@ -159,13 +159,18 @@ def _opened(model, taps):
             inside = not number and any(tap.path.startswith(path + "/") for tap in taps)
 
             def apply(*args, **kwargs):
-                outputs = run(operation, args, path + "/") if inside else operation(*args, **kwargs)
+                if inside:
+                    first = args[0] if args else next(iter(kwargs.values()))
+                    outputs = run(operation, first, path + "/")
+                else:
+                    outputs = operation(*args, **kwargs)
                 found[path, number] = outputs
                 return outputs
 
             return apply
 
-        outputs = run_through_graph(graph_of(model), inputs, recorded)
+        graph = graph_of(model)
+        outputs = run_through_graph(graph, ordered_inputs(graph, inputs), recorded)
         alone = isinstance(outputs, (list, tuple)) and len(outputs) == 1  # as in Keras' own call
         return outputs[0] if alone else outputs
 

@@ -11,6 +11,7 @@ from tfcompress.graph.private_keras import (
     Functional,
     functional_of,
     history_of,
+    inputs_structure,
     layers_in,
     nodes_by_depth,
     run_through_graph,
@@ -39,6 +40,29 @@ def nodes_of(graph: Any) -> list:
     """The calls of a graph, in the order in which they can run."""
     depths = sorted(nodes_by_depth(graph).items(), reverse=True)
     return [node for _, nodes in depths for node in nodes if not node.is_input]
+
+
+def ordered_inputs(graph: Any, given: Any) -> list:
+    """What a graph is called with, one for each of its inputs; Keras takes it by name from a dict.
+
+    Args:
+        graph: the graph.
+        given: tensors or anything in their place, in the structure of the call.
+    """
+    structure = inputs_structure(graph)
+    if isinstance(given, dict):
+        if isinstance(structure, dict):
+            given = {name: given[name] for name in structure}
+        else:
+            given = [given[operation_of(tensor).name] for tensor in graph.inputs]
+    return keras.tree.flatten(given)
+
+
+def inputs_of_call(node: Any) -> list:
+    """The symbolic tensors that fill the inputs of the graph that a node calls, in their order."""
+    args, kwargs = node.arguments.fill_in({id(tensor): tensor for tensor in node.input_tensors})
+    given = args[0] if args else next(iter(kwargs.values()))
+    return ordered_inputs(graph_of(node.operation), given)
 
 
 def called_operations(graph: Any) -> Iterator:
@@ -105,7 +129,8 @@ def input_shapes(model: keras.Model) -> dict[int, list]:
     shapes = {}
 
     def run(part, inputs):
-        return run_through_graph(graph_of(part), inputs, watch)
+        graph = graph_of(part)
+        return run_through_graph(graph, ordered_inputs(graph, inputs), watch)
 
     def watch(operation):
         def apply(*args, **kwargs):

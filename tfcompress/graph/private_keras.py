@@ -75,6 +75,19 @@ def run_through_graph(graph: Any, inputs: Tensor, operation_fn: Callable[..., An
     return graph._run_through_graph(inputs, operation_fn=operation_fn)
 
 
+def arguments_in_inference(node: Any, values: dict[int, Tensor]) -> tuple[tuple, dict]:
+    """The arguments of a call in a graph, for tensors by the ids of symbolic ones.
+
+    As in Keras' own `predict`, `training` is false for each operation that takes it, whatever its
+    default or the value that it was called with. Relies on `Node.arguments` and
+    `Layer._call_context_args`.
+    """
+    args, kwargs = node.arguments.fill_in(values)
+    if "training" in getattr(node.operation, "_call_context_args", {}):
+        kwargs = {**kwargs, "training": False}
+    return args, kwargs
+
+
 def inputs_structure(graph: Any) -> Any:
     """The inputs of a graph in the structure that it was made with.
 

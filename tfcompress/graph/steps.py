@@ -7,8 +7,13 @@ from typing import Any, NamedTuple
 
 import keras
 
-from tfcompress.graph.nodes import calls_its_graph, graph_of, nodes_of
-from tfcompress.graph.private_keras import layers_in, mask_of, with_mask
+from tfcompress.graph.nodes import calls_its_graph, graph_of, inputs_of_call, nodes_of
+from tfcompress.graph.private_keras import (
+    arguments_in_inference,
+    layers_in,
+    mask_of,
+    with_mask,
+)
 from tfcompress.utils.types import Tensor
 
 Values = dict[int, tuple[Tensor, Tensor]]  # by their keys: before and after the changes
@@ -43,9 +48,9 @@ def steps_of(graph: Any) -> list[Step]:
         nonlocal count
         for node in nodes_of(graph):
             arriving = list(dict.fromkeys((id(t), keys[id(t)]) for t in node.input_tensors))
-            if calls_its_graph(node.operation):
+            if _passes_on(node):
                 inner = graph_of(node.operation)
-                taken = [keys[id(t)] for t in node.input_tensors]
+                taken = [keys[id(t)] for t in inputs_of_call(node)]
                 leaving = open_up(inner, dict(zip(map(id, inner.inputs), taken, strict=True)))
             else:
                 leaving = list(range(count, count + len(node.outputs)))
@@ -59,6 +64,17 @@ def steps_of(graph: Any) -> list[Step]:
     for key, step in last.items():
         step.done.append(key)
     return found
+
+
+def _passes_on(node) -> bool:
+    """Whether a node calls a graph with just what its inputs are: ranks and dtypes too."""
+    if not calls_its_graph(node.operation):
+        return False
+    pairs = zip(inputs_of_call(node), graph_of(node.operation).inputs, strict=True)
+    return all(
+        given is not None and (len(given.shape), given.dtype) == (len(own.shape), own.dtype)
+        for given, own in pairs
+    )
 
 
 def sizes_of(steps: list[Step], graph: Any, inputs: list) -> dict[int, int]:
@@ -209,7 +225,7 @@ class Stretch:
         weights = dict(zip(self.weights, weights, strict=True))
         for place, (step, operation) in enumerate(zip(self.steps, operations, strict=True)):
             arriving = {tensor: values[key] for tensor, key in step.arriving}
-            args, kwargs = step.node.arguments.fill_in(arriving)
+            args, kwargs = arguments_in_inference(step.node, arriving)
             variables = [variable for variable, _ in self.weights.get(place, ())]
             mapping = list(zip(variables, weights.get(place, ()), strict=True))
             with keras.StatelessScope(mapping) if mapping else contextlib.nullcontext():
@@ -223,7 +239,7 @@ class Stretch:
 def arguments_of(step: Step, values: Values) -> list[tuple]:
     """The arguments of a step before and after the changes, each `(args, kwargs)`."""
     return [
-        step.node.arguments.fill_in({tensor: values[key][i] for tensor, key in step.arriving})
+        arguments_in_inference(step.node, {tensor: values[k][i] for tensor, k in step.arriving})
         for i in (0, 1)
     ]
 

@@ -9,7 +9,12 @@ import keras
 
 from tfcompress.graph.intercept import Around, altered, as_array
 from tfcompress.graph.nodes import calls_its_graph, graph_of, nodes_of
-from tfcompress.graph.private_keras import layers_in, outputs_structure, standardized_inputs
+from tfcompress.graph.private_keras import (
+    arguments_in_inference,
+    layers_in,
+    outputs_structure,
+    standardized_inputs,
+)
 from tfcompress.graph.steps import Step, Stretch
 
 TOGETHER = 8  # nodes that run as one function
@@ -204,7 +209,7 @@ class Suffix:
 
 
 def _run(node, operation, values):
-    args, kwargs = node.arguments.fill_in(values)
+    args, kwargs = arguments_in_inference(node, values)
     outputs = keras.tree.flatten(operation(*args, **kwargs))
     values |= dict(zip(map(id, node.outputs), outputs, strict=True))
 

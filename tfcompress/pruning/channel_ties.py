@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.graph.nodes import graph_of, nodes_of, operation_of
+from tfcompress.graph.nodes import graph_of, inputs_of_call, nodes_of, operation_of
 from tfcompress.graph.paths import check_graph, is_graph
 from tfcompress.graph.private_keras import layers_in
 from tfcompress.measure.attention import ATTENTION, head_count, projections, why_no_heads
@@ -149,7 +149,8 @@ class Channels:
         layer = node.operation
         kind = type(layer)
         if is_graph(layer):
-            return self._follow(graph_of(layer), arrived)
+            by_tensor = dict(zip(map(id, node.input_tensors), arrived, strict=True))
+            return self._follow(graph_of(layer), [by_tensor[id(x)] for x in inputs_of_call(node)])
         if id(layer) in self.heads and len(node.outputs) > 1:
             self.without_heads[id(layer)] = "the model uses its scores, which have an axis of heads"
             del self.heads[id(layer)]

@@ -1,5 +1,6 @@
 """Corrects the biases of a compressed model, whose layers give other means than the original's."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -97,9 +98,12 @@ def _difference(layer, made, inputs: Iterable[tuple[Any, Any]]) -> np.ndarray:
     """The mean of a layer's outputs before its activation, less that of the compressed one."""
     first, second = (copied(one) for one in (layer, made))
     first.activation = second.activation = keras.activations.linear
-    total, count = 0.0, 0
+    shape, total, count = tuple(made.bias.shape), 0.0, 0
     for before, after in inputs:
         y, z = (to_numpy(run(x)) for run, x in ((first, before), (second, after)))
-        y, z = (np.asarray(one, "float64").reshape(-1, one.shape[-1]) for one in (y, z))
-        total, count = total + (y - z).sum(0), count + len(y)
+        difference = np.subtract(y, z, dtype="float64")
+        along = (1,) * (difference.ndim - len(shape)) + shape
+        axes = tuple(axis for axis, size in enumerate(along) if size == 1)  # one bias for all
+        total = total + difference.sum(axes, keepdims=True).reshape(shape)
+        count += math.prod(difference.shape[axis] for axis in axes)
     return total / count if count else 0.0
