@@ -182,7 +182,8 @@ def loss_for(activations: Any, tasks: Any, classes: Any) -> Callable[..., Tensor
     for task in tasks:
         if not found and task is not None:
             found = _by_task(task, classes)
-    if found == {sigmoid_kl} and None in activations:
+    logits = any(getattr(task, "from_logits", False) for task in tasks)
+    if found == {sigmoid_kl} and None in activations and not logits:
         found = set()  # whether these are logits or probabilities cannot be told
     if len(found) == 1:
         return found.pop()

@@ -40,6 +40,10 @@ class Chain(keras.layers.Layer):
             inputs = part(inputs)
         return inputs
 
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        """The mask that the first part makes of its inputs; the others pass it on."""
+        return self.parts[0].compute_mask(inputs, previous_mask)
+
     def compute_output_shape(self, input_shape: InputShape) -> InputShape:
         for part in self.parts:
             input_shape = part.compute_output_shape(input_shape)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from tfcompress.graph.chain import Chain
 from tfcompress.graph.nodes import graph_of, new_input, nodes_of, ordered_inputs
 from tfcompress.graph.paths import is_graph, name_of
 from tfcompress.graph.private_keras import (
@@ -19,6 +20,7 @@ from tfcompress.graph.private_keras import (
 from tfcompress.utils.types import Tensor
 
 PASSING = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Dropout, keras.layers.Identity)
+PASSING_OPERATIONS = ("Cast", "ExpandDims", "Identity", "Reshape", "Squeeze")
 
 
 class Forward(NamedTuple):
@@ -103,19 +105,45 @@ def check_has_features(model: keras.Model) -> None:
 
 
 def activation_of(tensor: Tensor) -> Callable[..., Any] | None:
-    """The activation that made a symbolic tensor, a function of `keras.activations`."""
-    operation, _, index = history_of(tensor)
+    """The activation that made a symbolic tensor, a function of `keras.activations`.
+
+    None where that cannot be seen: behind a layer or a function of one's own, a mean, a sum.
+    """
+    operation, call, index = history_of(tensor)
     if is_graph(operation):
         return activation_of(operation.outputs[index])
-    arriving = inbound_nodes(operation)[0].input_tensors
-    if isinstance(operation, PASSING) and arriving:
+    arriving = inbound_nodes(operation)[call].input_tensors
+    if arriving and _passes_values_on(operation):
         return activation_of(arriving[0])
-    if isinstance(operation, keras.layers.Layer) and layers_in(operation, include_self=False):
-        return keras.activations.linear  # the activation of a block is one inside it
+    return _activation_in(operation)
+
+
+def _passes_values_on(operation):
+    if isinstance(operation, keras.layers.Activation):  # often the last one, for its dtype
+        return operation.activation is keras.activations.linear
+    return isinstance(operation, PASSING) or type(operation).__name__ in PASSING_OPERATIONS
+
+
+def _activation_in(operation):
+    """The last activation inside a layer or a bare operation."""
     kind = type(operation).__name__
     if kind in ("Softmax", "Sigmoid", "ReLU", "Relu"):  # layers, and bare operations
         return getattr(keras.activations, kind.lower())
-    return getattr(operation, "activation", None) or keras.activations.linear
+    if not isinstance(operation, keras.layers.Layer):
+        return None
+    if is_graph(operation):
+        return activation_of(operation.outputs[0])
+    if isinstance(operation, keras.layers.TimeDistributed):
+        return _activation_in(operation.layer)
+    if isinstance(operation, Chain):
+        return _activation_in(operation.parts[-1])
+    if layers_in(operation, include_self=False):
+        return None
+    if hasattr(operation, "activation"):
+        activation = operation.activation or keras.activations.linear
+        return activation if activation in vars(keras.activations).values() else None
+    of_keras = type(operation).__module__.startswith("keras.")
+    return keras.activations.linear if of_keras and operation.weights else None
 
 
 def output_activations(model: keras.Model) -> list:

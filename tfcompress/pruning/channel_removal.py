@@ -59,6 +59,8 @@ def _smaller(layer, rows, columns):
         for axis, kept in _axes(layer, old.name, rows, columns).items():
             array = np.compress(kept, array, axis)
         variable.assign(array)
+        if not old.trainable:
+            variable.trainable = False
     return new
 
 

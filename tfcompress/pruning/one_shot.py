@@ -1,5 +1,7 @@
 """Pruning of a trained model in one step, without further training."""
 
+import warnings
+
 import keras
 import numpy as np
 from keras import ops
@@ -126,9 +128,12 @@ def _optimal_brain_surgeon(model, sparsity, data, layers, scope):
     if scope == "global":
         sparsities = _global_sparsities(new, {path: found[path] for path in paths}, data, sparsity)
 
+    missed = set(paths)
+
     def change(layer, pairs):
         moments = Moments(layer, positions=enough_positions(layer, pairs.examples))
         path = path_of[id(layer)]
+        missed.discard(path)
         for x, now in pairs:
             moments.add(now, x)
         w = fan_in_first(layer, moments.adapted())
@@ -137,6 +142,9 @@ def _optimal_brain_surgeon(model, sparsity, data, layers, scope):
         return [found[path]]
 
     follow(model, data, pruned, change, "Pruning layers")
+    if missed:
+        said = ", ".join(map(repr, sorted(missed)))
+        warnings.warn(f"The data do not reach {said}, which stay as they are.", stacklevel=3)
     close_like(new, closed)
     return new
 

@@ -3,16 +3,19 @@
 Letters: i channels between the two layers, o outputs of the second one.
 """
 
+import collections
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from tfcompress.graph.copy import copied
-from tfcompress.graph.nodes import calls_its_graph, graph_of, nodes_of
-from tfcompress.graph.paths import check_finite_weights, check_keras_3
+from tfcompress.graph.nodes import called_operations, calls_its_graph, graph_of, nodes_of
+from tfcompress.graph.paths import check_finite_weights, check_keras_3, is_graph
+from tfcompress.graph.private_keras import layers_in
 from tfcompress.numerics.what_a_kernel_is import is_discrete
 from tfcompress.rewriting.replace import is_plain_graph
+from tfcompress.rewriting.ties import holders_of_variables
 from tfcompress.utils.arrays import to_numpy
 
 L = keras.layers
@@ -89,12 +92,13 @@ def equalize(model: keras.Model) -> keras.Model:
     check_keras_3(model)
     check_finite_weights(model)
     new = copied(model)
-    pairs = _pairs(new)
+    pairs = _pairs(new, _used_once(new))
     if not pairs:
         raise ValueError(
             "No two layers with kernels have between them nothing but a batch normalization with a "
             "`gamma`, ReLU, LeakyReLU, pooling, padding or dropout, in a Sequential or Functional "
-            f"model. ReLU6 lets no factor through. Received: model {model.name!r}"
+            "model; layers that are called twice, or that other layers hold, do not count. ReLU6 "
+            f"lets no factor through. Received: model {model.name!r}"
         )
     for _ in range(ROUNDS):
         if max(_equalize(pair) for pair in pairs) < SETTLED:
@@ -158,15 +162,30 @@ def _multiplied(norm) -> np.ndarray:
     return gamma / np.sqrt(to_numpy(norm.moving_variance).astype("float64") + norm.epsilon)
 
 
-def _pairs(model) -> list[Pair]:
+def _used_once(model) -> set[int]:
+    """Ids of the operations that one call alone uses, in all graphs of a model.
+
+    A layer that holds another one, or a variable of it, may compute with its kernel.
+    """
+    graphs = is_plain_graph(model) and calls_its_graph(model)
+    calls = collections.Counter(map(id, called_operations(graph_of(model)) if graphs else ()))
+    for layer in layers_in(model):
+        if not is_graph(layer):
+            calls.update(map(id, layers_in(layer, include_self=False)))
+    for holders in holders_of_variables(model).values():
+        if len(holders) > 1:
+            calls.update(map(id, holders))
+    return {operation for operation, count in calls.items() if count == 1}
+
+
+def _pairs(model, once) -> list[Pair]:
     """The pairs of a model's graph and of those in it, in the order of their calls."""
     if not (is_plain_graph(model) and calls_its_graph(model)):
         return []
     graph = graph_of(model)
     nodes = nodes_of(graph)
-    calls, readers, makers = {}, {}, {}
+    readers, makers = {}, {}
     for node in nodes:
-        calls[id(node.operation)] = calls.get(id(node.operation), 0) + 1
         makers.update({id(tensor): node for tensor in node.outputs})
         for tensor in node.input_tensors:
             readers.setdefault(id(tensor), []).append(node)
@@ -176,14 +195,14 @@ def _pairs(model) -> list[Pair]:
         """The only node that reads what a node gives, or None."""
         found = readers.get(id(node.outputs[0]), [])
         alone = len(found) == 1 and id(node.outputs[0]) not in ends
-        return found[0] if alone and calls[id(found[0].operation)] == 1 else None
+        return found[0] if alone and id(found[0].operation) in once else None
 
     found = []
     for node in nodes:
         layer = node.operation
         if isinstance(layer, keras.Model):
-            found += _pairs(layer) if calls[id(layer)] == 1 else []
-        elif calls[id(layer)] == 1 and _gives(layer):
+            found += _pairs(layer, once) if id(layer) in once else []
+        elif id(layer) in once and _gives(layer):
             last = following(node)
             while last is not None and _lets_through(last.operation):
                 last = following(last)
@@ -225,7 +244,8 @@ def _takes(layer) -> bool:
 
 def _is_plain(layer) -> bool:
     last = getattr(layer, "data_format", "channels_last") == "channels_last"
-    return type(layer) in PRODUCTS and last and not is_discrete(to_numpy(layer.kernel))
+    plain = type(layer) in PRODUCTS and not getattr(layer, "lora_enabled", False)
+    return plain and last and not is_discrete(to_numpy(layer.kernel))
 
 
 def _lets_through(layer) -> bool:

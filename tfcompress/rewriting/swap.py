@@ -20,7 +20,7 @@ from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.fit import fit as fit_kernel
 from tfcompress.layers.core.fit import fitted_layer, stand_in
 from tfcompress.layers.core.maker import Maker
-from tfcompress.layers.core.ordinary import kernel_bits
+from tfcompress.layers.core.ordinary import hand_over, kernel_bits
 from tfcompress.measure.moments import Moments, block_of, enough_examples, enough_positions
 from tfcompress.rewriting.opening import close, open_for
 from tfcompress.rewriting.replace import with_replacements
@@ -142,9 +142,10 @@ def swapped(
 def _made(opening, curvature, data, moments, workers, memory) -> dict:
     """The chains that stand in the places of layers, `{layer: chain}`."""
     model, targets, left, made = opening.model, opening.targets, opening.left, {}
-    holders = holders_of_variables(model)
+    holders, started = holders_of_variables(model), set()
 
     def begin(layer, pairs=None):
+        started.add(id(layer))
         path, maker, by_name = targets[id(layer)]
         fit, begun = {"metric": (curvature or {}).get(path)}, []
         with _explained(path, by_name, left):
@@ -169,7 +170,11 @@ def _made(opening, curvature, data, moments, workers, memory) -> dict:
         shapes = input_shapes(model) if calls_its_graph(model) else {}
         data = some(model, data, enough_examples(built, shapes), memory // 4)
         follow(model, data, built, begin, memory=memory)
-    rest = [layer for layer in layers if data is None or not layer.built]
+        missed = [targets[id(layer)][0] for layer in built if id(layer) not in started]
+        if missed:
+            said = ", ".join(map(repr, missed))
+            warnings.warn(f"The data do not reach {said}: fitted without them.", stacklevel=4)
+    rest = [layer for layer in layers if id(layer) not in started]
     waiting = [(layer, begin(layer)) for layer in rest]
     for _, finish in progress(waiting, "Fitting layers", len(waiting), lambda one: one[0].name):
         finish()
@@ -216,7 +221,10 @@ def to_ordinary(model: keras.Model) -> keras.Model:
     check_keras_3(model)
     layers = [layer for layer, _ in walk(model).values() if isinstance(layer, CompressedLayer)]
     with strategy_scope(model):
-        new = with_replacements(model, {layer: layer.to_ordinary() for layer in layers})
+        chains = {layer: layer.to_ordinary() for layer in layers}
+        for layer, chain in chains.items():
+            hand_over(layer, chain)
+        new = with_replacements(model, chains)
         close(new)
     return new
 

@@ -87,6 +87,16 @@ def take_over(layer: keras.layers.Layer, new: keras.layers.Layer) -> None:
     new.supports_masking = layer.supports_masking
 
 
+def hand_over(layer: keras.layers.Layer, chain: list[keras.layers.Layer]) -> None:
+    """Freezes the kernels and the bias of ordinary layers as they are in the compressed one."""
+    parts = layer.parts.values()
+    if parts and not any(part.trainable for part in parts):
+        for part in chain:
+            kernel_of(part).trainable = False
+    if layer.bias is not None and not layer.bias.trainable:
+        chain[-1].bias.trainable = False
+
+
 def to_rows(w: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """A kernel as a matrix with a column for each index along these axes, those of its outputs."""
     columns = math.prod(w.shape[axis] for axis in axes)

@@ -27,7 +27,12 @@ class LowRankEmbedding(LowRankTable, CompressedEmbedding):
         u, v = (to_numpy(part) for part in self.parts.values())
         state = {"dtype": self.dtype_policy, "trainable": self.trainable}
         table = keras.layers.Embedding(
-            self.input_dim, u.shape[1], mask_zero=self.mask_zero, name=f"{self.name}_in", **state
+            self.input_dim,
+            u.shape[1],
+            embeddings_regularizer=self.kernel_regularizer,
+            mask_zero=self.mask_zero,
+            name=f"{self.name}_in",
+            **state,
         )
         table.build((None,))
         copy_into(table.embeddings, u)
