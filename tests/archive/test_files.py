@@ -412,3 +412,10 @@ def test_state_that_is_no_weight_is_made_again(tmp_path):
     model = keras.Sequential([keras.Input((3,)), norm, keras.layers.Dense(2)])
     archive.save(model, tmp_path / "a.tfc")
     np.testing.assert_array_equal(archive.load(tmp_path / "a.tfc")(x), model(x))
+    bins = keras.layers.Discretization(num_bins=5)
+    bins.adapt(x)
+    model = keras.Sequential([keras.Input((3,)), bins])
+    archive.save(model, tmp_path / "b.tfc")
+    loaded = archive.load(tmp_path / "b.tfc")
+    assert loaded.layers[0].bin_boundaries == bins.bin_boundaries
+    np.testing.assert_array_equal(loaded(x), model(x))

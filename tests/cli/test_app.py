@@ -75,6 +75,10 @@ def test_report_writes_a_page(files, tmp_path):
     done = run("report", files / "small.keras", *options)
     assert done.exit_code == 1
     assert "of the form" in done.stderr
+    points.write_text('{"large": [0, 0.9]}')
+    done = run("report", files / "small.keras", *options)
+    assert done.exit_code == 1
+    assert "Expected `bytes of large` above 0. Received: 0" in done.stderr
     for at in (2, 4):
         done = run("report", files / "small.keras", *options[at : at + 2])
         assert done.stderr == f"Error: `{options[at]}` is for the page that `--html` writes.\n"

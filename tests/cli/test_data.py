@@ -1,6 +1,8 @@
 """Data named on the command line."""
 
+import os
 import pickle
+import sys
 
 import keras
 import numpy as np
@@ -40,6 +42,7 @@ def test_a_folder_of_images_at_the_models_size(tmp_path):
 def test_a_function_of_a_module_of_this_folder(tmp_path, monkeypatch):
     (tmp_path / "my_own_data.py").write_text("def load():\n    return [1, 2], [3, 4]\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     assert load_data("my_own_data:load") == ([1, 2], [3, 4])
     with pytest.raises(ValueError, match="no function 'store'"):
         load_data("my_own_data:store")
@@ -67,3 +70,17 @@ def test_bad_input(tmp_path):
             load_data(tmp_path / source)
     with pytest.raises(FileNotFoundError):
         load_data(tmp_path / "nowhere.npz")
+
+
+def test_a_function_imports_others_of_its_folder_whenever_it_runs(tmp_path, monkeypatch):
+    (tmp_path / "my_numbers.py").write_text("ONE = 1\n")
+    (tmp_path / "my_more_numbers.py").write_text("TWO = 2\n")
+    (tmp_path / "my_late_data.py").write_text(
+        "def load():\n    from my_numbers import ONE\n    yield ONE\n"
+        "    from my_more_numbers import TWO\n    yield TWO\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert list(load_data("my_late_data:load")) == [1, 2]
+    assert list(load_data("my_late_data:load")) == [1, 2]
+    assert sys.path.count(os.getcwd()) == 1

@@ -664,3 +664,49 @@ def test_no_labels_and_no_weight_of_the_teacher_is_said(alpha, said):
         warnings.simplefilter("always")
         distiller.fit(X[:, 0, :6, 0], verbose=0)
     assert any("no labels" in str(one.message) for one in seen) == said
+
+
+def scalars(width):
+    """A model of one number for each example, of shape `(b,)`."""
+    inputs = keras.Input((6,))
+    return keras.Model(inputs, ops.sum(layers.Dense(width)(inputs), axis=-1))
+
+
+def test_outputs_without_an_axis_of_classes():
+    x = RNG.normal(size=(16, 6)).astype("float32")
+    y = x[:, 0].copy()
+    teacher = scalars(8)
+    teacher.compile(loss="mse")
+    distiller = Distiller(student=scalars(4), teacher=teacher)
+    distiller.compile(keras.optimizers.SGD(0.0), loss="mse")
+    whole = distiller.fit(x, y, sample_weight=np.ones(16), verbose=0).history
+    teacher_y, student_y = (np.asarray(m(x)) for m in (teacher, distiller.student))
+    assert whole["soft_loss"][0] == pytest.approx(np.square(teacher_y - student_y).mean(), rel=1e-4)
+    y[3] = np.nan
+    known = np.square(student_y - y)[np.isfinite(y)].sum() / 16
+    assert distiller.fit(x, y, verbose=0).history["task_loss"][0] == pytest.approx(known, rel=1e-4)
+
+
+def test_weights_without_labels_are_refused():
+    teacher = mlp(8)
+    teacher.compile(loss=LOSS)
+    distiller = Distiller(student=mlp(4), teacher=teacher)
+    distiller.compile("adam")
+    with pytest.raises(ValueError, match="only beside labels"):
+        distiller.fit(np.ones((8, 6)), sample_weight=np.ones(8), verbose=0)
+
+
+def test_weights_of_positions_that_are_not_those_of_a_hint():
+    inputs = [keras.Input((8, 8, 1)) for _ in range(2)]
+    models = []
+    for i, width in zip(inputs, (6, 3), strict=True):
+        small = layers.Conv2D(width, 3, 2, "same", activation="relu", name="small")(i)
+        models.append(keras.Model(i, layers.Conv2D(3, 1)(layers.UpSampling2D()(small))))
+    models[0].compile(loss=LOSS)
+    distiller = Distiller(
+        student=models[1], teacher=models[0], hints=[Hint(student="small", teacher="small")]
+    )
+    distiller.compile("adam", loss=LOSS)
+    labels, weights = RNG.integers(0, 3, (48, 8, 8)), RNG.uniform(size=(48, 8, 8))
+    history = distiller.fit(X, labels, sample_weight=weights, verbose=0).history
+    assert np.isfinite(history["hint_loss"]).all()

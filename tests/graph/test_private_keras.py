@@ -228,3 +228,7 @@ def test_derived_state():
     private.derive_state(norm)
     np.testing.assert_allclose(norm(np.array([[5.0, 3]])), [[2.0, 1]])
     private.derive_state(keras.layers.ReLU())
+    bins = keras.layers.Discretization(num_bins=3)
+    bins.bin_boundaries = [4.0, 7.0]  # as its config gives them
+    private.derive_state(bins)
+    assert bins.bin_boundaries == [4.0, 7.0]

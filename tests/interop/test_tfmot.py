@@ -309,6 +309,28 @@ def test_the_compiled_state_is_carried_or_given():
     assert type(given.optimizer).__name__ == "Adam" and given.loss == "mse"
 
 
+@needs_extra
+def test_what_is_not_given_stays_as_it_was_compiled():
+    model = keras.Sequential([keras.Input((4,)), L.Dense(3)])
+    model.compile(keras.optimizers.SGD(1e-3, momentum=0.5), "mse", metrics=["mae"])
+    training = tfmot.prune(model, loss="mae")
+    made = training.tf_keras_model
+    assert made.loss == "mae" and made.optimizer.momentum == 0.5
+    np.testing.assert_allclose(float(made.optimizer.learning_rate), 1e-3)
+    assert set(training.fit(np.ones((4, 4)), np.ones((4, 3)), verbose=0).history) == {"loss", "mae"}
+    made = tfmot.prune(model, "adam").tf_keras_model
+    assert made.loss == "mse" and type(made.optimizer).__name__ == "Adam"
+
+
+@needs_extra
+def test_the_input_length_of_a_table_is_no_setting_of_keras_3():
+    tf_keras = packages.load().tf_keras
+    table = tf_keras.layers.Embedding(20, 3, input_length=5)
+    model = tf_keras.Sequential([table, tf_keras.layers.Flatten()])
+    ids = np.arange(10).reshape(2, 5)
+    np.testing.assert_array_equal(model(ids), tfmot.from_tf_keras(model)(ids))
+
+
 def images(count=1500):
     from tfcompress.datasets import fashion_mnist
 

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+import tfcompress as tfc
 from tfcompress.layers import BinaryConv2D, HashedDense
 from tfcompress.measure.macs import layer_macs, macs
 from tfcompress.rewriting.opening import opened
@@ -129,3 +130,14 @@ def test_a_subclassed_model_counts_on_built_shapes():
     model = Net()
     model(np.ones((1, 3)))
     assert macs(model) == {"fc": 12}
+
+
+def test_vectors_that_come_back_meet_the_whole_table():
+    table = L.ReversibleEmbedding(100, 16, name="table")
+    ids = keras.Input((5,), dtype="int32")
+    model = keras.Model(ids, table(table(ids), reverse=True))
+    assert macs(model) == {"table": 5 * 16 * 100}
+    layers = tfc.layers
+    makers = layers.QuantizedReversibleEmbedding, layers.LowRankReversibleEmbedding.using(rank=4)
+    found = [macs(tfc.swap(model, {"table": maker}))["table"] for maker in makers]
+    assert found == [5 * 16 * 100, 5 * 4 * 16 + 5 * 4 * (16 + 100)]

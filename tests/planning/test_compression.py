@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfcompress as tfc
-from tfcompress.export import file_bytes
+from tfcompress.export import file_bytes, unverified
 from tfcompress.measure import held_out_loss
 from tfcompress.planning import examples
 from tfcompress.planning.attempts import Compressor
@@ -148,6 +148,37 @@ def test_nothing_keeps_an_impossible_metric(model):
 def test_bad_arguments(model, arguments, message):
     with pytest.raises(ValueError, match=message):
         tfc.compress(model, TRAIN, **arguments)
+
+
+def test_a_full_integer_file_gets_no_advice_that_it_cannot_take():
+    files = {"target": "tflite", "store": "fast", "smallest_size": 2000, "float_size": 9000}
+    for static, end in (
+        (False, "and its files run slower. Received: 9"),
+        (True, "9,000. Received: 9"),
+    ):
+        with pytest.raises(ValueError, match=f"{end}$"):
+            Compressor.plan_within(SimpleNamespace(**files, static=static), 9)
+
+
+def test_the_smallest_file_of_a_convolution_is_counted_as_it_is_written():
+    keras.utils.set_random_seed(0)
+    parts = [L.Conv2D(32, 5, name="conv"), L.GlobalAveragePooling2D()]
+    net = keras.Sequential([keras.Input((6, 6, 64)), *parts])
+    net = tfc.swap(net, {"conv": tfc.layers.QuantizedConv2D.using(bits=4)})
+    x = RNG.normal(size=(8, 6, 6, 64)).astype("float32")
+    terms = {"store": "small", "activations": "int8"}
+    counted = Compressor.file(SimpleNamespace(**terms, check=x, static=False), net)
+    assert counted == tfc.to_tflite(net, **terms, rest="int8", check=x)
+    assert len(counted) > len(unverified(net, "small", "int8"))  # which has no ranges
+
+
+def test_ids_that_are_floats_reach_the_report():
+    keras.utils.set_random_seed(0)
+    parts = [L.Embedding(200, 32), L.GlobalAveragePooling1D(), L.Dense(32), L.Dense(4)]
+    net = keras.Sequential([keras.Input((12,)), *parts])
+    ids = RNG.integers(0, 200, (64, 12)).astype("float32")
+    made = tfc.compress(net, ids, 0.5, fine_tune=0)
+    assert made.report.file.latency_ratio > 0
 
 
 def test_regression_is_measured_by_its_loss():

@@ -386,3 +386,31 @@ def test_a_depthwise_convolution_that_mixes_channels():
     model = keras.Sequential([keras.Input((8, 8, 2)), *layers, L.Dense(2)])
     with pytest.raises(ValueError, match=r"cannot be removed|no channels to remove"):
         tfc.prune_channels(model, 0.5, layers="h")
+
+
+class Transposed(L.Layer):
+    def __init__(self, dense, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = dense
+
+    def call(self, x):
+        return x @ keras.ops.transpose(self.dense.kernel)
+
+
+def test_channels_of_a_layer_that_another_one_computes_with_stay():
+    tied, x = L.Dense(6, "relu", name="tied"), keras.Input((8,))
+    hidden = L.Dense(6, "relu", name="hidden")(Transposed(tied, name="back")(tied(x)))
+    model = keras.Model(x, L.Dense(3, name="out")(hidden))
+    small = tfc.prune_channels(model, 0.5)
+    assert small.get_layer("tied").kernel.shape == (8, 6)
+    assert small.get_layer("hidden").kernel.shape == (8, 3)
+
+
+def test_what_is_frozen_stays_frozen():
+    names = ("first", "second", "out")
+    model = keras.Sequential([keras.Input((8,)), *(L.Dense(6, "relu", name=n) for n in names)])
+    model.get_layer("first").trainable = False
+    model.get_layer("out").bias.trainable = False
+    small = tfc.prune_channels(model, 0.5)
+    flags = [[w.trainable for w in layer.weights] for layer in small.layers]
+    assert flags == [[False, False], [True, True], [True, False]]

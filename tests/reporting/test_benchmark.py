@@ -50,6 +50,14 @@ def test_sizes_that_a_file_leaves_free(tmp_path):
     assert bench({"free": free}, rounds=2, steps=50, memory=False)["free"].milliseconds > 0
 
 
+def test_ids_of_a_small_table_are_rows_of_it():
+    ids = keras.Input((5,), dtype="int32")
+    for first in (ids, keras.Input((5,))):
+        model = keras.Model(first, layers.Embedding(1, 4)(first))
+        blob = to_tflite(model, check=np.zeros((2, 5), first.dtype))
+        assert bench({"one row": blob}, rounds=2, memory=False)["one row"].milliseconds > 0
+
+
 def test_ratios_are_taken_within_each_round(files, monkeypatch):
     fixed = [[2.0, 30.0, 4.0], [1.0, 10.0, 4.0]]
     monkeypatch.setattr(benchmark, "time_files", lambda *_: (fixed, [[], []]))

@@ -146,11 +146,20 @@ def test_ticks_are_round():
 
 
 def test_sizes_for_people():
-    assert [size(n) for n in (0, 12.4, 999, 1234, 56_700_000, 5e12)] == [
+    assert [size(n) for n in (0, 12.4, 999, 999.7, 1234, 999_600, 56_700_000, 5e12)] == [
         "0 B",
         "12 B",
         "999 B",
+        "1 KB",
         "1.23 KB",
+        "1 MB",
         "56.7 MB",
         "5e+03 GB",
     ]
+
+
+@pytest.mark.parametrize("bytes_", [0, -5, float("nan")])
+def test_points_have_bytes(made, bytes_, tmp_path):
+    with pytest.raises(ValueError, match="Expected `bytes of a` above 0"):
+        made.to_html(tmp_path / "a.html", points={"a": (bytes_, 0.5)})
+    assert not list(tmp_path.iterdir())

@@ -180,6 +180,37 @@ def test_baseline_gives_ratios_and_latency(swapped, monkeypatch):
     check_sums(made)
 
 
+def needs_inputs():
+    """A model of positive numbers, and one of ids, that it is given as floats."""
+    x = keras.Input((8,))
+    roots = keras.Model(x, L.Dense(4)(keras.ops.log(x)))
+    return {"logarithm": roots, "ids": keras.Sequential([keras.Input((6,)), L.Embedding(50, 8)])}
+
+
+@pytest.mark.parametrize("kind", ["logarithm", "ids"])
+def test_a_baseline_whose_inputs_are_no_random_numbers_is_timed(kind):
+    model = needs_inputs()[kind]
+    blob = to_tflite(model, check=np.full((4, *model.input_shape[1:]), 3.0, "float32"))
+    assert report(model, model, blob).file.latency_ratio > 0
+
+
+def test_a_baseline_that_cannot_be_timed_takes_nothing_from_the_report():
+    class Ids(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.table, self.fc = L.Embedding(50, 8), L.Dense(3)
+
+        def call(self, ids):
+            if ids.dtype != "int32":
+                raise RuntimeError("These are no ids.")
+            return self.fc(self.table(ids))
+
+    model, ids = Ids(), np.ones((4, 6), "int32")
+    model(ids)
+    made = report(model, model, to_tflite(model, check=ids))
+    assert made.file.latency_ratio is None and made.file.bytes > 0
+
+
 def check_sums(made):
     """Rows add up to the footer, and parts to their row."""
     assert made.float_bits == sum(row.float_bits for row in made.rows)
@@ -232,6 +263,42 @@ def test_one_row_and_one_ratio_for_each_layer_of_the_baseline(tmp_path):
         page = (tmp_path / "report.html").read_text()
         assert all(f"· {part.path}" in page for part in fc.parts)
         assert page.count(f">{fc.ratio:.1f}<") >= 1
+
+
+@pytest.mark.parametrize("names", [("left", "right"), ("dense", "dense_1"), ("dense_1", "dense")])
+@pytest.mark.parametrize("changed", [(0,), (1,), (0, 1)])
+@pytest.mark.parametrize("kind", ["dense", "tucker"])
+def test_chains_in_branches_belong_to_their_own_layers(names, changed, kind):
+    if kind == "dense":
+        x = keras.Input((16,))
+        ends = [L.Dense(64, name=name)(x) for name in names]
+        maker = LowRankDense.using(rank=2).then(tfc.layers.QuantizedDense.using(bits=8))
+        links = ["_in", ""]
+    else:
+        x = keras.Input((6, 6, 16))
+        ends = [L.Conv2D(16, 3, name=name)(x) for name in names]
+        last = tfc.layers.QuantizedConv2D.using(bits=8)
+        maker = tfc.layers.TuckerConv2D.using(rank=0.25).then(last)
+        links = ["_in", "_core", ""]
+    model = keras.Model(x, L.Dense(3, name="head")(L.Add(name="add")(ends)))
+    small = tfc.swap(model, {names[i]: maker for i in changed})
+    made = report(small, baseline=model)
+    check_sums(made)
+    rows, alone = rows_of(made), rows_of(report(small))
+    assert list(rows) == [*names, "head"]
+    for i, name in enumerate(names):
+        parts = [f"{name}{link}" for link in links] if i in changed else []
+        assert [part.path for part in rows[name].parts] == parts
+        assert rows[name].bits == sum(alone[path].bits for path in parts or [name])
+
+
+def test_a_new_layer_in_another_branch_is_no_part_of_a_chain():
+    x = keras.Input((16,))
+    before = keras.Model(x, L.Dense(16, name="dense")(x))
+    after = keras.Model(x, L.Add()([L.Dense(16, name="dense_9")(x), L.Dense(16, name="dense")(x)]))
+    rows = rows_of(report(after, baseline=before))
+    assert rows.keys() == {"dense", "dense_9"} and not rows["dense"].parts
+    assert rows["dense_9"].float_bits == 0
 
 
 def test_removed_and_new_layers_of_a_comparison():

@@ -73,3 +73,30 @@ def test_layers_without_a_bias_and_chains_stay():
 def test_other_models_are_refused():
     with pytest.raises(ValueError, match="No layer with a bias was swapped"):
         tfc.correct_biases(net(), net(), X)
+
+
+def test_each_head_has_a_mean_of_its_own():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6, 8))
+    model = keras.Model(x, layers.MultiHeadAttention(2, 4, name="attention")(x, x))
+    steps = np.random.default_rng(0).normal(1, 1, (300, 6, 8)).astype("float32")
+    rules = {layers.MultiHeadAttention: tfc.layers.QuantizedEinsumDense.using(bits=2)}
+    new = tfc.correct_biases(tfc.swap(model, rules), model, steps)
+    queries = [one.get_layer("attention")._query_dense(steps) for one in (model, new)]
+    np.testing.assert_allclose(*(np.mean(q, (0, 1)) for q in queries), atol=1e-5)
+
+
+@pytest.mark.parametrize("axes", ["d", "bd", "b"])
+def test_a_bias_along_any_axes(axes):
+    keras.utils.set_random_seed(0)
+    dense = layers.EinsumDense("abc,cd->abd", (6, 5), bias_axes=axes, name="out")
+    model = keras.Sequential([keras.Input((6, 8)), dense])
+    steps = np.random.default_rng(0).normal(1, 1, (100, 6, 8)).astype("float32")
+    rules = {"out": tfc.layers.QuantizedEinsumDense.using(bits=2)}
+    small = tfc.swap(model, rules)
+    new = tfc.correct_biases(small, model, steps)
+    sizes = (1,) * (3 - len(dense.bias.shape)) + tuple(dense.bias.shape)
+    along = tuple(axis for axis, size in enumerate(sizes) if size == 1)
+    before, after = (np.mean(one(steps) - model(steps), along) for one in (small, new))
+    assert np.abs(before).max() > 0.01
+    np.testing.assert_allclose(after, 0, atol=1e-5)

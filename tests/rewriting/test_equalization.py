@@ -149,3 +149,39 @@ def test_few_bits_bear_unequal_depthwise_channels_once_they_are_equalized():
         for one in (model, tfc.equalize(model))
     ]
     assert errors[1] < 0.5 * errors[0]
+
+
+class Transposed(layers.Layer):
+    """The transposed kernel of another layer, as in a tied autoencoder."""
+
+    def __init__(self, dense, **kwargs):
+        super().__init__(**kwargs)
+        self.dense, self.shift = dense, self.add_weight((dense.kernel.shape[0],), name="shift")
+
+    def call(self, x):
+        return x @ keras.ops.transpose(self.dense.kernel) + self.shift
+
+
+def tied(activation):
+    first, second = layers.Dense(6, "relu", name="first"), layers.Dense(4, "relu", name="second")
+    x = keras.Input((8,))
+    inner = second(first(x))
+    back = layers.Activation(activation)(Transposed(second, name="back")(inner))
+    return keras.Model(x, Transposed(first, name="out")(back))
+
+
+def test_kernels_that_other_layers_or_graphs_compute_with_stay():
+    with pytest.raises(ValueError, match="that other layers hold"):
+        tfc.equalize(tied("tanh"))
+    last = layers.Dense(3)
+    x, beside = keras.Input((8,)), keras.Input((6,))
+    part = keras.Model(x, last(layers.Dense(6, "relu")(x)))
+    with pytest.raises(ValueError, match="that are called twice"):
+        tfc.equalize(keras.Model([x, beside], [part(x), last(beside)]))
+
+
+def test_a_kernel_with_an_adapter_stays():
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(6, "relu"), layers.Dense(4)])
+    model.layers[0].enable_lora(2)
+    with pytest.raises(ValueError, match="Received: model"):
+        tfc.equalize(model)

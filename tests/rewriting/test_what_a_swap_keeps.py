@@ -186,3 +186,73 @@ def test_a_spectral_normalization_ends_where_its_kernel_is_compressed(tmp_path):
     small.save(tmp_path / "small.keras")
     loaded = keras.models.load_model(tmp_path / "small.keras")
     np.testing.assert_array_equal(loaded(x), small(x))
+
+
+def test_to_ordinary_keeps_what_is_frozen():
+    parts = [L.Dense(6, name="a"), L.Dense(4, name="b"), L.Dense(2, name="c")]
+    model = keras.Sequential([keras.Input((8,)), *parts])
+    model.get_layer("a").bias.trainable = False
+    model.get_layer("b").kernel.trainable = False
+    for rules in (BITS, {"*": tfc.layers.LowRankDense.using(rank=2)}):
+        again = tfc.to_ordinary(tfc.swap(model, rules))
+        frozen = {v.path.rpartition("/")[2]: 0 for v in again.weights if not v.trainable}
+        layers = [layer for layer in again.layers if layer.name.partition("_")[0] == "b"]
+        assert set(frozen) == {"bias", "kernel"}
+        assert not any(layer.kernel.trainable for layer in layers)
+        assert layers[-1].bias.trainable and again.get_layer("a").kernel.trainable
+
+
+def test_to_ordinary_keeps_the_regularizer_of_a_table():
+    model = keras.Sequential(
+        [keras.Input((5,), dtype="int32"), L.Embedding(50, 16, embeddings_regularizer="l2")]
+    )
+    small = tfc.swap(model, {L.Embedding: tfc.layers.LowRankEmbedding.using(rank=8)})
+    assert [len(one.losses) for one in (model, small, tfc.to_ordinary(small))] == [1, 1, 1]
+
+
+class Positions(L.Layer):
+    """Asks the table inside for the mask itself."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.table = L.Embedding(20, 8, mask_zero=True, name="table")
+
+    def call(self, ids):
+        return self.table(ids) * 2.0
+
+    def compute_mask(self, ids, mask=None):
+        return self.table.compute_mask(ids)
+
+
+def test_the_mask_of_a_table_in_two_parts():
+    ids = keras.Input((6,), dtype="int32")
+    model = keras.Model(ids, L.LSTM(4)(Positions()(ids)))
+    small = tfc.swap(model, {L.Embedding: tfc.layers.LowRankEmbedding.using(rank=4)})
+    rows = np.array([[3, 4, 5, 0, 0, 0], [1, 2, 3, 4, 0, 0]], "int32")
+    np.testing.assert_allclose(tfc.to_ordinary(small)(rows), small(rows), atol=1e-6)
+
+
+class Auxiliary(keras.Model):
+    """One of its heads runs in training only."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.side, self.out = (L.Dense(16, name=n) for n in ("body", "side", "out"))
+
+    def call(self, x, training=False):
+        x = self.body(x)
+        if training:
+            self.add_loss(keras.ops.mean(self.side(x) ** 2))
+        return self.out(x)
+
+
+def test_a_layer_that_the_data_do_not_reach_is_named():
+    model = Auxiliary()
+    model(data((4, 8)), training=True)
+    rules = {"side": tfc.layers.QuantizedDense.using(bits=4)}
+    with pytest.warns(UserWarning, match="do not reach 'side': fitted without them"):
+        small = tfc.swap(model, rules, data=data((64, 8)))
+    assert isinstance(small.side, tfc.layers.QuantizedDense)
+    with pytest.warns(UserWarning, match="do not reach 'side', which stay"):
+        small = tfc.prune(model, 0.5, data((64, 8)), score="obs")
+    assert [np.mean(l.kernel.numpy() == 0) for l in (small.body, small.side)] == [0.5, 0.0]

@@ -212,3 +212,60 @@ def test_a_missing_tensor_is_refused():
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     with pytest.raises(ValueError, match="missing tensor"):
         flatbuffer.read(bytes(builder.Output()))
+
+
+def bomb(count, name=b"", operators=False):
+    """A file of `count` graphs in one place, whose parts lie in one place each."""
+    schema, builder = flatbuffer.schema(), flatbuffers.Builder()
+
+    def vector(start, place):
+        start(builder, count)
+        for _ in range(count):
+            builder.PrependUOffsetTRelative(place)
+        return builder.EndVector()
+
+    schema.BufferStart(builder)
+    buffers = vector(schema.ModelStartBuffersVector, schema.BufferEnd(builder))
+    text = builder.CreateString(name)
+    ends = builder.CreateNumpyVector(np.zeros(count, np.int32))
+    schema.TensorStart(builder)
+    schema.TensorAddName(builder, text)
+    tensors = vector(schema.SubGraphStartTensorsVector, schema.TensorEnd(builder))
+    schema.OperatorStart(builder)
+    schema.OperatorAddInputs(builder, ends)
+    parts = vector(schema.SubGraphStartOperatorsVector, schema.OperatorEnd(builder))
+    schema.SubGraphStart(builder)
+    if operators:
+        schema.SubGraphAddOperators(builder, parts)
+    else:
+        schema.SubGraphAddTensors(builder, tensors)
+    graph = schema.SubGraphEnd(builder)
+    if name or operators:
+        schema.ModelStartSubgraphsVector(builder, 1)
+        builder.PrependUOffsetTRelative(graph)
+        graphs = builder.EndVector()
+    else:
+        graphs = vector(schema.ModelStartSubgraphsVector, graph)
+    schema.ModelStart(builder)
+    schema.ModelAddSubgraphs(builder, graphs)
+    schema.ModelAddBuffers(builder, buffers)
+    builder.Finish(schema.ModelEnd(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"name": b"a" * 100_000}, {"operators": True}], ids=["tables", "name", "list"]
+)
+def test_a_file_that_would_unpack_to_many_times_its_size_is_refused(arguments):
+    blob = bomb(3000, **arguments)
+    with pytest.raises(ValueError, match="more than fit into it"):
+        flatbuffer.read(blob)
+
+
+def test_equal_names_and_lists_may_be_written_once():
+    model = flatbuffer.read(small_file()[0])
+    graph = model.subgraphs[0]
+    graph.operators = [copy.deepcopy(graph.operators[0]) for _ in range(500)]
+    for tensor in graph.tensors:
+        tensor.name = b"the same name for all of them"
+    assert len(flatbuffer.read(write(model)).subgraphs[0].operators) == 500

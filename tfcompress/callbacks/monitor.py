@@ -1,6 +1,7 @@
 """Records how sparse each layer is, epoch by epoch."""
 
 import importlib.util
+import math
 from typing import Any
 
 import keras
@@ -59,12 +60,15 @@ class Monitor(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Logs = None) -> None:
         self.sparsity = {path: [] for path in prunable_or_none(self.model)}
+        self._epochs = 0
         if self._board:
             self._board.on_train_begin(logs)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         for path, variable in prunable_or_none(self.model).items():
-            self.sparsity[path].append(float(np.mean(ops.convert_to_numpy(variable) == 0)))
+            shares = self.sparsity.setdefault(path, [math.nan] * self._epochs)  # new in training
+            shares.append(float(np.mean(ops.convert_to_numpy(variable) == 0)))
+        self._epochs += 1
         if self._board:
             shares = {f"sparsity/{path}": shares[-1] for path, shares in self.sparsity.items()}
             self._board.on_epoch_end(epoch, {**(logs or {}), **shares})

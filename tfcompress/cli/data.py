@@ -27,7 +27,7 @@ def load_data(source: str, model: keras.Model | None = None) -> Any:
               class. Labels number the classes in alphabetical order. Images are resized to the
               model's input size, and pixels are floats from 0 to 255, which the model has to scale.
             - `"module:function"`: what the function, called without arguments, returns. The module
-              may be a file of the current folder.
+              may be a file of the current folder, which this puts on `sys.path`.
         model: the Keras model that the data is for, whose input size images get.
 
     Returns:
@@ -117,12 +117,10 @@ def _images(folder, model):
 
 
 def _call(module, function):
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        found = importlib.import_module(module)
-    finally:
-        sys.path.remove(here)
+    # It stays there: the function, or a generator that it returns, may import others of the folder.
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)
+    found = importlib.import_module(module)
     if not callable(getattr(found, function, None)):
         raise ValueError(f"Module '{module}' has no function '{function}'.")
     return getattr(found, function)()

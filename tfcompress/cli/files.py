@@ -12,6 +12,7 @@ from tfcompress.archive import files as archives
 from tfcompress.archive.model_files import load_model as load_model
 from tfcompress.planning.plan_result import Plan
 from tfcompress.utils.budgets import TIME, read_limits
+from tfcompress.utils.checks import check_above_zero
 from tfcompress.utils.plain import plain
 from tfcompress.utils.types import Rest
 from tfcompress.utils.writers import save_model
@@ -63,10 +64,13 @@ def _read_budget(text) -> float:
 def read_points(path: Path) -> dict[str, tuple[int, float]]:
     """The `{name: (bytes, accuracy)}` of a JSON file."""
     try:
-        return {
+        points = {
             name: (int(size), float(accuracy))
             for name, (size, accuracy) in json.loads(path.read_text()).items()
         }
+        for name, (size, _) in points.items():
+            check_above_zero(size, f"bytes of {name}")
+        return points
     except (ValueError, TypeError, AttributeError) as error:
         message = 'Expected JSON of the form {"name": [bytes, accuracy]}'
         raise ValueError(f"{message} in {path}: {error}") from error

@@ -70,8 +70,6 @@ class Case:
     @cached_property
     def product(self) -> Product | None:
         """The products with both kernels; None without two finite kernels of one shape."""
-        if not self.pair.before:
-            return None
         before, now = kernel_in(self.pair.before), kernel_in(self.pair.now)
         if before is None or now is None or before.shape != now.shape:
             return None
@@ -122,6 +120,8 @@ def expanded(layers: list) -> list:
 
 def kernel_in(layers: list) -> np.ndarray | None:
     """The kernel of a layer, or of a chain of Dense layers; None without one."""
+    if not layers:
+        return None
     layers = expanded(layers)
     try:
         kernels = [to_numpy(kernel_of(layer)) for layer in layers]

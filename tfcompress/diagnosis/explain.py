@@ -163,7 +163,7 @@ def _cases(small, pairs, observed):
 
 
 def _row(pair, share, observation, cause, cured) -> ExplainedLayer:
-    before, now = (kernel_in(layers) if layers else None for layers in (pair.before, pair.now))
+    before, now = map(kernel_in, (pair.before, pair.now))
     error = None
     if before is not None and now is not None and before.shape == now.shape:
         error = float(np.linalg.norm(now - before) / max(np.linalg.norm(before), 1e-30))

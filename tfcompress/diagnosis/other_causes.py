@@ -27,11 +27,16 @@ def not_finite(case: Case) -> Cause | None:
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 count = int((~np.isfinite(values)).sum())
                 evidence = f"{count} numbers of {variable.name!r} are NaN or infinite"
-                return Cause("not finite", evidence, 1.0, SwapRule(case.path))
+                return Cause("not finite", evidence, 1.0, _as_it_was(case))
     if not case.observation.lost:
         return None
     evidence = "outputs are NaN or infinite where those of the float layer are not"
-    return Cause("not finite", evidence, 1.0, SwapRule(case.path))
+    return Cause("not finite", evidence, 1.0, _as_it_was(case))
+
+
+def _as_it_was(case) -> SwapRule | None:
+    """The float layer in the place; None where nothing stood, which no rule of `swap` makes."""
+    return SwapRule(case.path) if case.pair.before else None
 
 
 def batch_norm_statistics(case: Case) -> Cause | None:

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 
 from tfcompress.graph.chain import Chain
-from tfcompress.graph.paths import name_of, walk
+from tfcompress.graph.paths import walk
 from tfcompress.graph.private_keras import layers_in
 from tfcompress.layers.core.ordinary import kernel_of
+from tfcompress.rewriting.counterparts import link_owners, next_operations
 from tfcompress.utils.arrays import to_numpy
 
 # Endings of what a config says beside the function that a layer computes.
@@ -54,7 +55,8 @@ def pairs_of(model: keras.Model, small: keras.Model) -> list[Pair]:
             "No layer of `small` has the path of a layer of `model`, so they cannot be compared. "
             f"Received: the layers {list(now)[:8]}, and {list(before)[:8]} in `model`"
         )
-    found = [Pair(*row) for row in _rows(before, now)]
+    owners, followers = link_owners(small, before), _followers(model, before, now)
+    found = [Pair(*row) for row in _rows(before, now, owners, followers)]
     for pair in found:
         _check_shapes(pair)
     return [pair for pair in found if _differ(pair)]
@@ -77,38 +79,39 @@ def _units(model) -> dict:
     return found
 
 
-def _rows(before, now):
+def _rows(before, now, owners, followers):
     """`(path, float layers, compressed layers)`, in the order of the compressed model."""
-    chains, waiting = {}, []
-    for path in now:
-        if path in before:
-            folder = path.removesuffix(name_of(path))
-            links = [p for p in waiting if p.startswith(f"{folder}{name_of(path)}_")]
-            chains[path] = [*links, path]
-            waiting = []
-        else:
-            waiting.append(path)
-    linked = {link: path for path, links in chains.items() for link in links}
-    followers = _followers(before, now)
+    chains = {}
     for path, layer in now.items():
-        if linked.get(path) is None:
+        owner = path if path in before else owners.get(path)
+        chains.setdefault(owner, []).append(layer)
+    for path, layer in now.items():
+        if path in before:
+            yield path, [before[p] for p in (path, *followers.get(path, []))], chains[path]
+        elif path not in owners:
             yield path, [], [layer]
-        elif linked[path] == path:
-            float_layers = [before[p] for p in (path, *followers.get(path, []))]
-            yield path, float_layers, [now[link] for link in chains[path]]
 
 
-def _followers(before, now) -> dict:
+def _followers(model, before, now) -> dict:
     """The float layers with weights that the compressed model lacks, by the one before them.
 
-    Such as a batch normalization that was folded into its convolution.
+    Such as a batch normalization that was folded into its convolution. In a graph, the one before
+    gives what it makes to them alone; elsewhere it is the one that is listed before them.
     """
+    following = next_operations(model)
+    previous = {layer: one for one, layer in following.items()}
+    kept = {before[path]: path for path in before if path in now}
     found, last = {}, None
     for path, layer in before.items():
         if path in now:
             last = path
-        elif last is not None and layer.weights:
-            found.setdefault(last, []).append(path)
+        elif layer.weights:
+            owner = last
+            if layer in following:
+                while layer is not None and layer not in kept:
+                    layer = previous.get(layer)
+                owner = kept.get(layer)
+            found.setdefault(owner, []).append(path)
     return found
 
 

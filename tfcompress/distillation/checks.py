@@ -1,6 +1,7 @@
 """Checks of the arguments of a `Distiller`."""
 
 import contextlib
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -69,14 +70,22 @@ def check_models(student: keras.Model, teachers: list[keras.Model], same_inputs:
 
 
 @contextlib.contextmanager
-def check_labels(distiller: Any, y: Any, validation_data: Any) -> Iterator[None]:
+def check_labels(distiller: Any, x: Any, y: Any, given: dict[str, Any]) -> Iterator[None]:
     """Raises `ValueError` for a label that is no class, before or during what runs inside.
 
     Args:
         distiller: a compiled `Distiller`.
+        x: inputs or a dataset.
         y: labels in arrays; those in a dataset are seen only as they come.
-        validation_data: as in `fit`.
+        given: the other arguments of `fit`.
     """
+    weights = getattr(x, "sample_weight", None), given.get("sample_weight")
+    if y is None and getattr(x, "y", None) is None and any(w is not None for w in weights):
+        raise ValueError(
+            "Keras passes `sample_weight` on only beside labels. Give labels too: -1 for a class "
+            "that is not known, else NaN."
+        )
+    validation_data = given.get("validation_data")
     outputs = getattr(distiller.student, "outputs", None)
     loss = getattr(distiller, "loss", None)
     if outputs and loss is not None:
@@ -93,6 +102,11 @@ def check_labels(distiller: Any, y: Any, validation_data: Any) -> Iterator[None]
     try:
         yield
     except Exception as error:
+        if given.get("class_weight") and re.search(r"indices\S* = -1 is not in", str(error)):
+            raise ValueError(
+                "Keras looks up `class_weight` for each label of a dataset, and one is not known "
+                "(-1). Give the weights in the dataset, or arrays."
+            ) from error
         if "outside the valid range" not in str(error):
             raise
         said = str(error).partition("outside the valid range")

@@ -146,7 +146,7 @@ class Distiller(keras.Model):
         self._connect([link.for_another_teacher() for link in self._links], teacher)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        with check_labels(self, y, kwargs.get("validation_data")):
+        with check_labels(self, x, y, kwargs):
             return super().fit(x, y, *args, **kwargs)
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
@@ -177,10 +177,8 @@ class Distiller(keras.Model):
         if not training:
             return sum([*terms.values(), *penalties])
         if self._links:
-            # weights that differ between outputs say nothing about a hint
-            weight = None if keras.tree.is_nested(sample_weight) else sample_weight
             features = targets[len(weights) :]
-            terms["hint_loss"] = hint_loss(self._links, features, forward.features, weight)
+            terms["hint_loss"] = hint_loss(self._links, features, forward.features, sample_weight)
         for name, value in terms.items():
             self._parts[name].update_state(of_all_replicas(value))
         factors = {"task_loss": 1 - self.alpha, "soft_loss": self.alpha, "hint_loss": 1.0}

@@ -143,15 +143,23 @@ def hint_loss(
         links: the `Link`s.
         targets: the teacher's feature of each.
         features: the student's feature of each.
-        sample_weight: weights of the examples, or None.
+        sample_weight: weights of the examples or of positions, or None. Weights that differ
+            between outputs say nothing about a hint.
     """
-    terms = zip(links, targets, features, strict=True)
-    total = sum(
-        link.hint.weight
-        * weighted_mean(link.value(target, feature), sample_weight, mask_of(feature))
-        for link, target, feature in terms
-    )
+    weight = None if keras.tree.is_nested(sample_weight) else sample_weight
+    total = 0.0
+    for link, target, feature in zip(links, targets, features, strict=True):
+        values = link.value(target, feature)
+        mean = weighted_mean(values, _weight_for(values, weight), mask_of(feature))
+        total = total + link.hint.weight * mean
     return of_replica(total)
+
+
+def _weight_for(values, weight):
+    """Weights of positions that are not those of the values become weights of examples."""
+    if weight is None or tuple(weight.shape[1:]) == tuple(values.shape[1 : len(weight.shape)]):
+        return weight
+    return ops.mean(weight, axis=tuple(range(1, len(weight.shape))))
 
 
 def loss_function(loss: Loss) -> Callable[..., Any]:

@@ -14,16 +14,26 @@ def without_unknown(
     y: Tensor, outputs: Tensor, sample_weight: Tensor, losses: Any, names: list[str] | None
 ) -> tuple[Any, Any, Any]:
     """The arguments `(y, outputs, weights)` of a compiled loss, without the unknown labels."""
+    flat = keras.tree.flatten(outputs)
     every = [per_output(value, outputs, names) for value in (y, sample_weight, losses)]
+    every[0] = [_with_classes(one, output) for one, output in zip(every[0], flat, strict=True)]
+    flat = [_with_classes(output, output) for output in flat]
+    outputs = keras.tree.pack_sequence_as(outputs, flat)
     pairs = [
         known_labels(label, output, weight, loss)
-        for label, weight, loss, output in zip(*every, keras.tree.flatten(outputs), strict=True)
+        for label, weight, loss, output in zip(*every, flat, strict=True)
     ]
     labels, weights = zip(*pairs, strict=True)
     y = keras.tree.pack_sequence_as(outputs, list(labels))
     if all(weight is None for weight in weights):
         return y, outputs, None
     return y, outputs, keras.tree.pack_sequence_as(outputs, list(weights))
+
+
+def _with_classes(values, output):
+    """Numbers `(b,)` as `(b, 1)`: a loss of Keras would take their mean over the batch at once."""
+    whole = values is None or len(output.shape) > 1 or len(values.shape) > 1
+    return values if whole else ops.expand_dims(values, -1)
 
 
 def known_labels(y: Tensor, output: Tensor, weight: Tensor, loss: Loss) -> tuple[Any, Any]:

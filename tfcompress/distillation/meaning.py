@@ -34,7 +34,8 @@ def soft_losses(
         if distiller.soft_loss is not None:
             functions.append(distiller.soft_loss)
         else:
-            functions.append(loss_for([e and e[i] for e in ends], tasks[i], output.shape[-1]))
+            classes = output.shape[-1] if len(output.shape) > 1 else 1  # (b,) is one number each
+            functions.append(loss_for([e and e[i] for e in ends], tasks[i], classes))
     return functions, factors
 
 
@@ -57,7 +58,10 @@ def soft_loss(
     functions, factors = soft_losses(distiller, teachers, outputs)
     for i, output in enumerate(keras.tree.flatten(outputs)):
         logits = to_logits(output, ends and ends[i])
-        values = functions[i](targets[i], logits, temperature)
+        both = targets[i], logits
+        if len(output.shape) == 1:
+            both = [ops.expand_dims(values, -1) for values in both]
+        values = functions[i](*both, temperature)
         total = total + factors[i] * weighted_mean(values, weights[i], mask_of(output))
     return of_replica(total)
 

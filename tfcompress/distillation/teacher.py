@@ -175,6 +175,8 @@ class _Column:
             self.file = files.enter_context(replacing(self.path))
 
     def append(self, part: np.ndarray) -> None:
+        if part.dtype.kind == "V":  # bfloat16, which a `.npy` file cannot name
+            part = part.astype(np.float32)
         if self.file is None:
             self.parts.append(np.array(part))
             return

@@ -263,9 +263,11 @@ def take_over_calls(old: Any, new: Any) -> None:
 def derive_state(layer: Any) -> None:
     """Lets a layer whose weights were assigned compute what it derives from them.
 
-    Such as `Normalization` its mean. Relies on `finalize_state`, of Keras 3 and tf_keras.
+    Such as `Normalization` its mean. A layer without weights, such as `Discretization`, has its
+    state from the config, and would make another one of the data that `adapt` saw. Relies on
+    `finalize_state`, of Keras 3 and tf_keras.
     """
-    if hasattr(layer, "finalize_state"):
+    if hasattr(layer, "finalize_state") and layer.weights:
         layer.finalize_state()
 
 

@@ -12,6 +12,7 @@ IGNORED_SETTINGS = {
     "flash_attention",
     "fn",
     "implementation",
+    "input_length",
     "is_legacy_optimizer",
 }
 IGNORED_SETTINGS |= {"jit_compile", "key_shape", "query_shape", "seed", "use_cudnn", "value_shape"}

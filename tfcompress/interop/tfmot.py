@@ -122,7 +122,7 @@ def quantize(
 def _compile(wrapped, model, optimizer, loss, metrics):
     """Compiles with the given arguments, or with those of the Keras 3 model by default."""
     found = {}
-    if model.compiled and loss is None:
+    if model.compiled:
         names = ("loss", "loss_weights", "metrics", "weighted_metrics")
         found = {name: compiled_argument(model, name) for name in names}
         optimizer = model.optimizer if optimizer is None else optimizer

@@ -102,7 +102,7 @@ def layer_macs(layer: keras.layers.Layer, input_shape: InputShape) -> int | None
     """Multiply-accumulates of one use of a layer; see `macs`."""
     free = not matrices(layer) and not hasattr(layer, "macs")
     if free or isinstance(layer, keras.layers.Embedding):
-        return 0
+        return _reversed_macs(layer, input_shape)
     try:
         if hasattr(layer, "macs"):
             return layer.macs(input_shape)
@@ -125,6 +125,16 @@ def layer_macs(layer: keras.layers.Layer, input_shape: InputShape) -> int | None
     except (TypeError, ValueError):  # a size in the shape is None
         return None
     return None
+
+
+def _reversed_macs(layer, input_shape):
+    """Of an embedding: 0, as rows are looked up, unless vectors of its width come back."""
+    if not hasattr(layer, "tie_weights") or len(input_shape) < 3:
+        return 0
+    if input_shape[-1] != layer.output_dim:
+        return 0
+    positions = math.prod(n or 1 for n in input_shape[1:-1])
+    return positions * layer.input_dim * layer.output_dim
 
 
 def matrices(layer: keras.layers.Layer) -> list[keras.Variable]:

@@ -238,10 +238,10 @@ class Compressor:
             plan = self.planner.plan_for(allowed, factors)
             return plan, plan.cost
         if allowed < self.smallest_size:
-            hint = SMALLER if (self.target, self.store) == ("tflite", "fast") else ""
+            could = (self.target, self.store, self.static) == ("tflite", "fast", False)
             raise ValueError(
                 f"Even the smallest forms exceed the budget: they need {self.smallest_size:,} of "
-                f"{self.float_size:,}.{hint} Received: {int(allowed):,}"
+                f"{self.float_size:,}.{SMALLER * could} Received: {int(allowed):,}"
             )
         # The planner counts the kernels alone; a file also holds biases, structure and tables.
         budget = self.planner.smallest_cost + allowed - self.smallest_size
@@ -259,8 +259,8 @@ class Compressor:
         return self.activations == "static_int8"
 
     def file(self, model: keras.Model) -> bytes:
-        """The file of a model, not verified."""
-        check = self.check if self.static else None
+        """The file of a model, not verified; its ranges are those of the examples."""
+        check = self.check if self.static or self.store == "small" else None
         return unverified(model, self.store, REST, self.activations, check)
 
     def size(self, model: keras.Model, cost: Any, rest: Rest = REST) -> float:

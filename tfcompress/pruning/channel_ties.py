@@ -15,6 +15,7 @@ from tfcompress.graph.nodes import graph_of, inputs_of_call, nodes_of, operation
 from tfcompress.graph.paths import check_graph, is_graph
 from tfcompress.graph.private_keras import layers_in
 from tfcompress.measure.attention import ATTENTION, head_count, projections, why_no_heads
+from tfcompress.rewriting.ties import used_by_others
 
 KERAS = keras.layers
 TRANSPOSED = (KERAS.Conv1DTranspose, KERAS.Conv2DTranspose, KERAS.Conv3DTranspose)
@@ -82,6 +83,7 @@ class Channels:
             return
         check_graph(model, "Removing channels")
         graph = graph_of(model)
+        self._used_by_others = used_by_others(model)
         for numbers in self._follow(graph, [self._stay(tensor) for tensor in graph.inputs]):
             self._staying.extend(numbers)
 
@@ -151,6 +153,8 @@ class Channels:
         if is_graph(layer):
             by_tensor = dict(zip(map(id, node.input_tensors), arrived, strict=True))
             return self._follow(graph_of(layer), [by_tensor[id(x)] for x in inputs_of_call(node)])
+        if id(layer) in self._used_by_others:
+            return self._stay_around(node, arrived)
         if id(layer) in self.heads and len(node.outputs) > 1:
             self.without_heads[id(layer)] = "the model uses its scores, which have an axis of heads"
             del self.heads[id(layer)]
@@ -171,6 +175,10 @@ class Channels:
         ranks = {len(tensor.shape) for tensor in node.input_tensors}
         if (kind in MERGES and len(ranks) == 1) or _is_elementwise(node):
             return [self._tie(arrived)]
+        return self._stay_around(node, arrived)
+
+    def _stay_around(self, node, arrived):
+        """Keeps all channels before and behind a node."""
         for numbers in arrived:
             self._staying.extend(numbers)
         return [self._stay(tensor) for tensor in node.outputs]

@@ -25,6 +25,7 @@ def table_row(cells: Sequence[str], tag: str = "td") -> str:
 def size(count: int) -> str:
     """Bytes in a readable unit: `"1.2 MB"`."""
     for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        text = f"{count:.0f}" if unit == "B" else f"{count:.3g}"
+        if float(text) < 1000 or unit == "GB":  # 999.6 is shown as 1000
+            return f"{text} {unit}"
         count /= 1000

@@ -85,33 +85,22 @@ def layer_row(path: str, layer: keras.layers.Layer, cost: int | None) -> LayerRo
     )
 
 
-def rows_by_original(rows: list[LayerRow], before: dict[str, int]) -> list[LayerRow]:
+def rows_by_original(
+    rows: list[LayerRow], before: dict[str, int], owners: dict[str, str]
+) -> list[LayerRow]:
     """One row for each layer of a baseline, then those of the layers that it does not have.
 
     Args:
         rows: of the layers of a model.
         before: the float32 bits of the kernels of the baseline, by path.
+        owners: the layers of the baseline in whose places chains stand, as from `link_owners`.
     """
-    groups = _groups(rows, before)
-    return [_sum(path, parts, before.get(path, 0)) for path, parts in groups.items()]
-
-
-def _groups(rows, originals):
-    """The rows that belong to each original layer: its own, those inside, the chain before it.
-
-    The last layer of a chain keeps the name, and the others begin with it.
-    """
-    groups, waiting = {path: [] for path in originals}, []
+    groups = {path: [] for path in before}
     for row in rows:
-        around = [o for o in originals if row.path == o or row.path.startswith(f"{o}/")]
-        if not around:
-            waiting.append(row)
-            continue
-        owner = max(around, key=len)
-        while row.path == owner and waiting and waiting[-1].path.startswith(f"{owner}_"):
-            groups[owner].insert(0, waiting.pop())
-        groups[owner].append(row)
-    return groups | {row.path: [row] for row in waiting}
+        around = [o for o in before if row.path == o or row.path.startswith(f"{o}/")]
+        owner = max(around, key=len, default=owners.get(row.path))
+        groups.setdefault(owner if owner in before else row.path, []).append(row)
+    return [_sum(path, parts, before.get(path, 0)) for path, parts in groups.items()]
 
 
 def _sum(path, parts, float_bits):

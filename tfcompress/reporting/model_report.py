@@ -25,9 +25,10 @@ from tfcompress.reporting.layer_row import (
 )
 from tfcompress.reporting.notebook import report_html
 from tfcompress.reporting.text import text
+from tfcompress.rewriting.counterparts import link_owners
 from tfcompress.tflite.reader import load
 from tfcompress.tflite.runtimes import min_runtime
-from tfcompress.utils.checks import check_ending, check_share
+from tfcompress.utils.checks import check_above_zero, check_ending, check_share
 from tfcompress.utils.plain import plain
 from tfcompress.utils.types import Path
 from tfcompress.utils.writers import write_file
@@ -40,7 +41,8 @@ class FileFacts:
     Attributes:
         bytes, gzip_bytes: its size, and its size after `gzip -9`.
         latency_ratio: its time per run divided by that of the baseline's float32 file (below 1 is
-            faster); None without a baseline.
+            faster); None without a baseline, or where one of the two does not run on random
+            inputs.
         min_runtime: the oldest LiteRT that is known to run it correctly (see
             `tfcompress.tflite.runtimes`).
         samples: the number of samples on which `to_tflite` verified it; None where it was read from
@@ -114,7 +116,8 @@ class ModelReport:
             explanation: of where its accuracy went, as from `tfc.explain`, or None.
 
         Raises:
-            ValueError: the path has the ending of another format; `accuracy` is not in [0, 1].
+            ValueError: the path has the ending of another format; `accuracy` is not in [0, 1]; a
+                point has no bytes.
             WriteError: the file cannot be written.
         """
         check_ending(path, ".html", ".htm")
@@ -124,6 +127,7 @@ class ModelReport:
                     "Expected `points` as a dict `{name: (bytes, accuracy)}`. "
                     f"Received: {point!r} of {name!r}"
                 )
+            check_above_zero(point[0], f"bytes of {name}")
         if accuracy is not None:
             check_share(accuracy, "accuracy")
         write_file(path, page(self, points, accuracy, explanation))
@@ -186,7 +190,7 @@ def report(
         layer_row(path, layer, costs[path]) for path, layer in layers.items() if kernels_of(layer)
     ]
     if before:
-        rows = rows_by_original(rows, before)
+        rows = rows_by_original(rows, before, link_owners(model, walk(baseline)))
     kernels = {id(v) for layer in layers.values() for v in kernels_of(layer)}
     made = ModelReport(
         name=model.name,
@@ -256,11 +260,15 @@ def _is_full(tensor, row):
 
 
 def _latency_ratio(baseline, blob):
+    """None where the files cannot be made or run on inputs that nobody has given."""
     free = [x for x in keras.tree.flatten(getattr(baseline, "inputs", [])) if None in x.shape[1:]]
     if baseline is None or free:  # lengths that nobody has given
         return None
-    from tfcompress.export import to_tflite
+    from tfcompress.export import unverified
     from tfcompress.reporting.benchmark import bench
 
-    files = {"float32": to_tflite(baseline, activations="float32"), "model": blob}
-    return 1 / bench(files, memory=False)["model"].ratio
+    try:
+        files = {"float32": unverified(baseline, activations="float32"), "model": blob}
+        return 1 / bench(files, memory=False)["model"].ratio
+    except Exception:  # Keras, the converter and a model's own `call` raise theirs
+        return None

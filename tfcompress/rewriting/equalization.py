@@ -11,11 +11,10 @@ import numpy as np
 
 from tfcompress.graph.copy import copied
 from tfcompress.graph.nodes import called_operations, calls_its_graph, graph_of, nodes_of
-from tfcompress.graph.paths import check_finite_weights, check_keras_3, is_graph
-from tfcompress.graph.private_keras import layers_in
+from tfcompress.graph.paths import check_finite_weights, check_keras_3
 from tfcompress.numerics.what_a_kernel_is import is_discrete
 from tfcompress.rewriting.replace import is_plain_graph
-from tfcompress.rewriting.ties import holders_of_variables
+from tfcompress.rewriting.ties import used_by_others
 from tfcompress.utils.arrays import to_numpy
 
 L = keras.layers
@@ -163,19 +162,11 @@ def _multiplied(norm) -> np.ndarray:
 
 
 def _used_once(model) -> set[int]:
-    """Ids of the operations that one call alone uses, in all graphs of a model.
-
-    A layer that holds another one, or a variable of it, may compute with its kernel.
-    """
+    """Ids of the operations that one call alone uses, in all graphs of a model."""
     graphs = is_plain_graph(model) and calls_its_graph(model)
     calls = collections.Counter(map(id, called_operations(graph_of(model)) if graphs else ()))
-    for layer in layers_in(model):
-        if not is_graph(layer):
-            calls.update(map(id, layers_in(layer, include_self=False)))
-    for holders in holders_of_variables(model).values():
-        if len(holders) > 1:
-            calls.update(map(id, holders))
-    return {operation for operation, count in calls.items() if count == 1}
+    once = {operation for operation, count in calls.items() if count == 1}
+    return once - used_by_others(model)
 
 
 def _pairs(model, once) -> list[Pair]:

@@ -113,6 +113,18 @@ def test_compress_to_a_time_in_integers(clockwork, few_forms, net, x):
     assert both.plan.milliseconds <= 0.5 * milliseconds(net)
 
 
+def test_the_smallest_file_of_a_convolution_is_the_one_that_is_timed(clockwork):
+    keras.utils.set_random_seed(0)
+    parts = [keras.layers.Conv2D(32, 5, name="conv"), keras.layers.GlobalAveragePooling2D()]
+    net = keras.Sequential([keras.Input((6, 6, 64)), *parts])
+    x = np.random.default_rng(0).normal(size=(16, 6, 6, 64)).astype("float32")
+    four = {"4 bits": tfc.layers.QuantizedConv2D.using(bits=4)}
+    plan = tfc.plan(net, x, 0.5, "milliseconds", candidates=four, store="small")
+    assert plan.chosen["conv"].name == "4 bits"
+    written = tfc.to_tflite(plan.model, store="small", check=x)  # with an int8 convolution
+    assert plan.milliseconds == pytest.approx(milliseconds(written), rel=1e-9)
+
+
 def test_a_table_tells_files_in_integers_from_others(clockwork, few_forms, net, x, tmp_path):
     path = tmp_path / "times.json"
     given = {"target": "milliseconds", "fine_tune": 0, "latency": path}

@@ -7,6 +7,7 @@ from keras import ops
 
 from tfcompress.layers.core.arguments import PlainArguments
 from tfcompress.layers.core.base import CompressedLayer
+from tfcompress.layers.core.ordinary import positions
 from tfcompress.utils.checks import positive_int
 from tfcompress.utils.types import InputShape, Regularizer, Shape, Tensor
 
@@ -101,6 +102,15 @@ class CompressedReversibleEmbedding(CompressedEmbedding):
         dtype, cap = self.reverse_dtype or self.compute_dtype, self.logit_soft_cap
         logits = self.multiply_reversed(ops.cast(inputs, dtype), dtype)
         return logits if cap is None else ops.tanh(logits / cap) * cap
+
+    def comes_back(self, input_shape: InputShape) -> bool:
+        """Whether inputs of a shape are vectors for `reverse`, and no numbers of rows."""
+        return len(input_shape) > 2 and input_shape[-1] == self.output_dim
+
+    def macs(self, input_shape: InputShape) -> int:
+        if not self.comes_back(input_shape):
+            return super().macs(input_shape)
+        return positions(input_shape[1:-1]) * self.input_dim * self.output_dim
 
     def multiply_reversed(self, x: Tensor, dtype: str) -> Tensor:
         """The product of vectors and the transposed table."""

@@ -57,6 +57,11 @@ class LowRankReversibleEmbedding(LowRankTable, CompressedReversibleEmbedding):
 
     to_ordinary = CompressedLayer.to_ordinary  # one layer: it runs in both directions
 
+    def macs_at(self, input_shape: InputShape, rank: int) -> int:
+        if not self.comes_back(input_shape):
+            return super().macs_at(input_shape, rank)
+        return positions(input_shape[1:-1]) * rank * (self.input_dim + self.output_dim)
+
     def multiply_reversed(self, x: Tensor, dtype: str) -> Tensor:
         u, v = (ops.cast(part, dtype) for part in self.parts.values())
         return ops.matmul(ops.matmul(x, ops.transpose(v)), ops.transpose(u))

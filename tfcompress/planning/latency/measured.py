@@ -29,7 +29,7 @@ from tfcompress.utils.progress import showing
 from tfcompress.utils.types import Activations, Data, Path, Rest, Sample, Store, Verbose
 
 RESTS = "float32", "int8"  # of the files of `plan` and of `compress`
-RANGE_EXAMPLES = 32  # of full-integer files that are timed
+RANGE_EXAMPLES = 32  # by which ranges in the files that are timed are found
 
 
 def time_layers(
@@ -103,7 +103,7 @@ def time_layers(
         static = activations == "static_int8"
         terms = store, ["int8"] if static else RESTS, activations
         groups = small_files(whole, _uses(whole, inputs), tried, *terms)
-        files = whole_files(model, *terms, rows(inputs, slice(RANGE_EXAMPLES)) if static else None)
+        files = whole_files(model, *terms, _range_examples(inputs, store, activations))
         complete(times, groups, files, timer, path)
     return times
 
@@ -119,7 +119,7 @@ def times_for_plan(
     activations: Activations,
 ) -> tuple[LayerTimes, list[bytes], Sample]:
     """What plans for milliseconds need: a table of times, the model's own files, and examples by
-    which the ranges of full-integer ones are found.
+    which the ranges in them are found, where they have any.
 
     Args:
         latency: a table, its path, or None for this machine's, which is completed.
@@ -127,7 +127,7 @@ def times_for_plan(
         inputs: examples.
         candidates, store, rest, activations: see `small_files`.
     """
-    check = rows(inputs, slice(RANGE_EXAMPLES)) if activations == "static_int8" else None
+    check = _range_examples(inputs, store, activations)
     files = whole_files(model, store, [rest], activations, check)
     if latency is not None:
         times = latency if isinstance(latency, LayerTimes) else read_times(latency)
@@ -189,6 +189,12 @@ def _with_those_at(path, times) -> LayerTimes:
             f"holds those of {other}"
         )
     return dataclasses.replace(times, milliseconds=dict(found.milliseconds))
+
+
+def _range_examples(inputs, store, activations):
+    """Examples for ranges, which full-integer files have and convolutions in the smallest form."""
+    needed = activations == "static_int8" or store == "small"
+    return rows(inputs, slice(RANGE_EXAMPLES)) if needed else None
 
 
 def _zeros(model):
