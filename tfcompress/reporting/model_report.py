@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -270,5 +271,6 @@ def _latency_ratio(baseline, blob):
     try:
         files = {"float32": unverified(baseline, activations="float32"), "model": blob}
         return 1 / bench(files, memory=False)["model"].ratio
-    except Exception:  # Keras, the converter and a model's own `call` raise theirs
+    except Exception as error:  # Keras, the converter and a model's own `call` raise theirs
+        warnings.warn(f"The time of the file is not known: {error}", stacklevel=3)
         return None
