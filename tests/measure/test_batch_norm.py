@@ -32,8 +32,26 @@ def test_the_statistics_are_those_of_the_data():
     norm = model.get_layer("norm")
     np.testing.assert_allclose(norm.moving_mean.numpy(), X.mean(0), rtol=1e-5)
     np.testing.assert_allclose(norm.moving_variance.numpy(), X.var(0), rtol=1e-5)
-    recalibrate_batch_norm(model, X, batches=1)
+    stream = tf.data.Dataset.from_tensor_slices(X).batch(64)
+    recalibrate_batch_norm(model, stream, batches=1)
     np.testing.assert_allclose(norm.moving_mean.numpy(), X[:64].mean(0), rtol=1e-5)
+
+
+def test_examples_that_lie_by_class_count_alike():
+    model = keras.Sequential([keras.Input((1,)), layers.BatchNormalization()])
+    x = np.repeat([[0.0], [10.0]], 640, axis=0)
+    recalibrate_batch_norm(model, x, batches=4)
+    assert 4 < float(model.layers[0].moving_mean[0]) < 6
+    recalibrate_batch_norm(model, tf.constant(x))  # of a backend, with each example once
+    assert float(model.layers[0].moving_mean[0]) == pytest.approx(5)
+
+
+def test_a_large_mean_costs_no_digits_of_the_variance():
+    model = keras.Sequential([keras.Input((4, 4, 3)), layers.BatchNormalization()])
+    x = RNG.normal(300.0, 1.0, size=(64, 4, 4, 3)).astype("float32")
+    recalibrate_batch_norm(model, x)
+    expected = x.astype("float64").var((0, 1, 2))
+    np.testing.assert_allclose(model.layers[0].moving_variance.numpy(), expected, rtol=1e-4)
 
 
 def test_later_layers_see_what_earlier_ones_normalize():
@@ -84,10 +102,11 @@ def test_every_kind_of_data_and_models_without_the_layer():
     models = [nested() for _ in range(3)]
     for model in models[1:]:
         model.set_weights(models[0].get_weights())
-    dataset = tf.data.Dataset.from_tensor_slices((X, np.zeros(len(X)))).batch(64)
-    recalibrate_batch_norm(models[0], X)
+    x = X[:64]  # one batch, in which the order means nothing
+    dataset = tf.data.Dataset.from_tensor_slices((x, np.zeros(64))).batch(64)
+    recalibrate_batch_norm(models[0], x)
     recalibrate_batch_norm(models[1], dataset)
-    recalibrate_batch_norm(models[2], (X[i : i + 64] for i in range(0, 130, 64)))
+    recalibrate_batch_norm(models[2], iter([x]))
     for model in models[1:]:
         for found, expected in zip(model.get_weights(), models[0].get_weights(), strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

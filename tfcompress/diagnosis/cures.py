@@ -19,7 +19,7 @@ from tfcompress.measure.rows import can_measure
 from tfcompress.rewriting.opening import close_like, opened
 from tfcompress.rewriting.replace import with_replacements
 from tfcompress.rewriting.swap import swap
-from tfcompress.utils.batches import batches
+from tfcompress.utils.batches import batches, mixed
 from tfcompress.utils.types import Data, Rules
 
 BATCH_SIZE, MOST_BATCHES = 256, 2  # of the data by which a layer is fitted
@@ -70,7 +70,8 @@ class SwapRule:
             raise ValueError(f"Layer {self.path!r} is the same in both models.")
         inputs = []
         watched = watching(before, pair.before[:1], lambda layer, x: inputs.append(x))
-        for x, _, _ in itertools.islice(batches(model, data, BATCH_SIZE), MOST_BATCHES):
+        drawn = mixed(data, BATCH_SIZE, MOST_BATCHES * BATCH_SIZE)
+        for x, _, _ in itertools.islice(batches(model, drawn, BATCH_SIZE), MOST_BATCHES):
             watched(x)
         chains = {layer: [keras.layers.Identity()] for layer in pair.now[:-1]}
         chains[pair.now[-1]] = [copied(layer) for layer in self.layers(pair, inputs)]

@@ -10,6 +10,7 @@ import numpy as np
 from tfcompress.graph.paths import check_finite_weights, walk
 from tfcompress.graph.suffix import outputs_with
 from tfcompress.utils.batches import batches as batches_of
+from tfcompress.utils.batches import mixed
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.progress import progress
 from tfcompress.utils.types import Data
@@ -32,8 +33,9 @@ def recalibrate_batch_norm(
 
     Args:
         model: a built `keras.Model`.
-        data: inputs, as arrays (used 64 at a time), a `tf.data.Dataset`, a `PyDataset` or a
-            generator; labels are ignored. About 2,000 examples are enough.
+        data: inputs, as arrays (of which 64 are drawn at a time), a `tf.data.Dataset`, a
+            `PyDataset` or a generator, whose batches should be shuffled; labels are ignored. About
+            2,000 examples are enough.
         batches: the largest number of batches to use.
         frozen: whether frozen layers are measured as well. `plan` and `compress` leave them.
 
@@ -61,7 +63,8 @@ def recalibrate_batch_norm(
         return call(x, training=False, mask=mask)
 
     run = outputs_with(model, {layer: partial(normalize_by_batch, layer) for layer in norms})
-    steps = itertools.islice(batches_of(model, data, BATCH_SIZE), batches)
+    drawn = mixed(data, BATCH_SIZE, batches * BATCH_SIZE)
+    steps = itertools.islice(batches_of(model, drawn, BATCH_SIZE), batches)
     try:
         for x, _, _ in progress(steps, "Recalibrating", batches):
             run(x)
@@ -95,14 +98,7 @@ class _Statistics:
         count = math.prod(x.shape) // x.shape[axis]
         if not count:
             return
-        others = [i for i in range(len(x.shape)) if i != axis % len(x.shape)]
-        mean = keras.ops.mean(x, others, keepdims=True)
-        # `ops.moments` would subtract two large numbers where the mean is large
-        variance = keras.ops.mean(keras.ops.square(x - mean), others)
-        mean, variance = (
-            np.asarray(keras.ops.convert_to_numpy(found), "float64").reshape(-1)
-            for found in (mean, variance)
-        )
+        mean, variance = _moments(keras.ops.moveaxis(x, axis, -1), count)
         self.count += count
         self.sum += count * mean
         self.squares += count * (variance + mean**2)
@@ -119,3 +115,23 @@ class _Statistics:
     def _assign(self, mean, variance):
         self.layer.moving_mean.assign(mean)
         self.layer.moving_variance.assign(variance)
+
+
+def _moments(x, count):
+    """Mean and variance of each channel, of which each has `count` numbers, as float64."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # TensorFlow's kernel for training takes less than half the time of the two reductions.
+        x = tf.reshape(x, (-1, 1, 1, x.shape[-1]))
+        _, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            x, tf.ones(x.shape[-1]), tf.zeros(x.shape[-1])
+        )
+        variance *= (count - 1) / count  # it divides by one less
+    else:
+        others = list(range(len(x.shape) - 1))
+        mean = keras.ops.mean(x, others, keepdims=True)
+        # `ops.moments` would subtract two large numbers where the mean is large
+        variance = keras.ops.mean(keras.ops.square(x - mean), others)
+    found = map(keras.ops.convert_to_numpy, (mean, variance))
+    return [np.asarray(values, "float64").reshape(-1) for values in found]

@@ -11,6 +11,7 @@ import numpy as np
 from tfcompress.utils.arrays import concatenated, rows, to_numpy
 from tfcompress.utils.checks import is_whole, whole_number
 from tfcompress.utils.class_weights import class_weighted
+from tfcompress.utils.input_checks import NOT_BATCHED, check_inputs
 from tfcompress.utils.types import ClassWeight, Data
 
 STREAM_BATCH = 32  # of what is drawn from a stream
@@ -131,6 +132,22 @@ def some(model: keras.Model | None, data: Data, most: int, held: int) -> Any:
     return x
 
 
+def mixed(data: Data, size: int, most: int) -> Data:
+    """Batches of `size` examples, as `(x, y, sample_weight)`, of at most `most` in all.
+
+    Of arrays examples are drawn without replacement, always the same ones, as classes may stand one
+    behind another. What yields batches is what it is.
+
+    Args:
+        data: as in `batches`, which checks what this yields.
+    """
+    if not are_arrays(data):
+        return data
+    whole = _to_numpy(keras.tree.map_structure(_array, _parts(data)))
+    drawn = np.random.default_rng(0).permutation(_count(whole))[:most]
+    return (rows(whole, drawn[i : i + size]) for i in range(0, len(drawn), size))
+
+
 def first(found: Iterator[Any], most: int | None, held: int | None) -> tuple[Any, ...]:
     """`(x, y, sample_weight)` of the first examples, as arrays.
 
@@ -213,7 +230,7 @@ def _count(batch) -> int:
     """The number of examples, the same in all arrays."""
     arrays = [[a for a in keras.tree.flatten(part) if a is not None] for part in batch]
     if any(not len(array.shape) for part in arrays for array in part):
-        raise ValueError(_NOT_BATCHED.format("single numbers"))
+        raise ValueError(NOT_BATCHED.format("single numbers"))
     sizes = {
         name: sorted({int(array.shape[0]) for array in part})
         for name, part in zip(PARTS, arrays, strict=True)
@@ -225,60 +242,6 @@ def _count(batch) -> int:
             + ", ".join(f"{name} of {some} examples" for name, some in sizes.items() if some)
         )
     return found.pop()
-
-
-def _check_numbers(arrays):
-    for array in arrays:
-        if array is not None and getattr(array.dtype, "kind", "") in ("U", "S"):
-            raise ValueError(
-                "Expected `data` to hold numbers, as the model takes. Texts and paths of files "
-                "become numbers first, as by `keras.layers.TextVectorization`. "
-                f"Received: {array.ravel()[:1]!r:.80}"
-            )
-
-
-_NOT_BATCHED = (
-    "Expected batches of examples, and `data` yields single ones: give `data.batch(32)`. "
-    "Received: {}"
-)
-
-
-def check_inputs(model: keras.Model | None, x: Any) -> None:
-    """Raises `ValueError` for inputs whose shapes are not those of the model's inputs."""
-    inputs = keras.tree.flatten(getattr(model, "inputs", None) or [])
-    given = keras.tree.flatten(x)
-    names = [tensor.name for tensor in inputs]
-    if isinstance(x, dict) and set(names) <= set(x):  # by name, whatever their order
-        given = [x[name] for name in names]
-    expected = [tuple(tensor.shape) for tensor in inputs]
-    received = [None if array is None else tuple(array.shape) for array in given]
-    if expected and not any(tensor.dtype == "string" for tensor in inputs):
-        _check_numbers(given)
-    if not expected or _fit(received, expected):
-        return
-    if _fit([shape and (None, *shape) for shape in received], expected):
-        raise ValueError(_NOT_BATCHED.format(f"inputs of shapes {received}"))
-    pair = " Labels are given in a tuple, `(x, y)`." if isinstance(x, list) else ""
-    raise ValueError(
-        f"Expected inputs of shapes {expected} in `data`, the model's.{pair} Received: {received}"
-    )
-
-
-def _fit(received, expected) -> bool:
-    return len(received) == len(expected) and all(map(_fits, received, expected))
-
-
-def _fits(got, wanted) -> bool:
-    if got is None:  # of an optional input; the model itself raises for others
-        return True
-    # Keras adds or takes a last axis of size 1 where the rank is off by one.
-    if len(got) == len(wanted) + 1 and got[-1] == 1:
-        got = got[:-1]
-    elif len(got) == len(wanted) - 1 and wanted[-1] == 1:
-        wanted = wanted[:-1]
-    return len(got) == len(wanted) and all(
-        None in (one, other) or one == other for one, other in zip(got[1:], wanted[1:], strict=True)
-    )
 
 
 def _check_finite(batch) -> None:
