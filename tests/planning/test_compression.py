@@ -57,6 +57,26 @@ def test_the_file_holds_the_budget_and_is_what_was_measured(model, tmp_path):
     assert tried.startswith("budget ") and 0 < made.seconds < 1000
 
 
+def test_a_file_that_grows_in_the_training(model, monkeypatch):
+    trained = []
+
+    def size(self, model, cost, *rest):
+        return len(self.file(model)) * (1.1 if model in trained else 1.0)
+
+    monkeypatch.setattr(Compressor, "size", size)
+
+    def fine_tune(student, teacher, data):
+        trained.append(student)
+
+    made = Compressor(model, TRAIN, None, fine_tune, None, TEST, "tflite", "fast", None)
+    budget = made.plan_within(0.5 * made.float_size)[1] / made.float_size
+    attempt = made.attempt(budget)  # the second plan aims a tenth lower
+    assert attempt.size <= budget * made.float_size and len(trained) == 2
+    with pytest.warns(UserWarning, match="above the budget"):
+        attempt = made.attempt(1.01 * made.smallest_size / made.float_size)
+    assert attempt.size > 1.01 * made.smallest_size
+
+
 def test_the_batches_of_the_training(model, monkeypatch):
     seen, fit = [], tfc.Distiller.fit
 

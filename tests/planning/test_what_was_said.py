@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import tfcompress as tfc
 from tfcompress.planning.compression import _smallest_within
+from tfcompress.utils.errors import WriteError
 
 L = keras.layers
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -212,6 +213,16 @@ def test_larger_budgets_are_tried_where_a_large_one_is_the_least():
 
     assert 0.9 <= _smallest_within(Recorded(), 0.8, 0.1) < 0.95
     assert len(set(Recorded.tried)) == len(Recorded.tried) > 2
+
+
+def test_what_was_trained_is_not_lost_with_its_file(monkeypatch, tmp_path):
+    def full(*args, **kwargs):
+        raise WriteError("No space left on device")
+
+    monkeypatch.setattr("tfcompress.planning.compressed.to_tflite", full)
+    with pytest.raises(WriteError, match="No space left") as caught:
+        tfc.compress(net(64), (X, Y), 0.5, fine_tune=0, path=tmp_path / "small.tflite", verbose=0)
+    assert caught.value.model.count_params() and "`model`" in caught.value.__notes__[0]
 
 
 def test_an_output_without_a_loss_needs_no_labels():

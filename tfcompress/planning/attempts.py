@@ -2,6 +2,7 @@
 
 import os
 import threading
+import warnings
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -55,6 +56,10 @@ RANGE_EXAMPLES = 500  # that ranges are measured and a full-integer file is veri
 SMALLER = ' `store="small"` needs less, and its files run slower.'
 FILES = ("tflite", "archive")  # the targets that count bytes
 
+_ABOVE = (
+    "After each of {} trainings the model was above the budget: {:,} where {:,} were asked for."
+)
+
 _ALONE = threading.RLock()  # the seeds of a training are those of the whole process
 
 
@@ -78,12 +83,7 @@ class Attempt:
 
 
 class Known(NamedTuple):
-    """What a `Compressor` measured, for one of the same model in another process.
-
-    Attributes:
-        options: see `Planner.by_number`.
-        float_size, smallest_size, before: of the compressor.
-    """
+    """What a `Compressor` measured, for one of the same model; see it and `Planner.by_number`."""
 
     options: list
     float_size: float
@@ -210,7 +210,7 @@ class Compressor:
     def _attempt(self, budget, rate, alpha, temperature, factors):
         allowed = budget * self.float_size
         allowed = aim = allowed if self.target == "milliseconds" else round(allowed)
-        for _ in range(SIZE_ATTEMPTS):
+        for attempt in range(1, SIZE_ATTEMPTS + 1):
             plan, before = self.plan_within(aim, factors)
             model, training = plan.model, None
             if self.fine_tune:
@@ -219,7 +219,9 @@ class Compressor:
             if size <= allowed:
                 break
             # Training changed how well the weights can be coded, so the next plan aims lower.
-            aim = allowed - (size - before)
+            aim = max(allowed - attempt * (size - before), self.smallest_size)
+        else:
+            warnings.warn(_ABOVE.format(SIZE_ATTEMPTS, size, allowed), stacklevel=2)
         score = self.score(model) if training is None else training.after
         self.tried.append((budget, size, score))
         return Attempt(plan, model, size, score, training)

@@ -12,6 +12,7 @@ from tfcompress.planning.plan_result import Plan, amount
 from tfcompress.planning.training.trainer import Training
 from tfcompress.reporting.html_text import escape
 from tfcompress.reporting.model_report import ModelReport, report
+from tfcompress.utils.errors import ExportError, WriteError
 from tfcompress.utils.plain import plain
 from tfcompress.utils.types import Path
 
@@ -90,9 +91,17 @@ def finish(
         path: where to write the file; None writes none.
         asked: the arguments that say how small; None was not given.
         begin: the time at which the work began.
+
+    Raises:
+        ExportError, WriteError: see `to_tflite`. Their attribute `model` is the compressed model.
     """
     terms = {"store": compressor.store, "activations": compressor.activations, "rest": REST}
-    blob = to_tflite(attempt.model, path, check=compressor.check, **terms)
+    try:
+        blob = to_tflite(attempt.model, path, check=compressor.check, **terms)
+    except (ExportError, WriteError) as error:
+        error.model = attempt.model  # which may have been trained for hours
+        error.add_note("The compressed model is the attribute `model` of this error.")
+        raise
     return Compressed(
         model=attempt.model,
         tflite=blob,

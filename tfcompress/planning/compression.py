@@ -143,6 +143,8 @@ def compress(
             budget that was tried keeps the metric within `max_drop`; even the smallest forms exceed
             the budget.
         ExportError: the model cannot be exported, see `to_tflite`.
+        WriteError: the file cannot be written. The attribute `model` of these two is the compressed
+            model, where there was one already.
 
     Example:
 

@@ -83,6 +83,7 @@ def search(
     Raises:
         ImportError: the package optuna is not installed.
         ValueError: an argument is out of range.
+        ExportError, WriteError: as by `compress`.
 
     Example:
 
