@@ -45,7 +45,7 @@ _TENSORFLOW = {
     "ExportError": "tfcompress.export",
     "compress": "tfcompress.planning.compression",
     "Compressed": "tfcompress.planning.compressed",
-    "search": "tfcompress.planning.hyperparameter_search",
+    "search": "tfcompress.planning.search.hyperparameter_search",
 }
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from tfcompress.export import ExportError, to_tflite
     from tfcompress.planning.compressed import Compressed
     from tfcompress.planning.compression import compress
-    from tfcompress.planning.hyperparameter_search import search
+    from tfcompress.planning.search.hyperparameter_search import search
 else:  # a type checker that saw this function would take any name for right
 
     def __getattr__(name):

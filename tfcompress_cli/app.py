@@ -117,7 +117,7 @@ def compress(
         from tfcompress.cli.data import load_data
         from tfcompress.cli.files import (
             check_output,
-            load_model,
+            load_to_train,
             read_budgets,
             read_epochs,
             save_compressed,
@@ -129,7 +129,7 @@ def compress(
         check_store(store)
         target = TARGETS[output.suffix]
         limits = read_budgets(budget, target) if budget else None
-        loaded = load_model(model, compile=loss is None)
+        loaded = load_to_train(model, loss)
         made = run(
             loaded,
             load_data(data, loaded),

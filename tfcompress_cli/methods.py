@@ -153,7 +153,8 @@ def plan(
         given = load_data(data, loaded), limits, target
         made = run(loaded, *given, store=store, latency=latency)
         if output is not None:
-            write_model(made.model, output)
+            # as the plan has counted it
+            write_model(made.model, output, store=store, half=target == "archive")
         print_plan(made, output, json)
 
 

@@ -236,6 +236,19 @@ def test_compress_to_a_budget(trained, suffix):
         assert facts["bytes"] <= 0.4 * whole
 
 
+def test_another_loss_leaves_the_compiled_metrics(trained, tmp_path):
+    model = keras.models.load_model(trained / "net.keras")
+    model.compile("adam", "mse", metrics=["top_k_categorical_accuracy"])
+    model.save(tmp_path / "other.keras")
+    x, y = (np.load(trained / "data.npz")[name] for name in "xy")
+    np.savez(tmp_path / "data.npz", x=x, y=np.eye(3)[y])
+    given = ["--data", tmp_path / "data.npz", "--budget", "40%", "--epochs", 0]
+    given += ["-o", tmp_path / "small.tfc", "--loss", "mae"]
+    done = run("compress", tmp_path / "other.keras", *given)
+    assert done.exit_code == 0, done.output
+    assert "top_k_categorical_accuracy" in done.stdout
+
+
 def test_compress_as_far_as_the_accuracy_allows(trained):
     output = trained / "smallest.tflite"
     arguments = ["--data", trained / "data.npz", "--max-drop", 0.1, "--epochs", 1, "-o", output]

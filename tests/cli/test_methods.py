@@ -212,6 +212,20 @@ def test_a_plan_that_is_written_prints_one_json_document(folder, tmp_path):
     assert "layers" in found
 
 
+@pytest.mark.parametrize(("target", "ending"), [("archive", "tfc"), ("tflite", "tflite")])
+def test_a_plan_writes_what_it_has_counted(folder, tmp_path, target, ending):
+    sizes = {}
+    for store in ("fast", "small"):
+        given = ["--data", folder / "data.npz", "--budget", "100%", "--target", target, "--json"]
+        given += ["--store", store, "-o", tmp_path / f"small.{ending}"]
+        done = run("plan", folder / "net.keras", *given)
+        assert done.exit_code == 0, done.output
+        found = json.loads(done.stdout)
+        sizes[store] = found["bytes"]
+        assert found["bytes"] <= found["cost"] + 2500  # names, biases and what any file has
+    assert target == "archive" or sizes["small"] < sizes["fast"]
+
+
 @pytest.mark.parametrize("text", ["150%", "0%", "-5%"])
 def test_a_share_above_the_whole_is_no_budget(folder, tmp_path, text):
     given = ("--data", folder / "data.npz", "-o", tmp_path / "s.keras", f"--budget={text}")

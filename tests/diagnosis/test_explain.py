@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import tfcompress as tfc
-from tfcompress.diagnosis import pairs
+from tfcompress.rewriting import pairs
+from tfcompress.utils.arrays import spread
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 pytestmark = pytest.mark.skipif(
@@ -222,7 +223,7 @@ def test_the_worst_examples_are_counted_in_the_data():
     row = tfc.explain(model, small, (x, y)).layers[0]
     losses = [keras.losses.sparse_categorical_crossentropy(y, m(x), True) for m in (model, small)]
     rises = np.asarray(losses[1]) - np.asarray(losses[0])
-    taken = np.linspace(0, 1199, 512).astype(int)
+    taken = spread(1200, 512)
     assert rises[list(row.worst)] == pytest.approx(np.sort(rises[taken])[:-4:-1], abs=1e-5)
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import tfcompress as tfc
-from tfcompress.diagnosis.pairs import pairs_of
 from tfcompress.diagnosis.switchboard import Switchboard
+from tfcompress.rewriting.pairs import pairs_of
 
 L = keras.layers
 RANDOM = np.random.default_rng(0)

@@ -8,7 +8,8 @@ from oracles_metric import hessian_diagonal
 
 import tfcompress.curvature as curvature
 import tfcompress.measure.curvature as measured
-from tfcompress.measure.objective import Objective, kernels
+from tfcompress.measure.kernels import kernels
+from tfcompress.measure.objective import Objective
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 6)).astype("float32")

@@ -26,6 +26,48 @@ def masked():
     return keras.Sequential([keras.Input((3,), dtype="int32"), *parts])
 
 
+class Subclassed(keras.Model):
+    """Two outputs, which only a call tells of."""
+
+    def __init__(self, names):
+        super().__init__()
+        self.names, self.kind, self.box = names, layers.Dense(5), layers.Dense(1)
+
+    def call(self, x):
+        outputs = [self.kind(x), self.box(x)]
+        return dict(zip(self.names, outputs, strict=True)) if self.names else outputs
+
+
+@pytest.mark.parametrize("kind", ["list", "dict", "one of a dict"])
+def test_the_outputs_of_a_subclassed_model_have_their_own_losses(kind):
+    model = Subclassed(None if kind == "list" else ("kind", "box"))
+    model(X)
+    losses = keras.losses.SparseCategoricalCrossentropy(from_logits=True), "mse"
+    labels = LABELS, X[..., :1]
+    if kind != "list":
+        losses, labels = (dict(zip(model.names, one, strict=True)) for one in (losses, labels))
+    if kind == "one of a dict":
+        del losses["kind"], labels["kind"]
+    model.compile("adam", losses)
+    expected = model.evaluate(X, labels, verbose=0)
+    expected = expected[0] if isinstance(expected, list) else expected
+    assert mean_loss(model, (X, labels)) == pytest.approx(expected, rel=1e-5)
+    assert len(tfc.curvature.gauss_newton(model, (X, labels))) == 2
+    tfc.plan(model, (X, labels), 0.9, verbose=0)
+
+
+def test_batches_may_differ_in_their_length():
+    parts = layers.Embedding(5, 4, mask_zero=True), layers.Dense(5)
+    model = keras.Sequential([keras.Input((None,), dtype="int32"), *parts])
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    batches = [(WORDS[:4], LABELS[:4]), (WORDS[4:, :2], LABELS[4:, :2])]
+    found = tfc.curvature.gauss_newton_exact(model, iter(batches))
+    single = [tfc.curvature.gauss_newton_exact(model, one) for one in batches]
+    for path, value in found.items():
+        expected = (4 * single[0][path] + 8 * single[1][path]) / 12
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
+
+
 def middle_error(y, z):
     """A loss with one value for an example, of all its positions together."""
     return ops.square(ops.mean(y - z, axis=(1, 2)))

@@ -12,6 +12,7 @@ from tfcompress.export import file_bytes, unverified
 from tfcompress.measure import held_out_loss
 from tfcompress.planning import examples
 from tfcompress.planning.attempts import Compressor
+from tfcompress.utils.arrays import spread
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -209,7 +210,7 @@ def test_regression_is_measured_by_its_loss():
         made = tfc.compress(model, data, 0.5, fine_tune=1, target="bits")
         expected = 0.0
         if isinstance(data, tuple):
-            held_out = tuple(part[::10] for part in data)
+            held_out = tuple(part[spread(1000, 100)] for part in data)
             expected = model.evaluate(*held_out, verbose=0)
             now = keras.Model(made.model.inputs, made.model.outputs)
             now.compile("adam", "mse", jit_compile=False)
@@ -238,8 +239,9 @@ def test_sample_weights_count_in_training_and_in_the_metric(model):
     made = tfc.compress(model, data, **arguments, validation_data=TEST)
     assert made.after > made.before - 0.05
     held_out = tfc.compress(model, data, **arguments | {"fine_tune": 0})
-    ones = ~wrong[::10]
-    right = model.predict(TRAIN[0][::10], verbose=0).argmax(-1) == y[::10]
+    drawn = spread(1000, 100)
+    ones = ~wrong[drawn]
+    right = model.predict(TRAIN[0][drawn], verbose=0).argmax(-1) == y[drawn]
     assert held_out.before == pytest.approx(right[ones].mean())
 
 
@@ -255,6 +257,47 @@ def test_a_search_goes_on_where_it_was_cut_off(model, tmp_path):
     assert study.trials[0].params["tilt"] == 0.0
     assert made.after == pytest.approx(study.best_value)  # the same model again
     assert made.size <= 0.2 * file_bytes(model)
+    other = {"validation_data": (TEST[0], 1 - np.minimum(TEST[1], 1))}
+    with pytest.raises(ValueError, match="'validation data'"):
+        tfc.search(model, TRAIN, 0.2, trials=3, **arguments | other)
+    for name, value in {"store": "small", "teacher": None, "batch_size": 64}.items():
+        with pytest.raises(ValueError, match=f"'{name}'"):
+            tfc.search(model, TRAIN, 0.2, trials=3, **arguments | {name: value})
+
+
+def test_the_values_of_compress_are_tried_again_where_they_were_broken_off(model, tmp_path):
+    import optuna
+
+    storage, calls = f"sqlite:///{tmp_path}/search.db", []
+
+    def broken(model):
+        calls.append(model)
+        if len(calls) == 2:  # the first call is of the model itself
+            raise KeyboardInterrupt
+        return float("nan") if len(calls) > 4 else 0.5
+
+    arguments = {"target": "bits", "fine_tune": 1, "storage": storage, "metric": broken}
+    with pytest.raises(KeyboardInterrupt):
+        tfc.search(model, TRAIN, 0.2, trials=1, **arguments)
+    tfc.search(model, TRAIN, 0.2, trials=1, **arguments)
+    study = optuna.load_study(study_name="tfcompress", storage=storage)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
+    assert study.trials[1].params["rate"] == 1e-3
+    del arguments["storage"]
+    with pytest.raises(ValueError, match="NaN in each trial"):
+        tfc.search(model, TRAIN, 0.2, trials=1, **arguments)
+
+
+@pytest.mark.parametrize("labels", [None, TRAIN[1]], ids=["no labels", "labels"])
+def test_weights_without_a_loss_weigh_what_the_teacher_says(labels):
+    keras.utils.set_random_seed(0)
+    net = keras.Sequential([keras.Input((64,)), L.Dense(32, "relu"), L.Dense(4, "softmax")])
+    given = {"metric": "accuracy", "budget": 0.3, "target": "bits", "validation_data": TEST}
+    made = [
+        tfc.compress(net, (TRAIN[0], labels, weights), fine_tune=1, **given).model.get_weights()
+        for weights in (np.ones(1000), np.repeat([1.0, 0.0], 500), None)
+    ]
+    assert all(map(np.allclose, made[0], made[2])) and not all(map(np.allclose, made[0], made[1]))
 
 
 def test_damage_factors_move_the_budget(model):

@@ -100,3 +100,57 @@ def test_a_bias_along_any_axes(axes):
     before, after = (np.mean(one(steps) - model(steps), along) for one in (small, new))
     assert np.abs(before).max() > 0.01
     np.testing.assert_allclose(after, 0, atol=1e-5)
+
+
+CHAIN = tfc.layers.LowRankDense.using(rank=1).then(tfc.layers.QuantizedDense.using(bits=2))
+IDS = RANDOM.integers(0, 50, (100, 7))
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = layers.Dense(16, "relu", use_bias=False), layers.Dense(4)
+
+    def call(self, x):
+        return self.last(self.first(x))
+
+
+def behind(*parts):
+    return keras.Sequential([*parts, layers.Dense(4, name="last")])
+
+
+@pytest.mark.parametrize(
+    ("make", "rules", "x"),
+    [
+        (
+            lambda: behind(layers.Dense(16, "relu", use_bias=False, name="fc")),
+            {"fc": tfc.layers.BinaryDense},
+            X[:, 0, 0],
+        ),
+        (
+            lambda: behind(layers.Dense(16, "relu", name="fc")),
+            {"fc": CHAIN},
+            X[:, 0, 0],
+        ),
+        (
+            lambda: behind(layers.Embedding(50, 8, name="table"), layers.LSTM(8)),
+            {"table": tfc.layers.QuantizedEmbedding.using(bits=2)},
+            IDS,
+        ),
+        (
+            lambda: behind(layers.Embedding(50, 8), layers.Bidirectional(layers.GRU(8))),
+            {"*/recurrent_kernel": tfc.layers.BinaryDense},
+            IDS,
+        ),
+        (Subclassed, {}, X[:, 0, 0]),
+    ],
+    ids=["no bias", "chain", "embedding", "cells", "subclassed"],
+)
+def test_whatever_differs_before_a_layer_counts(make, rules, x):
+    keras.utils.set_random_seed(0)
+    model = make()
+    model(x[:1])
+    small = tfc.swap(model, {**rules, layers.Dense: tfc.layers.BinaryDense})
+    new = tfc.correct_biases(small, model, x)
+    np.testing.assert_allclose(new(x).numpy().mean(0), model(x).numpy().mean(0), atol=1e-5)
+    assert [type(one) for one in new.layers] == [type(one) for one in small.layers]

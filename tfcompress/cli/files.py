@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tfcompress.planning.plan_result import Plan
 from tfcompress.utils.budgets import TIME, read_limits
 from tfcompress.utils.checks import check_above_zero
 from tfcompress.utils.plain import plain
-from tfcompress.utils.types import Rest
+from tfcompress.utils.types import Rest, Store
 from tfcompress.utils.writers import save_model
 
 
@@ -88,22 +89,48 @@ def check_output(path: Path, suffixes: Sequence[str] = (".tflite", ".tfc", ".ker
         raise ValueError(f"Nothing can be written into this folder: {path.parent}")
 
 
-def write_model(model: keras.Model, path: Path, rest: Rest = "float32") -> None:
+def load_to_train(path: Path, loss: str | None) -> keras.Model:
+    """A model as it was compiled, whose metrics count where its loss is another one.
+
+    What it was compiled with may be lost, functions of its author for example: a warning says so.
+
+    Args:
+        path: of the file.
+        loss: that is given; without it the model needs its own.
+    """
+    try:
+        return load_model(path, compile=True)
+    except ValueError as error:
+        if loss is None:
+            raise
+        loaded = load_model(path)
+        warnings.warn(f"Its compiled loss and metrics are not used: {error}", stacklevel=2)
+        return loaded
+
+
+def write_model(
+    model: keras.Model,
+    path: Path,
+    rest: Rest = "float32",
+    store: Store = "fast",
+    half: bool = False,
+) -> None:
     """Writes a model as its file is named.
 
     Args:
         model: the model.
         path: as `check_output` has taken it.
-        rest: of a `.tflite` file, see `to_tflite`.
+        rest, store: of a `.tflite` file, see `to_tflite`.
+        half: of a `.tfc` file, see `archive.save`.
     """
     if path.suffix == ".tfc":
-        archives.save(model, path)
+        archives.save(model, path, half=half)
     elif path.suffix == ".keras":
         save_model(model, path)
     else:
         from tfcompress.export import to_tflite  # TensorFlow
 
-        to_tflite(model, path, rest=rest)
+        to_tflite(model, path, rest=rest, store=store)
 
 
 def print_plan(made: Plan, path: Path | None, as_json: bool) -> None:

@@ -9,12 +9,12 @@ import numpy as np
 
 from tfcompress.diagnosis.cures import Cure, SwapRule, eight_bits
 from tfcompress.diagnosis.observations import Observation
-from tfcompress.diagnosis.pairs import Pair
 from tfcompress.diagnosis.product import Product
 from tfcompress.graph.chain import Chain
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.maker import Maker
 from tfcompress.layers.core.ordinary import kernel_of
+from tfcompress.rewriting.pairs import Pair
 from tfcompress.utils.arrays import to_numpy
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 
-from tfcompress.diagnosis.pairs import Pair, pairs_of
 from tfcompress.graph.copy import copied
 from tfcompress.graph.suffix import watching
 from tfcompress.layers.core.maker import Maker
@@ -17,6 +16,7 @@ from tfcompress.measure.batch_norm import recalibrate_batch_norm
 from tfcompress.measure.moments import measure
 from tfcompress.measure.rows import can_measure
 from tfcompress.rewriting.opening import close_like, opened
+from tfcompress.rewriting.pairs import Pair, pairs_of
 from tfcompress.rewriting.replace import with_replacements
 from tfcompress.rewriting.swap import swap
 from tfcompress.utils.batches import batches, mixed

@@ -7,6 +7,7 @@ import numpy as np
 
 from tfcompress.graph.private_training import compiled_loss
 from tfcompress.graph.suffix import outputs_of
+from tfcompress.measure.held_out_loss import squared_change, variance
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.batches import examples_in
 from tfcompress.utils.types import Loss
@@ -36,6 +37,7 @@ class ExampleLoss:
             from tfcompress.measure.objective import Objective  # TensorFlow
 
             self.objective = Objective(model, loss)
+            self.objective.see(batches[0][0])
             for _, y, _ in batches:
                 self.objective.check_labels(y)
         self.name = "change of the outputs" if self.objective is None else "loss"
@@ -43,7 +45,7 @@ class ExampleLoss:
         arrays = [[to_numpy(z).astype("float64") for z in row] for row in self.outputs]
         self.floats = arrays
         columns = zip(*arrays, strict=True)
-        self.variances = [_variance(np.concatenate(c)) for c in columns]
+        self.variances = [variance(np.concatenate(c)) for c in columns]
         self.worst = np.inf
         self.before = self(self.outputs)
         self.worst = WORST * max(1.0, float(np.abs(self.before).max(initial=0.0)))
@@ -68,7 +70,7 @@ class ExampleLoss:
         found = []
         for row, floats in zip(outputs, self.floats, strict=True):
             changes = [
-                np.square(to_numpy(z).astype("float64") - z0).reshape(len(z0), -1).mean(1) / var
+                squared_change(z0, to_numpy(z)).reshape(len(z0), -1).mean(1) / var
                 for z, z0, var in zip(row, floats, self.variances, strict=True)
             ]
             found.append(np.mean(changes, 0))
@@ -76,8 +78,3 @@ class ExampleLoss:
 
     def _finite(self, losses: np.ndarray) -> Any:
         return np.where(np.isfinite(losses), np.minimum(losses, self.worst), self.worst)
-
-
-def _variance(outputs: np.ndarray) -> float:
-    """The variance of outputs; of equal ones, as of a single number, their mean square."""
-    return float(np.var(outputs)) or float(np.square(outputs).mean()) or 1.0

@@ -11,15 +11,15 @@ from tfcompress.diagnosis.causes import cause_of
 from tfcompress.diagnosis.example_loss import ExampleLoss
 from tfcompress.diagnosis.explanation import ExplainedLayer, Explanation
 from tfcompress.diagnosis.observations import observe
-from tfcompress.diagnosis.pairs import pairs_of
 from tfcompress.diagnosis.shares import SIGNIFICANT, shares
 from tfcompress.diagnosis.switchboard import Switchboard
 from tfcompress.diagnosis.trials import tried
 from tfcompress.graph.paths import check_keras_3, walk
 from tfcompress.planning.quality import Quality
 from tfcompress.rewriting.opening import opened
+from tfcompress.rewriting.pairs import pairs_of
 from tfcompress.tflite.reader import check_source
-from tfcompress.utils.arrays import concatenated, rows
+from tfcompress.utils.arrays import concatenated, rows, spread
 from tfcompress.utils.batches import batches, examples_in
 from tfcompress.utils.checks import check_number
 from tfcompress.utils.types import Data, Loss, Path
@@ -147,10 +147,10 @@ def _check_models(model, small) -> None:
 
 
 def _examples(model, data) -> tuple[tuple, np.ndarray]:
-    """`(x, y, sample_weight)` of at most 512 examples, evenly spread, and their numbers."""
+    """`(x, y, sample_weight)` of at most 512 examples, drawn from all, and their numbers."""
     whole = concatenated(batches(model, data, BATCH_SIZE))
     count = examples_in(whole[0])
-    chosen = np.linspace(0, count - 1, min(count, MOST_EXAMPLES)).astype(int)
+    chosen = spread(count, MOST_EXAMPLES)
     return tuple(rows(part, chosen) for part in whole), chosen
 
 

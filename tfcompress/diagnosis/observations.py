@@ -6,10 +6,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.diagnosis.pairs import Pair
 from tfcompress.diagnosis.switchboard import Switchboard
 from tfcompress.graph.intercept import as_array
 from tfcompress.graph.suffix import watching
+from tfcompress.rewriting.pairs import Pair
 
 MOST_NUMBERS = 2**20  # of the inputs of one layer, kept to look for causes
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from tfcompress.diagnosis.case import Case, Cause
 from tfcompress.diagnosis.cures import ActivationRange, Recalibration, SwapRule
-from tfcompress.diagnosis.pairs import own_weights
 from tfcompress.layers.discrete.fake_quant import FakeQuant
+from tfcompress.rewriting.pairs import own_weights
 from tfcompress.utils.arrays import to_numpy
 
 HALF = 0.5

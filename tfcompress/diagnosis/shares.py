@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfcompress.diagnosis.example_loss import ExampleLoss
-from tfcompress.diagnosis.pairs import Pair
 from tfcompress.diagnosis.switchboard import Switchboard
+from tfcompress.rewriting.pairs import Pair
 
 MOST_ORDERS = 4
 SIGNIFICANT = 3.0  # standard errors by which a share must stand out to be more than chance

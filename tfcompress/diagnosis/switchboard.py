@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
-from tfcompress.diagnosis.pairs import Pair
-from tfcompress.graph.intercept import altered, running
+from tfcompress.graph.intercept import altered, link, running, start_of
+from tfcompress.rewriting.pairs import Pair
 
 
 class Switchboard:
@@ -25,7 +25,7 @@ class Switchboard:
         arounds = {}
         for pair in pairs:
             arrived = []
-            arounds |= {link: partial(_link, arrived) for link in pair.now[:-1]}
+            arounds |= {one: partial(link, arrived) for one in pair.now[:-1]}
             arounds[pair.now[-1]] = partial(self._last, pair, arrived)
         self.model = altered(small, arounds)
 
@@ -46,29 +46,13 @@ class Switchboard:
             self.see = None
 
     def _last(self, pair, arrived, call, x, *args, **kwargs):
-        start = _start(arrived, x, args, kwargs)
+        start = start_of(arrived, x, args, kwargs)
         if pair in self.chains:
             return _run(self.chains[pair], *start)
         y = call(x, *args, **kwargs)
         if self.see is not None:
             self.see(pair, start[0], y, lambda layers: _run(layers, *start))
         return y
-
-
-def _link(arrived, call, x, *args, **kwargs):
-    start = _start(arrived, x, args, kwargs)
-    y = call(x, *args, **kwargs)
-    arrived.append((y, start))
-    return y
-
-
-def _start(arrived, x, args, kwargs) -> tuple:
-    """What went into the chain of layers that gave an input; if none did, the input itself.
-
-    Calls of a shared chain can overlap, and its last layer may run in another order than its first.
-    """
-    place = next((i for i, (y, _) in enumerate(arrived) if y is x), None)
-    return (x, args, kwargs) if place is None else arrived.pop(place)[1]
 
 
 def _run(layers: Iterable, x, args, kwargs):

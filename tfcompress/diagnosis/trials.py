@@ -5,9 +5,9 @@ import numpy as np
 
 from tfcompress.diagnosis.cures import Recalibration
 from tfcompress.diagnosis.example_loss import ExampleLoss
-from tfcompress.diagnosis.pairs import Pair
 from tfcompress.diagnosis.switchboard import Switchboard
 from tfcompress.graph.suffix import outputs_of
+from tfcompress.rewriting.pairs import Pair
 
 
 def tried(

@@ -93,6 +93,28 @@ def running(chain: list[keras.layers.Layer]) -> Around:
     return around
 
 
+def link(arrived: list, call: Callable, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """Runs a layer of a chain that is not its last one, and keeps what went into the chain.
+
+    Args:
+        arrived: what is kept, for `start_of` at the last layer.
+        call, x, *args, **kwargs: of the layer, see `Around`.
+    """
+    start = start_of(arrived, x, args, kwargs)
+    y = call(x, *args, **kwargs)
+    arrived.append((y, start))
+    return y
+
+
+def start_of(arrived: list, x: Any, args: tuple, kwargs: dict) -> tuple:
+    """What went into the chain of layers that gave an input; if none did, the input itself.
+
+    Calls of a shared chain can overlap, and its last layer may run in another order than its first.
+    """
+    place = next((i for i, (y, _) in enumerate(arrived) if y is x), None)
+    return (x, args, kwargs) if place is None else arrived.pop(place)[1]
+
+
 def as_array(x: Any) -> Any:
     """A tensor as an array; None for one that stands for a value inside a trace."""
     if keras.backend.backend() == "jax":

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from tfcompress.graph.suffix import Suffix
-from tfcompress.utils.arrays import rows
+from tfcompress.utils.arrays import rows, spread
 from tfcompress.utils.batches import HELD, are_arrays, batches, examples_in, first
 from tfcompress.utils.types import ClassWeight, Data, Loss, Tensor
 
@@ -36,7 +36,7 @@ def split(model: keras.Model, data: Data, class_weight: ClassWeight = None) -> t
     if y is None:
         size = min(MOST_UNLABELLED, max(count // UNLABELLED_ONE_IN, 1))
     held_out = np.zeros(count, bool)
-    held_out[np.linspace(0, count - 1, size).astype(int)] = True
+    held_out[spread(count, size)] = True
     return rows(x, ~held_out), [rows(part, held_out) for part in (x, y, weights)]
 
 
@@ -75,6 +75,7 @@ class HeldOutLoss:
             from tfcompress.measure.objective import Objective
 
             self.objective = Objective(model, loss, loss_weights=loss_weights)
+            self.objective.see(self.inputs[0])
             for labels, _ in self.labels:
                 self.objective.check_labels(labels)
         outputs = Suffix(model, self.inputs).outputs()
@@ -106,10 +107,25 @@ def joined(outputs: list) -> list[np.ndarray]:
 
 
 def change(before: list[np.ndarray], now: list[np.ndarray]) -> float:
-    """The mean squared change of outputs, of any type, divided by their variance."""
-    squares = [  # masks are outputs, too
-        np.mean(np.square(np.subtract(b, a, dtype="float64")))
-        / max(np.var(a, dtype="float64"), 1e-12)
-        for a, b in zip(before, now, strict=True)
-    ]
-    return float(np.mean(squares))
+    """The mean squared change of outputs, of any type, divided by their `variance`."""
+    pairs = zip(before, now, strict=True)  # masks are outputs, too
+    return float(np.mean([squared_change(a, b).mean() / variance(a) for a, b in pairs]))
+
+
+def squared_change(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """The squared difference of each number; equal infinities differ by nothing."""
+    a, b = (array.astype("float64") for array in (before, now))
+    return np.square(np.subtract(b, a, out=np.zeros_like(a), where=a != b))
+
+
+def variance(outputs: np.ndarray) -> float:
+    """The variance of outputs, the mean over the entries of the last axis.
+
+    Some of these may be -1e9 or minus infinity in each example, as those of actions that are not
+    allowed: what lies between them and the others is no variance. Of equal outputs, as of a single
+    number, it is their mean square.
+    """
+    finite = np.ma.masked_invalid(np.asarray(outputs, "float64"))
+    columns = finite.reshape(-1, finite.shape[-1] if finite.ndim > 1 else 1)
+    found = (columns.var(0).mean(), columns.var(), np.square(columns).mean(), 1.0)
+    return next(float(one) for one in found if one is not np.ma.masked and one > 0)

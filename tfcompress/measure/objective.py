@@ -13,9 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.graph.features import output_activations
-from tfcompress.graph.paths import check_finite_weights, walk
-from tfcompress.graph.private_keras import layers_in, mask_of
+from tfcompress.graph.paths import check_finite_weights
+from tfcompress.graph.private_keras import mask_of
 from tfcompress.graph.private_training import compiled_loss
+from tfcompress.measure.kernels import kernels
 from tfcompress.measure.loss_term import Term
 from tfcompress.utils.batches import batches, examples_in
 from tfcompress.utils.checks import check_integer
@@ -28,37 +29,6 @@ SEEDS = 2**62 - 57  # a prime: seeds of any size then start draws of their own
 
 WEIGHTED = "mean_with_sample_weight"  # a reduction
 MEANS = ("sum_over_batch_size", "mean", "none", None)  # of which Keras reports the mean
-KERNEL_NAMES = ("kernel", "embeddings", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel")
-
-
-def kernels(model: keras.Model) -> dict[str, keras.Variable]:
-    """The kernels and embeddings of a model by path, those of frozen layers included.
-
-    A layer's `kernel` (or `embeddings`) has the path of the layer. Any other kernel has its name
-    appended: `"lstm/lstm_cell/kernel"` and `"lstm/lstm_cell/recurrent_kernel"`,
-    `"conv/pointwise_kernel"`; these are also the paths of the parts that `tfcompress.opened` makes.
-    Compressed layers, whose kernel is computed and not stored, are not listed.
-
-    Raises:
-        ValueError: the model has no kernels.
-    """
-    found, seen = {}, set()
-    for path, (layer, _) in walk(model).items():
-        of_parts = {id(v) for part in layers_in(layer, include_self=False) for v in part.weights}
-        own = {name: getattr(layer, name, None) for name in KERNEL_NAMES}
-        for name, variable in own.items():
-            if not isinstance(variable, keras.Variable) or id(variable) in seen | of_parts:
-                continue
-            if keras.backend.is_float_dtype(variable.dtype):
-                seen.add(id(variable))
-                alone = name in KERNEL_NAMES[:2] and own["recurrent_kernel"] is None
-                found[path if alone else f"{path}/{name}"] = variable
-    if not found:
-        raise ValueError(
-            "The model has no kernels to take the curvature of; if it is not built yet, call it on "
-            f"an input first. Received: {model}"
-        )
-    return found
 
 
 class Objective:
@@ -96,18 +66,35 @@ class Objective:
             )
         check_finite_weights(model)
         self.model = model
-        weights = loss_weights
-        if loss is None:
-            loss, weights = _compiled(compiled or model)
-        self.terms = [
-            None if one is None else Term(one, 1.0 if weight is None else weight)
-            for one, weight in zip(self._spread(loss), self._spread(weights), strict=True)
-        ]
-        self.reduction = _reduction([term for term in self.terms if term is not None])
+        self.given = (loss, loss_weights) if loss is not None else _compiled(compiled or model)
+        self.structure = getattr(model, "output", None)
         self._weighed = tf.Variable(0.0)  # the sum of all weights so far
-        for term, activation in zip(self.terms, output_activations(model) or [], strict=False):
-            if term is not None:
-                warn_of_probabilities(term.loss, activation)
+        if self.structure is not None:
+            for term, activation in zip(self.terms, output_activations(model) or [], strict=False):
+                if term is not None:
+                    warn_of_probabilities(term.loss, activation)
+
+    def see(self, x: Tensor) -> None:
+        """Takes the structure of the outputs of a batch; without a graph only a call tells it."""
+        if self.structure is None:
+            self._take(self.model(x, training=False))
+
+    def _take(self, outputs):
+        if self.structure is None:
+            self.structure = keras.tree.map_structure(lambda _: 0, outputs)
+
+    @cached_property
+    def terms(self) -> list[Term | None]:
+        """The loss of each output."""
+        loss, weights = map(self._spread, self.given)
+        return [
+            None if one is None else Term(one, 1.0 if weight is None else weight)
+            for one, weight in zip(loss, weights, strict=True)
+        ]
+
+    @cached_property
+    def reduction(self) -> str | None:
+        return _reduction([term for term in self.terms if term is not None])
 
     @cached_property
     def kernels(self) -> dict[str, keras.Variable]:
@@ -191,13 +178,13 @@ class Objective:
                 total.assign_add(tf.reshape(tf.cast(part, "float32"), total.shape))
 
         self.begin()
-        count, graph = 0, None
+        count, specs = 0, None
         for step, batch in enumerate(progress(steps, "Measuring curvature", total)):
             self.check_labels(batch[1])
             batch = keras.tree.map_structure(_tensor, batch)
             key = tf.constant([1000 * seed % SEEDS, step], "int64")
-            if graph is None:  # one trace for batches of all sizes
-                specs = keras.tree.map_structure(_any_size, batch)
+            specs, known = _that_fit(batch, specs), specs
+            if specs != known:  # one trace for batches of all sizes
                 graph = tf.function(add, autograph=False).get_concrete_function(*specs, key)
             graph(*batch, key)
             count += examples_in(batch)
@@ -206,10 +193,13 @@ class Objective:
 
     def parts(self, x: Tensor, y: Tensor, weights: Tensor) -> Any:
         """Yields `(term, labels (N, ...), z (N, C), weight (N,))` for each output with a loss."""
-        return self.parts_of(keras.tree.flatten(self.model(x, training=False)), y, weights)
+        outputs = self.model(x, training=False)
+        self._take(outputs)
+        return self.parts_of(keras.tree.flatten(outputs), y, weights)
 
     def parts_of(self, outputs: Tensor, y: Tensor, weights: Tensor) -> Any:
-        """The same from a list of the model's outputs."""
+        """The same from a list of the model's outputs; see `see` for those without a graph."""
+        self._take(outputs)
         spread = zip(self.terms, outputs, self._spread(y), self._spread(weights), strict=True)
         for term, z, labels, w in spread:
             if term is None:
@@ -223,10 +213,7 @@ class Objective:
 
     def _spread(self, value) -> list:
         """One value for each output."""
-        output = getattr(self.model, "output", None)  # a subclassed model has no graph
-        if output is None:
-            return list(value) if isinstance(value, (list, tuple)) else [value]
-        return per_output(value, output, getattr(self.model, "output_names", None))
+        return per_output(value, self.structure, getattr(self.model, "output_names", None))
 
 
 def mean_loss(
@@ -267,8 +254,18 @@ def _tensor(value):
     return None if value is None else tf.convert_to_tensor(value)
 
 
-def _any_size(tensor):
+def _that_fit(batch, specs):
+    """Specs of any number of examples, and of any of what has differed from batch to batch."""
+    new = keras.tree.map_structure(_any_number, batch)
+    return new if specs is None else keras.tree.map_structure(_of_both, specs, new)
+
+
+def _any_number(tensor):
     return None if tensor is None else tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
+
+
+def _of_both(one, other):
+    return one if one is None else one.most_specific_common_supertype([other])
 
 
 def _entry_weights(weights, kept, b, entries, reduction):

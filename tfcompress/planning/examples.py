@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from tfcompress.utils.arrays import concatenated, rows, to_numpy
+from tfcompress.utils.arrays import concatenated, rows, spread, to_numpy
 from tfcompress.utils.batches import (
     HELD,
     are_arrays,
@@ -101,13 +101,12 @@ def calibration(train: Any) -> tuple[Any, ...]:
 
 
 def some_of(arrays: Any, count: int) -> Any:
-    """At most so many examples, at equal distances."""
-    size = examples_in(arrays)
-    return rows(arrays, np.linspace(0, size - 1, min(size, count)).astype(int))
+    """At most so many examples, drawn from all of them."""
+    return rows(arrays, spread(examples_in(arrays), count))
 
 
 def hold_out(data: Any) -> tuple[Any, tuple[Any, ...]]:
-    """What to train on, and the examples to validate on: every tenth, or the first of a stream.
+    """What to train on, and the examples to validate on: one of each ten, or a stream's first.
 
     Raises:
         ValueError: a stream comes in another order each time; there is only one example.
@@ -121,7 +120,7 @@ def hold_out(data: Any) -> tuple[Any, tuple[Any, ...]]:
             f"`validation_data`. Received: {count}"
         )
     held_out = np.zeros(count, bool)
-    held_out[::HELD_OUT_ONE_IN] = True
+    held_out[spread(count, -(-count // HELD_OUT_ONE_IN))] = True
     return rows(data, ~held_out), rows(data, held_out)
 
 

@@ -250,11 +250,11 @@ class Quality:
         from tfcompress.measure.objective import Objective
 
         objective = Objective(self.source, self.loss)
-        total = 0.0
+        objective.see(self.batches[0][0])
+        total, count = 0.0, sum(examples_in(x) for x, _, _ in self.batches)
         for x, y, weights in self.batches:
             outputs = map(ops.convert_to_tensor, outputs_of(model, x))
             total += float(objective.total(objective.parts_of(list(outputs), y, weights)))
-        count = sum(examples_in(x) for x, _, _ in self.batches)
         return total / objective.divisor(count)
 
     def _change(self, model):

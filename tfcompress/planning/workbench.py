@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from tfcompress.graph.intercept import running
+from tfcompress.graph.intercept import link, running, start_of
 from tfcompress.graph.paths import walk
 from tfcompress.graph.suffix import Suffix
 from tfcompress.measure.held_out_loss import HeldOutLoss
@@ -143,11 +143,8 @@ def _put_back(chain, layer):
     """
     arrived = []
 
-    def first(call, x, *args, **kwargs):
-        arrived.append(x)
-        return call(x, *args, **kwargs)
-
     def last(call, x, *args, **kwargs):
-        return layer(arrived.pop(), training=False)
+        start, args, kwargs = start_of(arrived, x, args, kwargs)
+        return running([layer])(call, start, *args, **kwargs)
 
-    return {chain[0]: running([layer])} if len(chain) == 1 else {chain[0]: first, chain[-1]: last}
+    return {one: partial(link, arrived) for one in chain[:-1]} | {chain[-1]: last}

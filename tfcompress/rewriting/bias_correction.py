@@ -8,9 +8,12 @@ import keras
 import numpy as np
 
 from tfcompress.graph.copy import copied
+from tfcompress.graph.intercept import running
 from tfcompress.graph.layerwise import follow
-from tfcompress.graph.paths import check_finite_weights, check_keras_3, walk
+from tfcompress.graph.paths import check_finite_weights, check_keras_3
 from tfcompress.layers.core.base import CompressedLayer
+from tfcompress.rewriting.opening import close_like, opened
+from tfcompress.rewriting.pairs import pairs_of
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.batches import some
 from tfcompress.utils.types import Data
@@ -33,13 +36,13 @@ def correct_biases(model: keras.Model, original: keras.Model, data: Data) -> ker
         model: a model that `swap` has made of the original; it stays as it is.
         original: the model before.
         data: inputs, in any form that `fit` takes; labels are ignored. Up to 2,048 examples are
-            used: of arrays, such rows at equal distances, of a stream the first ones.
+            used: of arrays, rows drawn from all of them, of a stream the first ones.
 
     Returns:
-        The copy. Layers without a bias, and those that stand in a chain for one layer, stay.
+        The copy. Layers without a bias stay.
 
     Raises:
-        ValueError: no layer with a bias was swapped one for one.
+        ValueError: no layer with a bias was swapped.
 
     Example:
 
@@ -58,49 +61,47 @@ def correct_biases(model: keras.Model, original: keras.Model, data: Data) -> ker
     for one in (model, original):
         check_keras_3(one)
         check_finite_weights(one)
-    new = copied(model)
-    now = {path: layer for path, (layer, _) in walk(new).items()}
-    pairs = {
-        id(layer): (layer, now[path])
-        for path, (layer, _) in walk(original).items()
-        if path in now and (_has_bias(layer, now[path]) or _is_norm(layer, now[path]))
-    }
-    if not any(isinstance(made, CompressedLayer) for _, made in pairs.values()):
+    whole, new = opened(original), opened(copied(model))
+    pairs = [pair for pair in pairs_of(whole, new) if pair.before]
+    if not any(map(_can_be_corrected, pairs)):
         raise ValueError(
-            "No layer with a bias was swapped one for one. Expected `original`, from which `swap` "
-            f"has made the model. Received: {original.name!r} and {model.name!r}"
+            "No layer with a bias was swapped. Expected `original`, from which `swap` has made the "
+            f"model. Received: {original.name!r} and {model.name!r}"
         )
+    # Whatever differs runs as it is now, so that the layers behind get what they will get.
+    chains = {id(one): [] for pair in pairs for one in pair.before[1:]}  # folded into the first
+    chains |= {id(pair.before[0]): pair.now for pair in pairs}
+    corrected = {id(pair.before[0]) for pair in pairs if _can_be_corrected(pair)}
 
     def change(layer, inputs):
-        _, made = pairs[id(layer)]
-        if isinstance(made, CompressedLayer):
-            made.bias.assign(to_numpy(made.bias) + _difference(layer, made, inputs))
-        return [made]
+        chain = chains[id(layer)]
+        if id(layer) in corrected:
+            bias = chain[-1].bias
+            bias.assign(to_numpy(bias) + _difference(layer, chain, inputs))
+        return chain or [keras.layers.Identity()]
 
     examples = some(original, data, EXAMPLES, MOST_BYTES)
-    follow(original, examples, [layer for layer, _ in pairs.values()], change, "Correcting biases")
+    wanted = [one for pair in pairs for one in pair.before]
+    follow(whole, examples, wanted, change, "Correcting biases")
+    close_like(new, model)
     return new
 
 
-def _has_bias(layer, made) -> bool:
-    compressed = isinstance(made, CompressedLayer) and not isinstance(layer, CompressedLayer)
-    biased = getattr(layer, "bias", None) is not None and made.bias is not None
-    return compressed and biased and layer.kernel.shape == made.kernel.shape
+def _can_be_corrected(pair) -> bool:
+    layer, last = pair.before[0], pair.now[-1]
+    biased = all(getattr(one, "bias", None) is not None for one in (layer, last))
+    compressed = any(isinstance(one, CompressedLayer) for one in pair.now)
+    return len(pair.before) == 1 and compressed and biased
 
 
-def _is_norm(layer, made) -> bool:
-    """A normalization may have been recalibrated, and then gives the later layers other inputs."""
-    both = (layer, made)
-    return all(isinstance(one, keras.layers.BatchNormalization) for one in both)
-
-
-def _difference(layer, made, inputs: Iterable[tuple[Any, Any]]) -> np.ndarray:
-    """The mean of a layer's outputs before its activation, less that of the compressed one."""
-    first, second = (copied(one) for one in (layer, made))
-    first.activation = second.activation = keras.activations.linear
-    shape, total, count = tuple(made.bias.shape), 0.0, 0
+def _difference(layer, chain, inputs: Iterable[tuple[Any, Any]]) -> np.ndarray:
+    """The mean of a layer's outputs before its activation, less that of a chain in its place."""
+    first, *others = (copied(one) for one in (layer, *chain))
+    first.activation = others[-1].activation = keras.activations.linear
+    second, shape = running(others), tuple(chain[-1].bias.shape)
+    total, count = 0.0, 0
     for before, after in inputs:
-        y, z = (to_numpy(run(x)) for run, x in ((first, before), (second, after)))
+        y, z = to_numpy(first(before)), to_numpy(second(None, after))
         difference = np.subtract(y, z, dtype="float64")
         along = (1,) * (difference.ndim - len(shape)) + shape
         axes = tuple(axis for axis, size in enumerate(along) if size == 1)  # one bias for all

@@ -63,7 +63,7 @@ def swap(
             Kronecker metric is then measured on the inputs that it sees in the model as swapped so
             far, and its kernel adapted to them, so that later layers make up for earlier ones. From
             2,048 to 16,384 examples are used, 16 for each input of the widest Dense layer: of
-            arrays, such rows at equal distances, of a stream the first ones, so shuffle it. Of a
+            arrays, rows drawn from all of them, of a stream the first ones, so shuffle it. Of a
             convolution or a sequence, so many positions of each example are used that they are 16
             for each input of a kernel, at least 2,048. Not with `curvature`. In a model with batch
             normalization, call `recalibrate_batch_norm` afterwards.

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.utils.arrays import concatenated, rows, to_numpy
+from tfcompress.utils.arrays import concatenated, rows, spread, to_numpy
 from tfcompress.utils.checks import is_whole, whole_number
 from tfcompress.utils.class_weights import class_weighted
 from tfcompress.utils.input_checks import NOT_BATCHED, check_inputs
@@ -112,7 +112,7 @@ def some(model: keras.Model | None, data: Data, most: int, held: int) -> Any:
 
     Args:
         model: as in `batches`.
-        data: as in `batches`. Of arrays rows at equal distances are taken, or all of them, which
+        data: as in `batches`. Of arrays rows are drawn from all of them, or all are taken, which
             are not copied. Of what yields batches the first ones are taken and held.
         most: how many examples.
         held: how many bytes a stream's examples may take; of one example at least.
@@ -126,8 +126,7 @@ def some(model: keras.Model | None, data: Data, most: int, held: int) -> Any:
         check_inputs(model, whole)
         if count <= most:
             return whole
-        spread = np.linspace(0, count - 1, most).astype(int)
-        return rows(_to_numpy(whole), spread)
+        return rows(_to_numpy(whole), spread(count, most))
     x, _, _ = first(batches(model, data, STREAM_BATCH), most, held)
     return x
 

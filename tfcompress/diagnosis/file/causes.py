@@ -18,10 +18,10 @@ from tfcompress.diagnosis.cures import Export
 from tfcompress.diagnosis.file.kernels import FileKernel
 from tfcompress.diagnosis.file.walk import Place
 from tfcompress.diagnosis.observations import Observation
-from tfcompress.diagnosis.pairs import Pair
 from tfcompress.graph.copy import copied
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.ordinary import kernel_of
+from tfcompress.rewriting.pairs import Pair
 from tfcompress.tflite.taps import Taps
 from tfcompress.utils.arrays import to_numpy
 

@@ -19,7 +19,7 @@ from tfcompress.graph.nodes import calls_its_graph
 from tfcompress.graph.paths import walk
 from tfcompress.graph.private_keras import layers_in
 from tfcompress.tflite.taps import Taps
-from tfcompress.utils.arrays import rows, to_numpy
+from tfcompress.utils.arrays import rows, spread, to_numpy
 from tfcompress.utils.batches import examples_in
 from tfcompress.utils.types import Loss, Path
 
@@ -103,9 +103,8 @@ class FileDiagnosis:
         """The examples that are run, of as many as the file takes at once and memory allows."""
         count = examples_in(x)
         most = self.taps.batch or max(MOST_NUMBERS // max(self.taps.numbers, 1), 1)
-        return np.linspace(0, count - 1, min(count, most) if not self.taps.batch else most).astype(
-            int
-        )
+        chosen = spread(count, most)
+        return np.resize(chosen, most) if self.taps.batch else chosen  # some twice, if too few
 
     def _check_shapes(self, of: str, arrays: list) -> None:
         """Raises `ValueError` unless the file has inputs or outputs of the sizes of the model's."""

@@ -1,9 +1,11 @@
 """Trains compressed models with the original one as the teacher."""
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfcompress.distillation.distiller import Distiller
@@ -108,7 +110,8 @@ class Trainer:
             x, y, given, steps = self.train.data, None, {}, self.train.steps
         else:
             x, y, weights = self.train
-            y = None if self.loss is None else y
+            if self.loss is None:  # Keras passes weights on beside labels alone
+                y = None if weights is None else np.zeros(examples_in(x))
             given = {"batch_size": self.batch_size, "sample_weight": weights}
             steps = -(-examples_in(self.train) // self.batch_size)
         schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps)
@@ -123,7 +126,8 @@ class Trainer:
         jit = False if self.original.compiled and not self.original.jit_compile else "auto"
         learner.compile(optimizer, self.loss, self.loss_weights, jit_compile=jit)
         callbacks = [KeepZeros(self.original, student), ShownEpochs()]
-        with discrete_kernels_frozen(self.original, student):
+        with discrete_kernels_frozen(self.original, student), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The labels are not used")  # those made above
             if student.trainable_variables:
                 learner.fit(x, y, epochs=epochs, verbose=0, callbacks=callbacks, **given)
         # Without a teacher the student itself is compiled, and its optimizer would be saved.

@@ -1,7 +1,6 @@
 """`search`: tunes how a budget is spread over the layers and how the model is trained."""
 
 import dataclasses
-import zlib
 from concurrent.futures import Executor, ThreadPoolExecutor
 from time import perf_counter
 from typing import Any
@@ -17,16 +16,12 @@ from tfcompress.planning.compressed import Compressed, finish
 from tfcompress.planning.compression import check_arguments
 from tfcompress.planning.examples import Stream
 from tfcompress.planning.latency.layer_times import LayerTimes
+from tfcompress.planning.search.study import best_values, facts_of
 from tfcompress.utils.budgets import of_budget
 from tfcompress.utils.checks import is_whole, whole_number
 from tfcompress.utils.progress import showing
 from tfcompress.utils.types import Budget, ClassWeight, Data, Loss, Path, Store, Target, Verbose
-from tfcompress.utils.workers import Shared, Workers, as_done, check_executor
-
-LARGEST_TILT = 2.0  # logarithm of the factor between the damage of the last and the first layer
-LEARNING_RATES = (1e-4, 5e-3)
-TEMPERATURES = (1.0, 6.0)
-TRIALS_AT_ONCE = 4  # whose values are drawn before any of them has a score
+from tfcompress.utils.workers import Shared, Workers, check_executor
 
 
 def search(
@@ -69,8 +64,8 @@ def search(
         storage: URL of a database, such as `"sqlite:///search.db"`, from which a search that was
             interrupted continues, and which several processes can share. None keeps the trials in
             memory.
-        study_name: name of the search in the storage; another model, budget, target, metric or
-            `fine_tune` is another search.
+        study_name: name of the search in the storage; another model, teacher, budget, target,
+            metric, store, loss, `fine_tune` or `batch_size`, or other data, is another search.
         executor: a `concurrent.futures.Executor`, whose workers run the trials; None runs them
             here, one after the other. In memory the values of four trials are drawn at a time, so
             that the result is the same whatever the executor. For a budget of time it needs
@@ -123,9 +118,15 @@ def search(
         terms["batch_size"] = batch_size
         compressor = Compressor(model, *given, executor=executor, **terms)
         _check_sent(compressor.train, executor)
-        budget, facts = compressor.share(limit), _facts(asked, compressor, fine_tune)
+        budget, facts = compressor.share(limit), facts_of(asked, compressor, fine_tune)
         with Workers(executor) as workers:
-            best = _best_values(compressor, budget, trials, storage, study_name, workers, facts)
+            shared = _shared(compressor)
+
+            def submit(name, values):
+                return workers.submit(name, score_of, shared, budget, values)
+
+            kept = trials, storage, study_name, facts
+            best = best_values(submit, executor is not None, *kept)
         attempt = _attempt(compressor, budget, best)
         made = finish(compressor, attempt, path, asked, begin)
         return dataclasses.replace(made, tried=compressor.tried[-1:])
@@ -139,97 +140,6 @@ def _check_sent(data, executor):
             "`data` take more than 512 MiB, and are not sent to processes. Give fewer, a "
             f"`ThreadPoolExecutor`, or no `executor`. Received: executor={executor!r}"
         )
-
-
-def _facts(asked, compressor, fine_tune):
-    """What tells this search from others in a storage."""
-    facts = {name: repr(value) for name, value in asked.items()}
-    facts |= {"metric": compressor.quality.name, "fine_tune": fine_tune}
-    weights = compressor.model.get_weights()
-    return facts | {"weights": zlib.crc32(b"".join(w.tobytes() for w in weights))}
-
-
-def _best_values(
-    compressor, budget, trials, storage, study_name, workers, facts
-) -> dict[str, float]:
-    """The values of the best trial; `facts`: see `_facts`."""
-    import optuna
-    from optuna.trial import TrialState
-
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        study = optuna.create_study(
-            storage=storage,
-            study_name=study_name,
-            load_if_exists=True,
-            direction="maximize",
-            # A shared study needs a random seed, or all processes would try the same values.
-            sampler=optuna.samplers.TPESampler(
-                seed=0 if storage is None else None, constant_liar=True
-            ),
-        )
-        _check_same_search(study, facts)
-        if not study.trials:
-            study.enqueue_trial({"rate": 1e-3, "alpha": 0.5, "temperature": 2.0, "tilt": 0.0})
-        at_once = 1 if storage is not None and workers.executor is None else TRIALS_AT_ONCE
-
-        def complete():
-            return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-
-        shared = _shared(compressor)
-        with showing() as display, display.loop("Trials", trials) as shown:
-            while (count := trials - len(complete())) > 0:
-                _run(study, min(count, at_once), workers, shared, budget, shown)
-        # Of equals the first one, whichever was done first.
-        return max(complete(), key=lambda trial: (trial.value, -trial.number)).params
-    finally:
-        optuna.logging.set_verbosity(verbosity)
-
-
-def _check_same_search(study, facts):
-    """Raises if the trials of a study are those of another search, whose scores say nothing here.
-
-    The first search leaves what it was asked for in the study.
-    """
-    known = study.user_attrs
-    if other := [name for name, value in facts.items() if known.get(name, value) != value]:
-        raise ValueError(
-            f"The storage has another search of this name, with {other} of its own. Give another "
-            "`study_name` or `storage`."
-        )
-    for name in facts.keys() - known.keys():
-        study.set_user_attr(name, facts[name])
-
-
-def _run(study, count, workers, shared, budget, shown):
-    """Runs some trials at a time; each is in the storage as soon as it is done."""
-    asked = [(trial, _values(trial)) for trial in (study.ask() for _ in range(count))]
-    if workers.executor is None:
-        for trial, values in asked:
-            _tell(study, trial, workers.submit("", score_of, shared, budget, values), shown)
-        return
-    tasks = {
-        workers.submit(f"Trial {trial.number}", score_of, shared, budget, values): trial
-        for trial, values in asked
-    }
-    for task in as_done(tasks):
-        _tell(study, tasks[task], task, shown)
-
-
-def _tell(study, trial, task, shown):
-    """Hands a score to the study."""
-    study.tell(trial, task.result())
-    shown.done(f"best {abs(study.best_value):.4f}")
-
-
-def _values(trial) -> dict[str, float]:
-    return {
-        "rate": trial.suggest_float("rate", *LEARNING_RATES, log=True),
-        "alpha": trial.suggest_float("alpha", 0.0, 1.0),
-        "temperature": trial.suggest_float("temperature", *TEMPERATURES),
-        "tilt": trial.suggest_float("tilt", -LARGEST_TILT, LARGEST_TILT),
-    }
 
 
 def _attempt(compressor, budget, values):
