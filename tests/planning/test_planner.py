@@ -8,6 +8,7 @@ import pytest
 import tfcompress as tfc
 from tfcompress.graph.copy import copied
 from tfcompress.graph.intercept import altered
+from tfcompress.graph.paths import walk
 from tfcompress.graph.suffix import Suffix
 from tfcompress.measure.held_out_loss import HeldOutLoss, split
 from tfcompress.measure.macs import macs
@@ -15,7 +16,7 @@ from tfcompress.planning import candidates
 from tfcompress.planning.correction import damage_factors
 from tfcompress.planning.costs import _largest_rank, cost_function, estimate_function
 from tfcompress.planning.planner import Planner
-from tfcompress.planning.workbench import Workbench, _put_back
+from tfcompress.planning.workbench import Workbench, _put_back, loss_with_original
 from tfcompress.utils.workers import Shared, Workers
 
 L = keras.layers
@@ -170,6 +171,21 @@ def test_two_steps_are_candidates_and_are_put_back_whole():
     part = keras.Model(new.inputs, new.get_layer("norm").input)
     found = altered(part, _put_back(chain, model.get_layer("conv")))(X[:3])
     np.testing.assert_allclose(found, model.get_layer("conv")(X[:3]), rtol=1e-4, atol=1e-5)
+
+
+def test_an_original_is_put_back_in_calls_that_overlap():
+    inputs = [keras.Input((16,), name=name) for name in "ab"]
+    shared, relu = layers.Dense(16, "tanh", name="fc"), layers.Activation("relu")
+    joined = layers.Concatenate()([relu(shared(inputs[0])), shared(inputs[1])])
+    model = keras.Model(inputs, layers.Dense(1)(joined))  # the second call has the shorter way
+    x = [RNG.normal(size=(32, 16)).astype("float32") for _ in "ab"]
+    maker = tfc.layers.LowRankDense.using(rank=2).then(tfc.layers.QuantizedDense.using(bits=8))
+    small = tfc.swap(model, {"fc": maker})
+    workbench = Workbench(model, (x, model(x).numpy(), None), "mse", None).of(small)
+    paths = list(walk(small))
+    chain = [number for number, path in enumerate(paths) if path.startswith("fc")]
+    loss = loss_with_original(workbench, chain, list(walk(model)).index("fc"))
+    assert loss == pytest.approx(0, abs=1e-10)
 
 
 def test_without_labels_the_change_of_the_outputs_counts():

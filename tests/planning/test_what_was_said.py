@@ -8,7 +8,9 @@ import pytest
 import tensorflow as tf
 
 import tfcompress as tfc
+from tfcompress.measure.held_out_loss import change
 from tfcompress.planning.compression import _smallest_within
+from tfcompress.planning.examples import hold_out
 from tfcompress.utils.errors import WriteError
 
 L = keras.layers
@@ -213,6 +215,63 @@ def test_larger_budgets_are_tried_where_a_large_one_is_the_least():
 
     assert 0.9 <= _smallest_within(Recorded(), 0.8, 0.1) < 0.95
     assert len(set(Recorded.tried)) == len(Recorded.tried) > 2
+
+
+def test_batches_of_texts_may_differ_in_their_length():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((None,), dtype="int32")
+    steps = L.LSTM(8, name="lstm")(L.Embedding(50, 16, mask_zero=True, name="table")(inputs))
+    model = keras.Model(inputs, L.Dense(3, name="out")(steps))
+    model.compile("adam", LOSS, metrics=["accuracy"], jit_compile=False)
+    texts = [np.arange(1, length, dtype="int32") for length in [4, 5, 9, 7] * 15]
+
+    def examples():
+        yield from ((text, len(text) % 3) for text in texts)
+
+    shapes = tf.TensorSpec((None,), tf.int32), tf.TensorSpec((), tf.int32)
+    data = tf.data.Dataset.from_generator(examples, output_signature=shapes).padded_batch(3)
+    x = keras.utils.pad_sequences(texts, padding="post")
+    y = np.array([len(text) % 3 for text in texts])
+    rules = {L.Dense: tfc.layers.TernaryDense, L.Embedding: tfc.layers.QuantizedEmbedding}
+    found, expected = (tfc.swap(model, rules, data=one) for one in (data, (x, y)))
+    np.testing.assert_allclose(found(x), expected(x), rtol=1e-4, atol=1e-5)
+    assert tfc.compress(model, data, **QUICK).before == pytest.approx(
+        tfc.compress(model, (x, y), **QUICK).before
+    )
+    assert tfc.plan(model, data, 0.5, verbose=0).cost > 0
+    assert tfc.explain(model, found, data).layers
+    loss = {path: tfc.curvature.fisher(model, one) for path, one in (("a", data), ("b", (x, y)))}
+    for path, value in loss["a"].items():
+        np.testing.assert_allclose(value, loss["b"][path], rtol=1e-3, atol=1e-7)
+
+
+def test_pictures_of_several_sizes_are_no_batch():
+    model = keras.Sequential([keras.Input((None, None, 3)), L.Conv2D(4, 3, name="conv")])
+    batches = iter([np.ones((2, 8, 8, 3)), np.ones((2, 9, 9, 3))])
+    with pytest.raises(ValueError, match="pictures of one size"):
+        tfc.plan(model, batches, 0.5, verbose=0)
+
+
+def test_the_tenth_that_is_held_out_has_all_classes():
+    for classes in (2, 5, 10):
+        y = np.arange(1000) % classes
+        train, validation = hold_out((np.zeros((1000, 8)), y, None))
+        assert set(validation[1]) == set(y) and len(validation[1]) == 100 and len(train[1]) == 900
+
+
+def test_what_is_not_allowed_hides_no_change_of_the_outputs():
+    def outputs(mask):
+        rng = np.random.default_rng(0)
+        before = rng.normal(size=(50, 10))
+        now = before + 0.1 * rng.normal(size=(50, 10))
+        before[:, 8:] = now[:, 8:] = mask
+        return [before], [now]
+
+    plain = change(*outputs(0.0))
+    assert plain > 0.005
+    for mask in (-1e9, -np.inf):
+        assert change(*outputs(mask)) == pytest.approx(plain, rel=0.3)
+    assert change([np.ones((1, 3))], [np.full((1, 3), 1.5)]) == pytest.approx(0.25)
 
 
 def test_what_was_trained_is_not_lost_with_its_file(monkeypatch, tmp_path):
