@@ -96,6 +96,22 @@ def test_the_name_of_one_kernel_of_a_cell():
     assert abs(shares["it/lstm_cell/recurrent_kernel"] - 0.5) < 0.01
 
 
+@pytest.mark.parametrize("how", [(), (SOUND, "obs")])
+def test_a_frozen_kernel_is_not_pruned(how):
+    model, _ = built("lstm")
+    cell, out = model.get_layer("it").cell, model.layers[-1]
+    cell.recurrent_kernel.trainable = out.kernel.trainable = False
+    with pytest.warns(UserWarning, match=f"{out.name}: its kernel is frozen"):
+        small = tfc.prune(model, 0.5, *how)
+    assert list(prunable(small)) == ["it/lstm_cell/kernel"]
+    assert np.all(np.array(small.layers[-1].kernel) != 0)
+    zeros = [np.mean(np.array(v) == 0) for v in small.get_layer("it").cell.weights[:2]]
+    assert zeros == pytest.approx([0.5, 0.0], abs=0.01)
+    for name in ("it/lstm_cell/recurrent_kernel", out.name):
+        with pytest.raises(ValueError, match="its kernel is frozen"):
+            tfc.prune(model, 0.5, *how, layers=name)
+
+
 def test_what_the_user_opened_stays_open():
     model, x = built("lstm")
     model = tfc.opened(model)
