@@ -162,6 +162,16 @@ def test_each_output_has_a_scale_of_its_own(layer, shape, project):
         assert len(np.unique(scales)) == latent.shape[1]
 
 
+def test_each_output_has_a_share_of_its_own():
+    """Of a transposed convolution, whose outputs are not along the last axis."""
+    layer = layers.Conv2DTranspose(5, 3)
+    model = keras.Sequential([keras.Input((6, 6, 4)), layer])
+    optimizer = ProxNewton(1e-3, KSparse(0.25, axis=-1))
+    optimizer.build(model.trainable_variables)
+    kernel = outputs(layer, keras.ops.convert_to_numpy(layer.kernel))
+    assert np.count_nonzero(kernel, axis=0).tolist() == [9] * 5
+
+
 def test_a_single_filter_has_a_single_scale():
     model = keras.Sequential([keras.Input((8, 8, 4)), layers.Conv2D(1, 3), layers.Flatten()])
     model.compile(ProxNewton(1e-3, Binary()), "mse")

@@ -130,7 +130,7 @@ class ProxNewton(keras.optimizers.Adam):
 
     def _start(self, chosen):
         """Makes the latents of variables, and projects these."""
-        by_output = isinstance(self.project, Projection) and self.project.axis == -1
+        by_output = getattr(self.project, "axis", None) == -1
         self._axes = output_axes(chosen) if by_output else [(-1,)] * len(chosen)
         values = [ops.zeros(v.shape) if self._waits else v for v in chosen]
         self._latents = [self._add(*pair, "latent") for pair in zip(values, chosen, strict=True)]
