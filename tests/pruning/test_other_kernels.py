@@ -88,6 +88,27 @@ def test_pruned_during_fit(kind):
     assert abs(fitted.history["sparsity"][-1] - total) < 1e-6
 
 
+@pytest.mark.parametrize("callback", [False, True])
+def test_a_pattern_runs_along_the_inputs_of_each_output(callback):
+    start = keras.Input((6, 8))
+    x = L.MultiHeadAttention(2, 4, name="attention")(start, start)
+    model = keras.Model(start, L.Conv1DTranspose(3, 3, name="up")(x))
+    pattern = tfc.score.m_by_n("magnitude", 2, 4)
+    if callback:
+        model.compile("sgd", "mse")
+        prune = tfc.callbacks.Prune(lambda step: 0.5, pattern, every=1)
+        model.fit(np.ones((4, 6, 8)), np.ones((4, 8, 3)), callbacks=[prune], verbose=0)
+    else:
+        model = tfc.prune(model, 0.5, score=pattern)
+    kernels = {path: np.array(v) for path, v in prunable(model).items()}
+    kernels["up"] = kernels["up"].swapaxes(-1, -2)  # (k, o, i)
+    kernels["attention/attention_output"] = kernels["attention/attention_output"].reshape(8, 8)
+    for kernel in kernels.values():  # of queries, keys and values (i, heads, size)
+        is_map = kernel.ndim == 3 and kernel.shape[0] == 8
+        rows = kernel.reshape(8, -1) if is_map else kernel.reshape(-1, kernel.shape[-1])
+        assert ((rows.reshape(-1, 4, rows.shape[-1]) != 0).sum(1) == 2).all()
+
+
 def test_the_name_of_one_kernel_of_a_cell():
     model, x = built("lstm")
     small = tfc.prune(model, 0.5, x, "obs", layers="it/lstm_cell/recurrent_kernel")
