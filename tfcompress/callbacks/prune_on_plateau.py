@@ -5,6 +5,7 @@ from keras import ops
 
 from tfcompress import score as scores_of
 from tfcompress.callbacks.prune import Prune
+from tfcompress.callbacks.prune_checks import sparsity_of
 from tfcompress.graph.private_training import print_message
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.types import ClassWeight, Data, Layers, Logs, Scope, Score
@@ -149,12 +150,12 @@ class PruneOnPlateau(Prune):
     def _end_round(self):
         if self._best_state is None:
             raise ValueError(f"{self.monitor!r} was not finite in any epoch of this round.")
-        if not self._settle() or self.sparsity >= self.goal - 1e-6:
-            self.model.stop_training = self._ended = True
-            return
-        self._set_state(self._best_state)
-        self._delete()
-        self._begin_round()
+        if self._settle() and self._due < self.goal:
+            self._set_state(self._best_state)
+            if self._delete():
+                self._begin_round()
+                return
+        self.model.stop_training = self._ended = True
 
     def _settle(self):
         """Whether the round's best model is within the tolerance, which then is the one to keep."""
@@ -170,12 +171,20 @@ class PruneOnPlateau(Prune):
         return True
 
     def _delete(self):
-        """Deletes the weights with the lowest scores and records what that does to the loss."""
+        """Deletes the weights with the lowest scores and records what that does to the loss.
+
+        A share of few weights may be less than one of them, and then grows until it is one. Returns
+        whether there is one to delete before the goal.
+        """
         old = self._mask_arrays()
-        loss = self._loss()
-        self._due = min(self.goal, 1 - (1 - self.sparsity) * (1 - self.share))
-        self._scored = self._done - 1
-        self._prune(self._done)
+        loss, zeros = self._loss(), sparsity_of(old)
+        self._due = self.sparsity = zeros
+        while self.sparsity <= zeros and self._due < self.goal:
+            self._due = min(self.goal, 1 - (1 - self._due) * (1 - self.share))
+            self._scored = self._done - 1
+            self._prune(self._done)
+        if self.sparsity <= zeros:
+            return False
         predicted = measured = None
         if loss is not None:
             new = self._mask_arrays()
@@ -191,6 +200,7 @@ class PruneOnPlateau(Prune):
                 "epochs": 0,
             }
         )
+        return True
 
     def _loss(self):
         """The loss on `data`; None if the score does not predict its rise."""
