@@ -92,6 +92,11 @@ def test_validation_loss_and_a_second_fit():
     assert zeros(run(prune, model=model, validation_data=(X, Y))) == 4
 
 
+def test_epochs_without_validation_are_passed_over():
+    prune = PruneOnPlateau(0.5, "magnitude", patience=1, share=0.5)
+    assert zeros(run(prune, validation_data=(X, Y), validation_freq=2)) == 3
+
+
 def test_mean_loss_is_that_of_evaluate():
     rng = np.random.default_rng(0)
     model = net()
@@ -121,8 +126,9 @@ def test_bad_arguments(arguments, message):
 
 
 def test_bad_runs():
-    with pytest.raises(ValueError, match="'val_loss'"):
-        run(PruneOnPlateau(0.5, "magnitude"))
+    for epochs, data in ((2, {}), (60, {"validation_data": (X, Y), "validation_freq": 2})):
+        with pytest.raises(ValueError, match="'val_a_loss'"):
+            run(PruneOnPlateau(0.5, "magnitude", monitor="val_a_loss"), epochs, **data)
     with pytest.raises(ValueError, match="matches no layer"):
         run(PruneOnPlateau(0.5, "magnitude", layers="fc"))
     model = net()

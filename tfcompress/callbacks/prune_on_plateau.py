@@ -34,7 +34,8 @@ class PruneOnPlateau(Prune):
         tolerance: how much the monitored loss may be above that of the first round.
         share: the share of the remaining weights that each round deletes, in (0, 1).
         monitor: name of a loss in the logs of an epoch.
-        patience: number of epochs without a new best loss after which a round ends.
+        patience: number of epochs without a new best loss after which a round ends; with
+            `validation_freq`, of those that are validated.
         verbose: 1 prints a line for each round.
 
     Attributes:
@@ -46,7 +47,7 @@ class PruneOnPlateau(Prune):
 
     Raises:
         ValueError: an argument is out of range; `monitor` is not in the logs, or is not finite
-            during a whole round; and as in `Prune`.
+            during a whole round; and as in `Prune`. That there is no validation shows at the end.
 
     Example:
 
@@ -100,16 +101,23 @@ class PruneOnPlateau(Prune):
         super().on_train_begin(logs)
         self.rounds = []
         self._limit, self._within, self._ended = np.inf, None, False
+        self._missed = self._validated = self._monitored = False
         self._begin_round()
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        super().on_epoch_begin(epoch, logs)
+        self._validated = False
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         super().on_epoch_end(epoch, logs)
-        if self.monitor not in (logs or {}):
-            raise ValueError(
-                f"The logs have no {self.monitor!r}: give `validation_data` to `fit`, or another "
-                f"`monitor`. Received: {sorted(logs or {})}"
-            )
         self._epochs += 1
+        if self.monitor not in (logs or {}):
+            # `validation_freq` leaves out epochs, and no callback is told of it.
+            if self._validated or not self.monitor.startswith("val_"):
+                self._raise_missing(logs)
+            self._missed = True
+            return
+        self._monitored = True
         if logs[self.monitor] < self._best:
             self._best, self._waited = float(logs[self.monitor]), 0
             self._best_state = self._state()
@@ -118,7 +126,12 @@ class PruneOnPlateau(Prune):
         if self._waited >= self.patience:
             self._end_round()
 
+    def on_test_begin(self, logs: Logs = None) -> None:
+        self._validated = True
+
     def on_train_end(self, logs: Logs = None) -> None:
+        if self._missed and not self._monitored:
+            self._raise_missing(logs)
         if self._best_state is not None and not self._ended:
             self._settle()
         elif self.rounds and not self._ended:
@@ -126,6 +139,12 @@ class PruneOnPlateau(Prune):
         if self._within is not None:
             self._set_state(self._within)
         super().on_train_end(logs)
+
+    def _raise_missing(self, logs):
+        raise ValueError(
+            f"The logs have no {self.monitor!r}: give `validation_data` to `fit`, or another "
+            f"`monitor`. Received: {sorted(logs or {})}"
+        )
 
     def finish(self) -> float:
         if self._within is not None and self._moved():
