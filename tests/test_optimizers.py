@@ -349,6 +349,20 @@ def test_frozen_and_shared_layers_and_chosen_variables():
     assert count(np.asarray(model.get_layer("out").kernel)) == 6
 
 
+@pytest.mark.parametrize("project", [Ternary(), KSparse(0.5)], ids=repr)
+def test_a_layer_that_is_frozen_after_a_fit_stands_still(project):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(6), layers.Dense(2)])
+    model.compile(ProxNewton(0.1, project), "mse")
+    x = np.random.default_rng(0).standard_normal((16, 4))
+    model.fit(x, x[:, :2], epochs=2, verbose=0)
+    model.layers[0].trainable = False
+    model.make_train_function(force=True)
+    before = model.get_weights()
+    model.fit(x, x[:, :2], epochs=2, verbose=0)
+    same = [np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
+    assert same == [True, True, False, False]
+
+
 @pytest.mark.parametrize("pattern", ["b/kernel", "*b/kernel", ["b/*"], "*/b/kernel"])
 def test_a_pattern_matches_the_end_of_a_path(pattern):
     model = compiled(model=keras.Sequential([net()]), variables=pattern)
