@@ -472,6 +472,17 @@ def test_a_cached_teacher_gives_the_same_training(form, stored, tmp_path):  # pe
         np.testing.assert_allclose(one, other, atol=2e-4)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_cache_of_data_with_unknown_labels(stream):
+    x, y = X[:, 0, :6, 0], np.where(Y > 1, np.nan, Y).astype("float32")[:, None]
+    distiller = made(mlp(3, outputs=1), mlp(8, outputs=1), "mse", metrics=None)
+    data = distiller.cache_teacher(iter([(x, y)]) if stream else (x, y))
+    np.testing.assert_array_equal(data.y, y)
+    assert np.isfinite(distiller.fit(data, verbose=0).history["loss"]).all()
+    with pytest.raises(ValueError, match="inputs in `data` hold NaN"):
+        distiller.cache_teacher((x * np.nan, y))
+
+
 def test_a_cache_as_a_dataset():
     distiller = made()
     data = cache(distiller, "arrays", None)
