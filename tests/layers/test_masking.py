@@ -7,6 +7,7 @@ import pytest
 import tfcompress as tfc
 from tfcompress.graph.private_keras import mask_of
 from tfcompress.layers.core.ordinary import kernel_of
+from tfcompress.layers.discrete.learned_range import LearnedRange
 
 layers = keras.layers
 
@@ -158,3 +159,16 @@ def test_a_reversible_embedding_masks_ids_and_no_vectors(method, options, dtype)
         assert mask_of(one) is mask_of(other) is None
     mask = mask_of(small.get_layer("words")(words()[0].astype(dtype)))
     np.testing.assert_array_equal(mask, words()[0] > 0)
+
+
+@pytest.mark.parametrize("kind", [tfc.layers.FakeQuant, LearnedRange])
+def test_the_range_of_a_tensor_passes_its_mask_on(kind):
+    model = tagger(kind(-0.1, 0.1, dtype="mixed_float16"))
+    kept = mask_of(model.layers[2](model.layers[1](words()[0])))
+    np.testing.assert_array_equal(kept, words()[0] > 0)
+
+
+def test_a_learned_range_keeps_its_dtype_policy():
+    layer = LearnedRange(-1.0, 1.0, dtype="mixed_float16")
+    layer.build((None, 4))
+    assert layer.learned().dtype_policy == layer.dtype_policy
