@@ -162,6 +162,16 @@ def test_each_output_has_a_scale_of_its_own(layer, shape, project):
         assert len(np.unique(scales)) == latent.shape[1]
 
 
+def test_each_output_has_a_share_of_its_own():
+    """Of a transposed convolution, whose outputs are not along the last axis."""
+    layer = layers.Conv2DTranspose(5, 3)
+    model = keras.Sequential([keras.Input((6, 6, 4)), layer])
+    optimizer = ProxNewton(1e-3, KSparse(0.25, axis=-1))
+    optimizer.build(model.trainable_variables)
+    kernel = outputs(layer, keras.ops.convert_to_numpy(layer.kernel))
+    assert np.count_nonzero(kernel, axis=0).tolist() == [9] * 5
+
+
 def test_a_single_filter_has_a_single_scale():
     model = keras.Sequential([keras.Input((8, 8, 4)), layers.Conv2D(1, 3), layers.Flatten()])
     model.compile(ProxNewton(1e-3, Binary()), "mse")
@@ -337,6 +347,20 @@ def test_frozen_and_shared_layers_and_chosen_variables():
     assert count(np.asarray(shared.kernel)) == count(np.asarray(block.layers[0].kernel)) == 3
     assert np.array_equal(np.asarray(frozen.kernel), before)
     assert count(np.asarray(model.get_layer("out").kernel)) == 6
+
+
+@pytest.mark.parametrize("project", [Ternary(), KSparse(0.5)], ids=repr)
+def test_a_layer_that_is_frozen_after_a_fit_stands_still(project):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(6), layers.Dense(2)])
+    model.compile(ProxNewton(0.1, project), "mse")
+    x = np.random.default_rng(0).standard_normal((16, 4))
+    model.fit(x, x[:, :2], epochs=2, verbose=0)
+    model.layers[0].trainable = False
+    model.make_train_function(force=True)
+    before = model.get_weights()
+    model.fit(x, x[:, :2], epochs=2, verbose=0)
+    same = [np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
+    assert same == [True, True, False, False]
 
 
 @pytest.mark.parametrize("pattern", ["b/kernel", "*b/kernel", ["b/*"], "*/b/kernel"])

@@ -59,8 +59,7 @@ class ProxNewton(keras.optimizers.Adam):
     When something else has set the model's weights (`set_weights`, a callback that restores the
     best ones), call `sync`; otherwise the next step goes on from the old latents. Under the policy
     `mixed_float16` this optimizer is `model.optimizer.inner_optimizer`, and `model.optimizer` is
-    what is built. Let the learning rate fall:
-    at a constant one the signs and codes never settle.
+    what is built. Let the learning rate fall: at a constant one the signs and codes never settle.
 
     Example:
 
@@ -130,7 +129,7 @@ class ProxNewton(keras.optimizers.Adam):
 
     def _start(self, chosen):
         """Makes the latents of variables, and projects these."""
-        by_output = isinstance(self.project, Projection) and self.project.axis == -1
+        by_output = getattr(self.project, "axis", None) == -1
         self._axes = output_axes(chosen) if by_output else [(-1,)] * len(chosen)
         values = [ops.zeros(v.shape) if self._waits else v for v in chosen]
         self._latents = [self._add(*pair, "latent") for pair in zip(values, chosen, strict=True)]
@@ -138,7 +137,7 @@ class ProxNewton(keras.optimizers.Adam):
             fits = [self._fit(k) for k in range(len(chosen))]
             self._levels = [self._add(*pair, "levels") for pair in zip(fits, chosen, strict=True)]
         if not self._waits:
-            self._project()
+            self._project(range(len(chosen)))
 
     def _takes(self, variable):
         ends = f"/{variable.path}"  # so that a glob on an end matches whole names only
@@ -174,15 +173,17 @@ class ProxNewton(keras.optimizers.Adam):
             with _outside_graphs():
                 self._take()
             self._waits = False
-        variables = [trained_by(self)[i] for i in self._places]
+        free = {id(v) for v in trainable_variables or trained_by(self)}  # not those frozen since
+        chosen = [k for k, i in enumerate(self._places) if id(trained_by(self)[i]) in free]
+        pairs = [(trained_by(self)[self._places[k]], self._latents[k]) for k in chosen]
         # Adam steps on what it finds in the variables: the latents take their place meanwhile.
-        for variable, latent in zip(variables, self._latents, strict=True):
+        for variable, latent in pairs:
             variable.assign(latent)
         super().apply(grads, trainable_variables)
-        for variable, latent in zip(variables, self._latents, strict=True):
+        for variable, latent in pairs:
             latent.assign(variable)
-        self._refine()
-        self._project()
+        self._refine(chosen)
+        self._project(chosen)
 
     def sync(self, model: keras.Model) -> None:
         """Makes the model's weights, which something else has set, the latents, and projects them.
@@ -211,7 +212,7 @@ class ProxNewton(keras.optimizers.Adam):
             latent.assign(trained_by(self)[place])
         for k, levels in enumerate(self._levels):
             levels.assign(self._fit(k))
-        self._project()
+        self._project(range(len(self._places)))
 
     def _matrix(self, k):
         """A latent as the projection takes it, with the outputs along the last axis."""
@@ -229,36 +230,37 @@ class ProxNewton(keras.optimizers.Adam):
         moment = outputs_last(moments[self._places[k]].value, self._axes[k])
         return ops.sqrt(moment) + self.epsilon
 
-    def _refine(self):
+    def _refine(self, chosen):
         """One alternation of the levels, in the steps that change the latents.
 
         While gradients are accumulated the latents stand still.
         """
-        if not self._levels:
+        if not self._levels or not chosen:
             return
-        steps, before = self.gradient_accumulation_steps, [l.value for l in self._levels]
+        steps, before = self.gradient_accumulation_steps, [self._levels[k].value for k in chosen]
         if steps:
             due = ops.equal(self._iterations % steps, 0)
-            after = ops.cond(due, lambda: self._refined(before), lambda: before)
+            after = ops.cond(due, lambda: self._refined(chosen, before), lambda: before)
         else:
-            after = self._refined(before)
-        for levels, value in zip(self._levels, after, strict=True):
-            levels.assign(value)
+            after = self._refined(chosen, before)
+        for k, value in zip(chosen, after, strict=True):
+            self._levels[k].assign(value)
 
-    def _refined(self, before):
+    def _refined(self, chosen, before):
         return [
             self.project.refine(self._matrix(k), self._curvature(k), levels)
-            for k, levels in enumerate(before)
+            for k, levels in zip(chosen, before, strict=True)
         ]
 
-    def _project(self):
+    def _project(self, chosen):
         # Levels that are kept from step to step spare most of the work of fitting them anew.
-        for k, (i, w) in enumerate(zip(self._places, self._latents, strict=True)):
+        for k in chosen:
             if self._levels:
                 value = self.project.nearest(self._matrix(k), self._levels[k].value)
             else:
                 value = self.project(self._matrix(k), self._curvature(k))
-            trained_by(self)[i].assign(outputs_back(value, w.shape, self._axes[k]))
+            value = outputs_back(value, self._latents[k].shape, self._axes[k])
+            trained_by(self)[self._places[k]].assign(value)
 
     def load_own_variables(self, store: Any) -> None:
         super().load_own_variables(store)

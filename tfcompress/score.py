@@ -50,9 +50,9 @@ def random(w: Tensor, d: Tensor = None) -> Tensor:
 def block(score: Score, shape: tuple[int, int]) -> Callable[..., Any]:
     """A score that prunes whole blocks: each weight gets the mean score of its block.
 
-    The kernel is seen as a matrix `(fan_in, out)` and cut into blocks from its first entry on;
-    those at the far edges may be smaller. At most one block is pruned in part: the one in which the
-    sparsity is reached.
+    The kernel is seen as a matrix `(fan_in, out)`, as by `m_by_n`, and cut into blocks from its
+    first entry on; those at the far edges may be smaller. At most one block is pruned in part: the
+    one in which the sparsity is reached.
 
     Args:
         score: `"magnitude"`, `"obd"`, `"random"` or a callable `(w, d)`.
@@ -67,9 +67,10 @@ def block(score: Score, shape: tuple[int, int]) -> Callable[..., Any]:
 def m_by_n(score: Score, m: int, n: int) -> Callable[..., Any]:
     """A score for the m : n pattern: of `n` consecutive weights, the best `m` cannot be pruned.
 
-    Consecutive means along the fan-in of one output, as sparse hardware needs it; the last axis of
-    a kernel counts the outputs. At a sparsity of `1 - m / n` exactly `m` of each `n` are left. If
-    `n` does not divide the fan-in, the last weights keep their best `m` as well.
+    Consecutive means along the fan-in of one output, as sparse hardware needs it. The last axis of
+    an array counts the outputs; pruners turn kernels that have them elsewhere, as those of
+    transposed convolutions and attention. At a sparsity of `1 - m / n` exactly `m` of each `n` are
+    left. If `n` does not divide the fan-in, the last weights keep their best `m` as well.
 
     Args:
         score: `"magnitude"`, `"obd"`, `"random"` or a callable `(w, d)`.

@@ -156,6 +156,12 @@ def test_prunable_leaves_biases_norms_and_frozen_layers_alone():
     assert "fc" not in prunable(model)
     with pytest.raises(ValueError, match="'fc' cannot be pruned: it is frozen"):
         prunable(model, "fc")
+    model.get_layer("conv").kernel.trainable = False
+    assert list(prunable(model)) == ["block/depthwise", "block/pointwise", "out"]
+    small = swap(model, {"out": LowRankDense.using(rank=2)})
+    for part in small.get_layer("out").parts.values():
+        part.trainable = False
+    assert "out" not in " ".join(prunable(small))
 
 
 def test_a_separable_convolution_has_two_kernels():

@@ -36,6 +36,14 @@ def test_rounds_delete_a_share_of_what_is_left():
     np.testing.assert_allclose(model.get_layer("out").kernel[:2, 0], [1, 2], atol=1e-3)
 
 
+@pytest.mark.parametrize("goal, share, counts", [(0.6, 0.34, [2, 3, 4]), (0.34, 0.05, [1, 2])])
+def test_it_ends_where_weights_do_not_make_up_its_shares(goal, share, counts):
+    prune = PruneOnPlateau(goal, "magnitude", share=share, monitor="loss", patience=1, tolerance=9)
+    model = run(prune)
+    assert [round(6 * one["sparsity"]) for one in prune.rounds] == counts
+    assert zeros(model) == counts[-1] and model.stop_training
+
+
 def test_it_ends_at_the_tolerance_with_the_best_model():
     prune = PruneOnPlateau(
         5 / 6, data=(X, Y), share=0.34, monitor="loss", patience=1, tolerance=0.1
@@ -84,6 +92,11 @@ def test_validation_loss_and_a_second_fit():
     assert zeros(run(prune, model=model, validation_data=(X, Y))) == 4
 
 
+def test_epochs_without_validation_are_passed_over():
+    prune = PruneOnPlateau(0.5, "magnitude", patience=1, share=0.5)
+    assert zeros(run(prune, validation_data=(X, Y), validation_freq=2)) == 3
+
+
 def test_mean_loss_is_that_of_evaluate():
     rng = np.random.default_rng(0)
     model = net()
@@ -113,8 +126,9 @@ def test_bad_arguments(arguments, message):
 
 
 def test_bad_runs():
-    with pytest.raises(ValueError, match="'val_loss'"):
-        run(PruneOnPlateau(0.5, "magnitude"))
+    for epochs, data in ((2, {}), (60, {"validation_data": (X, Y), "validation_freq": 2})):
+        with pytest.raises(ValueError, match="'val_a_loss'"):
+            run(PruneOnPlateau(0.5, "magnitude", monitor="val_a_loss"), epochs, **data)
     with pytest.raises(ValueError, match="matches no layer"):
         run(PruneOnPlateau(0.5, "magnitude", layers="fc"))
     model = net()

@@ -57,6 +57,31 @@ def test_training_is_not_touched():
     np.testing.assert_array_equal(*kernels)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_statistics_are_those_of_what_is_restored_and_pruned(first):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((128, 16)).astype("float32"), rng.random((128, 12))
+    model = keras.Sequential(
+        [
+            keras.Input((16,)),
+            keras.layers.Dense(12, name="fc"),
+            keras.layers.BatchNormalization(name="norm"),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(1.0), "mse")
+    stopping = keras.callbacks.EarlyStopping("loss", mode="max", restore_best_weights=True)
+    prune = tfc.callbacks.Prune(lambda step: min(0.1 * step, 0.8), every=1)
+    recalibrate = tfc.callbacks.RecalibrateBatchNorm(x)
+    others = [prune, stopping]
+    callbacks = [recalibrate, *others] if first else [*others, recalibrate]
+    with pytest.warns(UserWarning, match="EarlyStopping restored"):
+        model.fit(x, y, epochs=4, callbacks=callbacks, verbose=0)
+    measured = statistics(model)
+    tfc.recalibrate_batch_norm(model, x)
+    for a, b in zip(measured, statistics(model), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_a_generator_is_refused():
     with pytest.raises((TypeError, ValueError)):
         tfc.callbacks.RecalibrateBatchNorm(iter([np.ones((2, 3))]))

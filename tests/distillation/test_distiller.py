@@ -183,6 +183,12 @@ def test_loss_weights_count_in_both_terms():
     labels = [np.zeros((48, 2)), np.zeros((48, 3))]
     loss = distiller.fit(x, labels, batch_size=48, verbose=0).history["loss"][0]
     assert loss == pytest.approx(0.75 * task + 0.25 * soft, rel=1e-5)
+    t.compile(loss=["mse", "mse"], loss_weights=[7.0, 9.0])  # of the teacher's own training
+    even = np.mean((a - c) ** 2) + np.mean((b - d) ** 2)
+    for loss_weights, expected in (([1.0, 100.0], soft), (None, even)):
+        distiller.compile(keras.optimizers.SGD(0.0), loss_weights=loss_weights)
+        loss = distiller.fit(x, batch_size=48, verbose=0).history["soft_loss"][0]
+        assert loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_label_that_is_no_class_is_refused_in_a_sentence():
@@ -464,6 +470,17 @@ def test_a_cached_teacher_gives_the_same_training(form, stored, tmp_path):  # pe
         results.append(weights(distiller))
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-4)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_cache_of_data_with_unknown_labels(stream):
+    x, y = X[:, 0, :6, 0], np.where(Y > 1, np.nan, Y).astype("float32")[:, None]
+    distiller = made(mlp(3, outputs=1), mlp(8, outputs=1), "mse", metrics=None)
+    data = distiller.cache_teacher(iter([(x, y)]) if stream else (x, y))
+    np.testing.assert_array_equal(data.y, y)
+    assert np.isfinite(distiller.fit(data, verbose=0).history["loss"]).all()
+    with pytest.raises(ValueError, match="inputs in `data` hold NaN"):
+        distiller.cache_teacher((x * np.nan, y))
 
 
 def test_a_cache_as_a_dataset():

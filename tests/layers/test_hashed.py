@@ -163,3 +163,15 @@ def test_gather_is_differentiable_in_a_function(training):
         return tape.gradient(loss, table)
 
     np.testing.assert_array_equal(gradient(tf.ones(4)), [1, 0, 5, 4])
+
+
+def test_rows_of_a_table_of_more_weights_than_int32_counts():
+    size, dim, run = 80_000_000, 32, 2048
+    layer = tfc.layers.HashedEmbedding(size, dim, buckets=4 * run, blocks=run, seed=1)
+    layer.build()
+    ids = np.array([0, 1, 67_108_864, size - 1])
+    places = np.arange(dim) * size + ids[:, None]
+    runs = signed_codes(-(-size * dim // run), 4, seed=1)[places // run]
+    bank = layer.stored()["bank"]
+    expected = np.concatenate([bank, -bank])[runs * run + places % run]
+    np.testing.assert_array_equal(layer(ids), expected)

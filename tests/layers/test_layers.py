@@ -228,6 +228,23 @@ def test_export(name):
     checks.check_export(*CASES[name]())
 
 
+CONVOLUTIONS = [name for name in CASES if name.startswith("conv") or "Conv" in name]
+
+
+@pytest.mark.parametrize("name", random.Random(0).sample(CONVOLUTIONS, 12))
+def test_channels_are_last_whatever_the_default_is(name):
+    plain, maker, x = CASES[name]()
+    layer = maker(plain)
+    expected, given = layer(x), keras.config.image_data_format()
+    try:
+        keras.config.set_image_data_format("channels_first")
+        again = keras.Sequential(layer.to_ordinary())(x)
+        assert layer.compute_output_shape(x.shape) == again.shape
+    finally:
+        keras.config.set_image_data_format(given)
+    np.testing.assert_allclose(again, expected, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", REVERSIBLE)
 def test_the_way_back_of_a_reversible_embedding(name):
     plain, maker, _ = REVERSIBLE[name]()

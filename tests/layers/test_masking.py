@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 import tfcompress as tfc
+from tfcompress.graph.private_keras import mask_of
 from tfcompress.layers.core.ordinary import kernel_of
+from tfcompress.layers.discrete.learned_range import LearnedRange
 
 layers = keras.layers
 
@@ -140,3 +142,33 @@ def test_layers_made_by_hand_pass_masks_on():
     )
     padded, short = np.array([[4, 7, 0, 0]]), np.array([[4, 7]])
     np.testing.assert_allclose(model(padded), model(short), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+@pytest.mark.parametrize("method, options", [("Hashed", {}), ("LowRank", {"rank": 4})])
+def test_a_reversible_embedding_masks_ids_and_no_vectors(method, options, dtype):
+    inputs = keras.Input((9,), dtype=dtype)
+    table = layers.ReversibleEmbedding(20, 8, mask_zero=True, name="words")
+    rows = table(inputs)
+    model = keras.Model(inputs, [layers.LSTM(4)(rows), table(rows, reverse=True)])
+    maker = getattr(tfc.layers, f"{method}ReversibleEmbedding").using(**options)
+    small = tfc.swap(model, {"words": maker})
+    table.embeddings.assign(small.get_layer("words").embeddings)
+    for one, other in zip(small(words()[0]), model(words()[0]), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)
+        assert mask_of(one) is mask_of(other) is None
+    mask = mask_of(small.get_layer("words")(words()[0].astype(dtype)))
+    np.testing.assert_array_equal(mask, words()[0] > 0)
+
+
+@pytest.mark.parametrize("kind", [tfc.layers.FakeQuant, LearnedRange])
+def test_the_range_of_a_tensor_passes_its_mask_on(kind):
+    model = tagger(kind(-0.1, 0.1, dtype="mixed_float16"))
+    kept = mask_of(model.layers[2](model.layers[1](words()[0])))
+    np.testing.assert_array_equal(kept, words()[0] > 0)
+
+
+def test_a_learned_range_keeps_its_dtype_policy():
+    layer = LearnedRange(-1.0, 1.0, dtype="mixed_float16")
+    layer.build((None, 4))
+    assert layer.learned().dtype_policy == layer.dtype_policy

@@ -414,3 +414,6 @@ def test_what_is_frozen_stays_frozen():
     small = tfc.prune_channels(model, 0.5)
     flags = [[w.trainable for w in layer.weights] for layer in small.layers]
     assert flags == [[False, False], [True, True], [True, False]]
+    model.get_layer("second").kernel.trainable = False
+    with pytest.raises(ValueError, match="'second' cannot be pruned: its kernel is frozen"):
+        tfc.prune_channels(model, 0.5, layers="second")

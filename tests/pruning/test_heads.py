@@ -278,6 +278,10 @@ def test_what_keeps_its_heads_is_named():
     frozen.get_layer("attention").trainable = False
     with pytest.raises(ValueError, match="frozen"):
         tfc.prune_channels(frozen, 0.5, layers="attention")
+    frozen = attention()
+    frozen.get_layer("attention")._value_dense.kernel.trainable = False
+    with pytest.raises(ValueError, match="frozen"):
+        tfc.prune_channels(frozen, 0.5, layers="attention")
 
 
 def test_blocks_of_keras_hub(tmp_path):

@@ -88,12 +88,49 @@ def test_pruned_during_fit(kind):
     assert abs(fitted.history["sparsity"][-1] - total) < 1e-6
 
 
+@pytest.mark.parametrize("callback", [False, True])
+def test_a_pattern_runs_along_the_inputs_of_each_output(callback):
+    start = keras.Input((6, 8))
+    x = L.MultiHeadAttention(2, 4, name="attention")(start, start)
+    model = keras.Model(start, L.Conv1DTranspose(3, 3, name="up")(x))
+    pattern = tfc.score.m_by_n("magnitude", 2, 4)
+    if callback:
+        model.compile("sgd", "mse")
+        prune = tfc.callbacks.Prune(lambda step: 0.5, pattern, every=1)
+        model.fit(np.ones((4, 6, 8)), np.ones((4, 8, 3)), callbacks=[prune], verbose=0)
+    else:
+        model = tfc.prune(model, 0.5, score=pattern)
+    kernels = {path: np.array(v) for path, v in prunable(model).items()}
+    kernels["up"] = kernels["up"].swapaxes(-1, -2)  # (k, o, i)
+    kernels["attention/attention_output"] = kernels["attention/attention_output"].reshape(8, 8)
+    for kernel in kernels.values():  # of queries, keys and values (i, heads, size)
+        is_map = kernel.ndim == 3 and kernel.shape[0] == 8
+        rows = kernel.reshape(8, -1) if is_map else kernel.reshape(-1, kernel.shape[-1])
+        assert ((rows.reshape(-1, 4, rows.shape[-1]) != 0).sum(1) == 2).all()
+
+
 def test_the_name_of_one_kernel_of_a_cell():
     model, x = built("lstm")
     small = tfc.prune(model, 0.5, x, "obs", layers="it/lstm_cell/recurrent_kernel")
     shares = share_of_zeros(small)
     assert shares["it/lstm_cell/kernel"] == 0
     assert abs(shares["it/lstm_cell/recurrent_kernel"] - 0.5) < 0.01
+
+
+@pytest.mark.parametrize("how", [(), (SOUND, "obs")])
+def test_a_frozen_kernel_is_not_pruned(how):
+    model, _ = built("lstm")
+    cell, out = model.get_layer("it").cell, model.layers[-1]
+    cell.recurrent_kernel.trainable = out.kernel.trainable = False
+    with pytest.warns(UserWarning, match=f"{out.name}: its kernel is frozen"):
+        small = tfc.prune(model, 0.5, *how)
+    assert list(prunable(small)) == ["it/lstm_cell/kernel"]
+    assert np.all(np.array(small.layers[-1].kernel) != 0)
+    zeros = [np.mean(np.array(v) == 0) for v in small.get_layer("it").cell.weights[:2]]
+    assert zeros == pytest.approx([0.5, 0.0], abs=0.01)
+    for name in ("it/lstm_cell/recurrent_kernel", out.name):
+        with pytest.raises(ValueError, match="its kernel is frozen"):
+            tfc.prune(model, 0.5, *how, layers=name)
 
 
 def test_what_the_user_opened_stays_open():

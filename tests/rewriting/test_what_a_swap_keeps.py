@@ -188,6 +188,26 @@ def test_a_spectral_normalization_ends_where_its_kernel_is_compressed(tmp_path):
     np.testing.assert_array_equal(loaded(x), small(x))
 
 
+@pytest.mark.parametrize(
+    "layer, frozen",
+    [
+        (L.LSTM(4), ["recurrent_kernel", "bias"]),
+        (L.GRU(4, reset_after=False), ["recurrent_kernel"]),
+        (L.GRU(4), ["bias"]),
+        (L.SeparableConv1D(4, 3), ["depthwise_kernel", "bias"]),
+    ],
+)
+def test_frozen_variables_of_layers_of_several_kernels_stay(layer, frozen):
+    model = keras.Sequential([keras.Input((8, 6)), layer])
+    for name in frozen:
+        getattr(getattr(layer, "cell", layer), name).trainable = False
+    flags = [v.trainable for v in model.weights]
+    free = sum(np.prod(v.shape) for v in model.trainable_weights)
+    for new in (tfc.opened(model), tfc.swap(model, BITS)):
+        assert [v.trainable for v in tfc.to_ordinary(new).weights] == flags
+    assert sum(np.prod(v.shape) for v in tfc.opened(model).trainable_weights) == free
+
+
 def test_to_ordinary_keeps_what_is_frozen():
     parts = [L.Dense(6, name="a"), L.Dense(4, name="b"), L.Dense(2, name="c")]
     model = keras.Sequential([keras.Input((8,)), *parts])

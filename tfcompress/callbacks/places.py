@@ -1,4 +1,4 @@
-"""Where `Prune` acts in the callbacks of a `fit`: at batch ends before others, and last of all."""
+"""Where callbacks act in a `fit`: `Prune` before others, and at the end what must be last."""
 
 from typing import Any
 
@@ -17,6 +17,17 @@ class AtTheBatchEnd(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         self.prune.end_batch(batch)
+
+
+class MeasuredLast(keras.callbacks.Callback):
+    """Measures batch normalization once every other callback has restored what it restores."""
+
+    def __init__(self, callback: Any) -> None:
+        super().__init__()
+        self.recalibrates_for = callback
+
+    def on_train_end(self, logs: Logs = None) -> None:
+        self.recalibrates_for.measure()
 
 
 def take_places(prune: Any, kind: type, listed: keras.callbacks.CallbackList) -> bool:
@@ -38,7 +49,9 @@ def take_places(prune: Any, kind: type, listed: keras.callbacks.CallbackList) ->
         one.set_params(prune.params)
         one.set_model(prune.model)
     # a new list, since the old one is being walked through
-    listed.callbacks = [*others[:at], *first, *others[at:], last]
+    ends = [one for one in others if isinstance(one, MeasuredLast)]
+    others = [one for one in others if not isinstance(one, MeasuredLast)]
+    listed.callbacks = [*others[:at], *first, *others[at:], last, *ends]
     return bool(first)
 
 

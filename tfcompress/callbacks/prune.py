@@ -14,6 +14,7 @@ from tfcompress.callbacks.steps import steps_before
 from tfcompress.graph.paths import check_patterns
 from tfcompress.graph.private_training import callback_list
 from tfcompress.pruning.curvature_of_score import check_weighs, curvature_of
+from tfcompress.pruning.kernel_scores import kernel_scores
 from tfcompress.pruning.masks import prunable, tighten, warn_of_left_out
 from tfcompress.schedules import check_schedule, last_value, value_at
 from tfcompress.utils.batches import check_repeats
@@ -283,10 +284,7 @@ class Prune(keras.callbacks.Callback):
                 f"No curvature is known of {sorted(missing)}. Leave them out of `layers`, or use "
                 "score='magnitude'."
             )
-        return {
-            path: self.score(ops.convert_to_numpy(v), curvature and curvature[path])
-            for path, v in self._pruned.items()
-        }
+        return kernel_scores(self._pruned, self.score, curvature or {})
 
     def _zero(self):
         """Zeroes the removed weights again, since the optimizer's momentum moves them."""

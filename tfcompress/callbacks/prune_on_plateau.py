@@ -5,6 +5,7 @@ from keras import ops
 
 from tfcompress import score as scores_of
 from tfcompress.callbacks.prune import Prune
+from tfcompress.callbacks.prune_checks import sparsity_of
 from tfcompress.graph.private_training import print_message
 from tfcompress.utils.checks import whole_number
 from tfcompress.utils.types import ClassWeight, Data, Layers, Logs, Scope, Score
@@ -33,7 +34,8 @@ class PruneOnPlateau(Prune):
         tolerance: how much the monitored loss may be above that of the first round.
         share: the share of the remaining weights that each round deletes, in (0, 1).
         monitor: name of a loss in the logs of an epoch.
-        patience: number of epochs without a new best loss after which a round ends.
+        patience: number of epochs without a new best loss after which a round ends; with
+            `validation_freq`, of those that are validated.
         verbose: 1 prints a line for each round.
 
     Attributes:
@@ -45,7 +47,7 @@ class PruneOnPlateau(Prune):
 
     Raises:
         ValueError: an argument is out of range; `monitor` is not in the logs, or is not finite
-            during a whole round; and as in `Prune`.
+            during a whole round; and as in `Prune`. That there is no validation shows at the end.
 
     Example:
 
@@ -99,16 +101,23 @@ class PruneOnPlateau(Prune):
         super().on_train_begin(logs)
         self.rounds = []
         self._limit, self._within, self._ended = np.inf, None, False
+        self._missed = self._validated = self._monitored = False
         self._begin_round()
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        super().on_epoch_begin(epoch, logs)
+        self._validated = False
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         super().on_epoch_end(epoch, logs)
-        if self.monitor not in (logs or {}):
-            raise ValueError(
-                f"The logs have no {self.monitor!r}: give `validation_data` to `fit`, or another "
-                f"`monitor`. Received: {sorted(logs or {})}"
-            )
         self._epochs += 1
+        if self.monitor not in (logs or {}):
+            # `validation_freq` leaves out epochs, and no callback is told of it.
+            if self._validated or not self.monitor.startswith("val_"):
+                self._raise_missing(logs)
+            self._missed = True
+            return
+        self._monitored = True
         if logs[self.monitor] < self._best:
             self._best, self._waited = float(logs[self.monitor]), 0
             self._best_state = self._state()
@@ -117,7 +126,12 @@ class PruneOnPlateau(Prune):
         if self._waited >= self.patience:
             self._end_round()
 
+    def on_test_begin(self, logs: Logs = None) -> None:
+        self._validated = True
+
     def on_train_end(self, logs: Logs = None) -> None:
+        if self._missed and not self._monitored:
+            self._raise_missing(logs)
         if self._best_state is not None and not self._ended:
             self._settle()
         elif self.rounds and not self._ended:
@@ -125,6 +139,12 @@ class PruneOnPlateau(Prune):
         if self._within is not None:
             self._set_state(self._within)
         super().on_train_end(logs)
+
+    def _raise_missing(self, logs):
+        raise ValueError(
+            f"The logs have no {self.monitor!r}: give `validation_data` to `fit`, or another "
+            f"`monitor`. Received: {sorted(logs or {})}"
+        )
 
     def finish(self) -> float:
         if self._within is not None and self._moved():
@@ -149,12 +169,12 @@ class PruneOnPlateau(Prune):
     def _end_round(self):
         if self._best_state is None:
             raise ValueError(f"{self.monitor!r} was not finite in any epoch of this round.")
-        if not self._settle() or self.sparsity >= self.goal - 1e-6:
-            self.model.stop_training = self._ended = True
-            return
-        self._set_state(self._best_state)
-        self._delete()
-        self._begin_round()
+        if self._settle() and self._due < self.goal:
+            self._set_state(self._best_state)
+            if self._delete():
+                self._begin_round()
+                return
+        self.model.stop_training = self._ended = True
 
     def _settle(self):
         """Whether the round's best model is within the tolerance, which then is the one to keep."""
@@ -170,12 +190,20 @@ class PruneOnPlateau(Prune):
         return True
 
     def _delete(self):
-        """Deletes the weights with the lowest scores and records what that does to the loss."""
+        """Deletes the weights with the lowest scores and records what that does to the loss.
+
+        A share of few weights may be less than one of them, and then grows until it is one. Returns
+        whether there is one to delete before the goal.
+        """
         old = self._mask_arrays()
-        loss = self._loss()
-        self._due = min(self.goal, 1 - (1 - self.sparsity) * (1 - self.share))
-        self._scored = self._done - 1
-        self._prune(self._done)
+        loss, zeros = self._loss(), sparsity_of(old)
+        self._due = self.sparsity = zeros
+        while self.sparsity <= zeros and self._due < self.goal:
+            self._due = min(self.goal, 1 - (1 - self._due) * (1 - self.share))
+            self._scored = self._done - 1
+            self._prune(self._done)
+        if self.sparsity <= zeros:
+            return False
         predicted = measured = None
         if loss is not None:
             new = self._mask_arrays()
@@ -191,6 +219,7 @@ class PruneOnPlateau(Prune):
                 "epochs": 0,
             }
         )
+        return True
 
     def _loss(self):
         """The loss on `data`; None if the score does not predict its rise."""

@@ -2,6 +2,8 @@
 
 import keras
 
+from tfcompress.callbacks.places import MeasuredLast
+from tfcompress.graph.private_training import callback_list
 from tfcompress.measure.batch_norm import recalibrate_batch_norm
 from tfcompress.utils.batches import check_repeats
 from tfcompress.utils.checks import whole_number
@@ -10,6 +12,9 @@ from tfcompress.utils.types import Data, Logs
 
 class RecalibrateBatchNorm(keras.callbacks.Callback):
     """Recalibrates batch normalization before each evaluation during `fit`, and at its end.
+
+    At the end it is the last to act, wherever it stands in the list: after callbacks such as
+    `EarlyStopping(restore_best_weights=True)` have restored what they restore.
 
     It is for layers that compute something else in training than in inference. With stochastic
     BinaryConnect, for example, the moving statistics belong to randomly drawn weights, and
@@ -54,14 +59,35 @@ class RecalibrateBatchNorm(keras.callbacks.Callback):
         check_repeats(data, 2)
         whole_number(batches, "batches")
         self.data, self.batches, self.fitting = data, batches, False
+        self._list = None
+
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        self._list = callback_list()
 
     def on_train_begin(self, logs: Logs = None) -> None:
         self.fitting = True
+        if self._list is not None:
+            last = MeasuredLast(self)
+            last.set_model(self.model)
+            self._list.callbacks = [*self._others(), last]
 
     def on_test_begin(self, logs: Logs = None) -> None:
         if self.fitting:
-            recalibrate_batch_norm(self.model, self.data, self.batches)
+            self.measure()
 
     def on_train_end(self, logs: Logs = None) -> None:
-        recalibrate_batch_norm(self.model, self.data, self.batches)
+        if self._list is None:
+            self.measure()
+        else:  # what acts for this one still ends this training
+            self._list.callbacks = self._others()
+            self._list = None
         self.fitting = False
+
+    def measure(self) -> None:
+        """Measures the statistics now."""
+        recalibrate_batch_norm(self.model, self.data, self.batches)
+
+    def _others(self):
+        listed = self._list.callbacks
+        return [one for one in listed if getattr(one, "recalibrates_for", None) is not self]

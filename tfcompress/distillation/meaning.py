@@ -9,7 +9,7 @@ from tfcompress.distillation.labels import weighted_mean
 from tfcompress.distillation.losses import loss_for, to_logits
 from tfcompress.graph.features import output_activations
 from tfcompress.graph.private_keras import mask_of
-from tfcompress.graph.private_training import compiled_loss, of_replica
+from tfcompress.graph.private_training import compiled_argument, compiled_loss, of_replica
 from tfcompress.utils.outputs import per_output
 from tfcompress.utils.types import Tensor
 
@@ -27,7 +27,12 @@ def soft_losses(
     Raises:
         ValueError: it cannot be told what an output means.
     """
-    tasks, factors = _tasks([distiller, *teachers], outputs)
+    tasks = _tasks([distiller, *teachers], outputs)
+    weights = compiled_argument(distiller, "loss_weights")  # with a loss or without
+    factors = [
+        1.0 if one is None else one
+        for one in per_output(weights, outputs, getattr(distiller, "output_names", None))
+    ]
     ends = [output_activations(model) for model in (distiller.student, *teachers)]
     functions = []
     for i, output in enumerate(keras.tree.flatten(outputs)):
@@ -66,10 +71,9 @@ def soft_loss(
     return of_replica(total)
 
 
-def _tasks(models: list[Any], outputs: Tensor) -> tuple[list[list], list[float]]:
-    """The losses that may tell what each output means, and the loss weights of the outputs."""
-    count = len(keras.tree.flatten(outputs))
-    tasks, factors = [[] for _ in range(count)], None
+def _tasks(models: list[Any], outputs: Tensor) -> list[list]:
+    """The losses that may tell what each output means."""
+    tasks = [[] for _ in keras.tree.flatten(outputs)]
     for model in models:
         known = compiled_loss(model)
         if known is None:
@@ -77,6 +81,4 @@ def _tasks(models: list[Any], outputs: Tensor) -> tuple[list[list], list[float]]
         names = getattr(model, "output_names", None)
         for row, task in zip(tasks, per_output(known[0], outputs, names), strict=True):
             row.append(task)
-        if factors is None:
-            factors = per_output(known[1], outputs, names)
-    return tasks, [1.0 if one is None else one for one in factors or [None] * count]
+    return tasks

@@ -134,7 +134,7 @@ def cached(
     given = isinstance(data, (tuple, list, dict)) or hasattr(data, "shape")
     columns = {}
     with contextlib.ExitStack() as files:
-        for batch in progress(batches(student, data, 256), "Teacher"):
+        for batch in progress(batches(student, data, 256, unknown_labels=True), "Teacher"):
             # A dataset may yield another order next time, so its examples are kept as well.
             rows = (teacher(batch[0]), () if given else batch)
             for index, part in enumerate(keras.tree.flatten(rows)):

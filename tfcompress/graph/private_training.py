@@ -53,6 +53,8 @@ def compiled_argument(model: keras.Model, name: str) -> Any:
 
     Relies on `Trainer._compile_config`.
     """
+    if not getattr(model, "compiled", False):
+        return None
     return model._compile_config.config.get(name)
 
 

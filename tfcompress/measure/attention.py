@@ -30,7 +30,8 @@ def why_no_heads(layer: keras.layers.Layer, generates: bool = False) -> str | No
         return f"{kind.__name__} is a class of its own, which may use heads in other ways"
     if cached and generates:
         return "`generate` keeps a cache of the same number of heads for all layers"
-    return None if layer.trainable else "it is frozen (`trainable=False`)"
+    free = layer.trainable and all(p.kernel.trainable for p in projections(layer).values())
+    return None if free else "it, or one of its projections, is frozen (`trainable=False`)"
 
 
 def head_count(layer: keras.layers.Layer) -> int:

@@ -16,6 +16,7 @@ from tfcompress.numerics.selection import lowest
 from tfcompress.utils.types import Layers, Scope
 
 MOST_NAMED = 5  # layers in one line of a warning
+FROZEN_KERNEL = "its kernel is frozen (`kernel.trainable=False`)"
 ONE_KERNEL = (
     keras.layers.Dense,
     keras.layers.EinsumDense,
@@ -42,8 +43,8 @@ def prunable(model: keras.Model, layers: Layers = "*") -> dict[str, keras.Variab
 
     These are the kernels of Dense, EinsumDense and all convolution layers at any depth, both
     kernels of recurrent cells and of separable convolutions, and the `prunable` variables of
-    compressed layers. Biases, normalization, embeddings, frozen layers and layers that Keras has
-    quantized are left out.
+    compressed layers. Biases, normalization, embeddings, frozen layers and kernels, and layers that
+    Keras has quantized are left out.
 
     Args:
         model: a built `keras.Model`.
@@ -82,11 +83,16 @@ def prunable_or_none(model: keras.Model, layers: Layers = "*") -> dict[str, kera
     named_kernels = [pattern for pattern in patterns if pattern in kernels]
     others = [pattern for pattern in patterns if pattern not in kernels]
     for path, layer in (select(model, others) if others else {}).items():
-        variables = [v for v in _variables(layer) if id(v) not in seen]
-        seen.update(map(id, variables))
+        variables = _variables(layer)
         for variable in variables:
-            found[path if len(variables) == 1 else f"{path}/{variable.name}"] = variable
-    return found | {path: kernels[path] for path in named_kernels}
+            if variable.trainable and id(variable) not in seen:
+                found[path if len(variables) == 1 else f"{path}/{variable.name}"] = variable
+        seen.update(map(id, variables))
+    for path in named_kernels:
+        if not kernels[path].trainable:
+            raise ValueError(f"{path!r} cannot be pruned: {FROZEN_KERNEL}.")
+        found[path] = kernels[path]
+    return found
 
 
 def _kernels_of_several(model) -> dict[str, keras.Variable]:
@@ -160,6 +166,7 @@ def _is_glob(pattern):
 
 
 def _variables(layer) -> list[keras.Variable]:
+    """The kernels of a layer, those that are frozen among them."""
     if hasattr(layer, "prunable"):
         return list(layer.prunable)
     if isinstance(layer, TWO_KERNELS):
@@ -177,14 +184,16 @@ def _why_not(layer) -> str | None:
     if not layer.trainable:
         return "it is frozen (`trainable=False`)"
     if hasattr(layer, "prunable"):
-        return None if layer.prunable else f"{kind} stores nothing that may be zeroed"
+        if not layer.prunable:
+            return f"{kind} stores nothing that may be zeroed"
+        return None if any(v.trainable for v in layer.prunable) else FROZEN_KERNEL
     if isinstance(layer, OpenedLayer):
         return "its kernels are those of its parts, which have paths of their own"
     if not isinstance(layer, ONE_KERNEL + TWO_KERNELS + CELLS):
         return f"{kind} has no kernel of a Dense, EinsumDense, convolution or recurrent layer"
     if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
         return "Keras has quantized it or given it LoRA factors"
-    return None
+    return None if any(v.trainable for v in _variables(layer)) else FROZEN_KERNEL
 
 
 def tighten(

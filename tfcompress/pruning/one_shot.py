@@ -16,6 +16,7 @@ from tfcompress.measure.moments import Moments, enough_examples, enough_position
 from tfcompress.measure.rows import as_kernel, can_measure, fan_in_first
 from tfcompress.numerics.optimal_brain_surgeon import shares, sparsify
 from tfcompress.pruning.curvature_of_score import check_weighs, curvature_of
+from tfcompress.pruning.kernel_scores import kernel_scores
 from tfcompress.pruning.masks import prunable, tighten, warn_of_left_out
 from tfcompress.rewriting.opening import close_like, opened_where
 from tfcompress.utils.batches import batches, check_repeats, some
@@ -94,12 +95,12 @@ def prune(
         return _optimal_brain_surgeon(model, sparsity, data, layers, scope)
     score = scores_of.get(score)
     new = copied(model)
-    weights = {path: ops.convert_to_numpy(v) for path, v in prunable(new, layers).items()}
-    curvature = curvature_of(model, score, data, class_weight) or {}
-    scores = {path: score(w, curvature.get(path)) for path, w in weights.items()}
+    kernels = prunable(new, layers)
+    weights = {path: ops.convert_to_numpy(v) for path, v in kernels.items()}
+    scores = kernel_scores(kernels, score, curvature_of(model, score, data, class_weight) or {})
     masks = {path: w != 0 for path, w in weights.items()}  # what is pruned already stays so
     masks = tighten(masks, scores, sparsity, scope)
-    for path, variable in prunable(new, layers).items():
+    for path, variable in kernels.items():
         variable.assign(np.where(masks[path], weights[path], 0))
     return new
 

@@ -216,7 +216,8 @@ def to_ordinary(model: keras.Model) -> keras.Model:
     Each compressed layer becomes a chain of ordinary layers, in place; the last one keeps the name.
     Further swaps can then be made on the parts ("low rank, then 8 bits"). Recurrent cells and
     separable convolutions that a swap had opened are Keras' own again, except those of which a part
-    became several layers.
+    became several layers. Where a kernel becomes several, its regularizer stays with one of them,
+    and the penalty is then another one.
     """
     check_keras_3(model)
     layers = [layer for layer, _ in walk(model).values() if isinstance(layer, CompressedLayer)]

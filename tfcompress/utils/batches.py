@@ -74,7 +74,11 @@ def check_no_path_or_function(data: Data) -> None:
 
 
 def batches(
-    model: keras.Model | None, data: Data, size: int, class_weight: ClassWeight = None
+    model: keras.Model | None,
+    data: Data,
+    size: int,
+    class_weight: ClassWeight = None,
+    unknown_labels: bool = False,
 ) -> Iterator[Any]:
     """Batches `(x, y, sample_weight)` of at most `size` examples, checked.
 
@@ -85,6 +89,7 @@ def batches(
             list: a `tf.data.Dataset`, a `PyDataset`, a generator. Larger batches are cut.
         size: examples per batch.
         class_weight: see `class_weighted`.
+        unknown_labels: whether labels may be NaN.
 
     Raises:
         ValueError: the inputs, labels and weights are no arrays, differ in length, hold NaN or
@@ -101,7 +106,8 @@ def batches(
         for start in range(0, count, size):
             empty = False
             batch = rows(whole, slice(start, start + size))
-            _check_finite(batch)
+            x, y, weights = batch
+            _check_finite((x, None if unknown_labels else y, weights))
             yield batch
     if empty:
         raise ValueError("`data` holds no examples. A generator can be used only once.")

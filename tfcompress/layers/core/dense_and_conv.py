@@ -44,6 +44,7 @@ class CompressedConv(CompressedLayer):
 
     width = "filters"
     arguments = ("filters", "kernel_size", "strides", "padding", "dilation_rate", "groups")
+    data_format = "channels_last"  # whatever `keras.config.image_data_format()` is
     space: int  # how many axes the kernel slides along
     paddings = ("valid", "same")
     takes_groups = True
@@ -104,6 +105,9 @@ class CompressedConv(CompressedLayer):
         ]
         return (input_shape[0], *space, self.filters)
 
+    def ordinary_arguments(self) -> dict:
+        return super().ordinary_arguments() | {"data_format": self.data_format}
+
     def multiply(self, x: Tensor, kernel: Tensor) -> Tensor:
         padding = self.padding
         if padding == "causal":  # which `ops.conv` does not have: zeros before the first step only
@@ -115,7 +119,7 @@ class CompressedConv(CompressedLayer):
             strides=list(self.strides),
             padding=padding,
             dilation_rate=self.dilation_rate,
-            data_format="channels_last",
+            data_format=self.data_format,
         )
 
 

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Unpack
 import keras
 from keras import ops
 
+from tfcompress.graph.private_keras import with_mask
 from tfcompress.layers.core.arguments import PlainArguments
 from tfcompress.layers.core.base import CompressedLayer
 from tfcompress.layers.core.ordinary import positions
@@ -98,7 +99,8 @@ class CompressedReversibleEmbedding(CompressedEmbedding):
 
     def call(self, inputs: Tensor, reverse: bool = False, training: bool | None = None) -> Tensor:
         if not reverse:
-            return super().call(inputs, training)
+            rows, mask = super().call(inputs, training), super().compute_mask(inputs)
+            return rows if mask is None else with_mask(rows, mask)
         dtype, cap = self.reverse_dtype or self.compute_dtype, self.logit_soft_cap
         logits = self.multiply_reversed(ops.cast(inputs, dtype), dtype)
         return logits if cap is None else ops.tanh(logits / cap) * cap
@@ -116,9 +118,8 @@ class CompressedReversibleEmbedding(CompressedEmbedding):
         """The product of vectors and the transposed table."""
         return ops.matmul(x, ops.transpose(ops.cast(self.kernel, dtype)))
 
-    def compute_mask(self, inputs: Tensor, mask: Tensor = None) -> Tensor:
-        ids = "int" in keras.backend.standardize_dtype(inputs.dtype)
-        return super().compute_mask(inputs) if ids else None
+    def compute_mask(self, inputs: Tensor, mask: Tensor = None) -> None:
+        """None: only `call` knows whether inputs are ids."""
 
     def compute_output_spec(self, inputs: Tensor, reverse: bool = False, **_: Any) -> Any:
         *lead, last = inputs.shape

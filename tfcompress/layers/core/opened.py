@@ -1,9 +1,10 @@
 """Layers of several kernels, each of which is a layer of its own."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
+from tfcompress.layers.core.ordinary import kernel_of
 from tfcompress.utils.arrays import copy_into
 from tfcompress.utils.types import Config, InputShape
 
@@ -19,11 +20,14 @@ class OpenedLayer(keras.layers.Layer):
         closed_class: of the class, the Keras layer.
         part_names: of the class, the names of the parts.
         variable_names: of the class, the attributes of the Keras layer's variables.
+        whose_kernel: of the class, the one of them that the kernel of a part lies in, where that
+            has another name than the part.
     """
 
     closed_class: type
     part_names: tuple[str, ...]
     variable_names: tuple[str, ...]
+    whose_kernel: ClassVar = {}
     saves_its_parts = True  # in its own config
 
     @classmethod
@@ -32,7 +36,9 @@ class OpenedLayer(keras.layers.Layer):
         new = cls.from_config(cls.config_of(layer) | {"parts": {}})
         new._set_parts(cls.ordinary_parts(layer))
         new.build(cls.shape_of(layer))
-        new.trainable = layer.trainable
+        new.trainable = layer.trainable  # for each variable, so before their own flags
+        for own, theirs in new._beside(layer):
+            own.trainable = theirs.trainable
         return new
 
     @classmethod
@@ -76,7 +82,19 @@ class OpenedLayer(keras.layers.Layer):
             if getattr(new, name) is not None:
                 copy_into(getattr(new, name), getattr(self, name))
         new.trainable = self.trainable
+        pairs = self._beside(new)
+        for _, theirs in pairs:
+            theirs.trainable = any(_is_trainable(own) for own, same in pairs if same is theirs)
         return new
+
+    def _beside(self, layer):
+        """Pairs of a kernel or bias of a part and the variable of the Keras layer that it is of."""
+        pairs = []
+        for name, part in self.parts_by_name.items():
+            pairs.append((kernel_of(part), getattr(layer, self.whose_kernel.get(name, name))))
+            if getattr(part, "bias", None) is not None:
+                pairs.append((part.bias, layer.bias))
+        return pairs
 
     def _set_parts(self, parts):
         for name, part in parts.items():
@@ -95,3 +113,7 @@ class OpenedLayer(keras.layers.Layer):
         new = cls(**config)
         new._set_parts({k: keras.saving.deserialize_keras_object(c) for k, c in parts.items()})
         return new
+
+
+def _is_trainable(kernel):
+    return getattr(kernel, "trainable", True)  # with LoRA factors it is a tensor

@@ -52,6 +52,8 @@ def ordinary_layer(
     last: bool = True,
 ) -> keras.layers.Layer:
     """A built Keras layer with this kernel; the last of a chain has the bias and the activation."""
+    if hasattr(layer, "data_format"):
+        arguments = arguments | {"data_format": layer.data_format}
     new = (cls or layer.ordinary)(
         **arguments,
         **({name: getattr(layer, name) for name in COMMON} if last else {"use_bias": False}),

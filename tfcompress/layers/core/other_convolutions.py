@@ -70,7 +70,7 @@ class CompressedDepthwiseConv(CompressedConv):
             strides=self.strides[0],
             padding=self.padding,
             dilation_rate=self.dilation_rate,
-            data_format="channels_last",
+            data_format=self.data_format,
         )
 
 
@@ -123,7 +123,7 @@ class CompressedConvTranspose(CompressedConv):
         return (self.filters,)
 
     def compute_output_shape(self, input_shape: InputShape) -> InputShape:
-        return self.ordinary(**self.own_arguments()).compute_output_shape(input_shape)
+        return self.ordinary(**self.ordinary_arguments()).compute_output_shape(input_shape)
 
     def positions(self, input_shape: InputShape) -> int:
         return positions(input_shape[1:-1])  # each input meets the whole kernel once
@@ -136,7 +136,7 @@ class CompressedConvTranspose(CompressedConv):
             padding=self.padding,
             output_padding=self.output_padding,
             dilation_rate=self.dilation_rate,
-            data_format="channels_last",
+            data_format=self.data_format,
         )
 
 

@@ -56,7 +56,7 @@ class BinaryKernel(GridKernel):
     the same, for both. A trained scale per output, which starts at H, replaces the paper's fixed
     `+-1`.
 
-    With `stochastic=True` the sign is drawn anew in each training step,
+    With `stochastic=True` the sign is drawn in each training step, in a cell in each time step,
 
         b = +1 with probability clip((w / H + 1) / 2, 0, 1), else -1
 

@@ -38,6 +38,7 @@ class FakeQuant(keras.layers.Layer):
 
     def __init__(self, low: float, high: float, **kwargs: Unpack[PlainArguments]) -> None:
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.low, self.high = float(low), float(high)
         # Zero must be a code of its own: padding and ReLU produce it.
         if not (math.isfinite(self.high - self.low) and self.low <= 0 <= self.high > self.low):

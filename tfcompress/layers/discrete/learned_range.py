@@ -34,6 +34,7 @@ class LearnedRange(keras.layers.Layer):
 
     def __init__(self, low: float, high: float, **kwargs: Unpack[PlainArguments]) -> None:
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.low, self.high = float(low), float(high)
 
     def build(self, input_shape: InputShape) -> None:
@@ -53,7 +54,8 @@ class LearnedRange(keras.layers.Layer):
     def learned(self) -> FakeQuant:
         """The layer with the range as it is now."""
         low, high = to_numpy(ops.exp(ops.convert_to_tensor(self.growth)))
-        return FakeQuant(self.low * float(low), self.high * float(high), name=self.name)
+        low, high = self.low * float(low), self.high * float(high)
+        return FakeQuant(low, high, name=self.name, dtype=self.dtype_policy)
 
     def compute_output_shape(self, input_shape: InputShape) -> InputShape:
         return input_shape

@@ -82,7 +82,7 @@ class ConvChain(Ranked, CompressedConv2D):
                 strides=stage.strides[0] if stage.depthwise else stage.strides,
                 padding=self.padding,
                 dilation_rate=stage.dilation,
-                data_format="channels_last",
+                data_format=self.data_format,
             )
         return x
 

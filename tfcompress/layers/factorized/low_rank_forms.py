@@ -6,7 +6,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcompress.layers.core.ordinary import COMMON
 from tfcompress.layers.core.other_convolutions import (
     CompressedConv1DTranspose,
     CompressedConv2DTranspose,
@@ -66,11 +65,17 @@ class LowRankTransposedKernel(LowRankKernel):
         u, v = (to_numpy(part) for part in self.parts.values())
         state = {"dtype": self.dtype_policy, "trainable": self.trainable}
         ones = (1,) * self.space
-        first = PLAIN[self.space](self.rank, ones, use_bias=False, name=f"{self.name}_in", **state)
+        first = PLAIN[self.space](
+            self.rank,
+            ones,
+            use_bias=False,
+            data_format=self.data_format,
+            name=f"{self.name}_in",
+            **state,
+        )
         first.build((*[None] * (self.space + 1), v.shape[1]))
         first.kernel.assign(v.T.reshape(*ones, *v.T.shape))
-        common = {name: getattr(self, name) for name in COMMON}
-        last = self.ordinary(**self.own_arguments(), **common, name=self.name, **state)
+        last = self.ordinary(**self.ordinary_arguments(), name=self.name, **state)
         last.build((*[None] * (self.space + 1), self.rank))
         last.kernel.assign(u)
         if self.bias is not None:

@@ -1,6 +1,6 @@
 """The LSTM, GRU and simple recurrent cells as Dense layers and pointwise arithmetic."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -81,6 +81,7 @@ class OpenedGRUCell(DenseCell, keras.layers.GRUCell):
 
     closed_class = keras.layers.GRUCell
     part_names = ("kernel", "recurrent_kernel", "candidate_kernel")
+    whose_kernel: ClassVar = {"candidate_kernel": "recurrent_kernel"}
 
     @classmethod
     def ordinary_parts(cls, layer: keras.layers.Layer) -> dict[str, keras.layers.Layer]:

@@ -1,6 +1,7 @@
 """Embeddings whose rows share few real weights."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfcompress.layers.core.embedding import CompressedEmbedding, CompressedReversibleEmbedding
@@ -13,11 +14,15 @@ class HashedTable(HashedKernel):
     """Only the rows that a batch asks for are looked up in the bank."""
 
     def apply_kernel(self, x: Tensor, training: bool | None = None) -> Tensor:
-        columns = ops.arange(self.output_dim, dtype="int32") * self.input_dim
-        places = ops.expand_dims(ops.cast(x, "int32"), -1) + columns  # in the order of `codes`
-        codes = ops.take(self._index.read(), places // self.blocks, axis=0)
+        # In the order of `codes`. The place of a weight may be beyond int32: its run is not.
+        starts = np.divmod(np.arange(self.output_dim, dtype="int64") * self.input_dim, self.blocks)
+        runs, offsets = (start.astype("int32") for start in starts)
+        ids = ops.expand_dims(ops.cast(x, "int32"), -1)
+        offsets = ids % self.blocks + offsets
+        runs = ids // self.blocks + offsets // self.blocks + runs
+        codes = ops.take(self._index.read(), runs, axis=0) * self.blocks + offsets % self.blocks
         bank = ops.convert_to_tensor(self.parts["bank"])
-        rows = gather(ops.concatenate([bank, -bank]), codes * self.blocks + places % self.blocks)
+        rows = gather(ops.concatenate([bank, -bank]), codes)
         return ops.cast(rows, self.compute_dtype)
 
 
