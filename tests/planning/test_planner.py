@@ -175,9 +175,11 @@ def test_two_steps_are_candidates_and_are_put_back_whole():
 
 def test_an_original_is_put_back_in_calls_that_overlap():
     inputs = [keras.Input((16,), name=name) for name in "ab"]
-    shared, relu = layers.Dense(16, "tanh", name="fc"), layers.Activation("relu")
-    joined = layers.Concatenate()([relu(shared(inputs[0])), shared(inputs[1])])
-    model = keras.Model(inputs, layers.Dense(1)(joined))  # the second call has the shorter way
+    shared, relu = keras.layers.Dense(16, "tanh", name="fc"), keras.layers.Activation("relu")
+    joined = keras.layers.Concatenate()([relu(shared(inputs[0])), shared(inputs[1])])
+    model = keras.Model(
+        inputs, keras.layers.Dense(1)(joined)
+    )  # the second call has the shorter way
     x = [RNG.normal(size=(32, 16)).astype("float32") for _ in "ab"]
     maker = tfc.layers.LowRankDense.using(rank=2).then(tfc.layers.QuantizedDense.using(bits=8))
     small = tfc.swap(model, {"fc": maker})

@@ -266,12 +266,9 @@ class Compressor:
         return unverified(model, self.store, REST, self.activations, check)
 
     def size(self, model: keras.Model, cost: Any, rest: Rest = REST) -> float:
-        """The size of a model in the unit of the target.
+        """The size of a model in the unit of the target, where its plan has a cost.
 
-        Args:
-            model: the model.
-            cost: the cost of its plan.
-            rest: the type of kernels in a file that no form has taken.
+        In a file, kernels that no form has taken are of the type `rest`.
         """
         if self.target == "tflite":
             return len(self.file(model) if rest == REST else unverified(model, self.store, rest))
