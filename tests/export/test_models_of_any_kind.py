@@ -158,6 +158,14 @@ def test_inputs_of_the_build():
         assert error(y, expected) < 2e-5
 
 
+def test_no_two_outputs_have_one_name():
+    x = keras.Input((5, 3), name="x")
+    first = layers.LSTM(4, return_sequences=True, return_state=True, name="lstm")(x)
+    second = layers.LSTM(4, return_state=True, name="lstm_1")(first[0])
+    (_, given) = names(to_tflite(keras.Model(x, [*first, *second])))
+    assert len(given) == len(set(given)) == 6 and {"lstm", "lstm_1"} <= set(given)
+
+
 class OneInput(keras.Model):
     def __init__(self):
         super().__init__()

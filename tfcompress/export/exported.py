@@ -1,7 +1,8 @@
 """A model as it is exported: what it takes, what it gives, and the names of both."""
 
 import inspect
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,7 +77,7 @@ class Exported:
         first = next(iter(_arguments(self.model)), "inputs")
         lead = () if self.by_name or isinstance(self.inputs, dict) else (first,)
         named = is_graph(self.model)
-        return _different(
+        return different(
             tensor.name if named or _has_own_name(tensor) else _joined((*lead, *path))
             for path, tensor in keras.tree.flatten_with_path(self.inputs)
         )
@@ -91,11 +92,11 @@ class Exported:
             lead = ()
         elif calls_its_graph(self.model):
             graph = graph_of(self.model)
-            return _different(operation_of(tensor).name for tensor in graph.outputs)
+            return different(operation_of(tensor).name for tensor in graph.outputs)
         else:
             lead = (OUTPUT,)
         paths = keras.tree.flatten_with_path(outputs)
-        return _different(_joined((*lead, *path)) for path, y in paths if y is not None)
+        return different(_joined((*lead, *path)) for path, y in paths if y is not None)
 
 
 def exported(model: keras.Model, check: Sample = None, signature: Any = None) -> Exported:
@@ -129,6 +130,20 @@ def exported(model: keras.Model, check: Sample = None, signature: Any = None) ->
 def flat_outputs(outputs: Any) -> list:
     """The tensors of a structure of outputs; None in it is no output."""
     return [y for y in keras.tree.flatten(outputs) if y is not None]
+
+
+def different(names: Iterable[str]) -> list[str]:
+    """Names of which no two are alike: a further one of a name gets the first number that is free.
+
+    >>> different(["lstm", "lstm", "lstm_1"])
+    ['lstm', 'lstm_2', 'lstm_1']
+    """
+    names, given = list(names), []
+    for name in names:
+        free = (f"{name}_{i}" for i in itertools.count(1))
+        unlike = (one for one in free if one not in names and one not in given)
+        given.append(next(unlike) if name in given else name)
+    return given
 
 
 def _named_or_not(model, inputs):
@@ -189,8 +204,3 @@ def _has_own_name(tensor) -> bool:
 
 def _joined(path) -> str:
     return "_".join(map(str, path))
-
-
-def _different(names) -> list[str]:
-    names = list(names)
-    return [f"{n}_{names[:i].count(n)}" if n in names[:i] else n for i, n in enumerate(names)]
