@@ -158,6 +158,19 @@ def test_inputs_of_the_build():
         assert error(y, expected) < 2e-5
 
 
+def test_inputs_without_names_have_those_of_their_layers():
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, layers.Dense(5, name="fc")(inputs))
+    own = inputs._keras_history.operation.name
+    for spec in (None, tf.TensorSpec((1, 6)), keras.InputSpec(shape=(1, 6), dtype="float32")):
+        assert names(to_tflite(model, input_signature=spec)) == [[own], ["fc"]]
+    named = to_tflite(model, input_signature=tf.TensorSpec((1, 6), name="picture"))
+    assert names(named) == [["picture"], ["fc"]]
+    again = keras.Model.from_config(model.get_config())
+    again.set_weights(model.get_weights())
+    assert to_tflite(model) == to_tflite(again)
+
+
 def test_no_two_outputs_have_one_name():
     x = keras.Input((5, 3), name="x")
     first = layers.LSTM(4, return_sequences=True, return_state=True, name="lstm")(x)

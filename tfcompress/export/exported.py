@@ -49,7 +49,7 @@ class Exported:
         if not isinstance(x, dict) or self.by_name or not is_graph(self.model):
             return keras.tree.flatten(x)
         keys = isinstance(self.inputs, dict)
-        names = sorted(self.inputs) if keys else [tensor.name for tensor in self.tensors]
+        names = sorted(self.inputs) if keys else _names_of_inputs(self.model)
         if missing := sorted(set(names) - set(x)):
             raise ValueError(f"Inputs {missing} are missing. Received: a dict of {sorted(x)}")
         return keras.tree.flatten([x[name] for name in names])
@@ -76,9 +76,8 @@ class Exported:
         """
         first = next(iter(_arguments(self.model)), "inputs")
         lead = () if self.by_name or isinstance(self.inputs, dict) else (first,)
-        named = is_graph(self.model)
         return different(
-            tensor.name if named or _has_own_name(tensor) else _joined((*lead, *path))
+            tensor.name if _has_own_name(tensor) else _joined((*lead, *path))
             for path, tensor in keras.tree.flatten_with_path(self.inputs)
         )
 
@@ -113,15 +112,17 @@ def exported(model: keras.Model, check: Sample = None, signature: Any = None) ->
     Raises:
         ValueError: none of these tells.
     """
+    built = is_graph(model) and model.built and model.inputs
     if signature is not None:
-        return _named_or_not(model, keras.tree.map_structure(_from_spec, signature))
+        inputs = keras.tree.map_structure(_from_spec, signature)
+        return _named_or_not(model, _with_names(model, inputs) if built else inputs)
     if is_graph(model):
-        if not model.built or not model.inputs:
+        if not built:
             raise ValueError(
                 f"Model {model.name!r} has no inputs yet. Begin it with a `keras.Input`, or build "
                 "it."
             )
-        return Exported(model, inputs_structure(graph_of(model)))
+        return Exported(model, _with_names(model, inputs_structure(graph_of(model))))
     if check is not None:
         return _named_or_not(model, keras.tree.map_structure(_from_sample, check))
     return _from_build(model)
@@ -144,6 +145,27 @@ def different(names: Iterable[str]) -> list[str]:
         unlike = (one for one in free if one not in names and one not in given)
         given.append(next(unlike) if name in given else name)
     return given
+
+
+def _names_of_inputs(model) -> list[str]:
+    """The names of the inputs of a graph; those of its tensors count all that the process made."""
+    return [operation_of(tensor).name for tensor in graph_of(model).inputs]
+
+
+def _with_names(model, inputs):
+    """The inputs of a graph, each of which has a name now."""
+    if isinstance(inputs, dict) and not isinstance(inputs_structure(graph_of(model)), dict):
+        return inputs  # the keys are the names
+    tensors, names = keras.tree.flatten(inputs), _names_of_inputs(model)
+    if len(tensors) != len(names):
+        raise ValueError(
+            f"Expected in `input_signature` the inputs {names}. Received: {len(tensors)}"
+        )
+    named = [
+        keras.KerasTensor(x.shape, x.dtype, name=x.name if _has_own_name(x) else name)
+        for x, name in zip(tensors, names, strict=True)
+    ]
+    return keras.tree.pack_sequence_as(inputs, named)
 
 
 def _named_or_not(model, inputs):
