@@ -11,7 +11,7 @@ from tfcompress.export import ExportError, to_tflite
 from tfcompress.layers import LowRankDense, QuantizedDense, QuantizedEinsumDense, rounding
 from tfcompress.reporting.model_report import report
 from tfcompress.rewriting.swap import swap
-from tfcompress.tflite.reader import read
+from tfcompress.tflite.reader import read, type_name
 from tfcompress.tflite.stored_tensors import stored_tensors
 
 
@@ -158,6 +158,13 @@ def test_inputs_of_the_build():
         assert error(y, expected) < 2e-5
 
 
+def test_half_precision_takes_float32_with_and_without_samples():
+    model = OneInput(dtype="mixed_float16")
+    model(np.ones((3, 6), "float32"))
+    kinds = [read(to_tflite(model, check=check)) for check in (None, np.ones((3, 6), "float32"))]
+    assert [type_name(file.subgraphs[0].tensors[0]) for file in kinds] == ["FLOAT32"] * 2
+
+
 def test_inputs_without_names_have_those_of_their_layers():
     inputs = keras.Input((6,))
     model = keras.Model(inputs, layers.Dense(5, name="fc")(inputs))
@@ -180,8 +187,8 @@ def test_no_two_outputs_have_one_name():
 
 
 class OneInput(keras.Model):
-    def __init__(self):
-        super().__init__()
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
         self.fc = layers.Dense(5)
 
     def call(self, inputs):

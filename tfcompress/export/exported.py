@@ -196,11 +196,15 @@ def _from_spec(spec):
 
 def _from_sample(sample):
     array = np.asarray(sample)
-    floating = "float" in array.dtype.name  # bfloat16 is no floating dtype to NumPy
-    dtype = "float32" if floating else array.dtype.newbyteorder("=").name
+    dtype = _of_a_file(array.dtype.newbyteorder("=").name)
     if array.ndim == 0:
         raise ValueError(f"`check` must hold arrays of samples. Received: {sample!r}")
     return keras.KerasTensor((None, *array.shape[1:]), dtype)
+
+
+def _of_a_file(dtype: str) -> str:
+    """The type of an input in a file, where all that is floating is float32."""
+    return "float32" if "float" in dtype else dtype
 
 
 def _from_build(model):
@@ -214,8 +218,9 @@ def _from_build(model):
         )
     if by_name:
         shapes = {name.removesuffix("_shape"): shape for name, shape in shapes.items()}
+    dtype = _of_a_file(model.input_dtype)
     inputs = keras.tree.map_shape_structure(
-        lambda shape: keras.KerasTensor((None, *shape[1:]), model.input_dtype), shapes
+        lambda shape: keras.KerasTensor((None, *shape[1:]), dtype), shapes
     )
     return Exported(model, inputs, by_name)
 
