@@ -183,6 +183,7 @@ def graphs():
     ]
     yield keras.Model([a, c], [*merges, L.Dot(1)([u, v])]), [draw(2, 4), draw(2, 4)]
     operations = {"sum": u + v, "product": keras.ops.relu(u * v)}
+    operations["shares"] = keras.ops.softmax(L.Reshape((2, 2))(u), axis=1)
     yield keras.Model({"a": a, "c": c}, operations), {"a": draw(2, 4), "c": draw(2, 4)}
     inner = keras.Sequential([keras.Input((4,)), L.Dense(3), L.BatchNormalization()], name="inner")
     middle = keras.Model(a, [inner(a), u], name="middle")
@@ -269,6 +270,7 @@ class Own(L.Dense):
         (lambda x: Own(3, name="own")(x), "own"),
         (lambda x: keras.ops.cumsum(x, axis=1), "cumsum"),
         (lambda x: L.Dense(3)(x * 2.0), "multiply"),
+        (lambda x: x + L.RepeatVector(4)(x), "add"),
     ],
 )
 def test_what_cannot_cross_is_refused_by_name(make, name):
