@@ -202,6 +202,13 @@ def graphs():
         keras.Model(words, L.GRU(3)(L.Embedding(11, 4, mask_zero=True)(words))),
         random.integers(0, 3, (3, 5)),
     )
+    vectors = L.Embedding(11, 4, mask_zero=True)(words)
+    zeros = [kind(3, return_sequences=True, zero_output_for_mask=True) for kind in (L.LSTM, L.GRU)]
+    zeros.append(L.Bidirectional(L.LSTM(3, return_sequences=True)))
+    yield (
+        keras.Model(words, [layer(vectors) for layer in zeros]),
+        np.array([[1, 2, 0, 0, 0], [3, 4, 5, 0, 0]]),
+    )
     frozen = keras.Sequential([keras.Input((4,)), L.Dense(3), L.BatchNormalization(), L.Dense(2)])
     frozen.layers[0].trainable = frozen.layers[1].trainable = False
     yield frozen, draw(2, 4)
