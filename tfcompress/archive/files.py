@@ -180,7 +180,7 @@ def _read(file, max_bytes, trusted):
     records = [record for parts in stored.values() for record in parts.values()] + weights
     _check_records(records, end - file.tell(), max_bytes)
     config = without_training(config)
-    Checker(trusted).check(config)
+    Checker(trusted, max_bytes).check(config)
     model = skeleton(config, max_bytes, bool(trusted))
     # By their own names: Keras may have given the layers around them other names this time. `walk`
     # marks the second of two parts of one name with an apostrophe.
