@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tfcompress.tflite import reader as flatbuffer
 from tfcompress.tflite import writer as flatbuffer_writer
 from tfcompress.tflite.stored_tensors import stored_tensors
-from tfcompress.tflite.writer import LazyBuffer, write, write_to
+from tfcompress.tflite.writer import LazyBuffer, _sharing_builder, write, write_to
 
 
 def small_file(rows=3, columns=5, kind="FLOAT32"):
@@ -260,6 +260,35 @@ def test_a_file_that_would_unpack_to_many_times_its_size_is_refused(arguments):
     blob = bomb(3000, **arguments)
     with pytest.raises(ValueError, match="more than fit into it"):
         flatbuffer.read(blob)
+
+
+def named_in(part, name):
+    """A file in which 300 parts of a kind hold one name."""
+    schema, builder = flatbuffer.schema(), _sharing_builder()()
+    model = schema.ModelT.InitFromPackedBuf(small_file()[0], 0)
+    if part == "metadata":
+        model.metadata = [schema.MetadataT() for _ in range(300)]
+        for entry in model.metadata:
+            entry.name, entry.buffer = name, 0
+    elif part == "signature":
+        model.signatureDefs = [schema.SignatureDefT()]
+        model.signatureDefs[0].inputs = [schema.TensorMapT() for _ in range(300)]
+        for entry in model.signatureDefs[0].inputs:
+            entry.name = name
+    else:
+        operator = model.subgraphs[0].operators[0]
+        operator.builtinOptions = schema.VarHandleOptionsT()
+        operator.builtinOptions.sharedName = name
+        operator.builtinOptionsType = schema.BuiltinOptions.VarHandleOptions
+        model.subgraphs[0].operators = [copy.deepcopy(operator) for _ in range(300)]
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+@pytest.mark.parametrize("part", ["metadata", "signature", "options"])
+def test_a_name_counts_wherever_it_is_unpacked(part):
+    with pytest.raises(ValueError, match="more than fit into it"):
+        flatbuffer.read(named_in(part, b"a" * 100_000))
 
 
 def test_equal_names_and_lists_may_be_written_once():

@@ -10,12 +10,12 @@ import math
 import mmap
 import os
 import reprlib
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import numpy as np
 
+from tfcompress.tflite.unpacked_size import check_unpacked_size
 from tfcompress.utils.types import Path
 
 BITS = {
@@ -24,7 +24,6 @@ BITS = {
     **{"UINT64": 64, "UINT32": 32, "UINT16": 16, "UINT8": 8, "UINT4": 4},
     **{"COMPLEX64": 64, "COMPLEX128": 128},
 }
-SHARED = 16  # how often a file may on average use a list or a name that it holds once
 
 
 @cache
@@ -118,7 +117,7 @@ def read(source: Path | bytes) -> Any:
             f"Received: {len(blob)} bytes that begin with {blob[:8]!r}"
         )
     try:
-        _check_sharing(blob)
+        check_unpacked_size(schema(), blob)
         model = schema().ModelT.InitFromPackedBuf(blob, 0)
         for operator in (o for graph in model.subgraphs or [] for o in graph.operators or []):
             operator.inputs = _index_list(operator.inputs)
@@ -132,40 +131,6 @@ def read(source: Path | bytes) -> Any:
             f"export or copy it again. Received: {len(blob)} bytes"
         )
     return model
-
-
-def _check_sharing(blob) -> None:
-    """Raises where a file would become many times as large when it is read.
-
-    Offsets may lead to one place again and again, from which each time another object is made.
-    """
-    left = SHARED * len(blob)
-    for size in _sizes(schema().Model.GetRootAs(blob, 0)):
-        left -= size
-        if left < 0:
-            raise ValueError("its parts are more than fit into it")
-
-
-def _sizes(model) -> Iterator[int]:
-    """Bytes of lists and names; a table counts as if the 4 bytes of its offset were shared."""
-    table = 4 * SHARED
-    for code in _each(model.OperatorCodesLength(), model.OperatorCodes):
-        yield table + len(code.CustomCode() or b"")
-    for graph in _each(model.SubgraphsLength(), model.Subgraphs):
-        yield table * (1 + graph.TensorsLength() + graph.OperatorsLength())
-        yield len(graph.Name() or b"") + 4 * (graph.InputsLength() + graph.OutputsLength())
-        for tensor in _each(graph.TensorsLength(), graph.Tensors):
-            sparsity = tensor.Sparsity()
-            parts = 0 if sparsity is None else sparsity.DimMetadataLength()
-            yield len(tensor.Name() or b"") + table * (parts + tensor.VariantTensorsLength())
-        for operator in _each(graph.OperatorsLength(), graph.Operators):
-            yield 4 * (operator.InputsLength() + operator.OutputsLength())
-    for signature in _each(model.SignatureDefsLength(), model.SignatureDefs):
-        yield table * (1 + signature.InputsLength() + signature.OutputsLength())
-
-
-def _each(count, get):
-    return map(get, range(count))
 
 
 def duplicate(source: Any) -> Any:
