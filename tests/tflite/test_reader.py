@@ -214,6 +214,68 @@ def test_a_missing_tensor_is_refused():
         flatbuffer.read(bytes(builder.Output()))
 
 
+def once(model):
+    code = flatbuffer.schema().OperatorCodeT()
+    code.builtinCode = flatbuffer.schema().BuiltinOperator.CALL_ONCE
+    model.operatorCodes = [code]
+    operator = model.subgraphs[0].operators[0]
+    operator.builtinOptions, operator.builtinOptionsType = None, 0
+    return operator
+
+
+def once_elsewhere(model):
+    operator = once(model)
+    operator.builtinOptions = flatbuffer.schema().CallOnceOptionsT()
+    operator.builtinOptions.initSubgraphIndex = 7
+    operator.builtinOptionsType = flatbuffer.schema().BuiltinOptions.CallOnceOptions
+
+
+def without_inputs(model):
+    code = model.operatorCodes[0]
+    code.builtinCode = code.deprecatedBuiltinCode = flatbuffer.schema().BuiltinOperator.DEQUANTIZE
+    model.subgraphs[0].operators[0].inputs = []
+
+
+def without_outputs(model):
+    model.subgraphs[0].operators[0].outputs = []
+
+
+def sign(model, graph=0, tensor=0, name=b"x"):
+    schema = flatbuffer.schema()
+    model.signatureDefs, entry = [schema.SignatureDefT()], schema.TensorMapT()
+    entry.name, entry.tensorIndex = name, tensor
+    model.signatureDefs[0].inputs, model.signatureDefs[0].subgraphIndex = [entry], graph
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (once, "CALL_ONCE lacks its options"),
+        (once_elsewhere, "CALL_ONCE refers to a missing graph"),
+        (without_inputs, "DEQUANTIZE lacks inputs"),
+        (without_outputs, "FULLY_CONNECTED lacks inputs or outputs"),
+        (lambda model: sign(model, graph=3), "signature refers to a missing graph"),
+        (lambda model: sign(model, tensor=9), "signature refers to a missing tensor"),
+        (lambda model: sign(model, name=None), "signature refers to a missing tensor"),
+    ],
+)
+def test_what_is_read_later_is_asked_for(change, message):
+    model = flatbuffer.read(small_file()[0])
+    change(model)
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    with pytest.raises(ValueError, match=message):
+        flatbuffer.read(bytes(builder.Output()))
+
+
+def test_without_options_an_operator_has_the_default_ones():
+    model = flatbuffer.read(small_file()[0])
+    operator = model.subgraphs[0].operators[0]
+    operator.builtinOptions, operator.builtinOptionsType = None, 0
+    (read,) = flatbuffer.read(write(model)).subgraphs[0].operators
+    assert read.builtinOptions.asymmetricQuantizeInputs is False
+
+
 def bomb(count, name=b"", operators=False):
     """A file of `count` graphs in one place, whose parts lie in one place each."""
     schema, builder = flatbuffer.schema(), flatbuffers.Builder()

@@ -24,6 +24,15 @@ BITS = {
     **{"UINT64": 64, "UINT32": 32, "UINT16": 16, "UINT8": 8, "UINT4": 4},
     **{"COMPLEX64": 64, "COMPLEX128": 128},
 }
+# What is read of operators: the least inputs and outputs, and the options.
+PARTS = {
+    "CALL_ONCE": (0, 0, "CallOnceOptions"),
+    **dict.fromkeys(("DEQUANTIZE", "DENSIFY"), (1, 1, None)),
+    "FULLY_CONNECTED": (2, 1, "FullyConnectedOptions"),
+    "GATHER": (2, 1, "GatherOptions"),
+    "BATCH_MATMUL": (2, 1, "BatchMatMulOptions"),
+    **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_3D", "TRANSPOSE_CONV"), (2, 1, None)),
+}
 
 
 @cache
@@ -165,11 +174,39 @@ def _what_is_wrong(model) -> str | None:
         for operator in graph.operators or []:
             if not 0 <= operator.opcodeIndex < len(model.operatorCodes or []):
                 return "an operator has no code"
-            operator_name(model, operator)
+            if problem := _what_an_operator_lacks(model, operator):
+                return problem
             uses += [(operator.inputs, -1), (operator.outputs, 0)]
         for indices, low in uses:
             if indices is not None and any(not low <= i < count for i in indices):
                 return "an operator refers to a missing tensor"
+    for signature in model.signatureDefs or []:
+        if not 0 <= signature.subgraphIndex < len(model.subgraphs):
+            return "a signature refers to a missing graph"
+        count = len(model.subgraphs[signature.subgraphIndex].tensors or [])
+        for entry in (*(signature.inputs or []), *(signature.outputs or [])):
+            (entry.name or b"").decode()
+            if not entry.name or not 0 <= entry.tensorIndex < count:
+                return "a signature refers to a missing tensor"
+    return None
+
+
+def _what_an_operator_lacks(model, operator) -> str | None:
+    """Gives an operator without options those that LiteRT takes then."""
+    name = operator_name(model, operator)
+    inputs, outputs, options = PARTS.get(name, (0, 0, None))
+    given = [index for index in operator.inputs[:inputs] if index >= 0]
+    if len(given) < inputs or len(operator.outputs) < outputs:
+        return f"an operator {name} lacks inputs or outputs"
+    if options is not None and operator.builtinOptions is None and name != "CALL_ONCE":
+        operator.builtinOptions = getattr(schema(), f"{options}T")()
+        operator.builtinOptionsType = getattr(schema().BuiltinOptions, options)
+    if options is not None and type(operator.builtinOptions).__name__ != f"{options}T":
+        return f"an operator {name} lacks its options"
+    if name == "CALL_ONCE" and not (
+        0 <= operator.builtinOptions.initSubgraphIndex < len(model.subgraphs)
+    ):
+        return "a CALL_ONCE refers to a missing graph"
     return None
 
 
