@@ -192,6 +192,14 @@ def test_a_layer_that_a_composite_calls_too_is_not_folded():
         assert error(y, expected) < 1e-5
 
 
+def test_a_kernel_with_a_lora_is_not_folded():
+    fc = layers.Dense(8, lora_rank=2)
+    model = moved(keras.Sequential([keras.Input((6,)), fc, layers.BatchNormalization()]))
+    fc.lora_kernel_b.assign(np.ones(fc.lora_kernel_b.shape))
+    x = samples(model, 4)
+    assert error(run(to_tflite(model), x)[0], model(x[0])) < 1e-5
+
+
 NORMS = [layers.BatchNormalization, layers.LayerNormalization]
 
 

@@ -150,6 +150,7 @@ def _can_fold(layer, norm) -> bool:
         type(norm) is keras.layers.BatchNormalization
         and norm.axis in (-1, len(layer.output.shape) - 1)
         and type(layer) in (*_TAKE_NORMALIZATION, keras.layers.DepthwiseConv2D)
+        and isinstance(layer.kernel, keras.Variable)  # unlike a kernel with a LoRA
         and layer.activation is keras.activations.linear
         and getattr(layer, "data_format", "channels_last") == "channels_last"
     )
