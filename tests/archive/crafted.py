@@ -64,6 +64,12 @@ def keras_layer(name, config, **more):
     return entry("keras.layers", name, config, [symbolic()], **more)
 
 
+def normalization(config, **more):
+    """It computes arrays when it is built."""
+    return keras_layer("Normalization", config, **more)
+
+
+CONSTANTS = {"mean": 0.0, "variance": 1.0}
 HASHED = {"units": 1 << 24, "buckets": 1, "use_bias": False}
 CONSTANT = tensor([[[1.0]]])
 LAMBDA = {"function": {"class_name": "__lambda__", "config": {"code": "", "defaults": None}}}
@@ -90,6 +96,10 @@ ADDED = {
     "split": op("numpy", "Split", {"indices_or_sections": 10**8, "axis": 1}, [symbolic()]),
     "dense": keras_layer("Dense", {"units": 10**12}),
     "overflow": keras_layer("Dense", {"units": 1 << 63}),
+    "normalization": normalization({}, build_config={"input_shape": [None, 1 << 27]}),
+    "constants": normalization(CONSTANTS, build_config={"input_shape": [None, 1 << 27]}),
+    "axis twice": normalization({"axis": [1, 1]}, build_config={"input_shape": [None, 1 << 14]}),
+    "not built": normalization(CONSTANTS),
     "embedding": keras_layer("Embedding", {"input_dim": 1 << 40, "output_dim": 1 << 40}),
     "hashed": ours("HashedDense", HASHED),
     "tile hashed": ours("TileHashedDense", {"units": 1 << 40, "tile": 1, "tiles": 1}),

@@ -75,6 +75,9 @@ def test_report_writes_a_page(files, tmp_path):
     done = run("report", files / "small.keras", *options)
     assert done.exit_code == 1
     assert "of the form" in done.stderr
+    points.write_text('{"large": [Infinity, 0.9]}')
+    done = run("report", files / "small.keras", *options)
+    assert "of the form" in done.stderr
     points.write_text('{"large": [0, 0.9]}')
     done = run("report", files / "small.keras", *options)
     assert done.exit_code == 1

@@ -10,7 +10,7 @@ from oracles_export import EIGHT_BITS, FOUR_BITS, TERNARY, encodings, error, on_
 
 from tfcompress.export import ExportError, to_tflite
 from tfcompress.export.kernels.dense_forms import affine, padding, patch_index
-from tfcompress.export.kernels.integer_grid import find_grid
+from tfcompress.export.kernels.integer_grid import find_grid, rounded_grid
 from tfcompress.export.known_bad import refuse_known_bad
 from tfcompress.layers import TernaryConv2D, rounding
 from tfcompress.rewriting.swap import swap
@@ -68,6 +68,15 @@ def test_grid_is_exact_or_none():
     assert find_grid(np.float32([[-128, 1, 0]])) is None  # -128 is wrong in builtin kernels
     assert find_grid(np.float32([[1, 1.0001, -1]])) is None
     assert find_grid(np.float32([[1, -1], [1, 0.3]])).bits == 8  # 0.3 is 3 of 10 steps
+
+
+@pytest.mark.parametrize("make", [find_grid, rounded_grid])
+@pytest.mark.parametrize("peak", [1e-35, 1e-38, 1e-44])
+def test_no_scale_is_below_the_normal_numbers(make, peak):
+    grid = make(np.float32([[127, -1, 0], [peak, -peak, 0]]))
+    assert grid.scale.min() >= np.finfo("float32").tiny
+    expected = [grid.values[1, 0], -grid.values[1, 0], 0] if peak == 1e-35 else [0, 0, 0]
+    assert grid.values.tolist() == [[127, -1, 0], expected] and bool(expected[0]) == (peak == 1e-35)
 
 
 def test_patches_by_hand():

@@ -173,6 +173,33 @@ def test_batch_normalization_is_folded_and_the_kernel_stays_binary():
     assert set(np.unique(flatbuffer.constant(file, tensor))) == {-1, 1}
 
 
+def moved(model):
+    """Each normalization in a model changes what it normalizes."""
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.moving_mean.assign(np.linspace(-1, 1, 8))
+            layer.gamma.assign(np.linspace(0.5, 2, 8))
+    return model
+
+
+def test_a_layer_that_a_composite_calls_too_is_not_folded():
+    many, one = keras.Input((3, 6), name="many"), keras.Input((6,), name="one")
+    shared = layers.Dense(8)
+    outputs = [layers.TimeDistributed(shared)(many), layers.BatchNormalization()(shared(one))]
+    model = moved(keras.Model([many, one], outputs))
+    x = samples(model, 4)
+    for y, expected in zip(run(to_tflite(model), x), model(x), strict=True):
+        assert error(y, expected) < 1e-5
+
+
+def test_a_kernel_with_a_lora_is_not_folded():
+    fc = layers.Dense(8, lora_rank=2)
+    model = moved(keras.Sequential([keras.Input((6,)), fc, layers.BatchNormalization()]))
+    fc.lora_kernel_b.assign(np.ones(fc.lora_kernel_b.shape))
+    x = samples(model, 4)
+    assert error(run(to_tflite(model), x)[0], model(x[0])) < 1e-5
+
+
 NORMS = [layers.BatchNormalization, layers.LayerNormalization]
 
 

@@ -11,7 +11,7 @@ from tfcompress.export import ExportError, to_tflite
 from tfcompress.layers import LowRankDense, QuantizedDense, QuantizedEinsumDense, rounding
 from tfcompress.reporting.model_report import report
 from tfcompress.rewriting.swap import swap
-from tfcompress.tflite.reader import read
+from tfcompress.tflite.reader import read, type_name
 from tfcompress.tflite.stored_tensors import stored_tensors
 
 
@@ -158,9 +158,37 @@ def test_inputs_of_the_build():
         assert error(y, expected) < 2e-5
 
 
+def test_half_precision_takes_float32_with_and_without_samples():
+    model = OneInput(dtype="mixed_float16")
+    model(np.ones((3, 6), "float32"))
+    kinds = [read(to_tflite(model, check=check)) for check in (None, np.ones((3, 6), "float32"))]
+    assert [type_name(file.subgraphs[0].tensors[0]) for file in kinds] == ["FLOAT32"] * 2
+
+
+def test_inputs_without_names_have_those_of_their_layers():
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, layers.Dense(5, name="fc")(inputs))
+    own = inputs._keras_history.operation.name
+    for spec in (None, tf.TensorSpec((1, 6)), keras.InputSpec(shape=(1, 6), dtype="float32")):
+        assert names(to_tflite(model, input_signature=spec)) == [[own], ["fc"]]
+    named = to_tflite(model, input_signature=tf.TensorSpec((1, 6), name="picture"))
+    assert names(named) == [["picture"], ["fc"]]
+    again = keras.Model.from_config(model.get_config())
+    again.set_weights(model.get_weights())
+    assert to_tflite(model) == to_tflite(again)
+
+
+def test_no_two_outputs_have_one_name():
+    x = keras.Input((5, 3), name="x")
+    first = layers.LSTM(4, return_sequences=True, return_state=True, name="lstm")(x)
+    second = layers.LSTM(4, return_state=True, name="lstm_1")(first[0])
+    (_, given) = names(to_tflite(keras.Model(x, [*first, *second])))
+    assert len(given) == len(set(given)) == 6 and {"lstm", "lstm_1"} <= set(given)
+
+
 class OneInput(keras.Model):
-    def __init__(self):
-        super().__init__()
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
         self.fc = layers.Dense(5)
 
     def call(self, inputs):

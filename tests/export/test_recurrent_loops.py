@@ -124,6 +124,27 @@ def test_a_known_number_of_steps(steps, unroll):
         assert loops == (not unroll and steps > 2)
 
 
+HALF = {"dtype": "float16", "return_sequences": True}
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.Bidirectional(layers.LSTM(5, **HALF)),
+        layers.GRU(5, **HALF),
+        layers.GRU(5, reset_after=False, **HALF),
+        layers.SimpleRNN(5, unroll=True, **HALF),
+        layers.ConvLSTM1D(3, 2, padding="same", **HALF),
+    ],
+)
+def test_layers_of_half_precision(layer):
+    x = normal(3, 9, 6, *[1] * isinstance(layer, layers.ConvLSTM1D))
+    model = keras.Sequential([keras.Input(x.shape[1:]), layer])
+    blob = to_tflite(model, check=x)
+    for delegates in (True, False):
+        assert error(run(blob, [x], delegates)[0], model(x)) < 5e-3
+
+
 def test_outputs_of_a_known_size_are_no_constant_of_the_file():
     sizes = [
         len(to_tflite(model_of(layers.LSTM(8, return_sequences=True), (steps, 6), batch_size=1)))

@@ -140,6 +140,22 @@ def test_kernels_of_zeros(zeros):
         assert np.abs(y - expected).max() <= 0.05 * np.abs(expected).max()
 
 
+def test_a_channel_that_is_nearly_dead_keeps_its_bias():
+    keras.utils.set_random_seed(0)
+    conv, norm = layers.Conv2D(32, 3, name="conv"), layers.BatchNormalization()
+    parts = [conv, norm, layers.ReLU(), layers.Flatten(), layers.Dense(10)]
+    model = keras.Sequential([keras.Input((5, 5, 32)), *parts])
+    conv.kernel.assign(np.sign(conv.kernel))
+    dead = np.arange(32) == 3
+    norm.gamma.assign(np.where(dead, 1e-14, 0.1))
+    norm.beta.assign(np.where(dead, 3.0, 0.0))
+    x = normal(40, 5, 5, 32)
+    blob = static(model, x)
+    assert "INT" in next(r.encoding for r in stored_tensors(blob) if "conv/kernel" in r.layer)
+    for delegates in (True, False):
+        assert rms(run(blob, [x], delegates)[0], model(x)) < 0.05
+
+
 SAMPLES = {
     "float64": lambda x: x.astype("float64"),
     "float16": lambda x: x.astype("float16"),

@@ -119,6 +119,16 @@ def test_a_layer_that_is_called_twice_has_states_for_each_call():
     agree(blob, model, normal(2, 5, 6), [0, 2, 5])
 
 
+def test_a_state_has_another_name_than_a_layer():
+    x = keras.Input((None, 6), name="x")
+    y = layers.GRU(4, name="gru", **ALL)(x)
+    model = keras.Model(x, [y, layers.Dense(3, name="gru_state_0")(y)])
+    blob = to_tflite(model, check=normal(2, 5, 6), streaming=True)
+    (signature,) = Interpreter(model_content=blob).get_signature_list().values()
+    assert set(signature["outputs"]) == {"gru", "gru_state_0", "gru_state_0_1"}
+    assert set(signature["inputs"]) == {"x", "gru_state_0_1"}
+
+
 def test_stateful_layers():
     layer = layers.LSTM(5, stateful=True, name="lstm", **ALL)
     model, x = model_of(layer, batch_size=2), normal(2, 6, 6)

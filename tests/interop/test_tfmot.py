@@ -183,6 +183,7 @@ def graphs():
     ]
     yield keras.Model([a, c], [*merges, L.Dot(1)([u, v])]), [draw(2, 4), draw(2, 4)]
     operations = {"sum": u + v, "product": keras.ops.relu(u * v)}
+    operations["shares"] = keras.ops.softmax(L.Reshape((2, 2))(u), axis=1)
     yield keras.Model({"a": a, "c": c}, operations), {"a": draw(2, 4), "c": draw(2, 4)}
     inner = keras.Sequential([keras.Input((4,)), L.Dense(3), L.BatchNormalization()], name="inner")
     middle = keras.Model(a, [inner(a), u], name="middle")
@@ -200,6 +201,13 @@ def graphs():
     yield (
         keras.Model(words, L.GRU(3)(L.Embedding(11, 4, mask_zero=True)(words))),
         random.integers(0, 3, (3, 5)),
+    )
+    vectors = L.Embedding(11, 4, mask_zero=True)(words)
+    zeros = [kind(3, return_sequences=True, zero_output_for_mask=True) for kind in (L.LSTM, L.GRU)]
+    zeros.append(L.Bidirectional(L.LSTM(3, return_sequences=True)))
+    yield (
+        keras.Model(words, [layer(vectors) for layer in zeros]),
+        np.array([[1, 2, 0, 0, 0], [3, 4, 5, 0, 0]]),
     )
     frozen = keras.Sequential([keras.Input((4,)), L.Dense(3), L.BatchNormalization(), L.Dense(2)])
     frozen.layers[0].trainable = frozen.layers[1].trainable = False
@@ -269,6 +277,7 @@ class Own(L.Dense):
         (lambda x: Own(3, name="own")(x), "own"),
         (lambda x: keras.ops.cumsum(x, axis=1), "cumsum"),
         (lambda x: L.Dense(3)(x * 2.0), "multiply"),
+        (lambda x: x + L.RepeatVector(4)(x), "add"),
     ],
 )
 def test_what_cannot_cross_is_refused_by_name(make, name):

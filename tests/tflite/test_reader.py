@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tfcompress.tflite import reader as flatbuffer
 from tfcompress.tflite import writer as flatbuffer_writer
 from tfcompress.tflite.stored_tensors import stored_tensors
-from tfcompress.tflite.writer import LazyBuffer, write, write_to
+from tfcompress.tflite.writer import LazyBuffer, _sharing_builder, write, write_to
 
 
 def small_file(rows=3, columns=5, kind="FLOAT32"):
@@ -214,6 +214,68 @@ def test_a_missing_tensor_is_refused():
         flatbuffer.read(bytes(builder.Output()))
 
 
+def once(model):
+    code = flatbuffer.schema().OperatorCodeT()
+    code.builtinCode = flatbuffer.schema().BuiltinOperator.CALL_ONCE
+    model.operatorCodes = [code]
+    operator = model.subgraphs[0].operators[0]
+    operator.builtinOptions, operator.builtinOptionsType = None, 0
+    return operator
+
+
+def once_elsewhere(model):
+    operator = once(model)
+    operator.builtinOptions = flatbuffer.schema().CallOnceOptionsT()
+    operator.builtinOptions.initSubgraphIndex = 7
+    operator.builtinOptionsType = flatbuffer.schema().BuiltinOptions.CallOnceOptions
+
+
+def without_inputs(model):
+    code = model.operatorCodes[0]
+    code.builtinCode = code.deprecatedBuiltinCode = flatbuffer.schema().BuiltinOperator.DEQUANTIZE
+    model.subgraphs[0].operators[0].inputs = []
+
+
+def without_outputs(model):
+    model.subgraphs[0].operators[0].outputs = []
+
+
+def sign(model, graph=0, tensor=0, name=b"x"):
+    schema = flatbuffer.schema()
+    model.signatureDefs, entry = [schema.SignatureDefT()], schema.TensorMapT()
+    entry.name, entry.tensorIndex = name, tensor
+    model.signatureDefs[0].inputs, model.signatureDefs[0].subgraphIndex = [entry], graph
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (once, "CALL_ONCE lacks its options"),
+        (once_elsewhere, "CALL_ONCE refers to a missing graph"),
+        (without_inputs, "DEQUANTIZE lacks inputs"),
+        (without_outputs, "FULLY_CONNECTED lacks inputs or outputs"),
+        (lambda model: sign(model, graph=3), "signature refers to a missing graph"),
+        (lambda model: sign(model, tensor=9), "signature refers to a missing tensor"),
+        (lambda model: sign(model, name=None), "signature refers to a missing tensor"),
+    ],
+)
+def test_what_is_read_later_is_asked_for(change, message):
+    model = flatbuffer.read(small_file()[0])
+    change(model)
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    with pytest.raises(ValueError, match=message):
+        flatbuffer.read(bytes(builder.Output()))
+
+
+def test_without_options_an_operator_has_the_default_ones():
+    model = flatbuffer.read(small_file()[0])
+    operator = model.subgraphs[0].operators[0]
+    operator.builtinOptions, operator.builtinOptionsType = None, 0
+    (read,) = flatbuffer.read(write(model)).subgraphs[0].operators
+    assert read.builtinOptions.asymmetricQuantizeInputs is False
+
+
 def bomb(count, name=b"", operators=False):
     """A file of `count` graphs in one place, whose parts lie in one place each."""
     schema, builder = flatbuffer.schema(), flatbuffers.Builder()
@@ -260,6 +322,35 @@ def test_a_file_that_would_unpack_to_many_times_its_size_is_refused(arguments):
     blob = bomb(3000, **arguments)
     with pytest.raises(ValueError, match="more than fit into it"):
         flatbuffer.read(blob)
+
+
+def named_in(part, name):
+    """A file in which 300 parts of a kind hold one name."""
+    schema, builder = flatbuffer.schema(), _sharing_builder()()
+    model = schema.ModelT.InitFromPackedBuf(small_file()[0], 0)
+    if part == "metadata":
+        model.metadata = [schema.MetadataT() for _ in range(300)]
+        for entry in model.metadata:
+            entry.name, entry.buffer = name, 0
+    elif part == "signature":
+        model.signatureDefs = [schema.SignatureDefT()]
+        model.signatureDefs[0].inputs = [schema.TensorMapT() for _ in range(300)]
+        for entry in model.signatureDefs[0].inputs:
+            entry.name = name
+    else:
+        operator = model.subgraphs[0].operators[0]
+        operator.builtinOptions = schema.VarHandleOptionsT()
+        operator.builtinOptions.sharedName = name
+        operator.builtinOptionsType = schema.BuiltinOptions.VarHandleOptions
+        model.subgraphs[0].operators = [copy.deepcopy(operator) for _ in range(300)]
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+@pytest.mark.parametrize("part", ["metadata", "signature", "options"])
+def test_a_name_counts_wherever_it_is_unpacked(part):
+    with pytest.raises(ValueError, match="more than fit into it"):
+        flatbuffer.read(named_in(part, b"a" * 100_000))
 
 
 def test_equal_names_and_lists_may_be_written_once():

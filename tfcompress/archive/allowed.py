@@ -57,6 +57,7 @@ OPERATIONS = frozenset(f"keras.src.ops.{name}" for name in OPERATIONS)
 CALLING = "AssociativeScan Cond ForiLoop Map Scan Switch VectorizedMap WhileLoop"
 CALLING = frozenset(CALLING.split())
 LISTING = {"ArraySplit": "indices_or_sections", "Split": "indices_or_sections", "Unstack": "num"}
+DERIVING = "Normalization"  # computes arrays as large as its input as soon as it is built
 LONGEST_LIST = 1024  # outputs that these make: each is an object of its own
 
 OURS = ("tfcompress.layers.", "tfcompress.rewriting.", "tfcompress.graph.")  # modules of layers

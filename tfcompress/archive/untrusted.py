@@ -1,5 +1,7 @@
 """Checks of a config that nobody vouches for, before Keras makes anything of it."""
 
+import math
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,11 +29,13 @@ class Checker:
 
     Args:
         trusted: the names of registered or custom objects that the caller vouches for; None: all.
+        max_bytes: of what layers derive from the shapes in their configs when they are made.
     """
 
-    def __init__(self, trusted: Iterable[str] | None = ()) -> None:
+    def __init__(self, trusted: Iterable[str] | None = (), max_bytes: int = sys.maxsize) -> None:
         self.trusted = None if trusted is None else frozenset(trusted)
-        self.entries = 0
+        self.max_bytes = max_bytes
+        self.entries, self.derived = 0, 0
 
     def check(self, value: Any, below_operation: bool = False) -> None:
         """Checks a value of a config; no entry but plain ones may stand below an operation."""
@@ -72,6 +76,8 @@ class Checker:
         self.check(config, is_operation)
         if "build_config" in entry:
             check_shapes(entry["build_config"])
+        if name == allowed.DERIVING:
+            self._deriving(entry)
         for node in entry.get("inbound_nodes") or []:
             self._node(node, name, is_operation)
 
@@ -135,6 +141,15 @@ class Checker:
                 f"{entry['class_name']} must tell how many outputs it has, at most "
                 f"{allowed.LONGEST_LIST}. Received: {count}"
             )
+
+    def _deriving(self, entry):
+        """A mean and a variance with an entry for each place along the axes of a layer."""
+        axes, build = entry["config"].get("axis", -1), entry.get("build_config") or {}
+        if "input_shape" not in build:  # it would be built for whatever it is called with
+            raise ValueError(f"{entry['class_name']} must tell for which shape it is built")
+        axes = [] if axes is None else axes if isinstance(axes, list) else [axes]
+        self.derived += 2 * 4 * math.prod(build["input_shape"][axis] or 0 for axis in axes)
+        check_bound(self.derived, self.max_bytes)
 
     def _node(self, node, name, is_operation):
         if not isinstance(node, dict) or set(node) != {"args", "kwargs"}:

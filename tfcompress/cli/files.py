@@ -72,7 +72,7 @@ def read_points(path: Path) -> dict[str, tuple[int, float]]:
         for name, (size, _) in points.items():
             check_above_zero(size, f"bytes of {name}")
         return points
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         message = 'Expected JSON of the form {"name": [bytes, accuracy]}'
         raise ValueError(f"{message} in {path}: {error}") from error
 

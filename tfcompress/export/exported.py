@@ -1,7 +1,8 @@
 """A model as it is exported: what it takes, what it gives, and the names of both."""
 
 import inspect
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,7 +49,7 @@ class Exported:
         if not isinstance(x, dict) or self.by_name or not is_graph(self.model):
             return keras.tree.flatten(x)
         keys = isinstance(self.inputs, dict)
-        names = sorted(self.inputs) if keys else [tensor.name for tensor in self.tensors]
+        names = sorted(self.inputs) if keys else _names_of_inputs(self.model)
         if missing := sorted(set(names) - set(x)):
             raise ValueError(f"Inputs {missing} are missing. Received: a dict of {sorted(x)}")
         return keras.tree.flatten([x[name] for name in names])
@@ -75,9 +76,8 @@ class Exported:
         """
         first = next(iter(_arguments(self.model)), "inputs")
         lead = () if self.by_name or isinstance(self.inputs, dict) else (first,)
-        named = is_graph(self.model)
-        return _different(
-            tensor.name if named or _has_own_name(tensor) else _joined((*lead, *path))
+        return different(
+            tensor.name if _has_own_name(tensor) else _joined((*lead, *path))
             for path, tensor in keras.tree.flatten_with_path(self.inputs)
         )
 
@@ -91,11 +91,11 @@ class Exported:
             lead = ()
         elif calls_its_graph(self.model):
             graph = graph_of(self.model)
-            return _different(operation_of(tensor).name for tensor in graph.outputs)
+            return different(operation_of(tensor).name for tensor in graph.outputs)
         else:
             lead = (OUTPUT,)
         paths = keras.tree.flatten_with_path(outputs)
-        return _different(_joined((*lead, *path)) for path, y in paths if y is not None)
+        return different(_joined((*lead, *path)) for path, y in paths if y is not None)
 
 
 def exported(model: keras.Model, check: Sample = None, signature: Any = None) -> Exported:
@@ -112,15 +112,17 @@ def exported(model: keras.Model, check: Sample = None, signature: Any = None) ->
     Raises:
         ValueError: none of these tells.
     """
+    built = is_graph(model) and model.built and model.inputs
     if signature is not None:
-        return _named_or_not(model, keras.tree.map_structure(_from_spec, signature))
+        inputs = keras.tree.map_structure(_from_spec, signature)
+        return _named_or_not(model, _with_names(model, inputs) if built else inputs)
     if is_graph(model):
-        if not model.built or not model.inputs:
+        if not built:
             raise ValueError(
                 f"Model {model.name!r} has no inputs yet. Begin it with a `keras.Input`, or build "
                 "it."
             )
-        return Exported(model, inputs_structure(graph_of(model)))
+        return Exported(model, _with_names(model, inputs_structure(graph_of(model))))
     if check is not None:
         return _named_or_not(model, keras.tree.map_structure(_from_sample, check))
     return _from_build(model)
@@ -129,6 +131,41 @@ def exported(model: keras.Model, check: Sample = None, signature: Any = None) ->
 def flat_outputs(outputs: Any) -> list:
     """The tensors of a structure of outputs; None in it is no output."""
     return [y for y in keras.tree.flatten(outputs) if y is not None]
+
+
+def different(names: Iterable[str]) -> list[str]:
+    """Names of which no two are alike: a further one of a name gets the first number that is free.
+
+    >>> different(["lstm", "lstm", "lstm_1"])
+    ['lstm', 'lstm_2', 'lstm_1']
+    """
+    names, given = list(names), []
+    for name in names:
+        free = (f"{name}_{i}" for i in itertools.count(1))
+        unlike = (one for one in free if one not in names and one not in given)
+        given.append(next(unlike) if name in given else name)
+    return given
+
+
+def _names_of_inputs(model) -> list[str]:
+    """The names of the inputs of a graph; those of its tensors count all that the process made."""
+    return [operation_of(tensor).name for tensor in graph_of(model).inputs]
+
+
+def _with_names(model, inputs):
+    """The inputs of a graph, each of which has a name now."""
+    if isinstance(inputs, dict) and not isinstance(inputs_structure(graph_of(model)), dict):
+        return inputs  # the keys are the names
+    tensors, names = keras.tree.flatten(inputs), _names_of_inputs(model)
+    if len(tensors) != len(names):
+        raise ValueError(
+            f"Expected in `input_signature` the inputs {names}. Received: {len(tensors)}"
+        )
+    named = [
+        keras.KerasTensor(x.shape, x.dtype, name=x.name if _has_own_name(x) else name)
+        for x, name in zip(tensors, names, strict=True)
+    ]
+    return keras.tree.pack_sequence_as(inputs, named)
 
 
 def _named_or_not(model, inputs):
@@ -159,11 +196,15 @@ def _from_spec(spec):
 
 def _from_sample(sample):
     array = np.asarray(sample)
-    floating = "float" in array.dtype.name  # bfloat16 is no floating dtype to NumPy
-    dtype = "float32" if floating else array.dtype.newbyteorder("=").name
+    dtype = _of_a_file(array.dtype.newbyteorder("=").name)
     if array.ndim == 0:
         raise ValueError(f"`check` must hold arrays of samples. Received: {sample!r}")
     return keras.KerasTensor((None, *array.shape[1:]), dtype)
+
+
+def _of_a_file(dtype: str) -> str:
+    """The type of an input in a file, where all that is floating is float32."""
+    return "float32" if "float" in dtype else dtype
 
 
 def _from_build(model):
@@ -177,8 +218,9 @@ def _from_build(model):
         )
     if by_name:
         shapes = {name.removesuffix("_shape"): shape for name, shape in shapes.items()}
+    dtype = _of_a_file(model.input_dtype)
     inputs = keras.tree.map_shape_structure(
-        lambda shape: keras.KerasTensor((None, *shape[1:]), model.input_dtype), shapes
+        lambda shape: keras.KerasTensor((None, *shape[1:]), dtype), shapes
     )
     return Exported(model, inputs, by_name)
 
@@ -189,8 +231,3 @@ def _has_own_name(tensor) -> bool:
 
 def _joined(path) -> str:
     return "_".join(map(str, path))
-
-
-def _different(names) -> list[str]:
-    names = list(names)
-    return [f"{n}_{names[:i].count(n)}" if n in names[:i] else n for i, n in enumerate(names)]

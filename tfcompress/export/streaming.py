@@ -18,7 +18,7 @@ from tfcompress.export.carried_states import (
     refuse,
     refuse_what_cannot_stream,
 )
-from tfcompress.export.exported import Exported, flat_outputs
+from tfcompress.export.exported import Exported, different, flat_outputs
 from tfcompress.export.samples import all_batches, first_batches, sample_arrays
 from tfcompress.graph.copy import shadow
 from tfcompress.graph.nodes import free_steps
@@ -89,7 +89,7 @@ def streamed(whole: Exported, check: Sample) -> tuple[Streamed, list[np.ndarray]
     arrays = sample_arrays(_of_some_steps(whole) if check is None else whole, check)
     carry, batch = Carry(), first_batches(whole, arrays)[-1]
     with carrying(model, carry):
-        whole.call(batch)
+        outputs = whole.call(batch)
     for layer in carry.begun:
         _refuse_layer(whole, layer, "begins with states that another layer computes")
     if not carry.new:
@@ -101,7 +101,8 @@ def streamed(whole: Exported, check: Sample) -> tuple[Streamed, list[np.ndarray]
         )
     whole = _with_free_steps(whole, carry.lengths)
     _refuse_unlike(whole, batch)
-    return _with_states(whole, carry), _pieces(whole, arrays)
+    names = [*whole.input_names(), *whole.output_names(outputs)]
+    return _with_states(whole, carry, names), _pieces(whole, arrays)
 
 
 def _of_some_steps(whole) -> Exported:
@@ -147,11 +148,12 @@ def _with_free_steps(whole, lengths) -> Exported:
     return replace(whole, inputs=keras.tree.map_structure(freed, whole.inputs))
 
 
-def _with_states(whole, carry) -> Streamed:
+def _with_states(whole, carry, others) -> Streamed:
     paths, names = {id(layer): path for path, (layer, _) in walk(whole.model).items()}, []
     for layer in carry.owners:
         name = f"{paths[id(layer)].replace('/', '_')}_state"
         names.append(f"{name}_{sum(one.rpartition('_')[0] == name for one in names)}")
+    names = different([*dict.fromkeys(others), *names])[-len(names) :]
     states = [
         keras.KerasTensor((whole.tensors[0].shape[0], *state.shape[1:]), state.dtype, name=name)
         for name, state in zip(names, carry.new, strict=True)

@@ -16,7 +16,7 @@ IGNORED_SETTINGS = {
     "is_legacy_optimizer",
 }
 IGNORED_SETTINGS |= {"jit_compile", "key_shape", "query_shape", "seed", "use_cudnn", "value_shape"}
-IGNORED_SETTINGS |= {"rng_type", "zero_output_for_mask"}  # the second is for `Bidirectional` to set
+IGNORED_SETTINGS |= {"rng_type"}
 IGNORED_SETTINGS |= {"kernel_initializer"}  # of separable convolutions, which do not use it
 # The values of settings that the version without them computes with.
 VALUES_WHERE_ABSENT = {"data_format": "channels_last", "groups": 1, "trainable": True}
@@ -127,4 +127,6 @@ def _argument_names(cls) -> set[str]:
         names |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
+    if any(base.__name__ == "RNN" for base in cls.__mro__):
+        names.add("zero_output_for_mask")  # tf_keras takes it without naming it
     return names - {"self", "fn"}

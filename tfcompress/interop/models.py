@@ -21,7 +21,7 @@ from tfcompress.layers.core.base import CompressedLayer
 
 MERGES = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
 HAS_NO_LAYER = "it is an operation between layers that no layer of tf_keras does"
-FUNCTIONS = {"Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "Softmax": "softmax"}
+FUNCTIONS = {"Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh"}
 
 
 def to_tf_keras(model: keras.Model) -> Any:
@@ -99,6 +99,8 @@ def _operation_to_tf_keras(operation, memo):
         return getattr(tf_keras.layers, kind)(name=operation.name)
     if kind in FUNCTIONS:
         return tf_keras.layers.Activation(FUNCTIONS[kind], name=operation.name)
+    if kind == "Softmax":
+        return tf_keras.layers.Softmax(axis=operation.axis, name=operation.name)
     return None
 
 
@@ -114,7 +116,9 @@ def _call_layer(operation, layer, *args, **kwargs):
     if lacking:
         raise ValueError(_refusal(lacking[0], "tf_keras", HAS_NO_LAYER))
     if type(operation).__name__ in MERGES and not isinstance(operation, keras.layers.Layer):
-        if not all(hasattr(x, "_keras_history") for x in args):  # x + 1.0
+        tensors = all(hasattr(x, "_keras_history") for x in args)  # unlike x + 1.0
+        # A layer would put missing axes behind the first one, and not before it.
+        if not tensors or len({len(x.shape) for x in args}) > 1:
             raise ValueError(_refusal(operation, "tf_keras", HAS_NO_LAYER))
         args = (list(args),)
     try:

@@ -47,7 +47,7 @@ class Graph:
         return all(size > 0 for shape in shapes for size in shape[1:])
 
     def name(self, index: int) -> str:
-        return self.tensors[index].name.decode()
+        return (self.tensors[index].name or b"").decode()
 
     def values(self, index: int) -> np.ndarray | None:
         """The values of a constant, or None."""

@@ -10,12 +10,12 @@ import math
 import mmap
 import os
 import reprlib
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import numpy as np
 
+from tfcompress.tflite.unpacked_size import check_unpacked_size
 from tfcompress.utils.types import Path
 
 BITS = {
@@ -24,7 +24,15 @@ BITS = {
     **{"UINT64": 64, "UINT32": 32, "UINT16": 16, "UINT8": 8, "UINT4": 4},
     **{"COMPLEX64": 64, "COMPLEX128": 128},
 }
-SHARED = 16  # how often a file may on average use a list or a name that it holds once
+# What is read of operators: the least inputs and outputs, and the options.
+PARTS = {
+    "CALL_ONCE": (0, 0, "CallOnceOptions"),
+    **dict.fromkeys(("DEQUANTIZE", "DENSIFY"), (1, 1, None)),
+    "FULLY_CONNECTED": (2, 1, "FullyConnectedOptions"),
+    "GATHER": (2, 1, "GatherOptions"),
+    "BATCH_MATMUL": (2, 1, "BatchMatMulOptions"),
+    **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_3D", "TRANSPOSE_CONV"), (2, 1, None)),
+}
 
 
 @cache
@@ -118,7 +126,7 @@ def read(source: Path | bytes) -> Any:
             f"Received: {len(blob)} bytes that begin with {blob[:8]!r}"
         )
     try:
-        _check_sharing(blob)
+        check_unpacked_size(schema(), blob)
         model = schema().ModelT.InitFromPackedBuf(blob, 0)
         for operator in (o for graph in model.subgraphs or [] for o in graph.operators or []):
             operator.inputs = _index_list(operator.inputs)
@@ -132,40 +140,6 @@ def read(source: Path | bytes) -> Any:
             f"export or copy it again. Received: {len(blob)} bytes"
         )
     return model
-
-
-def _check_sharing(blob) -> None:
-    """Raises where a file would become many times as large when it is read.
-
-    Offsets may lead to one place again and again, from which each time another object is made.
-    """
-    left = SHARED * len(blob)
-    for size in _sizes(schema().Model.GetRootAs(blob, 0)):
-        left -= size
-        if left < 0:
-            raise ValueError("its parts are more than fit into it")
-
-
-def _sizes(model) -> Iterator[int]:
-    """Bytes of lists and names; a table counts as if the 4 bytes of its offset were shared."""
-    table = 4 * SHARED
-    for code in _each(model.OperatorCodesLength(), model.OperatorCodes):
-        yield table + len(code.CustomCode() or b"")
-    for graph in _each(model.SubgraphsLength(), model.Subgraphs):
-        yield table * (1 + graph.TensorsLength() + graph.OperatorsLength())
-        yield len(graph.Name() or b"") + 4 * (graph.InputsLength() + graph.OutputsLength())
-        for tensor in _each(graph.TensorsLength(), graph.Tensors):
-            sparsity = tensor.Sparsity()
-            parts = 0 if sparsity is None else sparsity.DimMetadataLength()
-            yield len(tensor.Name() or b"") + table * (parts + tensor.VariantTensorsLength())
-        for operator in _each(graph.OperatorsLength(), graph.Operators):
-            yield 4 * (operator.InputsLength() + operator.OutputsLength())
-    for signature in _each(model.SignatureDefsLength(), model.SignatureDefs):
-        yield table * (1 + signature.InputsLength() + signature.OutputsLength())
-
-
-def _each(count, get):
-    return map(get, range(count))
 
 
 def duplicate(source: Any) -> Any:
@@ -200,11 +174,39 @@ def _what_is_wrong(model) -> str | None:
         for operator in graph.operators or []:
             if not 0 <= operator.opcodeIndex < len(model.operatorCodes or []):
                 return "an operator has no code"
-            operator_name(model, operator)
+            if problem := _what_an_operator_lacks(model, operator):
+                return problem
             uses += [(operator.inputs, -1), (operator.outputs, 0)]
         for indices, low in uses:
             if indices is not None and any(not low <= i < count for i in indices):
                 return "an operator refers to a missing tensor"
+    for signature in model.signatureDefs or []:
+        if not 0 <= signature.subgraphIndex < len(model.subgraphs):
+            return "a signature refers to a missing graph"
+        count = len(model.subgraphs[signature.subgraphIndex].tensors or [])
+        for entry in (*(signature.inputs or []), *(signature.outputs or [])):
+            (entry.name or b"").decode()
+            if not entry.name or not 0 <= entry.tensorIndex < count:
+                return "a signature refers to a missing tensor"
+    return None
+
+
+def _what_an_operator_lacks(model, operator) -> str | None:
+    """Gives an operator without options those that LiteRT takes then."""
+    name = operator_name(model, operator)
+    inputs, outputs, options = PARTS.get(name, (0, 0, None))
+    given = [index for index in operator.inputs[:inputs] if index >= 0]
+    if len(given) < inputs or len(operator.outputs) < outputs:
+        return f"an operator {name} lacks inputs or outputs"
+    if options is not None and operator.builtinOptions is None and name != "CALL_ONCE":
+        operator.builtinOptions = getattr(schema(), f"{options}T")()
+        operator.builtinOptionsType = getattr(schema().BuiltinOptions, options)
+    if options is not None and type(operator.builtinOptions).__name__ != f"{options}T":
+        return f"an operator {name} lacks its options"
+    if name == "CALL_ONCE" and not (
+        0 <= operator.builtinOptions.initSubgraphIndex < len(model.subgraphs)
+    ):
+        return "a CALL_ONCE refers to a missing graph"
     return None
 
 

@@ -31,12 +31,18 @@ def store_exact(draft: Draft) -> None:
         if kernel is None:
             continue
         kernel = _with_scales_of_zeros(kernel, graph.tensors[operator.inputs[1]])
+        has_bias = len(operator.inputs) > 2 and operator.inputs[2] >= 0
+        if has_bias:
+            bias, unit = _real_bias(graph, operator), _input_scale(graph, operator)
+            kernel = kernel.beside_bias(bias, unit)
         bits = kernel.bits_for(draft.runtime >= INT2) if code == "FULLY_CONNECTED" else 8
         operator.inputs[1] = kernel.add_as_is(graph, bits)
         version = {2: 14, 4: 10, 8: 4}[bits] if code == "FULLY_CONNECTED" else 3
         graph.set_version(operator, code, version)
-        if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
-            operator.inputs[2] = _rescaled_bias(graph, operator, kernel)
+        if has_bias:
+            scale = unit * kernel.grid.scale
+            bias = np.rint(bias / scale).astype(np.int32)
+            operator.inputs[2] = graph.constant(bias, f"{kernel.layer}/bias", per_channel(scale))
 
 
 def _low_bit_kernels(file) -> list[Kernel]:
@@ -71,10 +77,10 @@ def _with_scales_of_zeros(kernel, tensor) -> Kernel:
     return replace(kernel, grid=replace(kernel.grid, scale=scale))
 
 
-def _rescaled_bias(graph, operator, kernel) -> int:
-    """The bias in units of the input scale times the new kernel scales."""
-    old = graph.tensors[operator.inputs[2]]
-    unit = graph.tensors[operator.inputs[0]].quantization.scale[0] * kernel.grid.scale
-    values = graph.values(operator.inputs[2]) * np.float64(old.quantization.scale)
-    values = np.rint(values / unit).astype(np.int32)
-    return graph.constant(values, f"{kernel.layer}/bias", per_channel(unit))
+def _real_bias(graph, operator) -> np.ndarray:
+    scale = graph.tensors[operator.inputs[2]].quantization.scale
+    return graph.values(operator.inputs[2]) * np.float64(scale)
+
+
+def _input_scale(graph, operator) -> np.float32:
+    return graph.tensors[operator.inputs[0]].quantization.scale[0]

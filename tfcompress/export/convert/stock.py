@@ -190,6 +190,8 @@ def _indices_by_name(entries) -> list[int]:
 
 
 def _signature_entries(graph, indices, names):
+    if len(set(names)) != len(names):
+        raise ValueError(f"Expected another name for each input and for each output. Got: {names}")
     entries = []
     for index, name in zip(indices, names, strict=True):
         entry = schema().TensorMapT()

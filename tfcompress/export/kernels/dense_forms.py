@@ -138,15 +138,16 @@ def im2col_int8(graph: Graph, operator: Any, kernel: Kernel, bits: int, ranges: 
 
     `ranges` has the (low, high) of the input and of the output, measured on data.
     """
+    kinds = [graph.tensor((1,), "INT8", quantization=affine(*r)) for r in ranges]
+    input_scale, units = graph.tensors[kinds[0]].quantization.scale[0], len(kernel.grid.scale)
+    bias = np.zeros(units) if _bias(operator) < 0 else graph.values(_bias(operator))
+    kernel = kernel.beside_bias(bias, input_scale)
     weight = kernel.add_as_matrix(graph, bits)
     x, out = operator.inputs[0], operator.outputs[0]
-    units, scale = graph.shape(weight)[0], graph.tensors[weight].quantization.scale
     write = Writer(graph)
-    kinds = [graph.tensor((1,), "INT8", quantization=affine(*r)) for r in ranges]
     x = write("QUANTIZE", [x], graph.shape(x), like=kinds[0])
     x = _gather_patches(write, operator, x, kernel.taps)
-    bias_scale = graph.tensors[kinds[0]].quantization.scale[0] * scale
-    bias = np.zeros(units) if _bias(operator) < 0 else graph.values(_bias(operator))
+    bias_scale = input_scale * kernel.grid.scale
     bias = np.rint(bias / bias_scale.astype(np.float64)).astype(np.int32)
     bias = graph.constant(bias, f"{kernel.layer}/bias", per_channel(bias_scale))
     y = write(

@@ -8,6 +8,7 @@ import numpy as np
 # batch normalization's factor was multiplied in, and float32 rounded the products.
 TOLERANCE = 1e-6
 LARGEST = 127
+SMALLEST_SCALE = np.finfo("float32").tiny
 ENTRIES_AT_A_TIME = 2**18
 INTEGER_RANGES = {
     2: (-2, 1),
@@ -33,7 +34,8 @@ def find_grid(rows: np.ndarray) -> Grid | None:
     """The grid of fewest bits (2, 4 or 8) that holds a matrix up to float32 rounding, or None.
 
     The scale of a row is its largest entry divided by the smallest `k` in 1..127 for which each
-    entry is a multiple of it. A row of zeros has scale 1.
+    entry is a multiple of it. A row of zeros has scale 1, and so has one whose scale would be below
+    the normal numbers of float32, which LiteRT refuses; it becomes zeros.
 
     Args:
         rows: float32 matrix [out, in].
@@ -49,12 +51,14 @@ def find_grid(rows: np.ndarray) -> Grid | None:
     for start in range(0, len(rows), at_a_time):
         part = slice(start, start + at_a_time)
         peaks = np.abs(rows[part]).max(axis=1, initial=0.0).astype(np.float64)
-        steps = _steps_to_peak(rows[part], np.where(peaks == 0, 1, peaks))
+        used = peaks >= SMALLEST_SCALE
+        peaks = np.where(used, peaks, 1)
+        steps = _steps_to_peak(np.where(used[:, None], rows[part], 0), peaks)
         if steps is None:
             return None
-        scale[part] = np.where(peaks == 0, 1, peaks / steps)
-        units = np.where(peaks == 0, 1, steps / np.where(peaks == 0, 1, peaks))
-        values[part] = np.rint(rows[part] * units.astype(np.float32)[:, None])
+        used &= peaks / steps >= SMALLEST_SCALE
+        scale[part] = np.where(used, peaks / steps, 1)
+        values[part] = np.rint(rows[part] * np.where(used, steps / peaks, 0)[:, None])
     low, high = (int(values.min(initial=0)), int(values.max(initial=0)))
     bits = next(b for b, (least, most) in INTEGER_RANGES.items() if least <= low and high <= most)
     return Grid(values, scale, bits)
@@ -68,7 +72,8 @@ def rounded_grid(rows: np.ndarray, one_scale: bool = False) -> Grid:
     """
     peaks = np.abs(rows).max(axis=1, initial=0.0)
     peaks = np.full_like(peaks, peaks.max(initial=0.0)) if one_scale else peaks
-    scale = np.where(peaks == 0, 1, peaks / LARGEST).astype(np.float32)
+    scale = peaks / np.float32(LARGEST)
+    scale = np.where(scale < SMALLEST_SCALE, 1, scale).astype(np.float32)
     values = np.rint(rows / scale[:, None]).clip(-LARGEST, LARGEST).astype(np.int8)
     return Grid(values, scale, 8)
 

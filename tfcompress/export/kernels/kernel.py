@@ -1,7 +1,7 @@
 """A kernel of an operator that fewer bits hold, and the constants that hold it."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from tfcompress.utils.types import Rest
 MOST_NONZERO = 0.6  # each entry of a sparse kernel takes 4 bytes, and about 2 for its place
 LEAST_REST_SIZE = 1024  # entries of a kernel that `rest` rounds, as of the stock converter's int8
 LARGEST_HALF = 65504.0
+LARGEST_BIAS = 2.0**30  # int32 has room beside it for what the row adds
 # The axis of an operator's kernel that counts its outputs; of a table, the axis of the ids.
 CHANNEL_AXIS = {
     **{"FULLY_CONNECTED": 0, "CONV_2D": 0, "TRANSPOSE_CONV": 0},
@@ -122,8 +123,19 @@ class Kernel:
         """Adds the constant as [o, i + extra], with zeros in the last columns."""
         return self._add(graph, np.pad(self.grid.values, [(0, 0), (0, extra)]), bits, 0)
 
+    def beside_bias(self, bias: np.ndarray, input_scale: float) -> "Kernel":
+        """The kernel with larger scales where int32 could not hold a bias in units of them.
+
+        Beside such a bias the row of a nearly dead channel is nothing, and rounds to zeros.
+        """
+        least = np.abs(bias) / (np.float64(input_scale) * LARGEST_BIAS)
+        scale = np.maximum(self.grid.scale, least).astype(np.float32)
+        values = np.rint(self.grid.values * (self.grid.scale / scale)[:, None]).astype(np.int8)
+        return replace(self, grid=replace(self.grid, scale=scale, values=values))
+
     def _add(self, graph, values, bits, axis):
-        key = (self.tensor, bits, values.shape)
+        scales = None if self.grid is None else self.grid.scale.tobytes()
+        key = (self.tensor, bits, values.shape, scales)
         if key not in graph.added:  # operators that share a kernel share the new constant
             if bits == 16:
                 graph.added[key] = graph.constant(values, self.name)

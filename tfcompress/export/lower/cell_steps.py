@@ -72,7 +72,7 @@ def _state_product(cell) -> Callable:
     if isinstance(cell, OpenedCell):
         return cell.recurrent_kernel_layer
     if isinstance(cell, ConvLSTMCell):
-        return partial(cell.recurrent_conv, w=cell.recurrent_kernel)
+        return lambda h: cell.recurrent_conv(h, tf.cast(cell.recurrent_kernel, h.dtype))
     if not isinstance(cell, keras.layers.GRUCell):
         return partial(_product, kernel=cell.recurrent_kernel)
     if not cell.reset_after:
@@ -89,16 +89,16 @@ def _candidate_product(cell) -> Callable:
 
 
 def _convolution(cell, x) -> Tensor:
-    y = cell.input_conv(x, cell.kernel, padding=cell.padding)
+    y = cell.input_conv(x, tf.cast(cell.kernel, x.dtype), padding=cell.padding)
     if cell.bias is None:
         return y
     first = cell.data_format == "channels_first"
-    return y + tf.reshape(cell.bias.value, (-1, *[1] * cell.rank) if first else (-1,))
+    return y + tf.reshape(tf.cast(cell.bias, y.dtype), (-1, *[1] * cell.rank) if first else (-1,))
 
 
 def _product(x, kernel, bias=None) -> Tensor:
-    y = tf.matmul(x, tf.convert_to_tensor(kernel))
-    return y if bias is None else y + bias
+    y = tf.matmul(x, tf.cast(kernel, x.dtype))  # a layer of float16 is computed in float32
+    return y if bias is None else y + tf.cast(bias, x.dtype)
 
 
 def _lstm_step(cell, fed, states):

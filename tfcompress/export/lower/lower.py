@@ -117,6 +117,8 @@ def _foldable_pairs(model) -> list[tuple]:
     nodes, uses = _nodes_at_any_depth(model), {}
     for node in nodes:
         uses[id(node.operation)] = uses.get(id(node.operation), 0) + 1
+    composites = [layer for layer in layers_in(model) if not is_graph(layer)]
+    parts = {id(x) for one in composites for x in layers_in(one, include_self=False)}
     readers = {}
     for node in nodes:
         for tensor in node.input_tensors:
@@ -126,6 +128,7 @@ def _foldable_pairs(model) -> list[tuple]:
         layer, (output, *_) = node.operation, node.outputs
         norm, *others = readers.get(id(output), [None])
         once = not others and uses[id(layer)] == uses.get(id(norm)) == 1
+        once = once and not {id(layer), id(norm)} & parts  # which a composite calls too
         if once and _can_fold(layer, norm) and id(output) not in _output_ids(model):
             pairs.append((layer, norm))
     return pairs
@@ -147,6 +150,7 @@ def _can_fold(layer, norm) -> bool:
         type(norm) is keras.layers.BatchNormalization
         and norm.axis in (-1, len(layer.output.shape) - 1)
         and type(layer) in (*_TAKE_NORMALIZATION, keras.layers.DepthwiseConv2D)
+        and isinstance(layer.kernel, keras.Variable)  # unlike a kernel with a LoRA
         and layer.activation is keras.activations.linear
         and getattr(layer, "data_format", "channels_last") == "channels_last"
     )
