@@ -156,6 +156,23 @@ def test_a_config_with_parts_is_checked_as_any_other():
         Checker().check(config)
 
 
+def test_models_that_call_one_another_twice_are_refused_before_they_are_made():
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Identity()], name="inner")
+    x = keras.Input((4,))
+    whole = keras.saving.serialize_keras_object(keras.Model(x, inner(inner(x))))
+    config = whole
+    for depth in range(30):
+        outer = json.loads(json.dumps(whole))
+        (place,) = (e for e in outer["config"]["layers"] if e["name"] == "inner")
+        place |= {"class_name": config["class_name"], "module": config["module"]}
+        place |= {"config": config["config"], "registered_name": config["registered_name"]}
+        config = outer
+        if depth == 3:
+            Checker().check(json.loads(json.dumps(config)))
+    with pytest.raises(ValueError, match="more than 100000 calls"):
+        Checker().check(json.loads(json.dumps(config)))
+
+
 def test_models_of_many_kinds_come_back(tmp_path):
     layers, i = keras.layers, keras.Input((6, 4))
     compiled = keras.Sequential([keras.Input((6, 4)), layers.Dense(3)])

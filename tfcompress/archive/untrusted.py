@@ -16,6 +16,7 @@ SYMBOLIC = "__keras_tensor__"
 KEYS = {"module", "class_name", "config", "registered_name", "build_config", "name"}
 KEYS |= {"inbound_nodes", "compile_config", "shared_object_id"}
 MOST_ENTRIES = 50_000  # each is an object of some kilobytes
+MOST_CALLS = 100_000  # of all of them; NASNet-Large has 3,896
 
 
 class Checker:
@@ -36,6 +37,7 @@ class Checker:
         self.trusted = None if trusted is None else frozenset(trusted)
         self.max_bytes = max_bytes
         self.entries, self.derived = 0, 0
+        self.calls, self.times = 0, 1  # the second one of what is being checked
 
     def check(self, value: Any, below_operation: bool = False) -> None:
         """Checks a value of a config; no entry but plain ones may stand below an operation."""
@@ -72,8 +74,14 @@ class Checker:
             return
         if not isinstance(config, dict):
             raise ValueError(f"the config of {name} is none: {type(config).__name__}")
-        is_operation = self._class(entry)
+        is_operation, times = self._class(entry), self.times
+        # A nested model makes the calls in it each time that it is called.
+        self.times *= max(1, len(entry.get("inbound_nodes") or []))
+        self.calls += self.times
+        if self.calls > MOST_CALLS:
+            raise ValueError(f"it makes more than {MOST_CALLS} calls")
         self.check(config, is_operation)
+        self.times = times
         if "build_config" in entry:
             check_shapes(entry["build_config"])
         if name == allowed.DERIVING:
