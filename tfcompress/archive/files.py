@@ -23,11 +23,11 @@ import numpy as np
 
 from tfcompress.archive import entropy
 from tfcompress.archive.readable import check_readable, weights_beside
+from tfcompress.archive.rounding import FACTORS, roundable, rounded
 from tfcompress.archive.skeleton import compressed, skeleton
 from tfcompress.archive.untrusted import Checker, check_bound, without_training
 from tfcompress.graph.paths import check_keras_3, name_of
 from tfcompress.graph.private_keras import derive_state, initialize, layers_in
-from tfcompress.measure.macs import matrices
 from tfcompress.utils.arrays import to_numpy
 from tfcompress.utils.checks import check_ending, whole_number
 from tfcompress.utils.errors import ArchiveError
@@ -39,8 +39,6 @@ MAGIC, VERSION = b"TFCARCHV", 1
 CHECKSUM = 16  # bytes
 LARGEST_HEADER = 1 << 22  # bytes of JSON
 MOST_BRACKETS = 200_000  # each of them becomes an object many times its size
-HALF = np.finfo("float16")
-HALF_ERROR = 2.0**-11  # of a normal number
 
 
 def save(model: keras.Model, path: Path, half: bool = False) -> int:
@@ -57,8 +55,9 @@ def save(model: keras.Model, path: Path, half: bool = False) -> int:
         model: a built model of any kind that Keras can make again from its config, without
             `Lambda`.
         path: of the file; it is replaced only once the new one is complete.
-        half: whether float32 kernels are first rounded to float16 (those with entries beyond its
-            range, or a channel below its normal numbers, are not). `load` gives the rounded model.
+        half: whether float32 kernels and biases are first rounded to float16, no statistics (those
+            with entries beyond its range, or a channel below its normal numbers, are not). `load`
+            gives the rounded model.
 
     Returns:
         The bytes of the file.
@@ -151,8 +150,8 @@ def _write(file, model, config, half):
         checksum.update(data)
         file.write(data)
 
-    def record(array, of_kernel=True, name=None):
-        array = rounded(array, each=name == "scale") if half and of_kernel else array
+    def record(array, name=None, may_be_rounded=True):
+        array = rounded(array, each=name in FACTORS) if half and may_be_rounded else array
         made, blobs = entropy.encode(array)
         for blob in blobs:
             put(blob)
@@ -160,11 +159,11 @@ def _write(file, model, config, half):
 
     put(MAGIC + bytes([VERSION]))
     stored = {
-        path: {name: record(np.asarray(x), name=name) for name, x in layer.stored().items()}
+        path: {name: record(np.asarray(x), name) for name, x in layer.stored().items()}
         for path, layer in compressed(model)
     }
-    kernels = _kernels(model)
-    weights = [record(to_numpy(v), id(v) in kernels) for v in weights_beside(model)]
+    known = roundable(model)
+    weights = [record(to_numpy(v), v.name, id(v) in known) for v in weights_beside(model)]
     text = json.dumps({"config": config, "stored": stored, "weights": weights})
     if len(text) > LARGEST_HEADER:
         raise ValueError(f"The config of model {model.name!r} is too large: {len(text)} bytes")
@@ -272,29 +271,3 @@ def _states(model) -> list:
     """The variables that no file keeps: states of random generators."""
     weights = {id(v) for v in model.weights}
     return [v for v in model.variables if id(v) not in weights]
-
-
-def _kernels(model) -> set[int]:
-    """The ids of the variables that may be rounded; no statistics of data."""
-    layers = [x for x in layers_in(model) if not isinstance(x, keras.layers.Normalization)]
-    return {id(variable) for layer in layers for variable in matrices(layer)}
-
-
-def rounded(array: np.ndarray, each: bool = False) -> np.ndarray:
-    """A float32 array in float16, or the array itself where a channel would lose precision.
-
-    Entries below its normal numbers may, beside larger ones in their channels along each axis.
-
-    Args:
-        array: of any dtype and shape.
-        each: whether each entry of a vector is a channel; otherwise the vector is one.
-    """
-    if array.dtype != np.float32 or not np.max(np.abs(array), initial=0) <= HALF.max:
-        return array
-    half = array.astype(np.float16)
-    error, power = np.square(half - array, dtype="float64"), np.square(array, dtype="float64")
-    for channel in range(array.ndim) if each or array.ndim > 1 else [None]:
-        others = tuple(axis for axis in range(array.ndim) if axis != channel)
-        if np.any(np.sum(error, others) > HALF_ERROR**2 * np.sum(power, others)):
-            return array
-    return half

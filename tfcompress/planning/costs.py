@@ -188,7 +188,7 @@ def _macs(chain, shape):
 def _archive_bytes(part) -> int:
     """The bytes of a layer's arrays behind the entropy coder, without names and headers."""
     from tfcompress.archive.entropy import encode
-    from tfcompress.archive.files import rounded
+    from tfcompress.archive.rounding import rounded
 
     compressed = isinstance(part, forms.CompressedLayer)
     arrays = part.stored().values() if compressed else [to_numpy(v) for v in matrices(part)]
