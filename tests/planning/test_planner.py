@@ -166,7 +166,7 @@ def test_two_steps_are_candidates_and_are_put_back_whole():
     workbench = Workbench(model, split(model, (X, Y))[1], LOSS, None, new)
     with Workers(None) as workers:
         factors = damage_factors(workbench, plan, workers, Shared(Workbench, mine=workbench))
-    assert set(factors) == set(chosen)
+    assert "conv" in factors and set(factors) <= set(chosen)  # without what does no harm
     chain = [new.get_layer(name) for name in ("conv_in", "conv")]
     part = keras.Model(new.inputs, new.get_layer("norm").input)
     found = altered(part, _put_back(chain, model.get_layer("conv")))(X[:3])
@@ -249,7 +249,7 @@ def test_split_takes_held_out_examples_from_all_over():
     x = np.arange(100.0)[:, None]
     fit, (held, labels, weights) = split(any_net, (x, x[:, 0]))
     assert len(held) == 12 and len(fit) == 88 and weights is None
-    assert held[0] == 0 and held[-1] == 99 and not set(held[:, 0]) & set(fit[:, 0])
+    assert held[0] < 9 and held[-1] > 90 and not set(held[:, 0]) & set(fit[:, 0])
     np.testing.assert_array_equal(held[:, 0], labels)
     assert len(split(any_net, np.zeros((4000, 1)))[1][0]) == 64
     assert len(split(any_net, (np.zeros((4000, 1)), np.zeros(4000)))[1][0]) == 256

@@ -60,14 +60,15 @@ def test_what_is_exact_stays():
     np.testing.assert_allclose(new(X), model(X), atol=1e-5)
 
 
-def test_layers_without_a_bias_and_chains_stay():
+def test_the_bias_at_the_end_of_a_chain_is_corrected():
     model = net()
     chain = tfc.layers.LowRankDense.using(rank=2).then(tfc.layers.QuantizedDense.using(bits=4))
     small = tfc.swap(model, {"fc": chain, "out": tfc.layers.BinaryDense})
     before = {v.path: v.numpy() for v in small.weights}
     new = tfc.correct_biases(small, model, X)
     changed = [v.path for v in new.weights if not np.array_equal(v, before[v.path])]
-    assert changed == ["out/bias"]
+    assert changed == ["fc/bias", "out/bias"]
+    np.testing.assert_allclose(new(X).numpy().mean(0), model(X).numpy().mean(0), atol=1e-4)
 
 
 def test_other_models_are_refused():

@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress.graph.features import output_activations
+from tfcompress.graph.nodes import calls_its_graph, graph_of
 from tfcompress.graph.paths import check_finite_weights
-from tfcompress.graph.private_keras import mask_of
+from tfcompress.graph.private_keras import mask_of, outputs_structure
 from tfcompress.graph.private_training import compiled_loss
 from tfcompress.measure.kernels import kernels
 from tfcompress.measure.loss_term import Term
@@ -67,10 +68,11 @@ class Objective:
         check_finite_weights(model)
         self.model = model
         self.given = (loss, loss_weights) if loss is not None else _compiled(compiled or model)
-        self.structure = getattr(model, "output", None)
+        whole = calls_its_graph(model)
+        self.structure = outputs_structure(graph_of(model)) if whole else None
         self._weighed = tf.Variable(0.0)  # the sum of all weights so far
         if self.structure is not None:
-            for term, activation in zip(self.terms, output_activations(model) or [], strict=False):
+            for term, activation in zip(self.terms, output_activations(model) or (), strict=False):
                 if term is not None:
                     warn_of_probabilities(term.loss, activation)
 

@@ -28,13 +28,17 @@ def facts_of(asked: dict[str, Any], compressor: Compressor, fine_tune: int) -> d
     train, given, teacher = compressor.train, compressor.arguments, compressor.teacher
     held = (train.count, train.steps) if isinstance(train, Stream) else train
     return facts | {
-        "weights": _checksum(compressor.model.get_weights()),
-        "teacher": None if teacher is None else _checksum(teacher.get_weights()),
+        "weights": _weights(compressor.model),
+        "teacher": "self" if teacher is compressor.model else _weights(teacher),
         "data": _checksum(held),
         "validation data": _checksum(given["validation_data"]),
         "batch_size": given["batch_size"],
         "loss": repr(keras.tree.map_structure(_loss_name, compressor.loss)),
     }
+
+
+def _weights(model) -> int | None:
+    return None if model is None else _checksum(model.get_weights())
 
 
 def _checksum(arrays) -> int:
