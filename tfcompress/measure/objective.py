@@ -68,7 +68,7 @@ class Objective:
         check_finite_weights(model)
         self.model = model
         self.given = (loss, loss_weights) if loss is not None else _compiled(compiled or model)
-        whole = calls_its_graph(model)
+        whole = model.built and calls_its_graph(model)
         self.structure = outputs_structure(graph_of(model)) if whole else None
         self._weighed = tf.Variable(0.0)  # the sum of all weights so far
         if self.structure is not None:
