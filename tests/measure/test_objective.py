@@ -56,6 +56,21 @@ def test_the_outputs_of_a_subclassed_model_have_their_own_losses(kind):
     tfc.plan(model, (X, labels), 0.9, verbose=0)
 
 
+def test_a_functional_model_with_a_call_of_its_own_has_its_losses():
+    class Own(keras.Model):
+        def call(self, x, training=None):
+            return super().call(x, training=training)
+
+    inputs = keras.Input((3, 4))
+    model = Own(inputs, [layers.Dense(5, name="kind")(inputs), layers.Dense(1, name="box")(inputs)])
+    model.compile("adam", [keras.losses.SparseCategoricalCrossentropy(from_logits=True), "mse"])
+    data = X, [LABELS, X[..., :1]]
+    expected = model.evaluate(*data, verbose=0)
+    expected = expected[0] if isinstance(expected, list) else expected
+    assert mean_loss(model, data) == pytest.approx(expected, rel=1e-5)
+    assert len(tfc.curvature.gauss_newton(model, data)) == 2
+
+
 def test_batches_may_differ_in_their_length():
     parts = layers.Embedding(5, 4, mask_zero=True), layers.Dense(5)
     model = keras.Sequential([keras.Input((None,), dtype="int32"), *parts])

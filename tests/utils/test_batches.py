@@ -6,6 +6,7 @@ import pytest
 
 import tfcompress as tfc
 from tfcompress.measure.objective import mean_loss
+from tfcompress.utils.arrays import concatenated
 from tfcompress.utils.batches import batches, check_repeats
 
 R = np.random.default_rng(0)
@@ -127,3 +128,12 @@ def test_class_weights_are_those_of_fit():
     net.compile(keras.optimizers.SGD(0.0), LOGITS)
     loss = net.fit(X, Y, batch_size=10, class_weight=table, verbose=0).history["loss"][0]
     assert mean_loss(net, next(batches(net, (X, Y), 10, table))) == pytest.approx(loss, rel=1e-6)
+
+
+def test_labels_of_steps_are_not_padded_unless_weights_leave_the_rest_out():
+    ids, labels = [np.ones((2, 5)), np.ones((2, 9))], [np.full((2, 5), 2), np.full((2, 9), 2)]
+    pairs = list(zip(ids, labels, strict=True))
+    with pytest.raises(ValueError, match="`sample_weight` of 0 for what is added"):
+        concatenated((x, y, None) for x, y in pairs)
+    x, y, weights = concatenated((x, y, np.ones(y.shape)) for x, y in pairs)
+    assert x.shape == y.shape == (4, 9) and not weights[y == 0].any() and weights.sum() == 28

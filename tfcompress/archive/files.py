@@ -55,9 +55,9 @@ def save(model: keras.Model, path: Path, half: bool = False) -> int:
         model: a built model of any kind that Keras can make again from its config, without
             `Lambda`.
         path: of the file; it is replaced only once the new one is complete.
-        half: whether float32 kernels and biases are first rounded to float16, no statistics (those
-            with entries beyond its range, or a channel below its normal numbers, are not). `load`
-            gives the rounded model.
+        half: whether kernels, biases, and scales and offsets of normalizations in float32 are first
+            rounded to float16; statistics, and what has entries beyond its range or a channel
+            below its normal numbers, are not. `load` gives the rounded model.
 
     Returns:
         The bytes of the file.

@@ -130,8 +130,6 @@ class PruneOnPlateau(Prune):
         self._validated = True
 
     def on_train_end(self, logs: Logs = None) -> None:
-        if self._missed and not self._monitored:
-            self._raise_missing(logs)
         if self._best_state is not None and not self._ended:
             self._settle()
         elif self.rounds and not self._ended:
@@ -139,6 +137,8 @@ class PruneOnPlateau(Prune):
         if self._within is not None:
             self._set_state(self._within)
         super().on_train_end(logs)
+        if self._missed and not self._monitored:
+            self._raise_missing(logs)
 
     def _raise_missing(self, logs):
         raise ValueError(
@@ -197,7 +197,9 @@ class PruneOnPlateau(Prune):
         """
         old = self._mask_arrays()
         loss, zeros = self._loss(), sparsity_of(old)
-        self._due = self.sparsity = zeros
+        # From one weight on, as each turn may take the curvature of all data.
+        one = 1 / sum(mask.size for mask in old.values())
+        self._due, self.sparsity = max(zeros, 1 - (1 - zeros - one) / (1 - self.share)), zeros
         while self.sparsity <= zeros and self._due < self.goal:
             self._due = min(self.goal, 1 - (1 - self._due) * (1 - self.share))
             self._scored = self._done - 1

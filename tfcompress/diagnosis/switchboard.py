@@ -25,7 +25,7 @@ class Switchboard:
         arounds = {}
         for pair in pairs:
             arrived = []
-            arounds |= {one: partial(link, arrived) for one in pair.now[:-1]}
+            arounds |= {one: partial(link, arrived, one is pair.now[0]) for one in pair.now[:-1]}
             arounds[pair.now[-1]] = partial(self._last, pair, arrived)
         self.model = altered(small, arounds)
 

@@ -93,14 +93,15 @@ def running(chain: list[keras.layers.Layer]) -> Around:
     return around
 
 
-def link(arrived: list, call: Callable, x: Any, *args: Any, **kwargs: Any) -> Any:
+def link(arrived: list, is_first: bool, call: Callable, x: Any, *args: Any, **kwargs: Any) -> Any:
     """Runs a layer of a chain that is not its last one, and keeps what went into the chain.
 
     Args:
         arrived: what is kept, for `start_of` at the last layer.
+        is_first: whether the layer is the first one of the chain.
         call, x, *args, **kwargs: of the layer, see `Around`.
     """
-    start = start_of(arrived, x, args, kwargs)
+    start = (x, args, kwargs) if is_first else start_of(arrived, x, args, kwargs)
     y = call(x, *args, **kwargs)
     arrived.append((y, start))
     return y
@@ -110,9 +111,11 @@ def start_of(arrived: list, x: Any, args: tuple, kwargs: dict) -> tuple:
     """What went into the chain of layers that gave an input; if none did, the input itself.
 
     Calls of a shared chain can overlap, and its last layer may run in another order than its first.
+    Where Keras has cast what a layer gave, it is the latest one.
     """
-    place = next((i for i, (y, _) in enumerate(arrived) if y is x), None)
-    return (x, args, kwargs) if place is None else arrived.pop(place)[1]
+    if not arrived:
+        return x, args, kwargs
+    return arrived.pop(next((i for i, (y, _) in enumerate(arrived) if y is x), -1))[1]
 
 
 def as_array(x: Any) -> Any:

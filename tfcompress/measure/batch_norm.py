@@ -123,7 +123,8 @@ def _moments(x, count):
         import tensorflow as tf
 
         # TensorFlow's kernel for training takes less than half the time of the two reductions.
-        x = tf.reshape(x, (-1, 1, 1, x.shape[-1]))
+        examples = x.shape[0] if len(x.shape) > 2 else -1  # cuDNN takes no millions of them
+        x = tf.reshape(x, (examples, 1 if examples == -1 else -1, 1, x.shape[-1]))
         _, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             x, tf.ones(x.shape[-1]), tf.zeros(x.shape[-1])
         )

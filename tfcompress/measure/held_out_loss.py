@@ -15,6 +15,8 @@ MOST_LABELLED = 256  # examples on which the loss is measured, at most
 MOST_UNLABELLED = 64  # the change of the outputs varies far less than a loss
 HELD_OUT_ONE_IN = 8  # at most one example in so many is held out
 UNLABELLED_ONE_IN = 16
+CONSTANT = 1e-12  # variance of what is the same in each example, in shares of its square
+FAR = 1e3  # from the others, in units of how they differ
 
 
 def split(model: keras.Model, data: Data, class_weight: ClassWeight = None) -> tuple[Any, ...]:
@@ -119,13 +121,17 @@ def squared_change(before: np.ndarray, now: np.ndarray) -> np.ndarray:
 
 
 def variance(outputs: np.ndarray) -> float:
-    """The variance of outputs, the mean over the entries of the last axis.
+    """The variance of outputs; of equal ones, as of a single number, their mean square.
 
-    Some of these may be -1e9 or minus infinity in each example, as those of actions that are not
-    allowed: what lies between them and the others is no variance. Of equal outputs, as of a single
-    number, it is their mean square.
+    Entries of the last axis that are -1e9 or minus infinity in each example, as those of actions
+    that are not allowed, do not count: what lies between them and the others is no variance.
     """
     finite = np.ma.masked_invalid(np.asarray(outputs, "float64"))
     columns = finite.reshape(-1, finite.shape[-1] if finite.ndim > 1 else 1)
-    found = (columns.var(0).mean(), columns.var(), np.square(columns).mean(), 1.0)
+    squares = np.square(columns).mean(0)
+    varied = np.ma.filled(columns.var(0) > CONSTANT * squares, False)
+    live = columns[:, varied] if varied.any() else columns
+    far = np.abs(live.mean(0) - np.ma.median(live.mean(0)))
+    near = far <= FAR * (np.ma.median(far) + np.ma.median(live.std(0)))
+    found = live[:, np.ma.filled(near, False)].var(), columns.var(), squares.mean(), 1.0
     return next(float(one) for one in found if one is not np.ma.masked and one > 0)

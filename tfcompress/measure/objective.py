@@ -111,7 +111,7 @@ class Objective:
 
     def check_labels(self, y: Tensor) -> None:
         """Raises `ValueError` for labels that are no classes of the outputs."""
-        outputs = getattr(self.model, "outputs", None)
+        outputs = None if self.structure is None else getattr(self.model, "outputs", None)
         if outputs and y is not None:
             for term, labels, output in zip(self.terms, self._spread(y), outputs, strict=True):
                 if term is not None and labels is not None:

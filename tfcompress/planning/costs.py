@@ -188,11 +188,12 @@ def _macs(chain, shape):
 def _archive_bytes(part) -> int:
     """The bytes of a layer's arrays behind the entropy coder, without names and headers."""
     from tfcompress.archive.entropy import encode
-    from tfcompress.archive.rounding import rounded
+    from tfcompress.archive.rounding import FACTORS, rounded
 
     compressed = isinstance(part, forms.CompressedLayer)
-    arrays = part.stored().values() if compressed else [to_numpy(v) for v in matrices(part)]
-    return sum(len(blob) for a in arrays for blob in encode(rounded(np.asarray(a)))[1])
+    arrays = part.stored() if compressed else {v.path: to_numpy(v) for v in matrices(part)}
+    found = (rounded(np.asarray(a), each=name in FACTORS) for name, a in arrays.items())
+    return sum(len(blob) for array in found for blob in encode(array)[1])
 
 
 def _file_bytes(chain, shape, store, rest="float32") -> int:

@@ -147,4 +147,4 @@ def _put_back(chain, layer):
         start, args, kwargs = start_of(arrived, x, args, kwargs)
         return running([layer])(call, start, *args, **kwargs)
 
-    return {one: partial(link, arrived) for one in chain[:-1]} | {chain[-1]: last}
+    return {one: partial(link, arrived, one is chain[0]) for one in chain[:-1]} | {chain[-1]: last}

@@ -58,7 +58,8 @@ def concatenated(batches: Iterable[tuple[Any, ...]]) -> list:
         batches: tuples of equally many parts, each a nested structure of arrays and Nones.
 
     Raises:
-        ValueError: batches hold pictures of different sizes.
+        ValueError: batches hold pictures of different sizes, or labels of different numbers of
+            steps without weights, by which those that are added do not count.
 
     >>> concatenated([(np.array([1, 2]), None), (np.array([3]), None)])
     [array([1, 2, 3]), None]
@@ -67,6 +68,14 @@ def concatenated(batches: Iterable[tuple[Any, ...]]) -> list:
     def joined(*leaves):
         return None if leaves[0] is None else np.concatenate(_as_long(leaves))
 
+    batches = list(batches)
+    if len(batches[0]) == 3 and batches[0][2] is None:
+        labels = zip(*(keras.tree.flatten(y) for _, y, _ in batches), strict=True)
+        if any(len({a.shape[1:2] for a in leaves if a is not None}) > 1 for leaves in labels):
+            raise ValueError(
+                "Expected labels of one number of steps, as 0 is a class where others are padded. "
+                "Pad the data to one length, or give `sample_weight` of 0 for what is added."
+            )
     return [keras.tree.map_structure(joined, *parts) for parts in zip(*batches, strict=True)]
 
 

@@ -65,7 +65,8 @@ def search(
             interrupted continues, and which several processes can share. None keeps the trials in
             memory.
         study_name: name of the search in the storage; another model, teacher, budget, target,
-            metric, store, loss, `fine_tune` or `batch_size`, or other data, is another search.
+            metric, store, loss, `fine_tune` or `batch_size`, or other data, is another search; of a
+            dataset that is not held in memory, only the number of examples is known.
         executor: a `concurrent.futures.Executor`, whose workers run the trials; None runs them
             here, one after the other. In memory the values of four trials are drawn at a time, so
             that the result is the same whatever the executor. For a budget of time it needs
